@@ -1,0 +1,47 @@
+"""EarlyStopping: ends a fit when validation has stopped getting better."""
+
+from typing import Any, Literal
+
+from finetune.callbacks.monitor import Monitor
+from finetune.training.events import Answer, Callback, EpochEnd, PhaseStart, Stop
+
+
+class EarlyStopping(Callback):
+    """Stops after `patience` epochs in a row without a new best value of `monitor`.
+
+    monitor: "loss" (validation), "train_loss", or a metric's name. Counting starts anew in every
+    phase, since unfreezing changes what can be reached.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "loss",
+        *,
+        patience: int = 3,
+        min_delta: float = 0.0,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is a number of epochs, 1 or more, got {patience}")
+        self.patience = patience
+        self.epochs_without_gain = 0
+        self._monitor = Monitor(monitor, mode, min_delta)
+
+    def on_phase_start(self, event: PhaseStart) -> None:
+        if event.first_epoch == 0:
+            self.epochs_without_gain = 0
+
+    def on_epoch_end(self, event: EpochEnd) -> Answer:
+        gained = self._monitor.improved(event)
+        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
+        if self.epochs_without_gain < self.patience:
+            return None
+        name, best = self._monitor.monitor, self._monitor.best
+        return Stop(f"{name} no better than {best:.4f} for {self.patience} epochs")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"waited": self.epochs_without_gain, **self._monitor.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs_without_gain = state["waited"]
+        self._monitor.load_state_dict(state)

@@ -1,0 +1,51 @@
+"""History: what happened, as rows, over all phases and fits."""
+
+import csv
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from finetune.training.events import Callback, EpochEnd, StepEnd
+
+
+class History(Callback):
+    """`steps` and `epochs`: one row each, oldest first, over all phases and fits of a learner.
+
+    A row is the event itself: a `StepEnd` with loss and the rates of every layer group, an
+    `EpochEnd` with training loss, validation results and seconds.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[StepEnd] = []
+        self.epochs: list[EpochEnd] = []
+
+    def on_step_end(self, event: StepEnd) -> None:
+        self.steps.append(event)
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        self.epochs.append(event)
+
+    def write_csv(self, path: str | Path) -> None:
+        """The epochs as a CSV file with a header."""
+        names = list(dict.fromkeys(name for row in self.epochs for name in row.valid))
+        columns = ["phase", "epoch", "train_loss", *(f"valid_{name}" for name in names), "seconds"]
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(columns)
+            for row in self.epochs:
+                results = [row.valid.get(name, "") for name in names]
+                writer.writerow([row.phase, row.epoch, row.train_loss, *results, row.seconds])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": [asdict(row) for row in self.steps],
+            "epochs": [{**asdict(row), "valid": dict(row.valid)} for row in self.epochs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = [StepEnd(**row) for row in state["steps"]]
+        self.epochs = [EpochEnd(**row) for row in state["epochs"]]
+
+    def __repr__(self) -> str:
+        return f"History({len(self.epochs)} epochs, {len(self.steps)} steps)"

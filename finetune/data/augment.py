@@ -1,0 +1,110 @@
+"""Batched augmentation on the device: one projective resample and one colour transform an image."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DRAWS = 12
+"""How many random numbers one image needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What may happen to a training picture; all of it in one resample and one colour transform.
+
+    flip: probability of a left-right flip. min_window: smallest side of the random square window,
+    as a fraction of the presized picture's side; the largest is 1. rotate: degrees each way.
+    warp: how much nearer one edge may come than the other, as a fraction. affine_probability: of
+    rotation and warp. lighting: relative change of brightness and of contrast each way.
+    lighting_probability: of both.
+    """
+
+    flip: float = 0.5
+    min_window: float = 0.75
+    rotate: float = 10.0
+    warp: float = 0.1
+    affine_probability: float = 0.75
+    lighting: float = 0.2
+    lighting_probability: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "affine_probability", "lighting_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if not 0 < self.min_window <= 1:
+            raise ValueError(f"min_window needs 0 < min_window <= 1, got {self.min_window}")
+        if not 0 <= self.lighting < 1 or not 0 <= self.warp < 0.5:
+            raise ValueError(
+                "lighting needs 0 <= lighting < 1 and warp 0 <= warp < 0.5, "
+                f"got {self.lighting} and {self.warp}"
+            )
+
+
+def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
+    """The deterministic view: the middle of the presized picture, normalised.
+
+    images: uint8 [B, 3, S, S]; mean, std: [3], in [0, 1]. Returns float32 [B, 3, size, size].
+    """
+    edge = (images.shape[-1] - size) // 2
+    view = images[:, :, edge : edge + size, edge : edge + size]
+    return _normalise(view.float().mul_(1 / 255), mean, std)
+
+
+def augment(
+    images: Tensor, draws: Tensor, spec: Augmentation, size: int, mean: Tensor, std: Tensor
+) -> Tensor:
+    """A random view, resampled once.
+
+    images: uint8 [B, 3, S, S]; draws: [B, DRAWS] uniform in [0, 1) on the same device; mean,
+    std: [3], in [0, 1]. Returns float32 [B, 3, size, size].
+    """
+    grid = _sampling_grid(homographies(draws, spec), size)
+    view = F.grid_sample(
+        images.float().mul_(1 / 255), grid, padding_mode="reflection", align_corners=False
+    )
+    return _normalise(_relight(view, draws, spec), mean, std)
+
+
+def homographies(draws: Tensor, spec: Augmentation) -> Tensor:
+    """Matrices [B, 3, 3] that take a point of the view to one of the picture, both in [-1, 1]^2."""
+    signed = draws * 2 - 1
+    bent = (draws[:, 0] < spec.affine_probability).float()
+    window = spec.min_window + (1 - spec.min_window) * draws[:, 1]
+    angle = signed[:, 2] * math.radians(spec.rotate) * bent
+    mirror = 1 - 2 * (draws[:, 3] < spec.flip).float()
+    cos, sin = torch.cos(angle) * window, torch.sin(angle) * window
+    zero, one = torch.zeros_like(window), torch.ones_like(window)
+    shift_x, shift_y = signed[:, 4] * (1 - window), signed[:, 5] * (1 - window)
+    similarity = torch.stack(
+        [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y, zero, zero, one], dim=1
+    ).view(-1, 3, 3)
+    tilt_x, tilt_y = signed[:, 6] * spec.warp * bent, signed[:, 7] * spec.warp * bent
+    tilt = torch.stack([one, zero, zero, zero, one, zero, tilt_x, tilt_y, one], dim=1)
+    return similarity @ tilt.view(-1, 3, 3)
+
+
+def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
+    """Where each pixel of the view looks in the picture: [B, size, size, 2]."""
+    steps = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(1, -1, 3)
+    mapped = points @ matrices.transpose(1, 2)
+    return (mapped[..., :2] / mapped[..., 2:]).view(-1, size, size, 2)
+
+
+def _relight(view: Tensor, draws: Tensor, spec: Augmentation) -> Tensor:
+    """Brightness and contrast as one multiply-add, in place."""
+    lit = (draws[:, 8] < spec.lighting_probability).float()
+    brightness = 1 + (draws[:, 9] * 2 - 1) * spec.lighting * lit
+    contrast = 1 + (draws[:, 10] * 2 - 1) * spec.lighting * lit
+    grey = view.mean(dim=(1, 2, 3))
+    scale = (brightness * contrast).view(-1, 1, 1, 1)
+    offset = (grey * brightness * (1 - contrast)).view(-1, 1, 1, 1)
+    return view.mul_(scale).add_(offset).clamp_(0, 1)
+
+
+def _normalise(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return view.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))

@@ -1,0 +1,217 @@
+"""Where examples come from: a folder, a CSV file, lists, a data set -> Examples(items, labels)."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from finetune.data.decode import EXTENSIONS, ImageSource
+from finetune.randomness import generator
+
+_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
+
+
+class ImageDataset(Protocol):
+    """A torchvision-style data set of (image, label)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Pictures and their labels. labels: [N] int64, indices into `classes`."""
+
+    items: Sequence[ImageSource]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def select(self, indices: Tensor) -> "Examples":
+        chosen = [self.items[i] for i in indices.tolist()]
+        return Examples(chosen, self.labels[indices], self.classes)
+
+    def split(self, valid_fraction: float, seed: int) -> tuple["Examples", "Examples"]:
+        """A random split that is the same for the same seed, with `valid_fraction` of each class.
+
+        Every class keeps at least one training example, and has one for validation if it has two.
+        """
+        if not 0 < valid_fraction < 1:
+            raise ValueError(f"valid_fraction needs 0 < valid_fraction < 1, got {valid_fraction}")
+        held_out = []
+        for label in range(len(self.classes)):
+            members = torch.nonzero(self.labels == label).flatten()
+            order = torch.randperm(len(members), generator=generator(seed, "split", label))
+            count = min(max(round(valid_fraction * len(members)), 1), len(members) - 1)
+            held_out.append(members[order[: max(count, 0)]])
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        chosen[torch.cat(held_out)] = True
+        return self.select(torch.nonzero(~chosen).flatten()), self.select(
+            torch.nonzero(chosen).flatten()
+        )
+
+
+def from_pairs(
+    items: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str] | None = None
+) -> Examples:
+    """Examples from pictures and class names; classes in sorted order unless given.
+
+    Raises ValueError for no example, one class, classes that differ only in case, or a label
+    that `classes` lacks.
+    """
+    if len(items) != len(labels):
+        raise ValueError(f"got {len(items)} images but {len(labels)} labels")
+    if not items:
+        raise ValueError("there are no images")
+    names = check_classes(sorted(set(labels)) if classes is None else classes)
+    index = {name: i for i, name in enumerate(names)}
+    unknown = sorted(set(labels) - index.keys())
+    if unknown:
+        raise ValueError(
+            f"validation has classes that training lacks: {', '.join(map(repr, unknown))}; "
+            f"training has {', '.join(map(repr, names))}"
+        )
+    return Examples(items, torch.tensor([index[label] for label in labels]), names)
+
+
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    if len(classes) < 2:
+        raise ValueError(f"a classifier needs at least two classes, found only {list(classes)}")
+    folded: dict[str, str] = {}
+    for name in classes:
+        twin = folded.setdefault(name.casefold(), name)
+        if twin != name:
+            raise ValueError(f"classes {twin!r} and {name!r} differ only in case; rename one")
+    return tuple(classes)
+
+
+def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
+    """Examples from `folder/<class>/**/<image>`, in sorted order; hidden files are left out."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"image folder {str(folder)!r} {what}; it needs one folder a class")
+    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise ValueError(f"{str(folder)!r} has no class folders; put images in {folder}/<class>/")
+    if classes is None and set(map(str.lower, names)) <= _SPLIT_NAMES:
+        raise ValueError(
+            f"{str(folder)!r} holds {' and '.join(names)}, which looks like a given split, not "
+            f"like classes; pass train={names[0]!r}, valid={names[-1]!r}"
+        )
+    items: list[ImageSource] = []
+    labels: list[str] = []
+    for name in names:
+        files = sorted(_image_files(folder / name))
+        if not files:
+            raise ValueError(
+                f"class folder {str(folder / name)!r} holds no image; remove or fill it"
+            )
+        items += files
+        labels += [name] * len(files)
+    return from_pairs(items, labels, classes)
+
+
+def _image_files(folder: Path) -> Iterator[str]:
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _image_files(Path(entry.path))
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            yield entry.path
+
+
+def from_marked(
+    items: Sequence[ImageSource],
+    labels: Sequence[str],
+    is_valid: Sequence[bool] | None,
+    valid_fraction: float,
+    seed: int,
+) -> tuple[Examples, Examples]:
+    """Training and validation examples, as marked or else split at random."""
+    if is_valid is None:
+        return from_pairs(items, labels).split(valid_fraction, seed)
+    if not len(is_valid) == len(items) == len(labels):
+        raise ValueError(
+            f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of validation"
+        )
+    marks = [bool(mark) for mark in is_valid]
+    sides: list[tuple[list[ImageSource], list[str]]] = [([], []), ([], [])]
+    for item, label, mark in zip(items, labels, marks, strict=True):
+        sides[mark][0].append(item)
+        sides[mark][1].append(label)
+    train = from_pairs(*sides[False])
+    return train, from_pairs(*sides[True], train.classes)
+
+
+def from_csv(
+    file: Path,
+    folder: Path,
+    image_column: str | None,
+    label_column: str | None,
+    valid_column: str | None,
+) -> tuple[list[ImageSource], list[str], list[bool] | None]:
+    """Paths, labels and marks of validation from a CSV file with a header."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no CSV file {str(file)!r}")
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
+    if len(columns) < 2:
+        raise ValueError(f"{str(file)!r} needs a header and two columns, found {columns}")
+    image, label = image_column or columns[0], label_column or columns[1]
+    for column in (image, label, valid_column):
+        if column is not None and column not in columns:
+            raise ValueError(f"{str(file)!r} has no column {column!r}, only {columns}")
+    for number, row in enumerate(rows, start=2):
+        if not row[image] or not row[label]:
+            raise ValueError(f"{str(file)!r}, line {number}: image or label is empty")
+    marks = [_marks_validation(row[valid_column]) for row in rows] if valid_column else None
+    return [folder / row[image] for row in rows], [row[label] for row in rows], marks
+
+
+def _marks_validation(text: str) -> bool:
+    return text.strip().lower() in {"1", "true", "yes", "valid", "validation", "val"}
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetImages(Sequence[ImageSource]):
+    """The pictures of a torchvision-style data set, read when asked for."""
+
+    dataset: ImageDataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index][0]
+
+
+def from_dataset(dataset: ImageDataset, classes: Sequence[str] | None) -> Examples:
+    """Examples from a data set of (image, label), labels being class indices.
+
+    Class names come from `classes`, or the data set's own, or else are the numbers. Labels
+    come from `dataset.targets` where it has them; otherwise every item is read once.
+    """
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        targets = [dataset[i][1] for i in range(len(dataset))]
+    labels = torch.as_tensor(targets).long().flatten()
+    if not len(labels):
+        raise ValueError("the data set is empty")
+    names = classes or getattr(dataset, "classes", None)
+    names = names or [str(i) for i in range(int(labels.max()) + 1)]
+    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
+        raise ValueError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, "
+            f"but there are {len(names)} classes"
+        )
+    return Examples(DatasetImages(dataset), labels, check_classes([str(name) for name in names]))

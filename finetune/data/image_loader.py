@@ -1,0 +1,54 @@
+"""ImageLoader: batches of presized pictures as a pure function of (seed, epoch)."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from finetune.data.cache import ImageCache
+from finetune.data.loaders import Batch
+from finetune.randomness import generator
+
+
+class ImageLoader:
+    """Batches of presized pictures; the next batch is made while the model works on this one.
+
+    In a distributed run every process takes its share of each batch, so that `batch_size` is the
+    size over all processes. Training drops the last, short batch; validation keeps it.
+    """
+
+    def __init__(self, cache: ImageCache, batch_size: int, *, shuffle: bool) -> None:
+        self.cache, self.batch_size, self.shuffle = cache, batch_size, shuffle
+        count = len(cache.examples)
+        if shuffle and count < batch_size:
+            raise ValueError(
+                f"{count} training images make no batch of {batch_size}; "
+                f"pass batch_size={count} or less"
+            )
+
+    def __len__(self) -> int:
+        count = len(self.cache.examples)
+        return count // self.batch_size if self.shuffle else -(-count // self.batch_size)
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        count = len(self.cache.examples)
+        order = torch.arange(count)
+        if self.shuffle:
+            order = torch.randperm(count, generator=generator(seed, "shuffle", epoch))
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        shares = [b[rank::world] for b in torch.split(order, self.batch_size)[start : len(self)]]
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
+            upcoming: Future[Batch] | None = None
+            for number, _ in enumerate(shares):
+                batch = upcoming.result() if upcoming else self._batch(shares[number])
+                following = number + 1 < len(shares)
+                upcoming = ahead.submit(self._batch, shares[number + 1]) if following else None
+                yield batch
+
+    def _batch(self, indices: Tensor) -> Batch:
+        images, labels = self.cache.images(indices), self.cache.examples.labels[indices]
+        if torch.cuda.is_available():
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return Batch(images, labels, indices)

@@ -1,0 +1,289 @@
+"""ImageDataLoaders: pictures from a folder, a CSV file, lists or a data set, as batches."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from finetune.data import examples as sources
+from finetune.data.augment import DRAWS, Augmentation, augment, center_crop
+from finetune.data.cache import ImageCache
+from finetune.data.decode import ImageError, ImageSource, Resize
+from finetune.data.examples import Examples, ImageDataset
+from finetune.data.image_loader import ImageLoader
+from finetune.data.loaders import Batch, DataLoaders
+from finetune.data.preprocessing import Preprocessing
+from finetune.randomness import uniforms
+
+OnError = Literal["raise", "skip"]
+STANDARD = Augmentation()
+
+
+class ImageDataLoaders(DataLoaders):
+    """Training and validation pictures; make one with `from_folder` and its sisters.
+
+    All of them take: image_size, the side of the model's input in pixels (None: what the backbone
+    was trained with); batch_size; seed, of the split, the order, the augmentation and the new
+    head; augment, an `Augmentation` or None; resize, how a rectangle becomes a square; on_error,
+    "raise" at an unreadable file or "skip" it (counted, listed in `skipped`, never replaced by
+    another); workers, the decoding threads.
+    """
+
+    classes: tuple[str, ...]
+
+    def __init__(
+        self,
+        train_examples: Examples,
+        valid_examples: Examples,
+        *,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augmentation | None = STANDARD,
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        self.train_examples, self.valid_examples = train_examples, valid_examples
+        self.image_size, self.batch_size, self.augmentation = image_size, batch_size, augment
+        self.workers = workers if workers is not None else min(8, os.cpu_count() or 1)
+        self.skipped: tuple[ImageError, ...] = ()
+        self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
+        self.seed = seed
+        self._use(Preprocessing(image_size or 224, resize))
+        if on_error == "skip":
+            self._skip_unreadable()
+
+    def _use(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        # normalisation does not change the stored pictures, so that backbones can share them
+        stored = Preprocessing(
+            preprocessing.image_size, preprocessing.resize, preprocessing.crop_fraction
+        )
+        if stored not in self._caches:
+            both = (self.train_examples, self.valid_examples)
+            train, valid = (ImageCache(part, stored, self.workers) for part in both)
+            self._caches[stored] = train, valid
+        train, valid = self._caches[stored]
+        super().__init__(
+            ImageLoader(train, self.batch_size, shuffle=True),
+            ImageLoader(valid, 2 * self.batch_size, shuffle=False),
+            seed=self.seed,
+            classes=self.train_examples.classes,
+        )
+
+    def _skip_unreadable(self) -> None:
+        found: list[ImageError] = []
+        kept = []
+        for cache in self._caches[next(iter(self._caches))]:
+            bad = dict(cache.unreadable())
+            found += bad.values()
+            good = [i for i in range(len(cache.examples)) if i not in bad]
+            kept.append(cache.examples.select(torch.tensor(good, dtype=torch.int64)))
+        if not found:
+            return
+        self.skipped = tuple(found)
+        self.train_examples, self.valid_examples = kept
+        self._caches.clear()
+        self._use(self.preprocessing)
+        listed = "\n".join(f"  {error}" for error in found[:10])
+        more = f"\n  and {len(found) - 10} more, see .skipped" if len(found) > 10 else ""
+        warnings.warn(f"left out {len(found)} unreadable images:\n{listed}{more}", stacklevel=4)
+
+    def for_backbone(
+        self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> "ImageDataLoaders":
+        """The same pictures, normalised for a backbone, and in its size unless one was given."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new._use(
+            replace(
+                self.preprocessing,
+                image_size=self.image_size or image_size,
+                mean=mean,
+                std=std,
+            )
+        )
+        return new
+
+    def prepare(self, batch: Batch, epoch: int, *, training: bool) -> Batch:
+        images, size = batch.inputs, self.preprocessing.image_size
+        mean, std = self.preprocessing.normalisation(images.device)
+        if training and self.augmentation is not None:
+            assert batch.indices is not None
+            draws = uniforms(self.seed, "augment", epoch, batch.indices, DRAWS).to(images.device)
+            inputs = augment(images, draws, self.augmentation, size, mean, std)
+        else:
+            inputs = center_crop(images, size, mean, std)
+        return replace(batch, inputs=inputs)
+
+    def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:
+        return self.preprocessing.inputs(items, device)
+
+    def describe_inputs(self) -> dict[str, Any]:
+        return self.preprocessing.to_dict()
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageDataLoaders({len(self.train_examples)} training and "
+            f"{len(self.valid_examples)} validation images, {len(self.classes)} classes, "
+            f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        train: str | None = None,
+        valid: str | None = None,
+        valid_fraction: float = 0.2,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augmentation | None = STANDARD,
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> "ImageDataLoaders":
+        """Pictures in `<folder>/<class>/`, split at random, or in `<folder>/<train>/<class>/` and
+        `<folder>/<valid>/<class>/`.
+
+        valid_fraction: share of each class held out, where no split is given. The other options are
+        the class's. Raises FileNotFoundError or ValueError for a folder that makes no classifier.
+        """
+        root = Path(folder)
+        if (train is None) != (valid is None):
+            raise ValueError(f"give both train= and valid=, or neither; got {train=}, {valid=}")
+        if train is None or valid is None:
+            parts = sources.from_folder(root).split(valid_fraction, seed)
+        else:
+            first = sources.from_folder(root / train)
+            parts = (first, sources.from_folder(root / valid, first.classes))
+        return cls(
+            *parts,
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
+            resize=resize,
+            on_error=on_error,
+            workers=workers,
+        )
+
+    @classmethod
+    def from_csv(
+        cls,
+        file: str | Path,
+        folder: str | Path | None = None,
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        valid_column: str | None = None,
+        valid_fraction: float = 0.2,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augmentation | None = STANDARD,
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> "ImageDataLoaders":
+        """Pictures and labels from a CSV file with a header; by default its first two columns.
+
+        folder: what the paths are relative to, by default the CSV file's folder. valid_column: a
+        column that marks validation rows with 1, true, yes or valid; without it, a random split.
+        """
+        path = Path(file)
+        base = path.parent if folder is None else Path(folder)
+        items, labels, marks = sources.from_csv(
+            path, base, image_column, label_column, valid_column
+        )
+        parts = sources.from_marked(items, labels, marks, valid_fraction, seed)
+        return cls(
+            *parts,
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
+            resize=resize,
+            on_error=on_error,
+            workers=workers,
+        )
+
+    @classmethod
+    def from_lists(
+        cls,
+        images: Sequence[ImageSource],
+        labels: Sequence[str],
+        *,
+        is_valid: Sequence[bool] | None = None,
+        valid_fraction: float = 0.2,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augmentation | None = STANDARD,
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> "ImageDataLoaders":
+        """Pictures (paths, PIL images, arrays or tensors) with one class name each.
+
+        is_valid: which of them are for validation; without it the split is random.
+        """
+        parts = sources.from_marked(images, labels, is_valid, valid_fraction, seed)
+        return cls(
+            *parts,
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
+            resize=resize,
+            on_error=on_error,
+            workers=workers,
+        )
+
+    @classmethod
+    def from_dataset(
+        cls,
+        train: ImageDataset,
+        valid: ImageDataset | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        valid_fraction: float = 0.2,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augmentation | None = STANDARD,
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+    ) -> "ImageDataLoaders":
+        """Data sets of (image, class index), as torchvision's are, without a transform.
+
+        classes: names, by default the data set's own. Without `valid` the split is random.
+        """
+        examples = sources.from_dataset(train, classes)
+        if valid is None:
+            parts = examples.split(valid_fraction, seed)
+        else:
+            parts = (examples, sources.from_dataset(valid, examples.classes))
+        return cls(
+            *parts,
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
+            resize=resize,
+            on_error=on_error,
+            workers=workers,
+        )

@@ -1,0 +1,164 @@
+"""Batch and DataLoaders: what a Learner trains on, whatever the data is.
+
+An `EpochLoader` gives the batches of epoch e from any batch on, as a pure function of (seed, e).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from finetune.randomness import key, seed_everything
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """inputs: tensor, tuple or dict of tensors, first dimension B. targets: first dimension B.
+
+    indices: [B] int64, the examples' numbers in the data set, where the loader knows them.
+    """
+
+    inputs: Any
+    targets: Any
+    indices: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> "Batch":
+        """On another device; the copy is asynchronous where memory is pinned."""
+        return Batch(move(self.inputs, device), move(self.targets, device), self.indices)
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Every tensor in `value` (tensor, tuple, list or dict) on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {name: move(part, device) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(move(part, device) for part in value)
+    return value
+
+
+class EpochLoader(Protocol):
+    """Batches that are a pure function of (seed, epoch)."""
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        ...
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from number `start` on."""
+        ...
+
+
+class TorchLoader:
+    """Repeatable epochs of a torch DataLoader, or any sized iterable of (inputs, targets).
+
+    Everything that draws from a global generator, or from the loader's own, is seeded by (seed,
+    epoch, batch) before each batch; to start in the middle, earlier batches are read and dropped.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        try:
+            length = len(loader)
+        except TypeError:
+            raise TypeError(
+                f"{type(loader).__name__} has no length, but a schedule needs the number of "
+                "batches per epoch; give the loader a __len__"
+            ) from None
+        if length == 0:
+            raise ValueError(
+                f"{type(loader).__name__} has no batch: fewer examples than batch_size?"
+            )
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        own = getattr(self.loader, "generator", None)
+        kept = own.get_state() if isinstance(own, torch.Generator) else None
+        try:
+            yield from self._batches(seed, epoch, start)
+        finally:
+            if own is not None and kept is not None:  # the caller's generator shows no trace of us
+                own.set_state(kept)
+
+    def _batches(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+        own = getattr(self.loader, "generator", None)
+        if isinstance(own, torch.Generator):
+            own.manual_seed(key(seed, "loader", epoch))
+        set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+        # seeded once for the sampler and the first batch: torch draws both from one stream
+        seed_everything(seed, "loader", epoch, 0)
+        iterator = iter(self.loader)
+        for number in range(len(self)):
+            if number:
+                seed_everything(seed, "loader", epoch, number)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                raise RuntimeError(
+                    f"the loader promised {len(self)} batches and gave {number} in epoch {epoch}"
+                ) from None
+            if number >= start:
+                yield _as_batch(item)
+
+
+def _as_batch(item: Any) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return Batch(item[0], item[1])
+    raise TypeError(f"a loader must give (inputs, targets) pairs, got {type(item).__name__}")
+
+
+class DataLoaders:
+    """Training and validation batches, and the seed of every random decision.
+
+    train, valid: torch DataLoaders, other sized iterables of (inputs, targets), or EpochLoaders.
+    classes: names of the classes in the order of the model's outputs, if there are any.
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> pairs = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
+    >>> data = DataLoaders(DataLoader(pairs, 4, shuffle=True), DataLoader(pairs, 4))
+    >>> len(data.train)
+    2
+    """
+
+    def __init__(
+        self,
+        train: Any,
+        valid: Any = None,
+        *,
+        seed: int = 0,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.train = _epoch_loader(train)
+        self.valid = None if valid is None else _epoch_loader(valid)
+        self.seed = seed
+        self.classes = None if classes is None else tuple(classes)
+
+    def prepare(self, batch: Batch, epoch: int, *, training: bool) -> Batch:
+        """What is left to do on the device, such as augmentation: here nothing."""
+        return batch
+
+    def inputs(self, items: Sequence[Any], device: torch.device) -> Any:
+        """A batch of model inputs for prediction from single inputs without batch dimension."""
+        return torch.stack([torch.as_tensor(item) for item in items]).to(device)
+
+    def describe_inputs(self) -> dict[str, Any] | None:
+        """The preprocessing as plain data, if `inputs` can be rebuilt from it elsewhere."""
+        return None
+
+
+def _epoch_loader(loader: Any) -> EpochLoader:
+    return (
+        loader if hasattr(loader, "epoch") and hasattr(loader, "__len__") else TorchLoader(loader)
+    )

@@ -1,0 +1,64 @@
+"""Preprocessing: how a picture becomes the backbone's input, alike in training and prediction."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.augment import center_crop
+from finetune.data.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The deterministic way of a picture into the model.
+
+    image_size: side of the model's input in pixels. resize: how a rectangle becomes a square.
+    crop_fraction: side of the input as a fraction of the presized picture's. mean, std: of the
+    backbone's training, by channel, in [0, 1].
+    """
+
+    image_size: int
+    resize: Resize = "crop"
+    crop_fraction: float = 0.875
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size is in pixels and must be positive, got {self.image_size}")
+        if self.resize not in RESIZE_METHODS:
+            raise ValueError(f"resize must be one of {RESIZE_METHODS}, got {self.resize!r}")
+        if not 0.1 <= self.crop_fraction <= 1:
+            raise ValueError(f"crop_fraction needs 0.1 <= value <= 1, got {self.crop_fraction}")
+
+    @property
+    def presized_side(self) -> int:
+        """Side of the presized square; even margins, so that the middle needs no resampling."""
+        margin = (self.image_size / self.crop_fraction - self.image_size) / 2
+        return self.image_size + 2 * round(margin)
+
+    def presize(self, source: ImageSource) -> np.ndarray:
+        """Decoded and presized: uint8 [S, S, 3]. Raises ImageError."""
+        side = self.presized_side
+        return presize(read_image(source, min_side=side), side, self.resize)
+
+    def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+
+    def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
+        """Pictures of any kind as model input: float32 [B, 3, image_size, image_size]."""
+        images = torch.from_numpy(np.stack([self.presize(source) for source in sources]))
+        images = images.to(device).permute(0, 3, 1, 2)
+        return center_crop(images, self.image_size, *self.normalisation(device))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
+        mean, std = (tuple(float(v) for v in data[name]) for name in ("mean", "std"))
+        return cls(**{**data, "mean": mean, "std": std})

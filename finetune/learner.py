@@ -1,0 +1,290 @@
+"""Learner: the facade people type in notebooks. It delegates; it computes nothing itself."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune import export, lr_finder
+from finetune.callbacks.history import History
+from finetune.callbacks.progress import Progress
+from finetune.data.loaders import DataLoaders
+from finetune.metrics import MetricLike, create_metrics
+from finetune.models.layer_groups import LayerGroups, LearningRates
+from finetune.models.normalisation import NormPolicy
+from finetune.models.splitting import Split
+from finetune.optim.group_optimizer import GroupOptimizer, OptimizerFactory, adamw
+from finetune.predictor import Predictor
+from finetune.training import distributed, plan
+from finetune.training.events import Callback
+from finetune.training.runtime import PrecisionChoice, choose_runtime
+from finetune.training.step import Loss, Setup, StepSettings, evaluate
+from finetune.training.trainer import Trainer
+
+
+class Learner:
+    """A model, data, an optimizer over layer groups, and the plans to train them.
+
+    model: any module; a `Sequential(backbone, head)` splits itself into two layer groups.
+    loss: (outputs, targets) -> scalar mean. optimizer: a torch optimizer class or a partial of one.
+    metrics: names, functions (outputs, targets) -> number, or torchmetrics objects.
+    split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
+    `LayerGroup`. device, precision: see `choose_runtime`. accumulate: batches per update.
+    clip_norm: largest gradient norm. callbacks: for every fit. progress: print bar and table.
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    >>> pairs = TensorDataset(inputs, (inputs.sum(1) > 0).long())
+    >>> data = DataLoaders(DataLoader(pairs, 16, shuffle=True), DataLoader(pairs, 64))
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> learner = Learner(data, model, loss=nn.functional.cross_entropy, progress=False)
+    >>> learner.fine_tune(2, base_lr=1e-2)
+    >>> [(row.phase, row.epoch) for row in learner.history.epochs]
+    [('frozen', 0), ('unfrozen', 0), ('unfrozen', 1)]
+    """
+
+    def __init__(
+        self,
+        data: DataLoaders,
+        model: nn.Module,
+        *,
+        loss: Loss,
+        optimizer: OptimizerFactory = adamw,
+        metrics: Sequence[MetricLike] = (),
+        split: Split = None,
+        norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
+        weight_decay: float | None = None,
+        device: str | torch.device | None = None,
+        precision: PrecisionChoice = "auto",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> None:
+        runtime = choose_runtime(device, precision)
+        self.data, self.model = data, runtime.place(model)
+        self.layer_groups = LayerGroups.from_model(model, split, norm=norm)
+        classes = None if data.classes is None else len(data.classes)
+        setup = Setup(
+            model, data, loss, create_metrics(metrics, classes, runtime.device),
+            GroupOptimizer(self.layer_groups, optimizer, weight_decay=weight_decay),
+            runtime, StepSettings(accumulate, clip_norm), runtime.gradient_scaler(),
+        )  # fmt: skip
+        self.history = History()
+        self.progress = progress
+        self.trainer = Trainer(setup, [self.history, *callbacks])
+
+    # --- layer groups
+
+    def freeze(self) -> None:
+        """Freezes all groups but the last."""
+        self.layer_groups.freeze_to(len(self.layer_groups) - 1)
+
+    def freeze_to(self, count: int) -> None:
+        """Freezes the first `count` groups, unfreezes the others; negative counts from the end."""
+        self.layer_groups.freeze_to(count)
+
+    def unfreeze(self) -> None:
+        """Unfreezes everything."""
+        self.layer_groups.freeze_to(0)
+
+    # --- training
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float = 2e-3,
+        *,
+        freeze_epochs: int = 1,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Trains the new head, then everything with lower rates for earlier layers.
+
+        This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
+        whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
+        `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
+        checkpoint: a file that is written as the run goes; the same call continues from it.
+        Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
+        backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept.
+        Raises ValueError for a model with one group only.
+        """
+        steps = plan.fine_tune_plan(
+            self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
+            lr_mult=lr_mult, pct_start=pct_start, div=div,
+        )  # fmt: skip
+        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr: LearningRates = 1e-3,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """One cycle: `lr / div -> lr -> lr / div_final`, peak at `pct_start`; momentum opposite.
+
+        lr: a number, `slice(lo, hi)`, `slice(hi)` or one rate per group, see `LayerGroups.spread`.
+        """
+        steps = plan.one_cycle_plan(
+            self.layer_groups, epochs, lr, div=div, div_final=div_final, pct_start=pct_start
+        )
+        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+
+    def fit_flat_cos(
+        self,
+        epochs: int,
+        lr: LearningRates = 1e-3,
+        *,
+        div_final: float = 1e5,
+        pct_start: float = 0.75,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Constant rates until `pct_start`, then a cosine down to `lr / div_final`."""
+        steps = plan.flat_cosine_plan(
+            self.layer_groups, epochs, lr, div_final=div_final, pct_start=pct_start
+        )
+        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+
+    def fit_sgdr(
+        self,
+        cycles: int,
+        cycle_epochs: int,
+        lr: LearningRates = 1e-3,
+        *,
+        cycle_mult: int = 2,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last."""
+        steps = plan.restarts_plan(
+            self.layer_groups, cycles, cycle_epochs, lr, cycle_mult=cycle_mult
+        )
+        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+
+    def fit(
+        self,
+        epochs: int,
+        lr: LearningRates = 1e-3,
+        *,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Constant learning rates."""
+        steps = plan.fit_plan(self.layer_groups, epochs, lr)
+        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+
+    def fit_plan(
+        self,
+        steps: plan.Plan,
+        *,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """Runs a plan: a tuple of phases. The other fits are plans, too.
+
+        An interruption (Ctrl-C) takes effect after the running step; the learner stays usable, and
+        `resume` or the same call with its checkpoint continues. Raises DivergenceError when the
+        loss is no number, CheckpointError when the checkpoint belongs to another plan or model.
+        """
+        path = None if checkpoint is None else Path(checkpoint)
+        if not self.trainer.start(steps, self._shown(callbacks), path) and self.progress:
+            print(f"{path}: this run has ended, nothing is left to do")
+
+    def resume(
+        self, *, callbacks: Sequence[Callback] = (), checkpoint: str | Path | None = None
+    ) -> None:
+        """Continues the run that was interrupted or stopped, here or before `save` and `load`."""
+        path = None if checkpoint is None else Path(checkpoint)
+        self.trainer.resume(self._shown(callbacks), path)
+
+    def _shown(self, callbacks: Sequence[Callback]) -> list[Callback]:
+        show = self.progress and distributed.rank() == 0
+        return [*callbacks, Progress()] if show else list(callbacks)
+
+    # --- results
+
+    def validate(self) -> dict[str, float]:
+        """`{"loss": ..., metric: ...}` on the validation data. Raises ValueError without any."""
+        if self.data.valid is None:
+            raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
+        return evaluate(self.trainer.setup, self.data.valid)
+
+    def predict(self, item: Any) -> Any:
+        """A `Prediction` (label, probability, probabilities by class); a list of them for a list.
+
+        item: for pictures a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
+        """
+        return self.predictor().predict(item)
+
+    def predictor(self) -> Predictor:
+        """The model with its preprocessing and classes, apart from data and optimizer."""
+        if self.data.classes is None:
+            raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
+        return Predictor(self.model, self.data.classes, self.data.inputs)
+
+    def lr_find(
+        self,
+        *,
+        start_lr: float = 1e-7,
+        end_lr: float = 10.0,
+        steps: int = 100,
+        stop_factor: float = 4.0,
+    ) -> lr_finder.LearningRateCurve:
+        """A learning-rate range test on copies; pass its `.suggestion` to `fine_tune(base_lr=...)`.
+
+        Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
+        """
+        return lr_finder.range_test(
+            self.trainer.setup,
+            start_lr=start_lr,
+            end_lr=end_lr,
+            steps=steps,
+            stop_factor=stop_factor,
+        )
+
+    # --- files
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything that affects the next step into one file, atomically."""
+        self.trainer.save(Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Takes back what `save` wrote; an error leaves the learner as it was.
+
+        Raises FileNotFoundError, or CheckpointError for a file that is truncated, of another model,
+        or of a newer version.
+        """
+        self.trainer.load(Path(path))
+
+    def export(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Model, classes and preprocessing as safetensors and JSON, for `load_learner`.
+
+        Raises FileExistsError for a folder that is there already, ValueError for a model that was
+        not built by `vision_learner` (save `learner.model.state_dict()` then).
+        """
+        export.write(Path(folder), self.model, self._description(), overwrite=overwrite)
+
+    def _description(self) -> dict[str, Any]:
+        architecture = getattr(self.model, "architecture", None)
+        inputs = self.data.describe_inputs()
+        if architecture is None or inputs is None or self.data.classes is None:
+            raise ValueError(
+                "only a learner made by vision_learner knows how to rebuild its model; "
+                "save learner.model.state_dict() and rebuild the model in your own code"
+            )
+        return {
+            "architecture": architecture.to_dict(),
+            "classes": list(self.data.classes),
+            "preprocessing": inputs,
+        }

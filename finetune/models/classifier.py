@@ -1,0 +1,43 @@
+"""ImageClassifier: Sequential(backbone, head), with the description it can be rebuilt from."""
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from finetune.models.backbones import Weights, create_backbone, features_of
+from finetune.models.heads import HeadKind, create_head
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What is needed to rebuild a classifier without its weights."""
+
+    backbone: str
+    classes: int
+    image_size: int
+    head: HeadKind = "mlp"
+    dropout: float = 0.5
+
+    def build(self, weights: Weights = None) -> "ImageClassifier":
+        """A classifier with a new head; the backbone's weights as in `create_backbone`."""
+        backbone = create_backbone(self.backbone, image_size=self.image_size, weights=weights)
+        features = features_of(backbone, self.image_size)
+        head = create_head(self.head, features, self.classes, dropout=self.dropout)
+        return ImageClassifier(backbone, head, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ImageClassifier(nn.Sequential):
+    """Sequential(backbone, head): pictures [B, 3, H, W] -> features [B, F] -> logits [B, C]."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
+        super().__init__(OrderedDict(backbone=backbone, head=head))
+        self.architecture = architecture
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return logits

@@ -1,0 +1,36 @@
+"""Heads: pooled features [B, F] -> logits [B, C]."""
+
+from typing import Literal, TypeAlias, get_args
+
+from torch import nn
+
+HeadKind: TypeAlias = Literal["mlp", "linear"]
+
+
+def create_head(
+    kind: HeadKind, features: int, classes: int, *, dropout: float = 0.5, hidden: int = 512
+) -> nn.Sequential:
+    """A new head.
+
+    "mlp": BatchNorm, Dropout(dropout / 2), Linear(features, hidden), ReLU, BatchNorm,
+    Dropout(dropout), Linear(hidden, classes).
+    "linear": Dropout(dropout), Linear(features, classes).
+
+    >>> [type(layer).__name__ for layer in create_head("linear", 8, 2)]
+    ['Dropout', 'Linear']
+    """
+    if kind not in get_args(HeadKind):
+        raise ValueError(f"head must be one of {', '.join(get_args(HeadKind))}, got {kind!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a probability below 1, got {dropout}")
+    if kind == "linear":
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+    return nn.Sequential(
+        nn.BatchNorm1d(features),
+        nn.Dropout(dropout / 2),
+        nn.Linear(features, hidden, bias=False),
+        nn.ReLU(inplace=True),
+        nn.BatchNorm1d(hidden),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, classes),
+    )

@@ -1,0 +1,247 @@
+"""LayerGroups: an ordered partition of a model's parameters, first layers first, head last.
+
+The one handle for everything that differs along the depth of a network: freezing, learning
+rates, weight decay, normalisation policy, optimizer membership, tables and checkpoints.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, overload
+
+from torch import nn
+
+from finetune.models.normalisation import (
+    NormPolicy,
+    default_policy,
+    has_running_statistics,
+    named_policies,
+    normalisation_parameters,
+)
+from finetune.models.partition import modules_of_groups, partition_parameters
+from finetune.models.splitting import NamedMembers, Split, split_model
+
+LearningRates: TypeAlias = float | slice | Sequence[float]
+
+
+@dataclass(slots=True, eq=False)
+class LayerGroup:
+    """Neighbouring layers that share their hyper-parameters.
+
+    parameters: trainable parameters by qualified name. modules: every module that lies wholly in
+    this group. no_decay: names of the parameters that weight decay leaves alone: biases,
+    normalisation layers, and what the model's own `no_weight_decay()` lists.
+    norm: what the normalisation layers do in training:
+    "eval" uses the running statistics and never moves them, their weights train with the group;
+    "train" uses batch statistics and trains weight and bias even while the group is frozen;
+    "follow" is "train" while the group trains and "eval" while it is frozen.
+    values: the hyper-parameters in force, such as lr; `GroupOptimizer` reads them at every step.
+    """
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    modules: list[nn.Module]
+    no_decay: frozenset[str]
+    norm: NormPolicy
+    norm_parameters: frozenset[str]
+    frozen: bool = False
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def trainable_count(self) -> int:
+        return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
+
+    @property
+    def span(self) -> str:
+        """The range of layers, as module paths: 'backbone.conv_stem .. backbone.blocks.3.1'."""
+        owners = [name.rpartition(".")[0] or name for name in self.parameters]
+        return owners[0] if owners[0] == owners[-1] else f"{owners[0]} .. {owners[-1]}"
+
+    def set_frozen(self, frozen: bool) -> None:
+        self.frozen = frozen
+        for name, parameter in self.parameters.items():
+            trains = not frozen or (self.norm == "train" and name in self.norm_parameters)
+            parameter.requires_grad_(trains)
+            if not trains:
+                parameter.grad = None  # a stale gradient would still be applied by the optimizer
+
+    def set_training_modes(self) -> None:
+        """Puts frozen layers and normalisation layers into eval mode as the policy says."""
+        for module in self.modules:
+            if has_running_statistics(module):
+                follows = self.norm == "follow" and not self.frozen
+                module.training = self.norm == "train" or follows
+            elif self.frozen:
+                module.training = False  # no dropout, no stochastic depth below the trained part
+
+
+class LayerGroups(Sequence[LayerGroup]):
+    """The layer groups of a model: a partition of its trainable parameters by identity.
+
+    Parameters that come with `requires_grad=False` (a fixed position embedding, say) stay outside.
+    Tied weights belong to the first group that has them. Raises ValueError, with the parameters'
+    names, when a parameter is in no group or in two, or a group has none.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    >>> groups = LayerGroups.from_model(model)
+    >>> groups.freeze_to(1)
+    >>> [(group.name, group.frozen) for group in groups]
+    [('backbone', True), ('head', False)]
+    >>> groups.spread(slice(1e-4, 1e-2))
+    (0.0001, 0.01)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        members: NamedMembers,
+        *,
+        norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
+    ) -> None:
+        self.model = model
+        partition = partition_parameters(model, members)
+        policies = named_policies(norm, list(partition))
+        norm_names = normalisation_parameters(model)
+        no_decay = norm_names | _biases_and_listed(model)
+        modules = modules_of_groups(model, list(partition.values()))
+        self._groups = [
+            LayerGroup(
+                name,
+                parameters,
+                modules[i],
+                no_decay & parameters.keys(),
+                policies.get(name) or default_policy(modules[i], last=i == len(partition) - 1),
+                norm_names & parameters.keys(),
+            )
+            for i, (name, parameters) in enumerate(partition.items())
+        ]
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        split: Split = None,
+        *,
+        norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
+    ) -> "LayerGroups":
+        """Splits `model` as `split` says (see `split_model`).
+
+        norm: one policy for all groups but the last, or one by group name; by default "eval"
+        where the running statistics hold something learned, as in a pretrained backbone, and
+        "follow" where they are still at their initial values, and in the last group.
+        """
+        return cls(model, split_model(model, split), norm=norm)
+
+    @overload
+    def __getitem__(self, index: int) -> LayerGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LayerGroup]: ...
+    def __getitem__(self, index: int | slice) -> LayerGroup | Sequence[LayerGroup]:
+        return self._groups[index]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[LayerGroup]:
+        return iter(self._groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(group.name for group in self)
+
+    @property
+    def frozen_count(self) -> int:
+        """How many groups, counted from the first, are frozen."""
+        return sum(group.frozen for group in self)
+
+    def freeze_to(self, count: int) -> None:
+        """Freezes the first `count` groups and unfreezes the others; negative counts from the end.
+
+        Gradients of frozen parameters are dropped, optimizer state and membership stay.
+        """
+        last = len(self) - 1
+        if not -last <= count <= last:
+            raise ValueError(
+                f"freeze_to(n) needs 0 <= n <= {last} for {len(self)} groups "
+                f"({', '.join(self.names)}), got {count}"
+            )
+        for i, group in enumerate(self):
+            group.set_frozen(i < count % len(self))
+
+    def set_training_modes(self) -> None:
+        """`model.train()`, and then the policy of each group on top of it."""
+        self.model.train()
+        for group in self:
+            group.set_training_modes()
+
+    def spread(self, lr: LearningRates) -> tuple[float, ...]:
+        """One learning rate per group, first layers first.
+
+        A number: the same everywhere. `slice(lo, hi)`: geometric from lo to hi. `slice(hi)`: hi for
+        the last group, hi / 10 for the others. A sequence: one per group. All must be positive.
+        """
+        count = len(self)
+        if isinstance(lr, slice):
+            rates = _spread_slice(lr, count)
+        elif isinstance(lr, int | float):
+            rates = [float(lr)] * count
+        else:
+            rates = [float(rate) for rate in lr]
+            if len(rates) != count:
+                raise ValueError(
+                    f"got {len(rates)} learning rates for {count} groups ({', '.join(self.names)})"
+                )
+        if not all(rate > 0 and math.isfinite(rate) for rate in rates):
+            raise ValueError(f"learning rates must be positive and finite, got {lr!r}")
+        return tuple(rates)
+
+    def set_values(self, name: str, values: Sequence[float]) -> None:
+        """Sets one hyper-parameter, one value per group."""
+        for group, value in zip(self, values, strict=True):
+            group.values[name] = value
+
+    def __str__(self) -> str:
+        import io
+
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("group")
+        table.add_column("modules")
+        for column in ("parameters", "trainable", "norm", "learning rate"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for g in self:
+            lr = f"{g.values['lr']:.3g}" if "lr" in g.values else "-"
+            sizes = (f"{g.parameter_count:,}", f"{g.trainable_count:,}")
+            table.add_row(g.name, g.span, *sizes, g.norm, lr)
+        stream = io.StringIO()
+        Console(file=stream, width=100, color_system=None).print(table)
+        return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
+
+
+def _spread_slice(lr: slice, count: int) -> list[float]:
+    low, high = lr.start, lr.stop
+    if lr.step is not None or high is None or not high > 0 or (low is not None and not low > 0):
+        raise ValueError(
+            f"learning rates need slice(hi) or slice(lo, hi) with positive rates: {lr}"
+        )
+    if low is None:
+        return [high / 10] * (count - 1) + [float(high)]
+    if count == 1:
+        return [float(high)]
+    return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+
+
+def _biases_and_listed(model: nn.Module) -> frozenset[str]:
+    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    for path, module in model.named_modules():
+        listed = getattr(module, "no_weight_decay", None)
+        if callable(listed):
+            names |= {f"{path}.{name}" if path else name for name in listed()}
+    return frozenset(names)

@@ -1,0 +1,64 @@
+"""Predictor: a model with its preprocessing and class names, for one picture or many."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Prediction(NamedTuple):
+    """label: the most probable class. probabilities: by class name, classes in order."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """Predicts classes; has no data and does not train. `load_learner` makes one from a folder.
+
+    inputs: (items, device) -> one batch of model inputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        inputs: Callable[[Sequence[Any], torch.device], Any],
+    ) -> None:
+        self.model = model
+        self.classes = tuple(classes)
+        self._inputs = inputs
+
+    def predict(self, item: Any, *, batch_size: int = 64) -> Any:
+        """A `Prediction` for one item, or a list of them for a list or tuple of items.
+
+        For pictures an item is a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
+        Computed in float32. Raises ImageError for a picture that can't be read.
+        """
+        if isinstance(item, list | tuple):
+            return [
+                self._prediction(row)
+                for start in range(0, len(item), batch_size)
+                for row in self.probabilities(item[start : start + batch_size])
+            ]
+        return self._prediction(self.probabilities([item])[0])
+
+    def probabilities(self, items: Sequence[Any]) -> Tensor:
+        """Probabilities of one batch: float32 [len(items), classes], on the CPU."""
+        device = next(self.model.parameters()).device
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                logits: Tensor = self.model(self._inputs(items, device))
+        finally:
+            self.model.train(training)
+        return logits.float().softmax(dim=1).cpu()
+
+    def _prediction(self, row: Tensor) -> Prediction:
+        values = row.tolist()
+        best = int(row.argmax())
+        probabilities = dict(zip(self.classes, values, strict=True))
+        return Prediction(self.classes[best], values[best], probabilities)

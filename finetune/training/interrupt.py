@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM wait until the running step is complete, so that nothing is half done."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption:
+    """Which signal has arrived, if any."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def error(self) -> BaseException:
+        """What the process would have raised at once: KeyboardInterrupt, or SystemExit(143)."""
+        return (
+            SystemExit(128 + signal.SIGTERM)
+            if self.signal == signal.SIGTERM
+            else KeyboardInterrupt()
+        )
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Interruption]:
+    """Records SIGINT and SIGTERM instead of raising; a second one raises at once.
+
+    Does nothing outside the main thread. A handler that the program itself has put in place
+    for SIGTERM stays.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+
+    def record(number: int, frame: FrameType | None) -> None:
+        if interruption:
+            raise interruption.error()
+        interruption.signal = number
+
+    previous = {signal.SIGINT: signal.signal(signal.SIGINT, record)}
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, record)
+    try:
+        yield interruption
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,252 @@
+"""The loop: runs a plan from any position on. It reads like the docstring of `events`."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from finetune.data.loaders import Batch
+from finetune.randomness import isolated, seed_everything
+from finetune.training import distributed
+from finetune.training.allocator import keep_freed_memory
+from finetune.training.events import (
+    Answer,
+    Callback,
+    EpochEnd,
+    EpochStart,
+    Event,
+    FitEnd,
+    FitStart,
+    PhaseStart,
+    Save,
+    StepEnd,
+    Stop,
+    deliver,
+    deliver_last,
+)
+from finetune.training.interrupt import Interruption, deferred_signals
+from finetune.training.plan import Phase, Plan
+from finetune.training.step import DivergenceError, Setup, TrainStep, evaluate
+
+DELAY = 16
+"""Steps whose losses are read together on an accelerator; a CPU has no reason to wait."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A plan and how far it has come: phase, epoch of the phase, step of the epoch.
+
+    first_epoch: the learner's epochs before this run; the random numbers of an epoch depend on its
+    number over all runs. ended: why there is nothing left to do, None while there is.
+    """
+
+    plan: Plan
+    first_epoch: int
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    ended: str | None = None
+
+    @property
+    def epochs_done(self) -> int:
+        return sum(phase.epochs for phase in self.plan[: self.phase]) + self.epoch
+
+    @property
+    def epoch_number(self) -> int:
+        """The current epoch's number over all runs of the learner."""
+        return self.first_epoch + self.epochs_done
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        if self.epoch == self.plan[self.phase].epochs:
+            self.phase, self.epoch = self.phase + 1, 0
+
+
+class _Stopped(Exception):  # noqa: N818  (control flow, not an error)
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Loop:
+    """Everything a run needs; `run(...)` does it.
+
+    save: writes a checkpoint to a path. checkpoint: where to write one as the run goes, after every
+    epoch, at an interruption, and inside long epochs every `checkpoint_seconds`.
+    """
+
+    setup: Setup
+    callbacks: Sequence[Callback]
+    save: Callable[[Path], None]
+    checkpoint: Path | None = None
+    checkpoint_seconds: float = 60.0
+    _interruption: Interruption = field(default_factory=Interruption)
+    _pending: list[tuple[StepEnd, Tensor]] = field(default_factory=list)
+    _saved_at: float = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.setup.data.train) // self.setup.settings.accumulate)
+
+    def run(self, run: Run) -> None:
+        """Runs the rest of the plan. FitEnd reaches every callback, however this ends."""
+        reason = "finished"
+        if self.setup.runtime.device.type == "cpu":
+            keep_freed_memory()
+        self._saved_at = time.monotonic()
+        try:
+            with isolated(), deferred_signals() as self._interruption:
+                self._phases(run)
+            run.ended = reason
+            self._write_checkpoint()
+        except _Stopped as stop:
+            run.ended = reason = f"stopped: {stop.reason}"
+            self._write_checkpoint()
+        except (KeyboardInterrupt, SystemExit):
+            reason = "interrupted"
+            raise
+        except BaseException as error:
+            reason = f"failed: {error}"
+            raise
+        finally:
+            self._pending.clear()
+            self.setup.optimizer.zero_grad()
+            self.setup.model.eval()
+            error_at_end = deliver_last(self.callbacks, FitEnd(reason))
+        if error_at_end is not None:
+            raise error_at_end
+
+    def _phases(self, run: Run) -> None:
+        names = tuple(phase.name for phase in run.plan)
+        epochs = sum(phase.epochs for phase in run.plan)
+        groups = self.setup.optimizer.groups
+        self._emit(FitStart(names, epochs, self.steps_per_epoch, groups.names, run.epochs_done))
+        while run.phase < len(run.plan):
+            phase = run.plan[run.phase]
+            groups.freeze_to(phase.frozen)
+            self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch))
+            # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
+            with distributed.wrapped(self.setup.model) as net:
+                step = TrainStep(net, self.setup)
+                while run.phase < len(run.plan) and run.plan[run.phase] is phase:
+                    self._epoch(run, phase, step)
+
+    def _epoch(self, run: Run, phase: Phase, step: TrainStep) -> None:
+        started = time.perf_counter()
+        self._emit(EpochStart(phase.name, run.epoch, self.steps_per_epoch, run.step))
+        self.setup.optimizer.groups.set_training_modes()
+        if run.step < self.steps_per_epoch:
+            self._steps(run, phase, step)
+        valid = self._validate()
+        train_loss = run.loss_sum / self.steps_per_epoch
+        seconds = time.perf_counter() - started
+        ended = EpochEnd(phase.name, run.epoch, train_loss, valid, seconds)
+        run.next_epoch()
+        self._emit(ended)
+        if run.phase < len(run.plan):
+            self._write_checkpoint()
+        self._check_interruption(run)
+
+    def _steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
+        number, steps, accumulate = (
+            run.epoch_number,
+            self.steps_per_epoch,
+            self.setup.settings.accumulate,
+        )
+        batches = self.setup.data.train.epoch(self.setup.data.seed, number, run.step * accumulate)
+        groups = self.setup.optimizer.groups
+        for i in range(run.step, steps):
+            taken = _take(batches, min(accumulate, len(self.setup.data.train) - i * accumulate))
+            values = phase.values((run.epoch + i / steps) / phase.epochs)
+            for name, per_group in values.items():
+                groups.set_values(name, per_group)
+            # dropout draws from the global generator: its state at a step is a function of the step
+            seed_everything(self.setup.data.seed, "step", number, i, distributed.rank())
+            try:
+                loss = step(taken, number)
+            except DivergenceError as error:
+                raise self._diverged(error, phase, run.epoch, i) from None
+            momentum = tuple(g.values["momentum"] for g in groups if "momentum" in g.values)
+            lr = tuple(group.values["lr"] for group in groups)
+            row = StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum)
+            self._pending.append((row, loss))
+            run.step = i + 1
+            look = (i + 1) % DELAY == 0 or run.step == steps
+            if look or loss.device.type == "cpu":
+                self._flush(run)
+            if look or distributed.world_size() == 1:
+                self._between_steps(run)
+
+    def _flush(self, run: Run) -> None:
+        """Reads the losses of the pending steps in one transfer and emits their events."""
+        if not self._pending:
+            return
+        losses = torch.stack([loss for _, loss in self._pending])
+        values = (distributed.total(losses) / distributed.world_size()).tolist()
+        rows = [row for row, _ in self._pending]
+        self._pending.clear()
+        stopped: _Stopped | None = None
+        for row, value in zip(rows, values, strict=True):
+            if not math.isfinite(value):
+                error = DivergenceError(f"the training loss is {value}")
+                raise self._diverged(error, run.plan[run.phase], row.epoch, row.step)
+            run.loss_sum += value
+            try:
+                self._emit(replace(row, loss=value))
+            except _Stopped as stop:  # the later steps are done and belong in the history
+                stopped = stopped or stop
+        if stopped is not None:
+            raise stopped
+
+    def _between_steps(self, run: Run) -> None:
+        self._check_interruption(run)
+        long_ago = time.monotonic() - self._saved_at > self.checkpoint_seconds
+        if self.checkpoint is not None and long_ago:
+            self._flush(run)
+            self._write_checkpoint()
+
+    def _check_interruption(self, run: Run) -> None:
+        if distributed.any_process(bool(self._interruption), self.setup.runtime.device):
+            self._flush(run)
+            self._write_checkpoint()
+            raise self._interruption.error()
+
+    def _validate(self) -> dict[str, float]:
+        valid = self.setup.data.valid
+        return {} if valid is None else evaluate(self.setup, valid)
+
+    def _emit(self, event: Event) -> None:
+        """To every callback in turn; then does what they answered."""
+        answers: list[Answer] = [deliver(callback, event) for callback in self.callbacks]
+        for answer in answers:
+            if isinstance(answer, Save):
+                self.save(answer.path)
+        for answer in answers:
+            if isinstance(answer, Stop):
+                raise _Stopped(answer.reason)
+
+    def _write_checkpoint(self) -> None:
+        if self.checkpoint is not None:
+            self.save(self.checkpoint)
+            self._saved_at = time.monotonic()
+
+    def _diverged(
+        self, error: DivergenceError, phase: Phase, epoch: int, step: int
+    ) -> DivergenceError:
+        rates = ", ".join(
+            f"{g.name} {g.values['lr']:.2g}" for g in self.setup.optimizer.groups if not g.frozen
+        )
+        return DivergenceError(
+            f"{error} at step {step} of epoch {epoch} in phase {phase.name!r} (learning rates: "
+            f"{rates}); lower the learning rate or set clip_norm. The last checkpoint is intact"
+        )
+
+
+def _take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    return [next(batches) for _ in range(count)]

@@ -1,0 +1,172 @@
+"""Phase and plans: what is going to happen, as data to be printed, plotted, stored, resumed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from finetune.models.layer_groups import LayerGroups, LearningRates
+from finetune.optim import schedules
+from finetune.optim.schedules import Constant, FlatCosine, Schedule, one_cycle, one_cycle_momentum
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Some epochs under one rule.
+
+    frozen: how many groups, counted from the first, are frozen. peaks: hyper-parameter -> one value
+    per group. schedules: hyper-parameter -> multiplier over the phase's progress in [0, 1].
+    The value of hyper-parameter h of group g is `peaks[h][g] * schedules[h](progress)`.
+    """
+
+    name: str
+    epochs: int
+    frozen: int
+    peaks: Mapping[str, tuple[float, ...]]
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
+        unknown = sorted(set(self.schedules) - set(self.peaks))
+        if unknown:
+            raise ValueError(f"schedules without a peak: {', '.join(unknown)}")
+
+    def values(self, progress: float) -> dict[str, tuple[float, ...]]:
+        """Hyper-parameter -> value per group at this point of the phase."""
+        multipliers = {name: self.schedules.get(name, Constant())(progress) for name in self.peaks}
+        return {n: tuple(peak * multipliers[n] for peak in self.peaks[n]) for n in self.peaks}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "epochs": self.epochs,
+            "frozen": self.frozen,
+            "peaks": {name: list(peaks) for name, peaks in self.peaks.items()},
+            "schedules": {name: schedules.to_dict(s) for name, s in self.schedules.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Phase":
+        return cls(
+            data["name"],
+            data["epochs"],
+            data["frozen"],
+            {name: tuple(peaks) for name, peaks in data["peaks"].items()},
+            {name: schedules.from_dict(s) for name, s in data["schedules"].items()},
+        )
+
+
+Plan: TypeAlias = tuple[Phase, ...]
+
+
+def plan_values(
+    plan: Plan, steps_per_epoch: int
+) -> Iterator[tuple[Phase, dict[str, tuple[float, ...]]]]:
+    """The hyper-parameters of every step of a plan, without running it.
+
+    Step i of n in epoch e of E is at progress `(e + i / n) / E`.
+    """
+    for phase in plan:
+        for epoch in range(phase.epochs):
+            for step in range(steps_per_epoch):
+                yield phase, phase.values((epoch + step / steps_per_epoch) / phase.epochs)
+
+
+def fit_plan(groups: LayerGroups, epochs: int, lr: LearningRates) -> Plan:
+    """One phase at constant rates."""
+    return (Phase("fit", epochs, groups.frozen_count, {"lr": groups.spread(lr)}),)
+
+
+def one_cycle_plan(
+    groups: LayerGroups,
+    epochs: int,
+    lr: LearningRates,
+    *,
+    div: float = 25.0,
+    div_final: float = 1e5,
+    pct_start: float = 0.25,
+    frozen: int | None = None,
+    name: str = "one cycle",
+) -> Plan:
+    """One cycle of learning rate and, against it, momentum (Smith 2018)."""
+    count = groups.frozen_count if frozen is None else frozen
+    return (
+        Phase(
+            name,
+            epochs,
+            count,
+            {"lr": groups.spread(lr), "momentum": (1.0,) * len(groups)},
+            {
+                "lr": one_cycle(div=div, div_final=div_final, pct_start=pct_start),
+                "momentum": one_cycle_momentum(pct_start=pct_start),
+            },
+        ),
+    )
+
+
+def fine_tune_plan(
+    groups: LayerGroups,
+    epochs: int,
+    *,
+    base_lr: float = 2e-3,
+    freeze_epochs: int = 1,
+    lr_mult: float = 100.0,
+    pct_start: float = 0.3,
+    div: float = 5.0,
+) -> Plan:
+    """The head alone, then everything at half the rate, and up to `lr_mult` lower in early layers.
+
+    Source: the two calls of `fit_one_cycle` that fastai's `fine_tune` is.
+    """
+    if len(groups) < 2:
+        raise ValueError(
+            "fine_tune freezes all groups but the last, and this model has one group only; "
+            "pass split= to say where groups begin, or use fit_one_cycle"
+        )
+    if not lr_mult > 0:
+        raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
+    if not isinstance(freeze_epochs, int) or freeze_epochs < 0:
+        raise ValueError(f"freeze_epochs must be a whole number, 0 or more, got {freeze_epochs!r}")
+    frozen: Plan = ()
+    if freeze_epochs:
+        frozen = one_cycle_plan(
+            groups, freeze_epochs, slice(base_lr), pct_start=0.99, frozen=len(groups) - 1,
+            name="frozen",
+        )  # fmt: skip
+    rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
+    return frozen + one_cycle_plan(
+        groups, epochs, rates, pct_start=pct_start, div=div, frozen=0, name="unfrozen"
+    )
+
+
+def flat_cosine_plan(
+    groups: LayerGroups,
+    epochs: int,
+    lr: LearningRates,
+    *,
+    div_final: float = 1e5,
+    pct_start: float = 0.75,
+) -> Plan:
+    """Flat, then cosine to `lr / div_final` from `pct_start` on."""
+    schedule = FlatCosine(pct_start, 1 / div_final)
+    return (_decaying("flat cosine", groups, epochs, lr, schedule),)
+
+
+def restarts_plan(
+    groups: LayerGroups, cycles: int, cycle_epochs: int, lr: LearningRates, *, cycle_mult: int = 2
+) -> Plan:
+    """Cosine to 0 with restarts, every cycle longer (SGDR, Loshchilov and Hutter 2016)."""
+    if not isinstance(cycles, int) or cycles < 1:
+        raise ValueError(f"cycles must be a positive whole number, got {cycles!r}")
+    return tuple(
+        _decaying(f"cycle {i + 1}", groups, cycle_epochs * cycle_mult**i, lr, FlatCosine(0.0, 0.0))
+        for i in range(cycles)
+    )
+
+
+def _decaying(
+    name: str, groups: LayerGroups, epochs: int, lr: LearningRates, schedule: Schedule
+) -> Phase:
+    peaks = {"lr": groups.spread(lr), "momentum": (1.0,) * len(groups)}
+    fixed: dict[str, Schedule] = {"lr": schedule, "momentum": Constant(0.9)}
+    return Phase(name, epochs, groups.frozen_count, peaks, fixed)

@@ -1,0 +1,145 @@
+"""One training step and one evaluation: forward, loss, backward, clip, update."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from finetune.data.loaders import Batch, DataLoaders, EpochLoader
+from finetune.optim.group_optimizer import GroupOptimizer
+from finetune.training import distributed
+from finetune.training.runtime import Runtime
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+"""(outputs, targets) -> mean loss over the batch, a scalar."""
+
+
+class DivergenceError(ArithmeticError):
+    """The training loss is NaN or infinite."""
+
+
+def forward(model: nn.Module, inputs: Any) -> Any:
+    """Calls the model with a tensor, the parts of a tuple, or the entries of a dict."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """accumulate: batches per update. clip_norm: largest norm of the gradient, None for any."""
+
+    accumulate: int = 1
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise ValueError(
+                f"accumulate must be a positive number of batches: {self.accumulate!r}"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is trained, on what, and how; shared by the step, the loop and the rate finder."""
+
+    model: nn.Module
+    data: DataLoaders
+    loss: Loss
+    metrics: Mapping[str, Any]
+    optimizer: GroupOptimizer
+    runtime: Runtime
+    settings: StepSettings
+    scaler: torch.amp.GradScaler | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    """One update of the weights from a few batches, which count as one batch of their total size.
+
+    net: the model, or a wrapper around it that averages gradients over processes.
+    """
+
+    net: nn.Module
+    setup: Setup
+
+    def __call__(self, batches: Sequence[Batch], epoch: int) -> Tensor:
+        """Returns the mean loss as a detached scalar on the device, without waiting for it.
+
+        Raises DivergenceError before the update where looking is free, that is on a CPU.
+        """
+        examples = sum(map(len, batches))
+        mean = torch.zeros((), device=self.setup.runtime.device)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self._no_sync():
+                mean += self._backward(batch, epoch, len(batch) / examples)
+        if mean.device.type == "cpu" and not torch.isfinite(mean):
+            self.setup.optimizer.zero_grad()
+            raise DivergenceError(f"the training loss is {mean.item()}")
+        self._clip()
+        self.setup.optimizer.step(self.setup.scaler)
+        if self.setup.scaler is not None:
+            self.setup.scaler.update()
+        self.setup.optimizer.zero_grad()
+        return mean
+
+    def _backward(self, batch: Batch, epoch: int, weight: float) -> Tensor:
+        batch = self.setup.data.prepare(batch.to(self.setup.runtime.device), epoch, training=True)
+        with self.setup.runtime.autocast():
+            outputs = forward(self.net, batch.inputs)
+        loss = self.setup.loss(_float32(outputs), batch.targets) * weight
+        (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _clip(self) -> None:
+        if self.setup.settings.clip_norm is None:
+            return
+        if self.setup.scaler is not None:
+            self.setup.scaler.unscale_(self.setup.optimizer.torch_optimizer)
+        parameters = (p for g in self.setup.optimizer.groups for p in g.parameters.values())
+        torch.nn.utils.clip_grad_norm_(parameters, self.setup.settings.clip_norm)
+
+    def _no_sync(self) -> Any:
+        net = self.net
+        return net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext()
+
+
+def _float32(outputs: Any) -> Any:
+    """The loss is computed in float32 whatever the model ran in."""
+    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
+    return outputs.float() if half else outputs
+
+
+def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
+    """ "loss", the mean over the loader's examples, and each metric, over all processes.
+
+    The model is left in eval mode. One device-to-host transfer, at the end.
+    """
+    device, metrics = setup.runtime.device, setup.metrics
+    setup.model.eval()
+    sums = torch.zeros(2, device=device)  # loss, examples
+    for metric in metrics.values():
+        metric.reset()
+    with torch.inference_mode():
+        for raw in loader.epoch(setup.data.seed, 0):
+            if not len(raw):  # this process has no share of a short last batch
+                continue
+            batch = setup.data.prepare(raw.to(device), 0, training=False)
+            with setup.runtime.autocast():
+                outputs = forward(setup.model, batch.inputs)
+            outputs = _float32(outputs)
+            loss = setup.loss(outputs, batch.targets)
+            sums += torch.stack([loss * len(batch), sums.new_tensor(len(batch))])
+            for metric in metrics.values():
+                metric.update(outputs, batch.targets)
+    loss_sum, count = distributed.total(sums).tolist()
+    results = {"loss": loss_sum / count if count else float("nan")}
+    results.update({name: float(metric.compute()) for name, metric in metrics.items()})
+    return results

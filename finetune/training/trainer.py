@@ -1,0 +1,186 @@
+"""Trainer: starts, continues, saves and loads runs; the state behind a Learner."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from finetune.training import checkpoint as checkpoints
+from finetune.training import distributed
+from finetune.training.checkpoint import CheckpointError
+from finetune.training.events import Callback
+from finetune.training.loop import Loop, Run
+from finetune.training.plan import Phase, Plan
+from finetune.training.step import Setup
+
+
+class Trainer:
+    """Everything that affects the next step: the setup's state, the run, the callbacks' state.
+
+    callbacks: those of every run, the history first, so that a checkpoint has the latest row.
+    """
+
+    def __init__(self, setup: Setup, callbacks: Sequence[Callback]) -> None:
+        self.setup = setup
+        self.callbacks = list(callbacks)
+        self.run: Run | None = None
+        self._next_epoch = 0
+        self._stored_run: dict[str, Any] | None = None
+        self._active = self.callbacks
+        self._stored_callbacks: dict[str, dict[str, Any]] = {}
+
+    def start(self, plan: Plan, callbacks: Sequence[Callback], checkpoint: Path | None) -> bool:
+        """Runs a plan from its beginning, or from where `checkpoint` has it.
+
+        Returns False if that file says that the run has ended already. Raises CheckpointError
+        when it holds another plan.
+        """
+        if checkpoint is not None and checkpoint.exists():
+            content = checkpoints.read(checkpoint)
+            if (content["run"] or {}).get("plan") != [phase.to_dict() for phase in plan]:
+                raise CheckpointError(
+                    f"{str(checkpoint)!r} belongs to another plan; remove it, name another file, "
+                    "or repeat the call that wrote it"
+                )
+            self.load_state_dict(content, checkpoint)
+            self.run = self._restored_run(plan)
+            if self.run.ended is not None:
+                return False
+        else:
+            self.run, self._stored_callbacks = Run(plan, self._next_epoch), {}
+        self._execute(self.run, callbacks, checkpoint)
+        return True
+
+    def resume(self, callbacks: Sequence[Callback], checkpoint: Path | None) -> None:
+        """Continues the run that was interrupted or stopped. Raises RuntimeError without one."""
+        if self.run is None and self._stored_run is not None:
+            self.run = self._restored_run(tuple(map(Phase.from_dict, self._stored_run["plan"])))
+        if self.run is None or self.run.phase == len(self.run.plan):
+            raise RuntimeError("there is no unfinished run to resume; call one of the fits")
+        self.run.ended = None
+        self._execute(self.run, callbacks, checkpoint)
+
+    def _restored_run(self, plan: Plan) -> Run:
+        assert self._stored_run is not None
+        position = {k: v for k, v in self._stored_run.items() if k not in ("plan", "steps")}
+        run = Run(plan, **position)
+        loop = Loop(self.setup, (), self.save)
+        if self._stored_run["steps"] != loop.steps_per_epoch and run.ended is None:
+            raise CheckpointError(
+                f"the interrupted run had {self._stored_run['steps']} steps an epoch, this data "
+                f"and accumulation give {loop.steps_per_epoch}; continue with the same data"
+            )
+        return run
+
+    def _execute(self, run: Run, callbacks: Sequence[Callback], checkpoint: Path | None) -> None:
+        self._active = [*self.callbacks, *callbacks]
+        for name, callback in _named(self._active):
+            if name in self._stored_callbacks:
+                callback.load_state_dict(self._stored_callbacks[name])
+        self._stored_callbacks = {}
+        loop = Loop(self.setup, self._active, self.save, checkpoint)
+        try:
+            loop.run(run)
+        finally:
+            self._next_epoch = _epochs_begun(run)
+            self._stored_callbacks = {n: c.state_dict() for n, c in _named(self._active)}
+
+    def save(self, path: Path) -> None:
+        """Writes the state, from the first process only."""
+        if distributed.rank() == 0:
+            checkpoints.write(path, self.state_dict())
+
+    def load(self, path: Path) -> None:
+        """Takes back what `save` wrote; an error leaves everything as it was."""
+        self.load_state_dict(checkpoints.read(path), path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that affects the next step, by name, as tensors and plain data."""
+        setup, groups = self.setup, self.setup.optimizer.groups
+        steps = Loop(setup, (), self.save).steps_per_epoch
+        return {
+            "model": setup.model.state_dict(),
+            "optimizer": {
+                "class": type(setup.optimizer.torch_optimizer).__name__,
+                "state": setup.optimizer.state_dict(),
+            },
+            "scaler": None if setup.scaler is None else setup.scaler.state_dict(),
+            "groups": {
+                group.name: {"norm": group.norm, "values": dict(group.values)} for group in groups
+            },
+            "frozen": groups.frozen_count,
+            "run": None if self.run is None else _run_to_dict(self.run, steps),
+            "next_epoch": self._next_epoch if self.run is None else _epochs_begun(self.run),
+            "seed": setup.data.seed,
+            "precision": setup.runtime.precision,
+            "callbacks": {
+                **self._stored_callbacks,
+                **{name: callback.state_dict() for name, callback in _named(self._active)},
+            },
+            "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
+        }
+
+    def load_state_dict(self, content: dict[str, Any], path: Path) -> None:
+        """Checks everything first, so that an error leaves model and optimizer as they were."""
+        setup, groups = self.setup, self.setup.optimizer.groups
+        checkpoints.check_fits(path, content["model"], setup.model.state_dict())
+        own = {
+            "layer groups": list(groups.names),
+            "optimizer": type(setup.optimizer.torch_optimizer).__name__,
+            "seed": setup.data.seed,
+        }
+        saved = {
+            "layer groups": list(content["groups"]),
+            "optimizer": content["optimizer"]["class"],
+            "seed": content["seed"],
+        }
+        for name, value in own.items():
+            if saved[name] != value:
+                raise CheckpointError(
+                    f"{str(path)!r} was made with {name} {saved[name]!r}, here it is {value!r}"
+                )
+        setup.optimizer.load_state_dict(content["optimizer"]["state"])
+        setup.model.load_state_dict(content["model"])
+        if setup.scaler is not None and content["scaler"] is not None:
+            setup.scaler.load_state_dict(content["scaler"])
+        for group in groups:
+            group.norm = content["groups"][group.name]["norm"]
+            group.values = dict(content["groups"][group.name]["values"])
+        groups.freeze_to(content["frozen"])
+        self.run, self._stored_run = None, content["run"]
+        self._next_epoch = content["next_epoch"]
+        self._active, self._stored_callbacks = self.callbacks, dict(content["callbacks"])
+        for name, callback in _named(self.callbacks):
+            if name in self._stored_callbacks:
+                callback.load_state_dict(self._stored_callbacks.pop(name))
+
+
+def _named(callbacks: Iterable[Callback]) -> list[tuple[str, Callback]]:
+    """Class name -> callback; the second of a class is "Name 2"."""
+    counts: dict[str, int] = {}
+    named = []
+    for callback in callbacks:
+        name = type(callback).__name__
+        counts[name] = counts.get(name, 0) + 1
+        named.append((name if counts[name] == 1 else f"{name} {counts[name]}", callback))
+    return named
+
+
+def _run_to_dict(run: Run, steps: int) -> dict[str, Any]:
+    """A run as plain data. steps: per epoch; the position means nothing with another number."""
+    return {
+        "plan": [phase.to_dict() for phase in run.plan],
+        "steps": steps,
+        "first_epoch": run.first_epoch,
+        "phase": run.phase,
+        "epoch": run.epoch,
+        "step": run.step,
+        "loss_sum": run.loss_sum,
+        "ended": run.ended,
+    }
+
+
+def _epochs_begun(run: Run) -> int:
+    return run.epoch_number + (run.step > 0)

@@ -1,0 +1,90 @@
+"""vision_learner: pictures and a backbone -> Learner; load_learner: a folder -> Predictor."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from finetune import export
+from finetune.data.image_loaders import ImageDataLoaders
+from finetune.data.preprocessing import Preprocessing
+from finetune.learner import Learner
+from finetune.metrics import MetricLike
+from finetune.models.backbones import Weights, input_size_of, normalisation_of
+from finetune.models.classifier import Architecture
+from finetune.models.heads import HeadKind
+from finetune.models.normalisation import NormPolicy
+from finetune.models.splitting import Split, body_halves
+from finetune.optim.group_optimizer import OptimizerFactory, adamw
+from finetune.predictor import Predictor
+from finetune.randomness import isolated, seed_everything
+from finetune.training.events import Callback
+from finetune.training.runtime import PrecisionChoice
+from finetune.training.step import Loss
+
+
+def vision_learner(
+    data: ImageDataLoaders,
+    backbone: str,
+    *,
+    weights: Weights = "pretrained",
+    head: HeadKind = "mlp",
+    dropout: float = 0.5,
+    metrics: Sequence[MetricLike] = ("accuracy",),
+    loss: Loss = nn.functional.cross_entropy,
+    optimizer: OptimizerFactory = adamw,
+    split: Split = body_halves,
+    norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
+    weight_decay: float | None = None,
+    device: str | torch.device | None = None,
+    precision: PrecisionChoice = "auto",
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Learner:
+    """A Learner with a pretrained timm backbone and a new head; pictures are normalised to suit it.
+
+    backbone: any timm model name. weights: "pretrained" downloads through timm; a path to a
+    .safetensors or .pth file, or a mapping of tensors, is used instead; None is random weights.
+    head: "mlp" or "linear", see `create_head`. split: by default three layer groups, two halves
+    of the backbone and the head. The other options are `Learner`'s.
+    Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
+    """
+    size = data.image_size or input_size_of(backbone)
+    architecture = Architecture(backbone, len(data.classes), size, head, dropout)
+    with isolated():
+        seed_everything(data.seed, "head")
+        model = architecture.build(weights)
+    return Learner(
+        data.for_backbone(size, *normalisation_of(model.get_submodule("backbone"))),
+        model,
+        loss=loss,
+        optimizer=optimizer,
+        metrics=metrics,
+        split=split,
+        norm=norm,
+        weight_decay=weight_decay,
+        device=device,
+        precision=precision,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        callbacks=callbacks,
+        progress=progress,
+    )
+
+
+def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+    """The model that `learner.export(folder)` wrote, ready to predict.
+
+    Raises FileNotFoundError or ValueError for a folder that holds no exported model, or a
+    damaged one. Nothing is unpickled.
+    """
+    path = Path(folder)
+    description = export.read_description(path)
+    model = Architecture(**description["architecture"]).build(weights=None)
+    export.read_weights(path, model)
+    model.to(device).eval()
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    return Predictor(model, description["classes"], preprocessing.inputs)

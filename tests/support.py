@@ -1,0 +1,98 @@
+"""What the tests share: tiny data, tiny models, synthetic photos, and where the shared figures are."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from finetune import Callback, DataLoaders, Learner, Stop
+from finetune.training.events import StepEnd
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CLOTHING = SHARED / "data" / "clothing"
+PARITY = SHARED / "parity"
+
+needs_clothing = pytest.mark.skipif(not CLOTHING.is_dir(), reason=f"no photos at {CLOTHING}")
+needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no golden figures at {PARITY}")
+
+COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+def tiny_pairs(count: int = 32, features: int = 4, seed: int = 0) -> TensorDataset:
+    """Points and whether their sum is positive."""
+    points = torch.randn(count, features, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(points, (points.sum(1) > 0).long())
+
+
+def tiny_data(count: int = 32, batch_size: int = 4, seed: int = 0) -> DataLoaders:
+    """count // batch_size batches an epoch."""
+    pairs = tiny_pairs(count)
+    train = DataLoader(pairs, batch_size, shuffle=True, drop_last=True)
+    return DataLoaders(train, DataLoader(pairs, 16), seed=seed, classes=["no", "yes"])
+
+
+def tiny_model(groups: int = 2, *, dropout: float = 0.2, seed: int = 0) -> nn.Sequential:
+    """`groups` blocks: all but the last have a BatchNorm and a Dropout layer."""
+    torch.manual_seed(seed)
+    blocks = [
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(dropout))
+        for _ in range(groups - 1)
+    ]
+    return nn.Sequential(*blocks, nn.Linear(4, 2))
+
+
+def tiny_learner(
+    groups: int = 2, *, data: DataLoaders | None = None, dropout: float = 0.2, **options: object
+) -> Learner:
+    """A learner on the tiny data with one layer group per block, quiet, on the CPU."""
+    arguments: dict = {
+        "loss": nn.functional.cross_entropy,
+        "split": list(range(1, groups)) if groups > 1 else lambda model: [[model]],
+        "progress": False,
+        "device": "cpu",
+        **options,
+    }
+    return Learner(data or tiny_data(), tiny_model(groups, dropout=dropout), **arguments)
+
+
+class StopAt(Callback):
+    """Stops after so many steps, counted over all phases of this fit."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def on_step_end(self, event: StepEnd) -> Stop | None:
+        self.left -= 1
+        return Stop("that is enough") if self.left == 0 else None
+
+
+def same_state(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def copy_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def write_photos(
+    folder: Path,
+    *,
+    per_class: int = 8,
+    size: tuple[int, int] = (48, 40),
+    classes: tuple[str, ...] = tuple(COLOURS),
+    name: Callable[[int], str] = lambda i: f"{i:03d}.jpg",
+) -> Path:
+    """Noisy pictures in one colour a class, `folder/<class>/000.jpg`, ..."""
+    noise = np.random.default_rng(0)
+    for label in classes:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            pixels = noise.normal(COLOURS[label], 40, (size[1], size[0], 3)).clip(0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / label / name(i))
+    return folder
