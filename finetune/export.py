@@ -1,8 +1,8 @@
 """Export: model, classes and preprocessing <-> a folder of safetensors and JSON."""
 
 import json
+import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ def write(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
         raise FileExistsError(f"{str(folder)!r} exists already; pass overwrite=True to replace it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
+        temporary.mkdir()
         save_model(model, str(temporary / WEIGHTS))
         text = json.dumps({"format": FORMAT, "version": VERSION, **description}, indent=2)
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
+        mode = (temporary / DESCRIPTION).stat().st_mode
+        (temporary / WEIGHTS).chmod(mode)  # safetensors writes for the owner only
         if folder.exists():
             _check_is_export(folder)
             shutil.rmtree(folder)

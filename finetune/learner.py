@@ -1,8 +1,9 @@
-"""Learner: the facade people type in notebooks. It delegates; it computes nothing itself."""
+"""Learner: the facade people type in notebooks; long because it is signatures and docstrings."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,17 +12,25 @@ from finetune import export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
+from finetune.interpret import plots
 from finetune.metrics import MetricLike, create_metrics
 from finetune.models.layer_groups import LayerGroups, LearningRates
 from finetune.models.normalisation import NormPolicy
 from finetune.models.splitting import Split
 from finetune.optim.group_optimizer import GroupOptimizer, OptimizerFactory, adamw
 from finetune.predictor import Predictor
+from finetune.randomness import isolated
 from finetune.training import distributed, plan
 from finetune.training.events import Callback
 from finetune.training.runtime import PrecisionChoice, choose_runtime
 from finetune.training.step import Loss, Setup, StepSettings, evaluate
 from finetune.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_RECORDED = ("finetune-vision", "torch", "torchvision", "timm")
 
 
 class Learner:
@@ -67,9 +76,9 @@ class Learner:
         self.data, self.model = data, runtime.place(model)
         self.layer_groups = LayerGroups.from_model(model, split, norm=norm)
         classes = None if data.classes is None else len(data.classes)
+        self.optimizer = GroupOptimizer(self.layer_groups, optimizer, weight_decay=weight_decay)
         setup = Setup(
-            model, data, loss, create_metrics(metrics, classes, runtime.device),
-            GroupOptimizer(self.layer_groups, optimizer, weight_decay=weight_decay),
+            model, data, loss, create_metrics(metrics, classes, runtime.device), self.optimizer,
             runtime, StepSettings(accumulate, clip_norm), runtime.gradient_scaler(),
         )  # fmt: skip
         self.history = History()
@@ -131,7 +140,8 @@ class Learner:
         callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
     ) -> None:
-        """One cycle: `lr / div -> lr -> lr / div_final`, peak at `pct_start`; momentum opposite.
+        """One cycle: `lr / div -> lr -> lr / div_final`, peak at `pct_start`; momentum opposite,
+        0.95 -> 0.85 -> 0.95, for every optimizer that has one, plain SGD included.
 
         lr: a number, `slice(lo, hi)`, `slice(hi)` or one rate per group, see `LayerGroups.spread`.
         """
@@ -152,8 +162,9 @@ class Learner:
     ) -> None:
         """Constant rates until `pct_start`, then a cosine down to `lr / div_final`."""
         steps = plan.flat_cosine_plan(
-            self.layer_groups, epochs, lr, div_final=div_final, pct_start=pct_start
-        )
+            self.layer_groups, epochs, lr, div_final=div_final, pct_start=pct_start,
+            momentum=self.optimizer.default_momentum,
+        )  # fmt: skip
         self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_sgdr(
@@ -168,8 +179,9 @@ class Learner:
     ) -> None:
         """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last."""
         steps = plan.restarts_plan(
-            self.layer_groups, cycles, cycle_epochs, lr, cycle_mult=cycle_mult
-        )
+            self.layer_groups, cycles, cycle_epochs, lr, cycle_mult=cycle_mult,
+            momentum=self.optimizer.default_momentum,
+        )  # fmt: skip
         self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit(
@@ -181,7 +193,9 @@ class Learner:
         checkpoint: str | Path | None = None,
     ) -> None:
         """Constant learning rates."""
-        steps = plan.fit_plan(self.layer_groups, epochs, lr)
+        steps = plan.fit_plan(
+            self.layer_groups, epochs, lr, momentum=self.optimizer.default_momentum
+        )
         self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_plan(
@@ -218,7 +232,8 @@ class Learner:
         """`{"loss": ..., metric: ...}` on the validation data. Raises ValueError without any."""
         if self.data.valid is None:
             raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
-        return evaluate(self.trainer.setup, self.data.valid)
+        with isolated():
+            return evaluate(self.trainer.setup, self.data.valid)
 
     def predict(self, item: Any) -> Any:
         """A `Prediction` (label, probability, probabilities by class); a list of them for a list.
@@ -232,6 +247,19 @@ class Learner:
         if self.data.classes is None:
             raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
         return Predictor(self.model, self.data.classes, self.data.inputs)
+
+    def plot_rates(self) -> "Figure":
+        """The learning rates of every layer group over all steps so far, as a matplotlib Figure."""
+        rows = self.history.steps
+        if not rows:
+            raise ValueError("there is nothing to plot before the first fit")
+        return plots.plot_rates(
+            [row.phase for row in rows],
+            [row.lr for row in rows],
+            [row.frozen for row in rows],
+            self.layer_groups.names,
+            1 + max(row.step for row in rows),
+        )
 
     def lr_find(
         self,
@@ -287,4 +315,5 @@ class Learner:
             "architecture": architecture.to_dict(),
             "classes": list(self.data.classes),
             "preprocessing": inputs,
+            "versions": {name: version(name) for name in _RECORDED},
         }

@@ -48,13 +48,14 @@ class Predictor:
     def probabilities(self, items: Sequence[Any]) -> Tensor:
         """Probabilities of one batch: float32 [len(items), classes], on the CPU."""
         device = next(self.model.parameters()).device
-        training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 logits: Tensor = self.model(self._inputs(items, device))
         finally:
-            self.model.train(training)
+            for module, training in modes:
+                module.training = training
         return logits.float().softmax(dim=1).cpu()
 
     def _prediction(self, row: Tensor) -> Prediction:

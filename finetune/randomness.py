@@ -18,7 +18,7 @@ def key(seed: int, purpose: str, *index: int) -> int:
     >>> key(0, "shuffle", 3) == key(0, "shuffle", 4)
     False
     """
-    text = "/".join(map(str, (seed, purpose, *index)))
+    text = "/".join(map(str, (seed, purpose.replace("/", "//"), *index)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -59,7 +59,11 @@ def seed_everything(seed: int, purpose: str, *index: int) -> None:
     Dropout draws from torch's, a user's data set may draw from any. Call it inside `isolated`.
     """
     value = key(seed, purpose, *index)
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)  # torch.manual_seed formats a stack trace each time
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(value)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(value)
     random.seed(value)
     np.random.seed(value % 2**32)
 

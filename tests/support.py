@@ -1,4 +1,4 @@
-"""What the tests share: tiny data, tiny models, synthetic photos, and where the shared figures are."""
+"""What the tests share: tiny data and models, synthetic photos, the shared figures' places."""
 
 from collections.abc import Callable
 from pathlib import Path

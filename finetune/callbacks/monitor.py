@@ -35,7 +35,7 @@ class Monitor:
             self.mode is None and self.monitor.endswith(_LOWER_IS_BETTER)
         )
         gain = self.best - value if lower else value - self.best
-        if math.isnan(self.best) or gain > self.min_delta:
+        if not math.isnan(value) and (math.isnan(self.best) or gain > self.min_delta):
             self.best = value
             return True
         return False

@@ -34,6 +34,8 @@ class Augmentation:
         for name in ("flip", "affine_probability", "lighting_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        if not -360 <= self.rotate <= 360:
+            raise ValueError(f"rotate is in degrees, -360 to 360, got {self.rotate}")
         if not 0 < self.min_window <= 1:
             raise ValueError(f"min_window needs 0 < min_window <= 1, got {self.min_window}")
         if not 0 <= self.lighting < 1 or not 0 <= self.warp < 0.5:
@@ -100,7 +102,7 @@ def _relight(view: Tensor, draws: Tensor, spec: Augmentation) -> Tensor:
     lit = (draws[:, 8] < spec.lighting_probability).float()
     brightness = 1 + (draws[:, 9] * 2 - 1) * spec.lighting * lit
     contrast = 1 + (draws[:, 10] * 2 - 1) * spec.lighting * lit
-    grey = view.mean(dim=(1, 2, 3))
+    grey = view.mean(dim=(2, 3)).mean(dim=1)  # one sum would be shared among threads for B = 1
     scale = (brightness * contrast).view(-1, 1, 1, 1)
     offset = (grey * brightness * (1 - contrast)).view(-1, 1, 1, 1)
     return view.mul_(scale).add_(offset).clamp_(0, 1)

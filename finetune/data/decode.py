@@ -1,6 +1,5 @@
 """Bytes to an upright RGB picture: every colour mode, EXIF rotation, scaled JPEG decoding."""
 
-import warnings
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -41,14 +40,17 @@ def read_image(source: ImageSource, *, min_side: int | None = None) -> Image.Ima
     """
     name = str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(source, str | Path):
-                with Image.open(source) as image:
-                    if min_side is not None and image.format == "JPEG":
-                        image.draft("RGB", (min_side, min_side))
-                    return _upright_rgb(image)
-            return _upright_rgb(_to_pil(source))
+        if isinstance(source, str | Path):
+            with Image.open(source) as image:
+                limit = Image.MAX_IMAGE_PIXELS
+                if limit is not None and image.width * image.height > limit:
+                    raise ValueError(
+                        f"{image.width} x {image.height} pixels, which may be a decompression bomb"
+                    )
+                if min_side is not None and image.format == "JPEG":
+                    image.draft("RGB", (min_side, min_side))
+                return _upright_rgb(image)
+        return _upright_rgb(_to_pil(source))
     except FileNotFoundError:
         raise ImageError(name, "there is no such file") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
@@ -84,6 +86,8 @@ def _to_pil(source: ImageSource) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ValueError(f"a picture is [H, W] or has 1, 3 or 4 channels, got shape {array.shape}")
+    if not array.size:
+        raise ValueError(f"there are no pixels in shape {array.shape}")
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):
             raise ValueError("floating point pictures must lie in [0, 1]")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from finetune.data.decode import EXTENSIONS, ImageSource
+from finetune.data.decode import EXTENSIONS, ImageError, ImageSource
 from finetune.randomness import generator
 
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
@@ -35,7 +35,10 @@ class Examples:
         return len(self.items)
 
     def select(self, indices: Tensor) -> "Examples":
-        chosen = [self.items[i] for i in indices.tolist()]
+        items, numbers = self.items, indices.tolist()
+        if isinstance(items, DatasetImages):  # reading a picture can wait
+            return Examples(items.select(numbers), self.labels[indices], self.classes)
+        chosen = [items[i] for i in numbers]
         return Examples(chosen, self.labels[indices], self.classes)
 
     def split(self, valid_fraction: float, seed: int) -> tuple["Examples", "Examples"]:
@@ -101,9 +104,12 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
     if not names:
         raise ValueError(f"{str(folder)!r} has no class folders; put images in {folder}/<class>/")
     if classes is None and set(map(str.lower, names)) <= _SPLIT_NAMES:
+        train = next((name for name in names if name.lower().startswith("train")), names[0])
+        rest = [name for name in names if name != train]
+        valid = next((name for name in rest if name.lower().startswith("val")), [*rest, "valid"][0])
         raise ValueError(
             f"{str(folder)!r} holds {' and '.join(names)}, which looks like a given split, not "
-            f"like classes; pass train={names[0]!r}, valid={names[-1]!r}"
+            f"like classes; pass train={train!r}, valid={valid!r}"
         )
     items: list[ImageSource] = []
     labels: list[str] = []
@@ -171,15 +177,25 @@ def from_csv(
     for column in (image, label, valid_column):
         if column is not None and column not in columns:
             raise ValueError(f"{str(file)!r} has no column {column!r}, only {columns}")
+    marks = []
     for number, row in enumerate(rows, start=2):
         if not row[image] or not row[label]:
             raise ValueError(f"{str(file)!r}, line {number}: image or label is empty")
-    marks = [_marks_validation(row[valid_column]) for row in rows] if valid_column else None
-    return [folder / row[image] for row in rows], [row[label] for row in rows], marks
+        if valid_column is not None:
+            mark = str(row[valid_column]).strip().lower()
+            if mark not in _VALID | _TRAIN:
+                known = ", ".join(sorted(_VALID | _TRAIN))
+                raise ValueError(
+                    f"{str(file)!r}, line {number}: {valid_column!r} says {row[valid_column]!r}, "
+                    f"which is none of {known}"
+                )
+            marks.append(mark in _VALID)
+    items: list[ImageSource] = [folder / row[image] for row in rows]
+    return items, [row[label] for row in rows], marks if valid_column is not None else None
 
 
-def _marks_validation(text: str) -> bool:
-    return text.strip().lower() in {"1", "true", "yes", "valid", "validation", "val"}
+_VALID = frozenset({"1", "1.0", "true", "yes", "valid", "validation", "val"})
+_TRAIN = frozenset({"", "0", "0.0", "false", "no", "train", "training"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +203,20 @@ class DatasetImages(Sequence[ImageSource]):
     """The pictures of a torchvision-style data set, read when asked for."""
 
     dataset: ImageDataset
+    numbers: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.numbers)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.dataset[index][0]
+        try:
+            return self.dataset[self.numbers[index]][0]
+        except Exception as error:
+            name = f"{self.numbers[index]} of {type(self.dataset).__name__}"
+            raise ImageError(name, f"{error} ({type(error).__name__})") from error
+
+    def select(self, positions: Sequence[int]) -> "DatasetImages":
+        return DatasetImages(self.dataset, [self.numbers[i] for i in positions])
 
 
 def from_dataset(dataset: ImageDataset, classes: Sequence[str] | None) -> Examples:
@@ -214,4 +238,5 @@ def from_dataset(dataset: ImageDataset, classes: Sequence[str] | None) -> Exampl
             f"labels go from {int(labels.min())} to {int(labels.max())}, "
             f"but there are {len(names)} classes"
         )
-    return Examples(DatasetImages(dataset), labels, check_classes([str(name) for name in names]))
+    images = DatasetImages(dataset, range(len(dataset)))
+    return Examples(images, labels, check_classes([str(name) for name in names]))

@@ -38,6 +38,10 @@ class ImageLoader:
         if self.shuffle:
             order = torch.randperm(count, generator=generator(seed, "shuffle", epoch))
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if self.shuffle and self.batch_size % world:
+            raise ValueError(
+                f"batch_size={self.batch_size} is over all processes and does not divide by {world}"
+            )
         shares = [b[rank::world] for b in torch.split(order, self.batch_size)[start : len(self)]]
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
             upcoming: Future[Batch] | None = None

@@ -1,4 +1,4 @@
-"""ImageDataLoaders: pictures from a folder, a CSV file, lists or a data set, as batches."""
+"""ImageDataLoaders: pictures as batches; long because four constructors spell out their options."""
 
 import os
 import warnings
@@ -51,6 +51,8 @@ class ImageDataLoaders(DataLoaders):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be positive, got {workers}")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.train_examples, self.valid_examples = train_examples, valid_examples
@@ -59,7 +61,7 @@ class ImageDataLoaders(DataLoaders):
         self.skipped: tuple[ImageError, ...] = ()
         self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
         self.seed = seed
-        self._use(Preprocessing(image_size or 224, resize))
+        self._use(Preprocessing(224 if image_size is None else image_size, resize))
         if on_error == "skip":
             self._skip_unreadable()
 
@@ -120,7 +122,10 @@ class ImageDataLoaders(DataLoaders):
         mean, std = self.preprocessing.normalisation(images.device)
         if training and self.augmentation is not None:
             assert batch.indices is not None
-            draws = uniforms(self.seed, "augment", epoch, batch.indices, DRAWS).to(images.device)
+            draws = uniforms(self.seed, "augment", epoch, batch.indices, DRAWS)
+            if images.is_cuda:
+                draws = draws.pin_memory()
+            draws = draws.to(images.device, non_blocking=True)
             inputs = augment(images, draws, self.augmentation, size, mean, std)
         else:
             inputs = center_crop(images, size, mean, std)

@@ -80,23 +80,33 @@ class TorchLoader:
         return len(self.loader)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        own = getattr(self.loader, "generator", None)
-        kept = own.get_state() if isinstance(own, torch.Generator) else None
+        kept = [(own, own.get_state()) for own in self._generators()]
         try:
             yield from self._batches(seed, epoch, start)
         finally:
-            if own is not None and kept is not None:  # the caller's generator shows no trace of us
-                own.set_state(kept)
+            for own, state in kept:  # the caller's generators show no trace of us
+                own.set_state(state)
+
+    def _generators(self) -> list[torch.Generator]:
+        """The loader's own and its sampler's, if they have any; often they are one."""
+        parts = (self.loader, getattr(self.loader, "sampler", None))
+        found = (getattr(part, "generator", None) for part in parts)
+        return [own for own in dict.fromkeys(found) if isinstance(own, torch.Generator)]
 
     def _batches(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        own = getattr(self.loader, "generator", None)
-        if isinstance(own, torch.Generator):
+        for own in self._generators():
             own.manual_seed(key(seed, "loader", epoch))
-        set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)
+        for name in ("sampler", "batch_sampler"):
+            set_epoch = getattr(getattr(self.loader, name, None), "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
         # seeded once for the sampler and the first batch: torch draws both from one stream
         seed_everything(seed, "loader", epoch, 0)
+        if getattr(self.loader, "_iterator", None) is not None:
+            # persistent workers keep their seed, which a new iterator would have drawn here
+            torch.empty((), dtype=torch.int64).random_(
+                generator=getattr(self.loader, "generator", None)
+            )
         iterator = iter(self.loader)
         for number in range(len(self)):
             if number:

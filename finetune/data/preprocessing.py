@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,11 @@ from torch import Tensor
 
 from finetune.data.augment import center_crop
 from finetune.data.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
+
+
+@lru_cache(maxsize=16)  # a copy to a device per batch would make the host wait
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,11 @@ class Preprocessing:
     def presize(self, source: ImageSource) -> np.ndarray:
         """Decoded and presized: uint8 [S, S, 3]. Raises ImageError."""
         side = self.presized_side
-        return presize(read_image(source, min_side=side), side, self.resize)
+        # JPEG's own scaling is coarse, so it stops at twice the size and leaves the rest to us
+        return presize(read_image(source, min_side=2 * side), side, self.resize)
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        return _constant(self.mean, device), _constant(self.std, device)
 
     def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
         """Pictures of any kind as model input: float32 [B, 3, image_size, image_size]."""

@@ -20,6 +20,11 @@ def check_name(name: str) -> None:
     """Raises ValueError, with the nearest names, for a backbone that timm does not have."""
     architecture = name.partition(".")[0]
     if timm.is_model(architecture):
+        try:
+            timm.models.get_pretrained_cfg(name)
+        except RuntimeError:
+            tags = ", ".join(timm.list_pretrained(f"{architecture}.*"))
+            raise ValueError(f"timm has no weights {name!r}; it has {tags or 'none'}") from None
         return
     near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
@@ -37,13 +42,14 @@ def create_backbone(name: str, *, image_size: int, weights: Weights = "pretraine
     """
     check_name(name)
     options: dict[str, Any] = {"num_classes": 0}
-    if _is_built_for_one_size(name):
+    if _is_built_for_one_size(name) and image_size != input_size_of(name):
         options["img_size"] = image_size
     if isinstance(weights, str) and weights == "pretrained":
         return _pretrained(name, options)
     backbone: nn.Module = timm.create_model(name, pretrained=False, **options)
     if weights is not None:
-        source = f"file {str(weights)!r}" if isinstance(weights, str | Path) else "given tensors"
+        is_file = isinstance(weights, str | Path)
+        source = f"the file {str(weights)!r} does" if is_file else "the given tensors do"
         state = read_weights(weights) if isinstance(weights, str | Path) else weights
         _load(backbone, name, state, source)
     return backbone
@@ -71,7 +77,7 @@ def features_of(backbone: nn.Module, image_size: int) -> int:
     training = backbone.training
     backbone.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # what a model keeps for later must be able to train
             features = backbone(torch.zeros(1, 3, image_size, image_size, device=device))
     finally:
         backbone.train(training)
@@ -110,7 +116,7 @@ def _load(backbone: nn.Module, name: str, state: Mapping[str, Tensor], source: s
     if missing or misfits:
         listed = ", ".join((missing + misfits)[:3])
         raise WeightsError(
-            f"the {source} does not fit {name!r}: {len(missing)} tensors are missing and "
+            f"{source} not fit {name!r}: {len(missing)} tensors are missing and "
             f"{len(misfits)} have another shape, such as {listed}"
         )
     backbone.load_state_dict({key: state[key] for key in own})

@@ -107,7 +107,7 @@ class LayerGroups(Sequence[LayerGroup]):
         policies = named_policies(norm, list(partition))
         norm_names = normalisation_parameters(model)
         no_decay = norm_names | _biases_and_listed(model)
-        modules = modules_of_groups(model, list(partition.values()))
+        modules = modules_of_groups(model, list(partition.values()), members)
         self._groups = [
             LayerGroup(
                 name,
@@ -222,7 +222,7 @@ class LayerGroups(Sequence[LayerGroup]):
             table.add_row(g.name, g.span, *sizes, g.norm, lr)
         stream = io.StringIO()
         Console(file=stream, width=100, color_system=None).print(table)
-        return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
 
 
 def _spread_slice(lr: slice, count: int) -> list[float]:
@@ -239,7 +239,12 @@ def _spread_slice(lr: slice, count: int) -> list[float]:
 
 
 def _biases_and_listed(model: nn.Module) -> frozenset[str]:
-    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    leaves = {name: name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    names = {
+        name  # bias, in_proj_bias of attention, bias_hh_l0 of recurrent layers
+        for name, leaf in leaves.items()
+        if leaf == "bias" or leaf.endswith("_bias") or leaf.startswith("bias_")
+    }
     for path, module in model.named_modules():
         listed = getattr(module, "no_weight_decay", None)
         if callable(listed):

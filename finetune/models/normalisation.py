@@ -34,6 +34,8 @@ def named_policies(
 ) -> dict[str, NormPolicy]:
     if norm is None:
         return {}
+    if isinstance(norm, str) and norm not in NORM_POLICIES:
+        raise ValueError(f"norm must be one of {', '.join(NORM_POLICIES)}, got {norm!r}")
     policies = dict(norm) if isinstance(norm, Mapping) else dict.fromkeys(names[:-1], norm)
     for name, policy in policies.items():
         if name not in names:
@@ -48,6 +50,7 @@ def normalisation_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        if "norm" in type(module).__name__.lower() and not list(module.children())
+        if "norm" in type(module).__name__.lower()
+        and not any(list(child.parameters()) for child in module.children())
         for name, _ in module.named_parameters(recurse=False)
     )

@@ -1,5 +1,6 @@
 """Checks that groups of modules or parameters partition a model, by identity."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from torch import nn
@@ -12,23 +13,26 @@ def partition_parameters(
 ) -> dict[str, dict[str, nn.Parameter]]:
     """Group name -> its trainable parameters by qualified name, checked by identity."""
     names = {id(p): name for name, p in model.named_parameters()}
+    # a tied weight has several places in the model, and each may be claimed once
+    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    claims: dict[int, list[str]] = {}  # parameter identity -> groups, one for each claim
     owner: dict[int, str] = {}  # parameter identity -> group
-    claimed: dict[tuple[int, str] | int, str] = {}  # (module, attribute) or bare parameter -> group
     partition: dict[str, dict[str, nn.Parameter]] = {}
     for group, group_members in members:
         if group in partition:
             raise ValueError(f"two layer groups are called {group!r}")
         partition[group] = {}
-        for slot, parameter in _slots(group_members):
+        for parameter in _parameters_of(group_members):
             name = names.get(id(parameter))
             if name is None:
                 raise ValueError(f"group {group!r} holds a parameter that is not in the model")
-            if slot in claimed:
+            claimants = claims.setdefault(id(parameter), [])
+            claimants.append(group)
+            if len(claimants) > places[id(parameter)]:
                 raise ValueError(
-                    f"parameter {name!r} is in two groups, {claimed[slot]!r} and {group!r}"
+                    f"parameter {name!r} is in two groups, {claimants[0]!r} and {group!r}"
                 )
-            claimed[slot] = group
-            # a tied weight comes by two slots and belongs to the first group that has it
+            # a tied weight belongs to the first group that has it
             if parameter.requires_grad and owner.setdefault(id(parameter), group) == group:
                 partition[group][name] = parameter
     orphans = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in owner]
@@ -44,28 +48,38 @@ def partition_parameters(
     return partition
 
 
-def _slots(
-    members: Members,
-) -> Iterator[tuple[tuple[int, str] | int, nn.Parameter]]:
+def _parameters_of(members: Members) -> Iterator[nn.Parameter]:
+    """Each parameter as often as it has a place in the members."""
     for member in members:
         if isinstance(member, nn.Parameter):
-            yield id(member), member
+            yield member
         elif isinstance(member, nn.Module):
-            for module in member.modules():
-                for name, parameter in module.named_parameters(recurse=False):
-                    yield (id(module), name), parameter
+            for _, parameter in member.named_parameters(remove_duplicate=False):
+                yield parameter
         else:
             raise TypeError(f"a layer group holds modules or parameters, got {type(member)}")
 
 
 def modules_of_groups(
-    model: nn.Module, partition: list[dict[str, nn.Parameter]]
+    model: nn.Module,
+    partition: list[dict[str, nn.Parameter]],
+    members: NamedMembers = (),
 ) -> list[list[nn.Module]]:
-    """The modules wholly in each group; one without parameters goes with its predecessor."""
+    """The modules wholly in each group.
+
+    One without parameters is where `members` has it, or else goes with its predecessor.
+    """
     group_of = {id(p): i for i, parameters in enumerate(partition) for p in parameters.values()}
     modules: list[list[nn.Module]] = [[] for _ in partition]
     seen: set[int] = set()
     previous = 0
+    claimed = {
+        id(module): i
+        for i, (_, group_members) in enumerate(members)
+        for member in group_members
+        if isinstance(member, nn.Module)
+        for module in member.modules()
+    }
 
     def visit(module: nn.Module) -> None:
         nonlocal previous
@@ -74,7 +88,7 @@ def modules_of_groups(
             for child in module.children():
                 visit(child)
             return
-        previous = inside.pop() if inside else previous
+        previous = inside.pop() if inside else claimed.get(id(module), previous)
         for part in module.modules():
             if id(part) not in seen:
                 seen.add(id(part))

@@ -33,6 +33,8 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
         return _backbone_and_head(model)
     if callable(split):
         members = [list(group) for group in split(model)]
+        if not members:
+            raise ValueError(f"the split function gives no group. {_HOW}")
         return list(zip(_default_names(len(members)), members, strict=True))
     points = list(split)
     if points and all(isinstance(point, int) for point in points):
@@ -90,7 +92,8 @@ def _at_paths(model: nn.Module, starts: list[str]) -> NamedMembers:
         if remaining and path == remaining[0]:
             groups.append([])
             remaining.pop(0)
-        groups[-1].extend(module.parameters(recurse=False))
+        leaf = not list(module.children())
+        groups[-1].extend([module] if leaf else module.parameters(recurse=False))
     if remaining:
         raise ValueError(
             f"split={starts} must name modules in the order of the model; "

@@ -69,6 +69,9 @@ class GroupOptimizer:
         self._momentum_key = next(
             (k for k in ("betas", "momentum") if k in self.torch_optimizer.defaults), None
         )
+        if weight_decay is not None and "weight_decay" not in self.torch_optimizer.defaults:
+            name = type(self.torch_optimizer).__name__
+            raise ValueError(f"{name} has no weight_decay; leave weight_decay={weight_decay} out")
         if "weight_decay" in self.torch_optimizer.defaults and weight_decay is None:
             weight_decay = self.torch_optimizer.defaults["weight_decay"]
         for group, _, torch_group in self._rows():
@@ -82,6 +85,11 @@ class GroupOptimizer:
     def has_momentum(self) -> bool:
         """Whether there is a momentum (or beta1) for a schedule to move."""
         return self._momentum_key is not None
+
+    @property
+    def default_momentum(self) -> float | None:
+        """The momentum that the optimizer was made with, None if it has none."""
+        return self._momentum(self.torch_optimizer.defaults) if self.has_momentum else None
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -103,8 +111,17 @@ class GroupOptimizer:
                 torch_group["betas"] = (group.values["momentum"], *torch_group["betas"][1:])
             elif self._momentum_key == "momentum":
                 torch_group["momentum"] = group.values["momentum"]
+                self._make_momentum_buffers(torch_group)
             if decays and "weight_decay" in group.values:
                 torch_group["weight_decay"] = group.values["weight_decay"]
+
+    def _make_momentum_buffers(self, torch_group: dict[str, Any]) -> None:
+        """RMSprop makes them at its first step only, and fails if momentum comes later."""
+        if not isinstance(self.torch_optimizer, torch.optim.RMSprop) or not torch_group["momentum"]:
+            return
+        for parameter in torch_group["params"]:
+            if state := self.torch_optimizer.state.get(parameter):
+                state.setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """One update of every parameter that has a gradient."""
@@ -138,7 +155,7 @@ class GroupOptimizer:
                 if (
                     isinstance(value, Tensor)
                     and value.dim()
-                    and value.shape != parameters[name].shape
+                    and not _fits(value.shape, parameters[name].shape)
                 ):
                     raise ValueError(
                         f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
@@ -153,13 +170,17 @@ class GroupOptimizer:
         return dict(zip(self._names, flat, strict=True))
 
 
+def _fits(state: torch.Size, parameter: torch.Size) -> bool:
+    """The parameter's shape, or 1 along some of its dimensions, as Adafactor has it."""
+    return len(state) == len(parameter) and all(
+        a in (1, b) for a, b in zip(state, parameter, strict=True)
+    )
+
+
 def _build(factory: OptimizerFactory, param_groups: list[dict[str, Any]]) -> Optimizer:
     arguments = inspect.signature(factory).parameters
-    if "weight_decay" not in arguments:
-        for group in param_groups:
-            group.pop("weight_decay", None)
     given = factory.keywords if isinstance(factory, partial) else {}
-    if "fused" in arguments and not {"fused", "foreach"} & {k for k, v in given.items() if v}:
+    if "fused" in arguments and given.get("fused") is None and not given.get("foreach"):
         try:
             return factory(param_groups, fused=True)
         except RuntimeError:  # no fused kernel for this device or dtype: torch says so here

@@ -1,7 +1,6 @@
 """Checkpoints: one versioned file, written atomically, read without unpickling code."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,18 +21,18 @@ def write(path: Path, content: dict[str, Any]) -> None:
     Raises OSError, with the old file intact, when the disk is full or the folder can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed write leaves no litter
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("wb") as stream:
             _save({"format": FORMAT, "version": VERSION, **content}, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+        temporary.replace(path)
     except OSError as error:
         text = f"can't write the checkpoint, an old one is intact: {error.strerror}"
         raise OSError(error.errno, text, str(path)) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

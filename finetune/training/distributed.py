@@ -24,6 +24,13 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Running statistics of the first process everywhere, so that all evaluate the same model."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
 @contextmanager
 def wrapped(model: nn.Module) -> Iterator[nn.Module]:
     """The model with gradients averaged over all processes.

@@ -55,7 +55,10 @@ class EpochStart:
 
 @dataclass(frozen=True, slots=True)
 class StepEnd:
-    """lr, momentum: one value per layer group, in force at this step; () without momentum."""
+    """lr, momentum: one value per layer group, in force at this step; () without momentum.
+
+    frozen: how many groups, from the first, did not train.
+    """
 
     phase: str
     epoch: int
@@ -63,6 +66,7 @@ class StepEnd:
     loss: float
     lr: tuple[float, ...]
     momentum: tuple[float, ...]
+    frozen: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ class Interruption:
 def deferred_signals() -> Iterator[Interruption]:
     """Records SIGINT and SIGTERM instead of raising; a second one raises at once.
 
-    Does nothing outside the main thread. A handler that the program itself has put in place
-    for SIGTERM stays.
+    Does nothing outside the main thread. A handler that the program itself has put in place stays,
+    and an ignored signal stays ignored.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -42,9 +42,9 @@ def deferred_signals() -> Iterator[Interruption]:
             raise interruption.error()
         interruption.signal = number
 
-    previous = {signal.SIGINT: signal.signal(signal.SIGINT, record)}
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, record)
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = [number for number, handler in defaults.items() if signal.getsignal(number) == handler]
+    previous = {number: signal.signal(number, record) for number in ours}
     try:
         yield interruption
     finally:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -121,6 +122,8 @@ class Loop:
             error_at_end = deliver_last(self.callbacks, FitEnd(reason))
         if error_at_end is not None:
             raise error_at_end
+        if self._interruption:  # came while the run was stopping by itself
+            raise self._interruption.error()
 
     def _phases(self, run: Run) -> None:
         names = tuple(phase.name for phase in run.plan)
@@ -154,27 +157,26 @@ class Loop:
         self._check_interruption(run)
 
     def _steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
-        number, steps, accumulate = (
-            run.epoch_number,
-            self.steps_per_epoch,
-            self.setup.settings.accumulate,
-        )
-        batches = self.setup.data.train.epoch(self.setup.data.seed, number, run.step * accumulate)
-        groups = self.setup.optimizer.groups
+        data, groups = self.setup.data, self.setup.optimizer.groups
+        number, steps = run.epoch_number, self.steps_per_epoch
+        accumulate = self.setup.settings.accumulate
+        batches = data.train.epoch(data.seed, number, run.step * accumulate)
         for i in range(run.step, steps):
-            taken = _take(batches, min(accumulate, len(self.setup.data.train) - i * accumulate))
+            taken = _take(batches, min(accumulate, len(data.train) - i * accumulate))
             values = phase.values((run.epoch + i / steps) / phase.epochs)
             for name, per_group in values.items():
                 groups.set_values(name, per_group)
             # dropout draws from the global generator: its state at a step is a function of the step
-            seed_everything(self.setup.data.seed, "step", number, i, distributed.rank())
+            seed_everything(data.seed, "step", number, i, distributed.rank())
             try:
                 loss = step(taken, number)
             except DivergenceError as error:
                 raise self._diverged(error, phase, run.epoch, i) from None
-            momentum = tuple(g.values["momentum"] for g in groups if "momentum" in g.values)
+            momentum: tuple[float, ...] = ()
+            if self.setup.optimizer.has_momentum:
+                momentum = tuple(g.values["momentum"] for g in groups)
             lr = tuple(group.values["lr"] for group in groups)
-            row = StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum)
+            row = StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum, phase.frozen)
             self._pending.append((row, loss))
             run.step = i + 1
             look = (i + 1) % DELAY == 0 or run.step == steps
@@ -191,18 +193,14 @@ class Loop:
         values = (distributed.total(losses) / distributed.world_size()).tolist()
         rows = [row for row, _ in self._pending]
         self._pending.clear()
-        stopped: _Stopped | None = None
+        answers: list[Answer] = []
         for row, value in zip(rows, values, strict=True):
             if not math.isfinite(value):
                 error = DivergenceError(f"the training loss is {value}")
                 raise self._diverged(error, run.plan[run.phase], row.epoch, row.step)
             run.loss_sum += value
-            try:
-                self._emit(replace(row, loss=value))
-            except _Stopped as stop:  # the later steps are done and belong in the history
-                stopped = stopped or stop
-        if stopped is not None:
-            raise stopped
+            answers += self._tell(replace(row, loss=value))
+        self._act(answers)  # only now: the later steps are done, and belong in what is saved
 
     def _between_steps(self, run: Run) -> None:
         self._check_interruption(run)
@@ -222,8 +220,13 @@ class Loop:
         return {} if valid is None else evaluate(self.setup, valid)
 
     def _emit(self, event: Event) -> None:
-        """To every callback in turn; then does what they answered."""
-        answers: list[Answer] = [deliver(callback, event) for callback in self.callbacks]
+        self._act(self._tell(event))
+
+    def _tell(self, event: Event) -> list[Answer]:
+        """To every callback in turn."""
+        return [deliver(callback, event) for callback in self.callbacks]
+
+    def _act(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             if isinstance(answer, Save):
                 self.save(answer.path)
@@ -242,11 +245,19 @@ class Loop:
         rates = ", ".join(
             f"{g.name} {g.values['lr']:.2g}" for g in self.setup.optimizer.groups if not g.frozen
         )
+        kept = (
+            ""
+            if self.checkpoint is None
+            else f"; the last checkpoint, {self.checkpoint}, is intact"
+        )
         return DivergenceError(
             f"{error} at step {step} of epoch {epoch} in phase {phase.name!r} (learning rates: "
-            f"{rates}); lower the learning rate or set clip_norm. The last checkpoint is intact"
+            f"{rates}); lower the learning rate or set clip_norm{kept}"
         )
 
 
 def _take(batches: Iterator[Batch], count: int) -> list[Batch]:
-    return [next(batches) for _ in range(count)]
+    taken = list(islice(batches, count))
+    if len(taken) < count:
+        raise RuntimeError("the training loader gave fewer batches than its length says")
+    return taken

@@ -72,9 +72,11 @@ def plan_values(
                 yield phase, phase.values((epoch + step / steps_per_epoch) / phase.epochs)
 
 
-def fit_plan(groups: LayerGroups, epochs: int, lr: LearningRates) -> Plan:
-    """One phase at constant rates."""
-    return (Phase("fit", epochs, groups.frozen_count, {"lr": groups.spread(lr)}),)
+def fit_plan(
+    groups: LayerGroups, epochs: int, lr: LearningRates, *, momentum: float | None = 0.9
+) -> Plan:
+    """One phase at constant rates and constant momentum."""
+    return (_with_momentum("fit", groups, epochs, lr, Constant(), momentum),)
 
 
 def one_cycle_plan(
@@ -146,27 +148,46 @@ def flat_cosine_plan(
     *,
     div_final: float = 1e5,
     pct_start: float = 0.75,
+    momentum: float | None = 0.9,
 ) -> Plan:
     """Flat, then cosine to `lr / div_final` from `pct_start` on."""
     schedule = FlatCosine(pct_start, 1 / div_final)
-    return (_decaying("flat cosine", groups, epochs, lr, schedule),)
+    return (_with_momentum("flat cosine", groups, epochs, lr, schedule, momentum),)
 
 
 def restarts_plan(
-    groups: LayerGroups, cycles: int, cycle_epochs: int, lr: LearningRates, *, cycle_mult: int = 2
+    groups: LayerGroups,
+    cycles: int,
+    cycle_epochs: int,
+    lr: LearningRates,
+    *,
+    cycle_mult: int = 2,
+    momentum: float | None = 0.9,
 ) -> Plan:
     """Cosine to 0 with restarts, every cycle longer (SGDR, Loshchilov and Hutter 2016)."""
     if not isinstance(cycles, int) or cycles < 1:
         raise ValueError(f"cycles must be a positive whole number, got {cycles!r}")
+    schedule = FlatCosine(0.0, 0.0)
+    lengths = [cycle_epochs * cycle_mult**i for i in range(cycles)]
     return tuple(
-        _decaying(f"cycle {i + 1}", groups, cycle_epochs * cycle_mult**i, lr, FlatCosine(0.0, 0.0))
-        for i in range(cycles)
+        _with_momentum(f"cycle {i + 1}", groups, length, lr, schedule, momentum)
+        for i, length in enumerate(lengths)
     )
 
 
-def _decaying(
-    name: str, groups: LayerGroups, epochs: int, lr: LearningRates, schedule: Schedule
+def _with_momentum(
+    name: str,
+    groups: LayerGroups,
+    epochs: int,
+    lr: LearningRates,
+    schedule: Schedule,
+    momentum: float | None,
 ) -> Phase:
-    peaks = {"lr": groups.spread(lr), "momentum": (1.0,) * len(groups)}
-    fixed: dict[str, Schedule] = {"lr": schedule, "momentum": Constant(0.9)}
-    return Phase(name, epochs, groups.frozen_count, peaks, fixed)
+    """A phase whose momentum is constant; None for an optimizer that has none.
+
+    It is in the plan, so that what a step does can't depend on what an earlier fit left behind.
+    """
+    peaks = {"lr": groups.spread(lr)}
+    if momentum is not None:
+        peaks["momentum"] = (momentum,) * len(groups)
+    return Phase(name, epochs, groups.frozen_count, peaks, {"lr": schedule})

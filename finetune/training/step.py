@@ -80,7 +80,9 @@ class TrainStep:
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
                 mean += self._backward(batch, epoch, len(batch) / examples)
-        if mean.device.type == "cpu" and not torch.isfinite(mean):
+        # processes must agree on an error, so several of them look at the mean of all, later
+        free = mean.device.type == "cpu" and distributed.world_size() == 1
+        if free and not torch.isfinite(mean):
             self.setup.optimizer.zero_grad()
             raise DivergenceError(f"the training loss is {mean.item()}")
         self._clip()
@@ -123,11 +125,12 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
     The model is left in eval mode. One device-to-host transfer, at the end.
     """
     device, metrics = setup.runtime.device, setup.metrics
+    distributed.share_buffers(setup.model)
     setup.model.eval()
     sums = torch.zeros(2, device=device)  # loss, examples
     for metric in metrics.values():
         metric.reset()
-    with torch.inference_mode():
+    with torch.no_grad():  # a tensor that a model keeps for later must be able to train
         for raw in loader.epoch(setup.data.seed, 0):
             if not len(raw):  # this process has no share of a short last batch
                 continue
@@ -135,8 +138,8 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
             with setup.runtime.autocast():
                 outputs = forward(setup.model, batch.inputs)
             outputs = _float32(outputs)
-            loss = setup.loss(outputs, batch.targets)
-            sums += torch.stack([loss * len(batch), sums.new_tensor(len(batch))])
+            sums[0] += setup.loss(outputs, batch.targets) * len(batch)
+            sums[1] += len(batch)
             for metric in metrics.values():
                 metric.update(outputs, batch.targets)
     loss_sum, count = distributed.total(sums).tolist()

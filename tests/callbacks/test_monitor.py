@@ -1,0 +1,70 @@
+"""Monitor: which value is watched, and when it is the best so far."""
+
+import math
+
+import pytest
+
+from finetune.callbacks.monitor import Monitor
+from finetune.training.events import EpochEnd
+
+
+def improvements(monitor: Monitor, name: str, values: list[float]) -> list[bool]:
+    return [monitor.improved(EpochEnd("fit", i, 0.0, {name: v})) for i, v in enumerate(values)]
+
+
+@pytest.mark.parametrize("name", ["loss", "top_1_error"])
+def test_losses_and_errors_should_fall(name: str):
+    assert improvements(Monitor(name), name, [0.5, 0.6, 0.4]) == [True, False, True]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1"])
+def test_everything_else_should_rise(name: str):
+    assert improvements(Monitor(name), name, [0.5, 0.4, 0.6]) == [True, False, True]
+
+
+def test_the_training_loss_can_be_watched():
+    monitor = Monitor("train_loss")
+    assert [monitor.improved(EpochEnd("fit", 0, loss)) for loss in (2.0, 3.0)] == [True, False]
+
+
+def test_mode_says_otherwise():
+    assert improvements(Monitor("loss", "max"), "loss", [0.5, 0.6]) == [True, True]
+    assert improvements(Monitor("rmse", "min"), "rmse", [0.5, 0.4]) == [True, True]
+
+
+def test_an_equal_value_is_no_improvement():
+    assert improvements(Monitor("loss"), "loss", [0.5, 0.5]) == [True, False]
+
+
+def test_less_than_min_delta_is_no_improvement():
+    monitor = Monitor("loss", min_delta=0.1)
+    assert improvements(monitor, "loss", [0.5, 0.45, 0.39]) == [True, False, True]
+
+
+def test_no_number_is_never_an_improvement():
+    values = [math.nan, 0.5, math.nan, 0.4]
+    assert improvements(Monitor("loss"), "loss", values) == [False, True, False, True]
+
+
+def test_a_wrong_mode_is_told():
+    with pytest.raises(ValueError, match="'min', 'max' or None, got 'lowest'"):
+        Monitor("loss", "lowest")
+
+
+def test_a_name_nearly_right_gets_a_hint():
+    with pytest.raises(
+        KeyError, match="nothing is called 'acuracy' to monitor; did you mean 'accuracy'"
+    ):
+        improvements(Monitor("acuracy"), "accuracy", [0.5])
+
+
+def test_a_name_quite_wrong_gets_the_list():
+    with pytest.raises(KeyError, match="there are train_loss, accuracy"):
+        improvements(Monitor("zzz"), "accuracy", [0.5])
+
+
+def test_the_best_value_is_its_state():
+    monitor, other = Monitor("loss"), Monitor("loss")
+    improvements(monitor, "loss", [0.5])
+    other.load_state_dict(monitor.state_dict())
+    assert improvements(other, "loss", [0.6, 0.4]) == [False, True]

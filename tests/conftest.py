@@ -1,0 +1,26 @@
+"""Fixtures that several rooms need."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import write_photos
+
+from finetune import ImageDataLoaders, Learner, vision_learner
+
+torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 noisy pictures in three colours: blue/, green/, red/."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def trained(photos: Path) -> Learner:
+    """A vision learner with a tiny random backbone, trained a little; do not change it."""
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_efficientnet", weights=None, progress=False)
+    learner.fine_tune(2)
+    return learner

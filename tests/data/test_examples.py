@@ -1,0 +1,449 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import write_photos
+
+from finetune.data.examples import (
+    Examples,
+    from_csv,
+    from_dataset,
+    from_folder,
+    from_marked,
+    from_pairs,
+)
+
+
+def numbered(counts: tuple[int, ...]) -> Examples:
+    """counts[c] examples of class c, whose items are their numbers."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    names = tuple(f"c{i}" for i in range(len(counts)))
+    return Examples([str(i) for i in range(len(labels))], labels, names)
+
+
+def touch(folder: Path, *names: str) -> Path:
+    """Empty files: nothing here opens them."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def names_of(examples: Examples, folder: Path) -> list[str]:
+    return [Path(str(item)).relative_to(folder).as_posix() for item in examples.items]
+
+
+# --- the random split
+
+
+def test_same_seed_gives_the_same_split() -> None:
+    one, other = (numbered((40, 40)).split(0.25, seed=3) for _ in range(2))
+    assert [part.items for part in one] == [part.items for part in other]
+
+
+def test_other_seed_gives_another_split() -> None:
+    assert len({tuple(numbered((40, 40)).split(0.25, seed)[1].items) for seed in range(9)}) == 9
+
+
+def test_split_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    numbered((40, 40)).split(0.25, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_split_of_a_class_does_not_depend_on_the_others() -> None:
+    alone, beside = (numbered(counts).split(0.25, 0)[1] for counts in ((40, 0), (40, 500)))
+    assert [item for item in beside.items if int(str(item)) < 40] == alone.items
+
+
+def test_split_holds_out_other_places_in_each_class() -> None:
+    _, valid = numbered((40, 40)).split(0.25, seed=0)
+    places = [int(str(item)) % 40 for item in valid.items]
+    assert set(places[:10]) != set(places[10:])
+
+
+def test_split_holds_out_the_fraction_of_each_class() -> None:
+    _, valid = numbered((100, 40, 10)).split(0.2, seed=0)
+    assert torch.bincount(valid.labels).tolist() == [20, 8, 2]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=2, max_size=5).filter(any),
+    fraction=st.floats(0.001, 0.999),
+    seed=st.integers(0, 99),
+)
+def test_split_is_a_partition_with_each_class_in_both(
+    counts: list[int], fraction: float, seed: int
+) -> None:
+    whole = numbered(tuple(counts))
+    train, valid = whole.split(fraction, seed)
+    assert sorted([*train.items, *valid.items], key=lambda item: int(str(item))) == whole.items
+    for label, count in enumerate(counts):
+        assert bool((train.labels == label).any()) == (count >= 1)
+        assert bool((valid.labels == label).any()) == (count >= 2)
+
+
+def test_split_keeps_items_and_labels_together() -> None:
+    whole = numbered((30, 30))
+    for part in whole.split(0.3, seed=1):
+        assert part.classes == whole.classes
+        assert part.labels.tolist() == [int(whole.labels[int(str(item))]) for item in part.items]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.2, 20, float("nan")])
+def test_bad_valid_fraction_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"valid_fraction needs 0 < valid_fraction < 1, got"):
+        numbered((4, 4)).split(fraction, seed=0)
+
+
+# --- lists
+
+
+def test_classes_are_sorted() -> None:
+    examples = from_pairs(["1", "2", "3"], ["zebra", "ant", "bee"])
+    assert examples.classes == ("ant", "bee", "zebra")
+    assert examples.labels.tolist() == [2, 0, 1]
+    assert examples.labels.dtype == torch.int64
+
+
+def test_given_classes_keep_their_order() -> None:
+    examples = from_pairs(["1", "2"], ["ant", "bee"], ("bee", "ant", "cat"))
+    assert examples.classes == ("bee", "ant", "cat")
+    assert examples.labels.tolist() == [1, 0]
+
+
+def test_lists_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 2 images but 1 labels"):
+        from_pairs(["1", "2"], ["a"])
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are no images"):
+        from_pairs([], [])
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least two classes, found only \['ant'\]"):
+        from_pairs(["1", "2"], ["ant", "ant"])
+
+
+def test_classes_that_differ_only_in_case_are_refused() -> None:
+    with pytest.raises(ValueError, match="classes 'Ant' and 'ant' differ only in case"):
+        from_pairs(["1", "2"], ["ant", "Ant"])
+
+
+def test_class_that_training_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match=r"training lacks: 'cat'; training has 'ant', 'bee'"):
+        from_pairs(["1"], ["cat"], ("ant", "bee"))
+
+
+def test_marks_say_what_is_validation() -> None:
+    train, valid = from_marked(list("12345"), list("aabba"), [False, True, False, 1, 0], 0.2, 0)  # type: ignore[list-item]
+    assert train.items == ["1", "3", "5"]
+    assert valid.items == ["2", "4"]
+    assert valid.classes == train.classes == ("a", "b")
+
+
+def test_marks_may_be_an_array_or_a_tensor() -> None:
+    marks = [False, False, True, True]
+    for kind in (np.array, torch.tensor):
+        _, valid = from_marked(list("1234"), list("abab"), kind(marks), 0.2, 0)
+        assert valid.items == ["3", "4"]
+
+
+def test_without_marks_the_split_is_random() -> None:
+    whole = from_pairs(list("12345678"), list("aaaabbbb"))
+    _, valid = from_marked(list("12345678"), list("aaaabbbb"), None, 0.25, 5)
+    assert valid.items == whole.split(0.25, 5)[1].items
+
+
+def test_validation_may_lack_a_class() -> None:
+    _, valid = from_marked(list("123"), list("aba"), [False, False, True], 0.2, 0)
+    assert (valid.classes, valid.labels.tolist()) == (("a", "b"), [0])
+
+
+def test_marked_class_that_training_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match="training lacks: 'c'"):
+        from_marked(list("123"), list("abc"), [False, False, True], 0.2, 0)
+
+
+def test_marks_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 3 images, 3 labels and 2 marks of validation"):
+        from_marked(list("123"), list("aba"), [False, True], 0.2, 0)
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_marks_that_leave_one_side_empty_are_refused(mark: bool) -> None:
+    with pytest.raises(ValueError, match="there are no images"):
+        from_marked(list("123"), list("aba"), [mark] * 3, 0.2, 0)
+
+
+# --- folders
+
+
+def test_class_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.jpg", "b/1.png", "a/3.jpeg")
+    examples = from_folder(tmp_path)
+    assert examples.classes == ("a", "b")
+    assert names_of(examples, tmp_path) == ["a/3.jpeg", "b/1.png", "b/2.jpg"]
+    assert examples.labels.tolist() == [0, 1, 1]
+
+
+def test_images_in_nested_folders_belong_to_the_class(tmp_path: Path) -> None:
+    touch(tmp_path, "a/2020/x/1.jpg", "a/0.jpg", "b/1.jpg")
+    examples = from_folder(tmp_path)
+    assert names_of(examples, tmp_path) == ["a/0.jpg", "a/2020/x/1.jpg", "b/1.jpg"]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", "a/._1.jpg", ".git/1.jpg", "a/.thumbs/1.jpg")
+    examples = from_folder(tmp_path)
+    assert examples.classes == ("a", "b")
+    assert names_of(examples, tmp_path) == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_files_that_are_no_images_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.JPG", "a/notes.txt", "labels.csv", "b/Thumbs.db")
+    assert names_of(from_folder(tmp_path), tmp_path) == ["a/1.jpg", "b/1.JPG"]
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"'.*gone' does not exist"):
+        from_folder(tmp_path / "gone")
+
+
+def test_file_instead_of_a_folder_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.zip")
+    with pytest.raises(FileNotFoundError, match=r"a\.zip' is a file; it needs one folder a class"):
+        from_folder(tmp_path / "a.zip")
+
+
+def test_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg")
+    with pytest.raises(ValueError, match="has no class folders; put images in"):
+        from_folder(tmp_path)
+
+
+def test_class_folder_without_images_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/notes.txt", "c/1.jpg")
+    with pytest.raises(ValueError, match=r"class folder '.*b' holds no image"):
+        from_folder(tmp_path)
+
+
+def test_folder_of_one_class_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg")
+    with pytest.raises(ValueError, match=r"at least two classes, found only \['a'\]"):
+        from_folder(tmp_path)
+
+
+def test_class_folders_that_differ_only_in_case_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "Hat/1.jpg", "hat/1.jpg")
+    with pytest.raises(ValueError, match="classes 'Hat' and 'hat' differ only in case"):
+        from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "hint"),
+    [
+        (("train", "valid"), "pass train='train', valid='valid'"),
+        (("train", "val"), "pass train='train', valid='val'"),
+        (("training", "validation"), "pass train='training', valid='validation'"),
+        (("test", "train"), "pass train='train', valid='test'"),
+        (("test", "train", "valid"), "pass train='train', valid='valid'"),
+    ],
+)
+def test_folder_that_holds_a_split_says_how_to_use_it(
+    tmp_path: Path, folders: tuple[str, ...], hint: str
+) -> None:
+    touch(tmp_path, *(f"{name}/{label}/1.jpg" for name in folders for label in "ab"))
+    with pytest.raises(ValueError, match=f"looks like a given split, not like classes; {hint}"):
+        from_folder(tmp_path)
+
+
+def test_class_may_be_called_train(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.jpg", "aeroplane/1.jpg")
+    assert from_folder(tmp_path).classes == ("aeroplane", "train")
+
+
+def test_folder_class_that_training_lacks_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "c/1.jpg")
+    with pytest.raises(ValueError, match="training lacks: 'c'"):
+        from_folder(tmp_path, ("a", "b"))
+
+
+# --- CSV files
+
+
+def write_csv(folder: Path, text: str) -> Path:
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return folder / "labels.csv"
+
+
+def test_csv_has_images_and_labels_in_its_first_columns(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label\n1.jpg,a\nsub/2.jpg,b\n")
+    items, labels, marks = from_csv(file, tmp_path, None, None, None)
+    assert items == [tmp_path / "1.jpg", tmp_path / "sub/2.jpg"]
+    assert (labels, marks) == (["a", "b"], None)
+
+
+def test_csv_columns_can_be_named(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "id,kind,file\n7,a,1.jpg\n8,b,2.jpg\n")
+    items, labels, _ = from_csv(file, tmp_path, "file", "kind", None)
+    assert items == [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    assert labels == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1", "0"), ("True", "False"), ("valid", "train"), ("yes ", ""), ("VAL", "no")]
+)
+def test_csv_column_marks_validation(tmp_path: Path, yes: str, no: str) -> None:
+    file = write_csv(tmp_path, f"image,label,part\n1.jpg,a,{yes}\n2.jpg,b,{no}\n")
+    assert from_csv(file, tmp_path, None, None, "part")[2] == [True, False]
+
+
+def test_csv_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "\ufeffimage,label\n1.jpg,a\n")
+    assert from_csv(file, tmp_path, "image", None, None)[1] == ["a"]
+
+
+def test_csv_cell_may_be_quoted(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, 'image,label\n"1, old.jpg","a ""b"""\n')
+    assert from_csv(file, tmp_path, None, None, None)[:2] == ([tmp_path / "1, old.jpg"], ['a "b"'])
+
+
+@pytest.mark.parametrize("columns", [("fil", None, None), (None, "x", None), (None, None, "y")])
+def test_missing_csv_column_is_named(tmp_path: Path, columns: tuple) -> None:
+    file = write_csv(tmp_path, "image,label\n1.jpg,a\n")
+    wanted = next(column for column in columns if column)
+    with pytest.raises(ValueError, match=rf"no column '{wanted}', only \['image', 'label'\]"):
+        from_csv(file, tmp_path, *columns)
+
+
+@pytest.mark.parametrize("row", ["2.jpg,", ",b", "2.jpg"])
+def test_empty_csv_cell_is_named_with_its_line(tmp_path: Path, row: str) -> None:
+    file = write_csv(tmp_path, f"image,label\n1.jpg,a\n{row}\n3.jpg,a\n")
+    with pytest.raises(ValueError, match=r"labels\.csv', line 3: image or label is empty"):
+        from_csv(file, tmp_path, None, None, None)
+
+
+def test_csv_row_without_its_mark_is_named_with_its_line(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label,valid\n1.jpg,a,1\n2.jpg,b\n")
+    with pytest.raises(ValueError, match=r"labels\.csv', line 3"):
+        from_csv(file, tmp_path, None, None, "valid")
+
+
+def test_csv_mark_that_says_nothing_known_is_refused(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label,valid\n1.jpg,a,vaild\n2.jpg,b,0\n")
+    with pytest.raises(ValueError, match="vaild"):
+        from_csv(file, tmp_path, None, None, "valid")
+
+
+@pytest.mark.parametrize("text", ["", "image\n1.jpg\n"])
+def test_csv_needs_two_columns(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="needs a header and two columns, found"):
+        from_csv(write_csv(tmp_path, text), tmp_path, None, None, None)
+
+
+def test_missing_csv_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no CSV file '.*gone\.csv'"):
+        from_csv(tmp_path / "gone.csv", tmp_path, None, None, None)
+
+
+# --- data sets
+
+
+class Pictures:
+    """A data set of (picture, label) that counts how often it is read."""
+
+    def __init__(self, labels: list[int]) -> None:
+        self.labels, self.reads = labels, 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        self.reads += 1
+        return np.full((8, 8, 3), index, dtype=np.uint8), self.labels[index]
+
+
+class Targets(Pictures):
+    classes = ("ant", "bee")
+
+    @property
+    def targets(self) -> list[int]:
+        return self.labels
+
+
+def test_dataset_with_targets_and_classes_is_not_read() -> None:
+    dataset = Targets([0, 1, 1])
+    examples = from_dataset(dataset, None)
+    assert examples.classes == ("ant", "bee")
+    assert examples.labels.tolist() == [0, 1, 1]
+    assert dataset.reads == 0
+
+
+def test_dataset_items_are_its_pictures() -> None:
+    examples = from_dataset(Targets([0, 1, 1]), None)
+    assert len(examples.items) == 3
+    assert np.asarray(examples.items[2])[0, 0].tolist() == [2, 2, 2]
+
+
+def test_dataset_without_targets_and_classes_is_read_once() -> None:
+    dataset = Pictures([0, 2, 1])
+    examples = from_dataset(dataset, None)
+    assert examples.classes == ("0", "1", "2")
+    assert examples.labels.tolist() == [0, 2, 1]
+    assert dataset.reads == 3
+
+
+def test_given_classes_go_before_those_of_the_dataset() -> None:
+    assert from_dataset(Targets([0, 1]), ("x", "y")).classes == ("x", "y")
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_targets_may_be_a_tensor_or_an_array(kind: type) -> None:
+    dataset = Targets(kind([0, 1, 1]))  # type: ignore[arg-type]
+    assert from_dataset(dataset, None).labels.tolist() == [0, 1, 1]
+
+
+def test_split_of_a_dataset_reads_no_picture() -> None:
+    """Else a random split would decode all pictures and keep them in memory at full size."""
+    dataset = Targets([0, 1] * 10)
+    train, valid = from_dataset(dataset, None).split(0.2, seed=0)
+    assert (len(train), len(valid)) == (16, 4)
+    assert dataset.reads == 0
+
+
+def test_split_of_a_dataset_keeps_pictures_and_labels_together() -> None:
+    for part in from_dataset(Targets([0, 1] * 10), None).split(0.2, seed=0):
+        numbers = [int(np.asarray(picture)[0, 0, 0]) for picture in part.items]
+        assert [number % 2 for number in numbers] == part.labels.tolist()
+
+
+def test_torchvision_image_folder_is_read(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    examples = from_dataset(ImageFolder(str(write_photos(tmp_path, per_class=2))), None)
+    assert examples.classes == ("blue", "green", "red")
+    assert examples.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert examples.items[0].size == (48, 40)  # type: ignore[union-attr]
+
+
+def test_empty_dataset_is_refused() -> None:
+    with pytest.raises(ValueError, match="the data set is empty"):
+        from_dataset(Targets([]), None)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 1]])
+def test_dataset_label_without_a_class_is_refused(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"labels go from -?\d to \d, but there are 2 classes"):
+        from_dataset(Targets(labels), None)
+
+
+def test_dataset_of_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least two classes, found only \['0'\]"):
+        from_dataset(Pictures([0, 0]), None)

@@ -1,0 +1,432 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import write_photos
+from torch import Tensor
+
+from finetune import ImageDataLoaders
+from finetune.data.augment import Augmentation
+from finetune.data.decode import ImageError, read_image
+from finetune.data.loaders import Batch
+
+CPU = torch.device("cpu")
+SMALL = {"image_size": 16, "batch_size": 4, "workers": 2}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos in each of three classes; look, don't touch."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+def from_photos(folder: Path, **options: object) -> ImageDataLoaders:
+    return ImageDataLoaders.from_folder(folder, **{**SMALL, **options})  # type: ignore[arg-type]
+
+
+def train_views(data: ImageDataLoaders, epoch: int = 0, start: int = 0) -> dict[int, Tensor]:
+    """What the model gets to see of each training example in one epoch, by its number."""
+    seen: dict[int, Tensor] = {}
+    for batch in data.train.epoch(data.seed, epoch, start):
+        ready = data.prepare(batch, epoch, training=True)
+        seen |= dict(zip(batch.indices.tolist(), ready.inputs, strict=True))  # type: ignore[union-attr]
+    return seen
+
+
+def valid_batches(data: ImageDataLoaders, epoch: int = 0) -> list[Batch]:
+    assert data.valid is not None
+    batches = data.valid.epoch(data.seed, epoch)
+    return [data.prepare(batch, epoch, training=False) for batch in batches]
+
+
+def same_views(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:
+    return all(torch.equal(one[i], other[i]) for i in one.keys() & other.keys())
+
+
+def damage(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes((folder / name).read_bytes()[:300])
+
+
+# --- sources
+
+
+def test_folder_is_split_at_random(photos: Path) -> None:
+    data = from_photos(photos, valid_fraction=0.25)
+    assert (len(data.train_examples), len(data.valid_examples)) == (18, 6)
+    assert data.classes == ("blue", "green", "red")
+    assert not set(data.train_examples.items) & set(data.valid_examples.items)
+
+
+def test_split_depends_on_the_seed_alone(photos: Path) -> None:
+    held_out = [tuple(from_photos(photos, seed=seed).valid_examples.items) for seed in (0, 0, 1)]
+    assert held_out[0] == held_out[1] != held_out[2]
+
+
+def test_folder_with_a_given_split(tmp_path: Path) -> None:
+    write_photos(tmp_path / "train", per_class=4)
+    write_photos(tmp_path / "validation", per_class=2)
+    data = from_photos(tmp_path, train="train", valid="validation")
+    assert (len(data.train_examples), len(data.valid_examples)) == (12, 6)
+    assert all("validation" in str(item) for item in data.valid_examples.items)
+
+
+def test_validation_folder_may_not_have_a_class_of_its_own(tmp_path: Path) -> None:
+    write_photos(tmp_path / "train", per_class=4, classes=("blue", "red"))
+    write_photos(tmp_path / "valid", per_class=1, classes=("blue", "green"))
+    with pytest.raises(ValueError, match="training lacks: 'green'; training has 'blue', 'red'"):
+        from_photos(tmp_path, train="train", valid="valid")
+
+
+@pytest.mark.parametrize("given", [{"train": "train"}, {"valid": "valid"}])
+def test_half_of_a_given_split_is_refused(photos: Path, given: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="give both train= and valid=, or neither; got train="):
+        from_photos(photos, **given)
+
+
+def test_folder_that_holds_a_split_is_not_taken_for_classes(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        write_photos(tmp_path / part, per_class=1)
+    with pytest.raises(ValueError, match="pass train='train', valid='valid'"):
+        from_photos(tmp_path)
+
+
+def test_csv_paths_are_relative_to_its_folder(photos: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path, per_class=4, classes=("blue", "red"))
+    rows = [f"{c}/00{i}.jpg,{c},{int(i == 0)}" for c in ("red", "blue") for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label,held out", *rows]))
+    data = ImageDataLoaders.from_csv(tmp_path / "labels.csv", valid_column="held out", **SMALL)
+    assert (len(data.train_examples), len(data.valid_examples)) == (6, 2)
+    assert len(train_views(data)) == 4
+
+
+def test_csv_paths_are_relative_to_a_given_folder(photos: Path, tmp_path: Path) -> None:
+    rows = [f"{c},{c}/00{i}.jpg" for c in ("red", "blue") for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["kind,file", *rows]))
+    data = ImageDataLoaders.from_csv(
+        tmp_path / "labels.csv", photos, image_column="file", label_column="kind", **SMALL
+    )
+    assert data.classes == ("blue", "red")
+    assert len(train_views(data)) == 4
+
+
+def test_lists_may_hold_every_kind_of_picture(photos: Path) -> None:
+    path = photos / "red" / "000.jpg"
+    picture = read_image(path)
+    array = np.asarray(picture)
+    images = [str(path), path, picture, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
+    data = ImageDataLoaders.from_lists(
+        images * 2, list("ababa") * 2, is_valid=[False] * 5 + [True] * 5, **SMALL
+    )
+    assert len(train_views(data)) == 4
+    assert [len(batch) for batch in valid_batches(data)] == [5]
+
+
+def test_dataset_with_its_own_validation_set() -> None:
+    grey = [(np.full((16, 16, 3), i * 8, np.uint8), i % 2) for i in range(12)]
+    data = ImageDataLoaders.from_dataset(grey[:8], grey[8:], classes=("even", "odd"), **SMALL)
+    assert (len(data.train_examples), len(data.valid_examples)) == (8, 4)
+    assert data.classes == ("even", "odd")
+    assert valid_batches(data)[0].targets.tolist() == [0, 1, 0, 1]
+
+
+def test_dataset_is_split_at_random() -> None:
+    grey = [(np.full((16, 16, 3), i * 8, np.uint8), i % 2) for i in range(12)]
+    data = ImageDataLoaders.from_dataset(grey, valid_fraction=0.34, **SMALL)
+    assert (len(data.train_examples), len(data.valid_examples)) == (8, 4)
+    assert len(train_views(data)) == 8
+
+
+def test_repr_says_what_there_is(photos: Path) -> None:
+    assert repr(from_photos(photos, valid_fraction=0.25)) == (
+        "ImageDataLoaders(18 training and 6 validation images, 3 classes, 16 px, batches of 4)"
+    )
+
+
+# --- bad input
+
+
+def test_fewer_training_images_than_a_batch_are_refused(photos: Path) -> None:
+    with pytest.raises(
+        ValueError, match="18 training images make no batch of 64; pass batch_size="
+    ):
+        from_photos(photos, valid_fraction=0.25, batch_size=64)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_bad_batch_size_is_refused(photos: Path, batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
+        from_photos(photos, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 1.5])
+def test_bad_valid_fraction_is_refused(photos: Path, fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"valid_fraction needs 0 < .* < 1, got {fraction}"):
+        from_photos(photos, valid_fraction=fraction)
+
+
+def test_bad_on_error_is_refused(photos: Path) -> None:
+    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+        from_photos(photos, on_error="ignore")
+
+
+def test_bad_image_size_is_refused(photos: Path) -> None:
+    with pytest.raises(ValueError, match="image_size is in pixels and must be positive, got -5"):
+        from_photos(photos, image_size=-5)
+
+
+def test_image_size_zero_is_refused(photos: Path) -> None:
+    with pytest.raises(ValueError, match="image_size is in pixels and must be positive, got 0"):
+        from_photos(photos, image_size=0)
+
+
+def test_bad_resize_is_refused(photos: Path) -> None:
+    with pytest.raises(ValueError, match=r"resize must be one of .* got 'stretch'"):
+        from_photos(photos, resize="stretch")
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_bad_number_of_workers_is_refused_at_once(photos: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match=f"workers must be positive, got {workers}"):
+        from_photos(photos, workers=workers)
+
+
+# --- unreadable files
+
+
+def test_unreadable_file_is_named_when_it_is_reached(tmp_path: Path) -> None:
+    damage(write_photos(tmp_path), "red/003.jpg")
+    data = from_photos(tmp_path, augment=None, batch_size=1)
+    parts = data.train_examples, data.valid_examples
+    loaders = [data.train, data.valid]
+    (bad,) = (i for i, part in enumerate(parts) if any("red/003" in str(p) for p in part.items))
+    assert list(loaders[1 - bad].epoch(0, 0))  # type: ignore[union-attr]
+    with pytest.raises(ImageError, match=r"can't read image .*red.003\.jpg: "):
+        list(loaders[bad].epoch(0, 0))  # type: ignore[union-attr]
+
+
+def test_skipped_files_are_listed_and_warned_of(tmp_path: Path) -> None:
+    damage(write_photos(tmp_path), "red/003.jpg", "blue/000.jpg")
+    with pytest.warns(UserWarning, match="left out 2 unreadable images:\n") as warned:
+        data = ImageDataLoaders.from_folder(tmp_path, on_error="skip", **SMALL)
+    assert all(isinstance(error, ImageError) for error in data.skipped)
+    names = {Path(error.source).relative_to(tmp_path).as_posix() for error in data.skipped}
+    assert names == {"red/003.jpg", "blue/000.jpg"}
+    assert all(str(error) in str(warned[0].message) for error in data.skipped)
+    assert warned[0].filename == __file__  # it points to the caller's line
+
+
+def test_skipped_files_are_not_replaced(tmp_path: Path) -> None:
+    bad = {"red/003.jpg", "blue/000.jpg", "blue/001.jpg"}
+    damage(write_photos(tmp_path), *bad)
+    with pytest.warns(UserWarning, match="left out 3"):
+        data = from_photos(tmp_path, on_error="skip", batch_size=1)
+    items = [
+        str(item) for part in (data.train_examples, data.valid_examples) for item in part.items
+    ]
+    assert len(items) == len(set(items)) == 24 - 3
+    assert not bad & {Path(item).relative_to(tmp_path).as_posix() for item in items}
+    assert len(train_views(data)) == len(data.train_examples)
+    assert sum(len(batch) for batch in valid_batches(data)) == len(data.valid_examples)
+
+
+def test_skipping_keeps_labels_and_the_split_of_the_others(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    whole = from_photos(tmp_path)
+    damage(tmp_path, "green/002.jpg")
+    with pytest.warns(UserWarning, match="left out 1"):
+        part = from_photos(tmp_path, on_error="skip")
+    for before, after in (
+        (whole.train_examples, part.train_examples),
+        (whole.valid_examples, part.valid_examples),
+    ):
+        labels = dict(zip(before.items, before.labels.tolist(), strict=True))
+        assert set(after.items) == {i for i in before.items if "green/002" not in str(i)}
+        assert after.labels.tolist() == [labels[item] for item in after.items]
+
+
+def test_nothing_is_skipped_where_all_is_readable(photos: Path) -> None:
+    assert from_photos(photos, on_error="skip").skipped == ()
+
+
+def test_many_skipped_files_are_listed_in_part(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    damage(tmp_path, *(f"red/00{i}.jpg" for i in range(6)), *(f"blue/00{i}.jpg" for i in range(6)))
+    with pytest.warns(UserWarning, match=r"(?s)left out 12 .*and 2 more, see \.skipped") as warned:
+        assert len(from_photos(tmp_path, on_error="skip", batch_size=2).skipped) == 12
+    assert len(str(warned[0].message).splitlines()) == 12
+
+
+def test_unreadable_items_of_a_dataset_are_skipped_too(tmp_path: Path) -> None:
+    """torchvision's ImageFolder raises PIL's own error, without a path for all of them."""
+    from torchvision.datasets import ImageFolder
+
+    damage(write_photos(tmp_path), "red/003.jpg")
+    with pytest.warns(UserWarning, match="left out 1 unreadable images"):
+        data = ImageDataLoaders.from_dataset(ImageFolder(str(tmp_path)), on_error="skip", **SMALL)
+    assert len(data.skipped) == 1
+
+
+# --- stateless randomness: what the model sees is a pure function of (seed, epoch, index)
+
+
+def test_view_depends_on_the_epoch(photos: Path) -> None:
+    data = from_photos(photos)
+    one, other = train_views(data, 0), train_views(data, 1)
+    assert not any(torch.equal(one[i], other[i]) for i in one.keys() & other.keys())
+
+
+def test_view_depends_on_the_seed(photos: Path) -> None:
+    array = np.asarray(read_image(photos / "red" / "000.jpg"))
+    views = []
+    for seed in (0, 1):
+        data = ImageDataLoaders.from_lists(
+            [array] * 6, list("ababab"), is_valid=[False] * 4 + [True] * 2, seed=seed, **SMALL
+        )
+        views.append(train_views(data))
+    assert not any(torch.equal(views[0][i], views[1][i]) for i in range(4))
+
+
+def test_views_of_one_picture_under_two_numbers_differ(photos: Path) -> None:
+    array = np.asarray(read_image(photos / "red" / "000.jpg"))
+    data = ImageDataLoaders.from_lists(
+        [array] * 6, list("ababab"), is_valid=[False] * 4 + [True] * 2, **SMALL
+    )
+    views = list(train_views(data).values())
+    assert not any(torch.equal(views[i], views[j]) for i in range(4) for j in range(i))
+
+
+def test_views_repeat_bit_for_bit(photos: Path) -> None:
+    one, other = train_views(from_photos(photos), 3), train_views(from_photos(photos), 3)
+    assert list(one) == list(other)
+    assert same_views(one, other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_view_does_not_depend_on_the_batch(photos: Path, batch_size: int) -> None:
+    one = train_views(from_photos(photos, batch_size=4), 1)
+    other = train_views(from_photos(photos, batch_size=batch_size), 1)
+    assert len(one.keys() & other.keys()) >= 12
+    assert same_views(one, other)
+
+
+def test_start_in_the_middle_gives_the_same_views(photos: Path) -> None:
+    data = from_photos(photos)
+    whole, rest = train_views(data, 2), train_views(from_photos(photos), 2, start=2)
+    assert list(rest) == list(whole)[8:]
+    assert same_views(whole, rest)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_number_of_workers_changes_no_view(photos: Path, workers: int) -> None:
+    one, other = train_views(from_photos(photos)), train_views(from_photos(photos, workers=workers))
+    assert list(one) == list(other)
+    assert same_views(one, other)
+
+
+def test_global_generators_change_no_view_and_are_left_alone(photos: Path) -> None:
+    expected = train_views(from_photos(photos))
+    torch.manual_seed(9)
+    np.random.seed(9)
+    random.seed(9)
+    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+    assert same_views(train_views(from_photos(photos)), expected)
+    assert states == (
+        random.getstate(),
+        str(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+    )
+
+
+# --- the validation view
+
+
+def test_validation_view_repeats_in_every_epoch(photos: Path) -> None:
+    data = from_photos(photos)
+    for one, other in zip(valid_batches(data, 0), valid_batches(data, 5), strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+
+
+@pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
+def test_validation_view_is_what_prediction_sees(photos: Path, resize: str) -> None:
+    data = from_photos(photos, resize=resize)
+    predicted = data.inputs(data.valid_examples.items, CPU)
+    assert torch.equal(torch.cat([batch.inputs for batch in valid_batches(data)]), predicted)
+
+
+def test_validation_view_is_what_prediction_sees_after_suiting_a_backbone(photos: Path) -> None:
+    data = from_photos(photos).for_backbone(32, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    predicted = data.inputs(data.valid_examples.items, CPU)
+    assert torch.equal(torch.cat([batch.inputs for batch in valid_batches(data)]), predicted)
+
+
+def test_validation_view_is_the_middle_of_the_presized_picture(photos: Path) -> None:
+    data = from_photos(photos).for_backbone(16, (0.0,) * 3, (1.0,) * 3)
+    with Image.open(str(data.valid_examples.items[0])) as image:
+        image.draft("RGB", (36, 36))
+        height = width = min(image.size)
+        left, top = (image.width - width) / 2, (image.height - height) / 2
+        box = (left, top, left + width, top + height)
+        presized = np.asarray(image.resize((18, 18), Image.Resampling.BILINEAR, box))
+    view = valid_batches(data)[0].inputs[0].permute(1, 2, 0).numpy() * 255
+    assert np.abs(view - presized[1:-1, 1:-1]).max() < 1e-4
+
+
+def test_training_without_augmentation_sees_what_prediction_sees(photos: Path) -> None:
+    data = from_photos(photos, augment=None)
+    for number, view in train_views(data).items():
+        assert torch.equal(view, data.inputs([data.train_examples.items[number]], CPU)[0])
+
+
+def test_validation_is_not_augmented(photos: Path) -> None:
+    wild = Augmentation(flip=1, rotate=45, lighting=0.9)
+    plain, augmented = (valid_batches(from_photos(photos, augment=a))[0] for a in (None, wild))
+    assert torch.equal(plain.inputs, augmented.inputs)
+
+
+# --- suiting a backbone
+
+
+def test_backbone_decides_the_size_where_none_was_given(photos: Path) -> None:
+    data = from_photos(photos, image_size=None).for_backbone(32, (0.5,) * 3, (0.5,) * 3)
+    assert valid_batches(data)[0].inputs.shape[-2:] == (32, 32)
+
+
+def test_given_size_goes_before_the_backbones(photos: Path) -> None:
+    data = from_photos(photos).for_backbone(32, (0.5,) * 3, (0.5,) * 3)
+    assert valid_batches(data)[0].inputs.shape[-2:] == (16, 16)
+
+
+def test_views_are_normalised_for_the_backbone(photos: Path) -> None:
+    plain = from_photos(photos).for_backbone(16, (0.0,) * 3, (1.0,) * 3)
+    mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+    shifted = from_photos(photos).for_backbone(16, mean, std)
+    expected = (train_views(plain)[0] - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
+        3, 1, 1
+    )
+    assert torch.allclose(train_views(shifted)[0], expected, atol=1e-5)
+
+
+def test_suiting_a_backbone_leaves_the_original_alone(photos: Path) -> None:
+    data = from_photos(photos)
+    before = valid_batches(data)[0].inputs
+    data.for_backbone(16, (0.0,) * 3, (1.0,) * 3)
+    assert torch.equal(valid_batches(data)[0].inputs, before)
+
+
+def test_backbones_of_one_size_share_the_decoded_pictures(photos: Path) -> None:
+    data = from_photos(photos)
+    one = data.for_backbone(16, (0.0,) * 3, (1.0,) * 3)
+    assert one.train.cache is data.train.cache  # type: ignore[attr-defined]
+
+
+def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
+    from finetune.data.preprocessing import Preprocessing
+
+    data = from_photos(photos, resize="pad").for_backbone(16, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    rebuilt = Preprocessing.from_dict(data.describe_inputs())
+    items = data.valid_examples.items
+    assert torch.equal(rebuilt.inputs(items, CPU), data.inputs(items, CPU))

@@ -1,0 +1,55 @@
+"""ImageClassifier and the description it can be rebuilt from."""
+
+import json
+
+import pytest
+import torch
+from support import same_state
+from torch import nn
+
+from finetune.models.classifier import Architecture, ImageClassifier
+from finetune.models.layer_groups import LayerGroups
+
+TINY = Architecture("test_resnet", classes=3, image_size=32, head="linear", dropout=0.1)
+
+
+def test_pictures_become_logits():
+    model = TINY.build().eval()
+    assert isinstance(model, ImageClassifier)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_the_head_is_the_one_asked_for():
+    drop, linear = TINY.build().get_submodule("head")
+    assert (drop.p, linear.out_features) == (0.1, 3)
+
+
+def test_the_default_head_is_the_mlp():
+    head = Architecture("test_resnet", classes=3, image_size=32).build().get_submodule("head")
+    assert [type(layer) for layer in head][-2:] == [nn.Dropout, nn.Linear]
+    assert len(head) == 7
+
+
+def test_it_splits_itself_into_backbone_and_head():
+    assert LayerGroups.from_model(TINY.build()).names == ("backbone", "head")
+
+
+def test_the_architecture_survives_json():
+    assert Architecture(**json.loads(json.dumps(TINY.to_dict()))) == TINY
+
+
+def test_the_weights_fit_the_model_rebuilt_from_the_architecture():
+    model = TINY.build()
+    rebuilt = Architecture(**model.architecture.to_dict()).build()
+    rebuilt.load_state_dict(model.state_dict())
+    assert same_state(rebuilt.state_dict(), model.state_dict())
+
+
+def test_given_weights_reach_the_backbone():
+    state = TINY.build().get_submodule("backbone").state_dict()
+    assert same_state(TINY.build(state).get_submodule("backbone").state_dict(), state)
+
+
+def test_an_unknown_head_is_an_error():
+    with pytest.raises(ValueError, match="head must be one of mlp, linear"):
+        Architecture("test_resnet", 3, 32, head="conv").build()  # type: ignore[arg-type]

@@ -1,0 +1,45 @@
+"""Heads: pooled features -> logits."""
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.models.heads import create_head
+
+
+def test_the_mlp_head_is_the_one_people_know():
+    norm, drop, linear, relu, hidden_norm, hidden_drop, last = create_head("mlp", 8, 3)
+    assert (norm.num_features, hidden_norm.num_features) == (8, 512)
+    assert (drop.p, hidden_drop.p) == (0.25, 0.5)
+    assert (linear.in_features, linear.out_features, linear.bias) == (8, 512, None)
+    assert isinstance(relu, nn.ReLU)
+    assert (last.in_features, last.out_features) == (512, 3)
+    assert last.bias is not None
+
+
+def test_the_linear_head_is_dropout_and_one_layer():
+    drop, linear = create_head("linear", 8, 3, dropout=0.2)
+    assert drop.p == 0.2
+    assert (linear.in_features, linear.out_features) == (8, 3)
+
+
+def test_dropout_is_halved_before_the_first_layer():
+    head = create_head("mlp", 8, 3, dropout=0.3, hidden=16)
+    assert (head[1].p, head[5].p) == (0.15, 0.3)
+    assert head[2].out_features == 16
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_a_head_turns_features_into_logits(kind):
+    assert create_head(kind, 8, 3)(torch.randn(5, 8)).shape == (5, 3)
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(ValueError, match="head must be one of mlp, linear, got 'conv'"):
+        create_head("conv", 8, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_dropout_that_is_no_probability_below_one_is_an_error(dropout: float):
+    with pytest.raises(ValueError, match=f"dropout is a probability below 1, got {dropout}"):
+        create_head("mlp", 8, 3, dropout=dropout)

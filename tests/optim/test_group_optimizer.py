@@ -1,0 +1,442 @@
+"""GroupOptimizer: layer groups times a torch optimizer class, with one step."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from support import copy_of, same_state, tiny_data, tiny_learner
+from torch import Tensor, nn
+
+from finetune import GroupOptimizer, LayerGroups, adamw
+
+OPTIMIZERS = [
+    torch.optim.AdamW,
+    torch.optim.Adam,
+    torch.optim.SGD,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+]
+by_optimizer = pytest.mark.parametrize("factory", OPTIMIZERS, ids=lambda f: f.__name__)
+
+
+def model_of_two(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
+    return nn.Sequential(body, nn.Linear(4, 2))
+
+
+def optimizer_of(
+    model: nn.Module, factory: Callable[..., Any] = adamw, **options: Any
+) -> GroupOptimizer:
+    return GroupOptimizer(LayerGroups.from_model(model), factory, **options)
+
+
+def backward(model: nn.Module, seed: int = 0) -> None:
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
+    model(inputs).pow(2).sum().backward()
+
+
+def train(model: nn.Module, optimizer: GroupOptimizer, steps: int, *, first: int = 0) -> None:
+    for i in range(first, first + steps):
+        optimizer.zero_grad()
+        backward(model, seed=i)
+        optimizer.step()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return copy_of(dict(model.named_parameters()))
+
+
+def membership(optimizer: GroupOptimizer) -> list[list[int]]:
+    return [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def same_optimizer_state(a: dict[str, dict], b: dict[str, dict]) -> bool:
+    return a.keys() == b.keys() and all(same_state(a[name], b[name]) for name in a)
+
+
+# --- membership
+
+
+def test_every_parameter_is_a_member_once():
+    model = model_of_two()
+    members = chain.from_iterable(membership(optimizer_of(model)))
+    assert sorted(members) == sorted(id(p) for p in model.parameters())
+
+
+def test_membership_and_order_survive_freezing_and_training():
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    before = membership(optimizer)
+    for frozen in (1, 0, 1):
+        optimizer.groups.freeze_to(frozen)
+        train(model, optimizer, 1)
+        assert membership(optimizer) == before
+
+
+def test_an_optimizer_built_while_frozen_trains_all_parameters_later():
+    model = model_of_two()
+    groups = LayerGroups.from_model(model)
+    groups.freeze_to(1)
+    optimizer = GroupOptimizer(groups)
+    groups.freeze_to(0)
+    before = weights(model)
+    train(model, optimizer, 1)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    # the bias before BatchNorm has no gradient to speak of
+    assert moved >= before.keys() - {"0.0.bias"}
+
+
+def test_a_tied_weight_is_a_member_once():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert sum(map(len, membership(optimizer_of(model)))) == 3
+
+
+# --- defaults and weight decay
+
+
+def test_the_default_is_adamw_with_known_settings():
+    optimizer = optimizer_of(model_of_two()).torch_optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    settings = {k: optimizer.defaults[k] for k in ("betas", "eps", "weight_decay", "lr")}
+    assert settings == {"betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": 0.01, "lr": 1e-3}
+
+
+class Listed(nn.Module):
+    """Has a parameter that its own list takes out of weight decay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.linear = nn.Parameter(torch.ones(4)), nn.Linear(4, 4)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"position"}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs + self.position)
+
+
+def decay_by_name(optimizer: GroupOptimizer, model: nn.Module) -> dict[str, float]:
+    optimizer.apply_values()
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    return {
+        name_of[id(p)]: group["weight_decay"]
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.01}], ids=["factory's", "given"])
+def test_biases_norms_and_listed_parameters_do_not_decay(options: dict):
+    model = nn.Sequential(Listed(), nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)))
+    assert decay_by_name(optimizer_of(model, **options), model) == {
+        "0.position": 0, "0.linear.weight": 0.01, "0.linear.bias": 0,
+        "1.0.weight": 0, "1.0.bias": 0, "1.1.weight": 0.01, "1.1.bias": 0,
+    }  # fmt: skip
+
+
+def test_a_group_may_decay_by_its_own_value():
+    model = model_of_two()
+    optimizer = optimizer_of(model, weight_decay=0.1)
+    optimizer.groups[0].values["weight_decay"] = 0.5
+    decay = decay_by_name(optimizer, model)
+    assert (decay["0.0.weight"], decay["0.0.bias"], decay["1.weight"]) == (0.5, 0, 0.1)
+
+
+def test_a_factory_function_decays_no_bias_either():
+    model = model_of_two()
+    optimizer = optimizer_of(model, lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1))
+    assert decay_by_name(optimizer, model)["1.bias"] == 0
+
+
+def test_negative_weight_decay_is_an_error():
+    with pytest.raises(ValueError, match=r"weight_decay must not be negative, got -0.1"):
+        optimizer_of(model_of_two(), weight_decay=-0.1)
+
+
+def test_weight_decay_for_an_optimizer_that_has_none_is_an_error():
+    with pytest.raises(ValueError, match="weight_decay"):
+        optimizer_of(model_of_two(), torch.optim.Rprop, weight_decay=0.1)
+
+
+# --- values
+
+
+def test_the_groups_start_with_the_factorys_values():
+    groups = optimizer_of(model_of_two(), partial(torch.optim.SGD, lr=0.5, momentum=0.7)).groups
+    assert [g.values for g in groups] == [{"lr": 0.5, "momentum": 0.7, "weight_decay": 0.0}] * 2
+
+
+def test_values_are_applied_at_the_step():
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    optimizer.groups.set_values("lr", [1e-4, 1e-2])
+    optimizer.groups.set_values("momentum", [0.8, 0.7])
+    train(model, optimizer, 1)
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-4, 1e-4, 1e-2, 1e-2]
+    assert [g["betas"] for g in optimizer.param_groups] == [(0.8, 0.99)] * 2 + [(0.7, 0.99)] * 2
+
+
+def test_momentum_is_the_momentum_of_sgd():
+    model = model_of_two()
+    optimizer = optimizer_of(model, partial(torch.optim.SGD, momentum=0.9))
+    optimizer.groups.set_values("momentum", [0.8, 0.7])
+    optimizer.apply_values()
+    assert [g["momentum"] for g in optimizer.param_groups] == [0.8, 0.8, 0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [(adamw, True), (torch.optim.SGD, True), (torch.optim.Adagrad, False)],
+)
+def test_it_knows_whether_there_is_a_momentum(factory: Callable[..., Any], expected: bool):
+    assert optimizer_of(model_of_two(), factory).has_momentum is expected
+
+
+def test_a_rate_changed_by_hand_is_the_rate_of_the_next_step_and_nothing_multiplies_it():
+    model = model_of_two()
+    optimizer = optimizer_of(model, torch.optim.SGD)
+    train(model, optimizer, 1)
+    optimizer.groups[0].values["lr"], optimizer.groups[1].values["lr"] = 0.25, 0.5
+    for group in optimizer.param_groups:
+        group["lr_scale"] = 0.1  # timm's hidden multiplier
+    before = weights(model)
+    optimizer.zero_grad()
+    backward(model)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        rate = 0.25 if name.startswith("0.") else 0.5
+        torch.testing.assert_close(parameter, before[name] - rate * parameter.grad)
+
+
+def test_in_a_fit_torch_steps_with_the_rates_of_the_history():
+    learner = tiny_learner(3, data=tiny_data(12, 4))
+    torch_optimizer = learner.trainer.setup.optimizer.torch_optimizer
+    used: list[tuple[float, ...]] = []
+
+    def note(*_: object) -> None:
+        used.append(tuple(group["lr"] for group in torch_optimizer.param_groups))
+
+    torch_optimizer.register_step_pre_hook(note)
+    learner.fine_tune(1)
+    twice = [tuple(lr for lr in row.lr for _ in (0, 1)) for row in learner.history.steps]
+    assert used == twice
+    assert len(set(used)) == 6
+
+
+# --- kernels
+
+
+@pytest.mark.parametrize("factory", [adamw, torch.optim.SGD, torch.optim.Adam])
+def test_fused_kernels_are_used_where_there_are_any(factory: Callable[..., Any]):
+    assert optimizer_of(model_of_two(), factory).torch_optimizer.defaults["fused"] is True
+
+
+@pytest.mark.parametrize(
+    "asked", [{"fused": False}, {"foreach": True}], ids=["not fused", "foreach"]
+)
+def test_the_kernels_asked_for_are_used(asked: dict[str, bool]):
+    defaults = optimizer_of(
+        model_of_two(), partial(torch.optim.AdamW, **asked)
+    ).torch_optimizer.defaults
+    assert not defaults["fused"]
+    assert {name: defaults[name] for name in asked} == asked
+
+
+def test_where_torch_has_no_fused_kernel_it_uses_another():
+    factory = partial(torch.optim.AdamW, differentiable=True)  # torch refuses it with fused=True
+    assert not optimizer_of(model_of_two(), factory).torch_optimizer.defaults["fused"]
+
+
+# --- steps
+
+
+@by_optimizer
+def test_any_torch_optimizer_takes_a_step(factory: Callable[..., Any]):
+    model = model_of_two()
+    before = weights(model)
+    train(model, optimizer_of(model, factory), 1)
+    assert not torch.equal(model[1].weight, before["1.weight"])
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@by_optimizer
+def test_steps_equal_those_of_plain_torch_with_the_same_settings(factory: Callable[..., Any]):
+    ours, plain = model_of_two(), model_of_two()
+    optimizer = optimizer_of(ours, factory, weight_decay=0.1)
+    optimizer.groups.set_values("lr", [1e-3, 1e-2])
+    torch_optimizer = factory(
+        [
+            {
+                "params": [p],
+                "lr": 1e-3 if name.startswith("0.") else 1e-2,
+                "weight_decay": 0.1 if name in ("0.0.weight", "1.weight") else 0.0,
+            }
+            for name, p in plain.named_parameters()
+        ]
+    )
+    for i in range(3):
+        train(ours, optimizer, 1, first=i)
+        torch_optimizer.zero_grad()
+        backward(plain, seed=i)
+        torch_optimizer.step()
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_group_takes_no_step_though_it_has_momentum_and_decay():
+    model = model_of_two()
+    factory = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = optimizer_of(model, factory)
+    train(model, optimizer, 2)
+    optimizer.groups.freeze_to(1)
+    before = weights(model[0])
+    train(model, optimizer, 3)
+    assert same_state(weights(model[0]), before)
+
+
+def test_zero_grad_leaves_no_gradient():
+    model = model_of_two()
+    backward(model)
+    optimizer_of(model).zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("factory", [adamw, torch.optim.RAdam], ids=["fused", "not fused"])
+def test_a_gradient_scaler_steps_as_if_it_were_not_there(factory: Callable[..., Any]):
+    scaled, plain = model_of_two(), model_of_two()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = optimizer_of(scaled, factory)
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    scaler.scale(scaled(inputs).pow(2).sum()).backward()
+    optimizer.step(scaler)
+    train(plain, optimizer_of(plain, factory), 1)
+    for name, parameter in scaled.named_parameters():
+        torch.testing.assert_close(parameter, plain.get_parameter(name))
+
+
+def test_a_gradient_scaler_skips_the_step_of_an_infinite_gradient():
+    model = model_of_two()
+    before, optimizer = weights(model), optimizer_of(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(model(torch.ones(8, 4)).sum() * float("inf")).backward()
+    optimizer.step(scaler)
+    scaler.update()
+    assert same_state(weights(model), before)
+    assert scaler.get_scale() == 512.0
+
+
+def test_momentum_may_come_after_steps_without():
+    model = model_of_two()
+    optimizer = optimizer_of(model, torch.optim.RMSprop)
+    train(model, optimizer, 1)
+    optimizer.groups.set_values("momentum", [0.9, 0.9])
+    train(model, optimizer, 1)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+# --- state
+
+
+def test_state_survives_freezing_and_unfreezing():
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    optimizer.groups.freeze_to(1)
+    train(model, optimizer, 2)
+    optimizer.groups.freeze_to(0)
+    after = optimizer.state_dict()
+    body = [name for name in before if name.startswith("0.")]
+    assert len(body) == 4
+    assert all(same_state(after[name], before[name]) for name in body)
+
+
+def test_state_survives_the_phases_of_fine_tune():
+    learner = tiny_learner(2, data=tiny_data(12, 4))
+    learner.fit(1)
+    learner.freeze()
+    learner.fit(1)
+    learner.unfreeze()
+    learner.fit(1)
+    state = learner.trainer.setup.optimizer.state_dict()
+    steps = {name: int(entries["step"]) for name, entries in state.items()}
+    assert steps["0.0.weight"] == 6
+    assert steps["1.weight"] == 9
+
+
+def test_state_is_by_name():
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    assert optimizer.state_dict() == {}
+    train(model, optimizer, 1)
+    state = optimizer.state_dict()
+    assert state.keys() == dict(model.named_parameters()).keys()
+    assert all(state[n]["exp_avg"].shape == p.shape for n, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("factory", [*OPTIMIZERS, torch.optim.Adafactor], ids=lambda f: f.__name__)
+def test_a_restored_optimizer_continues_bit_for_bit(factory: Callable[..., Any]):
+    model, other = model_of_two(), model_of_two(seed=1)
+    optimizer, restored = optimizer_of(model, factory), optimizer_of(other, factory)
+    train(model, optimizer, 2)
+    other.load_state_dict(model.state_dict())
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 2, first=2)
+    train(other, restored, 2, first=2)
+    assert same_state(weights(other), weights(model))
+    assert same_optimizer_state(restored.state_dict(), optimizer.state_dict())
+
+
+def test_restoring_drops_the_state_that_was_there():
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, 1)
+    optimizer.load_state_dict({})
+    assert optimizer.state_dict() == {}
+
+
+def test_restoring_keeps_the_values_of_the_groups():
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, 1)
+    optimizer.groups.set_values("lr", [0.25, 0.5])
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 1)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.25, 0.25, 0.5, 0.5]
+
+
+def unknown_name(state: dict[str, dict]) -> None:
+    state["2.weight"] = state["1.weight"]
+
+
+def wrong_shape(state: dict[str, dict]) -> None:
+    state["1.weight"]["exp_avg"] = torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (unknown_name, r"parameters that are not here: \['2.weight'\]"),
+        (wrong_shape, r"exp_avg of '1.weight' has shape \(3, 3\), the parameter \(2, 4\)"),
+    ],
+)
+def test_state_that_does_not_fit_is_an_error_and_changes_nothing(
+    damage: Callable[[dict], None], message: str
+):
+    model = model_of_two()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    damaged = {name: {k: v + 1 for k, v in entries.items()} for name, entries in before.items()}
+    damage(damaged)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(damaged)
+    assert same_optimizer_state(optimizer.state_dict(), before)

@@ -1,0 +1,52 @@
+"""The examples run, and the README's commands and code are understood."""
+
+import ast
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from finetune import demo
+from finetune.cli import _parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "examples" / "quickstart.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(tmp_path) >= 0.8
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path) -> None:
+    assert demo.run(tmp_path)["accuracy"] >= 0.96
+    pictures = {"predictions.png", "learning_rates.png"}
+    assert pictures < {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_readmes_python_is_python() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        ast.parse(block)
+
+
+def test_the_readmes_commands_are_understood() -> None:
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    commands = [line.split("#")[0] for line in lines if line.startswith("finetune ")]
+    assert len(commands) >= 3
+    for command in commands:
+        _parser().parse_args(shlex.split(command)[1:])
+
+
+def test_every_config_is_understood() -> None:
+    for config in (ROOT / "configs").glob("*.yaml"):
+        _parser().parse_args(["train", "photos", "--config", str(config)])

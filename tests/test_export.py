@@ -1,0 +1,108 @@
+"""An exported folder: safetensors and JSON, whole or not at all, loaded without unpickling."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from finetune import Learner, export, load_learner
+
+DESCRIPTION = {"classes": ["a", "b"]}
+
+
+@pytest.fixture
+def folder(trained: Learner, tmp_path: Path) -> Path:
+    trained.export(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_folder_holds_weights_and_json_only(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["model.json", "model.safetensors"]
+    description = json.loads((folder / "model.json").read_text())
+    assert description["classes"] == ["blue", "green", "red"]
+    assert description["architecture"]["backbone"] == "test_efficientnet"
+    assert description["preprocessing"]["image_size"] == 32
+    assert {"finetune-vision", "torch", "timm"} <= description["versions"].keys()
+
+
+def test_probabilities_are_the_same_in_a_new_process(
+    folder: Path, trained: Learner, photos: Path
+) -> None:
+    images = [str(path) for path in sorted(photos.glob("*/00[0-2].jpg"))]
+    code = (
+        "import json, sys\nfrom finetune import load_learner\n"
+        "print(json.dumps(load_learner(sys.argv[1]).predict(sys.argv[2:])))"
+    )
+    command = [sys.executable, "-c", code, str(folder), *images]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for ours, theirs in zip(trained.predict(images), json.loads(done.stdout), strict=True):
+        assert ours.label == theirs[0]
+        assert ours.probabilities == pytest.approx(theirs[2], abs=1e-5)
+
+
+def test_an_existing_folder_is_not_overwritten(folder: Path, trained: Learner) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match=r"exists already.*overwrite=True"):
+        trained.export(folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_overwrite_replaces_a_model(folder: Path) -> None:
+    export.write(folder, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+    assert export.read_description(folder)["classes"] == ["a", "b"]
+
+
+def test_overwrite_spares_a_folder_with_anything_else_in_it(folder: Path) -> None:
+    (folder / "thesis.txt").write_text("irreplaceable")
+    with pytest.raises(FileExistsError, match=r"holds other files and stays: thesis\.txt"):
+        export.write(folder, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+    assert (folder / "thesis.txt").read_text() == "irreplaceable"
+
+
+def test_a_failing_export_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        export.write(tmp_path / "model", nn.Linear(2, 2), {"classes": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tied_weights_and_layouts_survive(tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        tied = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+        tied[1].weight = tied[0].weight
+        return tied.to(memory_format=torch.channels_last)
+
+    first, second = model(), model()
+    export.write(tmp_path / "model", first, DESCRIPTION)
+    export.read_weights(tmp_path / "model", second)
+    assert torch.equal(first[0].weight, second[0].weight)
+    assert second[0].weight is second[1].weight
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is no exported model: it has no model\.json"):
+        load_learner(tmp_path)
+
+
+def test_damaged_weights_are_named(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors' can't be loaded"):
+        load_learner(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ('{"format": "cake"}', "does not describe a finetune model"),
+        ('{"format": "finetune model", "version": 99}', "version 99.*update finetune"),
+    ],
+)
+def test_a_wrong_description_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_learner(folder)

@@ -1,0 +1,78 @@
+"""Imports point to a lower floor or into the same folder, never up."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import finetune
+
+PACKAGE = Path(finetune.__file__).parent
+FLOORS = (  # top to bottom; names on one floor do not import each other
+    {"cli"},
+    {"commands", "demo"},
+    {"config", "vision"},
+    {"learner"},
+    {"lr_finder", "callbacks", "predictor"},
+    {"training"},
+    {"optim", "data"},
+    {"models", "interpret", "export", "metrics"},
+    {"randomness"},
+)
+
+
+def room_of(module: str) -> str:
+    """finetune.data.decode -> data"""
+    return module.split(".")[1]
+
+
+def floor_of(room: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def imports() -> list[tuple[str, str]]:
+    """(importing module, imported module) inside the package."""
+    found = []
+    for file in PACKAGE.rglob("*.py"):
+        importer = ".".join(["finetune", *file.relative_to(PACKAGE).with_suffix("").parts])
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("finetune"):
+                names = [f"{node.module}.{a.name}" for a in node.names]
+                targets = names if node.module == "finetune" else [node.module or ""]
+                found += [(importer, target) for target in targets]
+    return found
+
+
+def test_imports_point_down_or_stay_in_their_folder() -> None:
+    upward = []
+    for importer, imported in imports():
+        if importer == "finetune.__init__":
+            continue
+        above, below = room_of(importer), room_of(imported)
+        if above != below and floor_of(above) >= floor_of(below):
+            upward.append(f"{importer} -> {imported}")
+    assert upward == []
+
+
+def test_every_module_has_a_floor() -> None:
+    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert rooms - {"__init__"} == set().union(*FLOORS)
+
+
+def test_only_plots_imports_matplotlib() -> None:
+    importers = {f.name for f in PACKAGE.rglob("*.py") if "import matplotlib" in f.read_text()}
+    importers |= {f.name for f in PACKAGE.rglob("*.py") if "from matplotlib" in f.read_text()}
+    assert importers <= {"plots.py", "learner.py"}  # learner: for type checking only
+
+
+def test_importing_finetune_loads_nothing_heavy_and_leaves_signals_alone() -> None:
+    code = (
+        "import signal, sys\n"
+        "before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]\n"
+        "import finetune\n"
+        "heavy = {'matplotlib', 'torchmetrics', 'rich', 'jsonargparse', 'sklearn', 'pandas'}\n"
+        "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))\n"
+        "print(before == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "True"]

@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import COLOURS, write_photos
+from torch import nn
+
+from finetune.data.decode import ImageError
+from finetune.data.preprocessing import Preprocessing
+from finetune.predictor import Predictor
+
+# the mean of a channel says which colour it is; order unlike the alphabet's
+CLASSES = ("red", "green", "blue")
+
+
+class ChannelMeans(nn.Module):
+    """Logits from the mean of each channel, and one unused parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.norm = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(images).mean(dim=(2, 3)) * self.scale
+
+
+def make_predictor(model: nn.Module | None = None) -> Predictor:
+    inputs = Preprocessing(16, mean=(0.0,) * 3, std=(1.0,) * 3).inputs
+    return Predictor(model or ChannelMeans().eval(), CLASSES, inputs)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, Path]:
+    folder = write_photos(tmp_path, per_class=1)
+    return {label: folder / label / "000.jpg" for label in COLOURS}
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_one_item_gives_one_prediction(photos: dict[str, Path], label: str) -> None:
+    assert make_predictor().predict(photos[label]).label == label
+
+
+def test_probability_is_that_of_the_label_and_the_largest(photos: dict[str, Path]) -> None:
+    prediction = make_predictor().predict(photos["green"])
+    assert prediction.probability == prediction.probabilities["green"]
+    assert prediction.probability == max(prediction.probabilities.values())
+
+
+def test_probabilities_are_in_the_order_of_the_classes(photos: dict[str, Path]) -> None:
+    assert tuple(make_predictor().predict(photos["green"]).probabilities) == CLASSES
+
+
+def test_probabilities_sum_to_one(photos: dict[str, Path]) -> None:
+    assert sum(make_predictor().predict(photos["red"]).probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_several_items_give_a_list_in_their_order(photos: dict[str, Path], kind: type) -> None:
+    wanted = ["blue", "red", "red", "green", "blue"]
+    predictions = make_predictor().predict(kind(photos[label] for label in wanted))
+    assert [prediction.label for prediction in predictions] == wanted
+
+
+def test_list_of_one_gives_a_list(photos: dict[str, Path]) -> None:
+    (prediction,) = make_predictor().predict([photos["red"]])
+    assert prediction.label == "red"
+
+
+def test_empty_list_gives_an_empty_list() -> None:
+    assert make_predictor().predict([]) == []
+
+
+def test_batch_size_changes_nothing(photos: dict[str, Path]) -> None:
+    items = [photos[label] for label in ["blue", "red", "green", "red", "blue"]]
+    predictor = make_predictor()
+    assert predictor.predict(items, batch_size=2) == predictor.predict(items)
+
+
+def test_batch_size_bounds_the_batches(photos: dict[str, Path]) -> None:
+    sizes = []
+    predictor = make_predictor()
+    predictor.model.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
+    predictor.predict([photos["red"]] * 5, batch_size=2)
+    assert sizes == [2, 2, 1]
+
+
+def test_every_kind_of_picture_gives_the_same(photos: dict[str, Path], tmp_path: Path) -> None:
+    with Image.open(photos["red"]) as image:
+        image.save(tmp_path / "red.png")
+    array = np.asarray(image)
+    items = [tmp_path / "red.png", str(tmp_path / "red.png"), image, array]
+    items.append(torch.from_numpy(array.copy()).permute(2, 0, 1))
+    predictor = make_predictor()
+    assert [predictor.predict(item) for item in items] == [predictor.predict(items[0])] * 5
+
+
+def test_probabilities_are_a_table_on_the_cpu(photos: dict[str, Path]) -> None:
+    table = make_predictor().probabilities([photos["red"], photos["blue"]])
+    assert (table.shape, table.dtype, table.device.type) == ((2, 3), torch.float32, "cpu")
+    assert table.argmax(dim=1).tolist() == [0, 2]
+
+
+def test_model_predicts_in_evaluation_mode(photos: dict[str, Path]) -> None:
+    model = ChannelMeans().train()
+    predictions = make_predictor(model).predict([photos["red"], photos["blue"]])
+    assert [prediction.label for prediction in predictions] == ["red", "blue"]
+    assert int(model.norm.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_keeps_its_mode(photos: dict[str, Path], training: bool) -> None:
+    model = ChannelMeans().train(training)
+    make_predictor(model).predict(photos["red"])
+    assert [module.training for module in model.modules()] == [training, training]
+
+
+def test_every_part_of_the_model_keeps_its_own_mode(photos: dict[str, Path]) -> None:
+    model = ChannelMeans().train()
+    model.norm.eval()
+    make_predictor(model).predict(photos["red"])
+    assert model.training
+    assert not model.norm.training
+
+
+def test_model_keeps_its_mode_after_an_error() -> None:
+    model = ChannelMeans().train()
+    with pytest.raises(ImageError, match="no such file"):
+        make_predictor(model).predict("gone.jpg")
+    assert model.training
+
+
+def test_unreadable_file_is_named(photos: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "torn.jpg").write_bytes(b"torn")
+    with pytest.raises(ImageError, match=r"can't read image .*torn\.jpg: "):
+        make_predictor().predict([photos["red"], tmp_path / "torn.jpg"])
+
+
+def test_prediction_leaves_no_gradient(photos: dict[str, Path]) -> None:
+    predictor = make_predictor()
+    assert not predictor.probabilities([photos["red"]]).requires_grad
+    assert all(parameter.grad is None for parameter in predictor.model.parameters())

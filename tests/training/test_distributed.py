@@ -1,0 +1,242 @@
+"""Two processes do what one does. The file is also the script that runs them: one start, one
+interpreter that forks both, all runs in a row."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from support import StopAt, tiny_pairs
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from finetune import Batch, Callback, DataLoaders, DivergenceError, Learner
+from finetune.randomness import generator
+from finetune.training import checkpoint, distributed
+from finetune.training.events import StepEnd
+from finetune.training.step import Loss
+
+RUNS = {
+    "plain": {},
+    "accumulating": {"accumulate": 3},
+    "clipped": {"clip_norm": 0.05, "accumulate": 2},
+}
+
+
+class Shares:
+    """Every process takes its share of each batch, as `ImageLoader` does."""
+
+    def __init__(self, count: int, batch_size: int, *, shuffle: bool) -> None:
+        self.pairs, self.batch_size, self.shuffle = tiny_pairs(count), batch_size, shuffle
+
+    def __len__(self) -> int:
+        return -(-len(self.pairs) // self.batch_size)
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = torch.arange(len(self.pairs))
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=generator(seed, "shuffle", epoch))
+        for indices in torch.split(order, self.batch_size)[start:]:
+            mine = indices[distributed.rank() :: distributed.world_size()]
+            yield Batch(*(tensor[mine] for tensor in self.pairs.tensors), mine)
+
+
+def new_learner(loss: Loss = nn.functional.cross_entropy, **options: object) -> Learner:
+    """Three linear layers, one group each; 8 batches of 8; 9 examples to validate on, 4 + 4 + 1."""
+    torch.manual_seed(distributed.rank())  # other weights in each, until somebody makes them equal
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2))
+    data = DataLoaders(
+        Shares(64, 8, shuffle=True), Shares(9, 4, shuffle=False), classes=["no", "yes"]
+    )
+    return Learner(
+        data, model, loss=loss, metrics=["accuracy"], split=[1, 2],
+        device="cpu", precision="fp32", progress=False, **options,
+    )  # fmt: skip
+
+
+def outcome(learner: Learner) -> dict:
+    return {
+        "model": {n: v.clone() for n, v in learner.model.state_dict().items()},
+        "steps": [(row.phase, row.loss) for row in learner.history.steps],
+        "epochs": [(row.train_loss, dict(row.valid)) for row in learner.history.epochs],
+    }
+
+
+@pytest.fixture(scope="module")
+def single() -> dict[str, dict]:
+    results = {}
+    for name, options in RUNS.items():
+        learner = new_learner(**options)
+        learner.fine_tune(2, base_lr=1e-2)
+        results[name] = outcome(learner)
+    return results
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **paths},
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def close(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.allclose(a[n], b[n], atol=1e-5, rtol=0) for n in a)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_as_one(name: str, ranks, single):
+    assert close(ranks[0][name]["model"], single[name]["model"])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_processes_stay_equal_across_the_freeze_boundary(name: str, ranks):
+    first, second = (rank[name]["model"] for rank in ranks)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_losses_and_metrics_are_those_of_one_process(name: str, ranks, single):
+    for rank in ranks:
+        assert [p for p, _ in rank[name]["steps"]] == [p for p, _ in single[name]["steps"]]
+        losses = [loss for _, loss in rank[name]["steps"]]
+        assert losses == pytest.approx([loss for _, loss in single[name]["steps"]], abs=1e-5)
+        for mine, one in zip(rank[name]["epochs"], single[name]["epochs"], strict=True):
+            assert mine[0] == pytest.approx(one[0], abs=1e-5)
+            assert mine[1] == pytest.approx(one[1], abs=1e-5)
+
+
+def test_gradients_travel_once_a_step(ranks):
+    # 8 batches in windows of 3 are 3 steps an epoch; the other batches run under no_sync
+    assert [rank["reductions"] for rank in ranks] == [3, 3]
+
+
+def test_only_the_first_process_writes_checkpoints(ranks):
+    assert ranks[0]["writes"] > 0
+    assert ranks[1]["writes"] == 0
+
+
+def test_a_stopped_run_goes_on_from_the_file_in_both_processes(ranks, single):
+    for rank in ranks:
+        assert close(rank["resumed"]["model"], single["plain"]["model"])
+        assert len(rank["resumed"]["steps"]) == len(single["plain"]["steps"])
+
+
+def test_ctrl_c_in_one_process_ends_both_at_the_same_step(ranks):
+    assert [rank["interrupted"] for rank in ranks] == ["KeyboardInterrupt after 8 steps"] * 2
+
+
+def test_a_loss_that_is_no_number_in_one_process_is_an_error_in_both(ranks):
+    assert [rank["diverged"] for rank in ranks] == [True, True]
+
+
+def test_without_torchrun_there_is_one_process():
+    model = nn.Linear(2, 2)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.total(torch.ones(2)).tolist() == [1, 1]
+    assert distributed.any_process(True, torch.device("cpu"))
+    assert not distributed.any_process(False, torch.device("cpu"))
+    with distributed.wrapped(model) as net:
+        assert net is model
+
+
+# --- what runs in each of the two processes
+
+
+class InterruptFirst(Callback):
+    def on_step_end(self, event: StepEnd) -> None:
+        if distributed.rank() == 0 and event.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _no_number_in_the_second(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, targets) / (1 - distributed.rank())
+
+
+def _reductions() -> int:
+    """How many times gradients are averaged in an epoch of 8 batches, 3 to a step."""
+    calls = []
+    original = distributed.DistributedDataParallel
+
+    def counting(model: nn.Module, **options: object) -> DistributedDataParallel:
+        net = original(model, **options)
+
+        def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            calls.append(bucket.index())
+            return allreduce_hook(None, bucket)
+
+        net.register_comm_hook(None, hook)
+        return net
+
+    distributed.DistributedDataParallel = counting
+    new_learner(accumulate=3).fit(1)
+    distributed.DistributedDataParallel = original
+    return len([index for index in calls if index == 0])
+
+
+def _runs(folder: Path) -> dict:
+    results: dict = {}
+    writes = []
+    write = checkpoint.write
+    checkpoint.write = lambda path, content: (writes.append(path), write(path, content))
+    for name, options in RUNS.items():
+        learner = new_learner(**options)
+        learner.fine_tune(2, base_lr=1e-2, checkpoint=folder / f"{name}.pt")
+        results[name] = outcome(learner)
+    results["writes"] = len(writes)
+    results["reductions"] = _reductions()
+    learner = new_learner()
+    learner.fine_tune(2, base_lr=1e-2, callbacks=[StopAt(11)])
+    learner.save(folder / "stopped.pt")
+    dist.barrier()
+    learner = new_learner()
+    learner.load(folder / "stopped.pt")
+    learner.resume()
+    results["resumed"] = outcome(learner)
+    learner = new_learner()
+    try:
+        learner.fit(2, callbacks=[InterruptFirst()])
+    except KeyboardInterrupt:
+        results["interrupted"] = f"KeyboardInterrupt after {len(learner.history.steps)} steps"
+    try:
+        new_learner(_no_number_in_the_second).fit(1)
+    except DivergenceError:
+        results["diverged"] = True
+    return results
+
+
+def _rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(_runs(folder), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _main(folder: Path) -> None:
+    new_learner()  # imports what takes long once, not in both
+    children = []
+    for rank in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            _rank(rank, folder)
+            return
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    sys.exit(max(map(abs, codes)))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

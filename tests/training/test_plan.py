@@ -1,0 +1,259 @@
+"""Plans: what is going to happen, as data; and the figures of fastai, step by step."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import PARITY, needs_parity, tiny_data, tiny_learner, tiny_model
+from torch import nn
+
+from finetune import Callback, LayerGroups, Phase
+from finetune.learner import Learner
+from finetune.optim.schedules import Constant, FlatCosine, one_cycle, one_cycle_momentum
+from finetune.training import plan as plans
+from finetune.training.events import StepEnd
+
+
+def groups_of(count: int) -> LayerGroups:
+    return LayerGroups.from_model(tiny_model(count), list(range(1, count)))
+
+
+def phase(**options: Any) -> Phase:
+    given = {"name": "p", "epochs": 2, "frozen": 0, "peaks": {"lr": (0.1, 0.2)}, **options}
+    return Phase(**given)
+
+
+# --- parity with fastai
+
+
+def trajectories() -> list[dict[str, Any]]:
+    path = PARITY / "fine_tune_trajectory.json"
+    return json.loads(path.read_text())["cases"] if path.exists() else []
+
+
+def as_argument(value: Any) -> Any:
+    return slice(*value["slice"]) if isinstance(value, dict) else value
+
+
+class FrozenGroups(Callback):
+    """Per step: which groups have no parameter that takes gradients."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.rows: list[list[bool]] = []
+
+    def on_step_end(self, event: StepEnd) -> None:
+        groups = self.learner.layer_groups
+        self.rows.append(
+            [not any(p.requires_grad for p in group.parameters.values()) for group in groups]
+        )
+
+
+@needs_parity
+@pytest.mark.parametrize(
+    "case", trajectories(), ids=lambda c: f"{c['groups']} {c['call']['method']} {c['call']['args']}"
+)
+def test_rates_momenta_and_freezing_are_those_of_fastai(case: dict[str, Any]):
+    learner = tiny_learner(case["groups"], data=tiny_data(28, 4), optimizer=torch.optim.Adam)
+    frozen, call = FrozenGroups(learner), case["call"]
+    arguments = map(as_argument, call["args"])
+    getattr(learner, call["method"])(*arguments, **call["kwargs"], callbacks=[frozen])
+
+    steps, expected = learner.history.steps, np.array(case["lr"])
+    assert [row.step for row in steps] == case["batch"]
+    assert frozen.rows == case["frozen"]
+    np.testing.assert_allclose([row.momentum for row in steps], case["mom"], rtol=1e-6)
+    rates = np.array([row.lr for row in steps])
+    assert rates.shape == expected.shape
+    near = np.isclose(rates, expected, rtol=1e-6, atol=1e-7 * expected.max(0))
+    assert (near | np.isclose(rates, expected, rtol=5e-6, atol=0)).all()
+
+
+# --- what the calls mean
+
+
+def test_fine_tune_is_a_frozen_and_an_unfrozen_cycle():
+    frozen, unfrozen = plans.fine_tune_plan(groups_of(3), 4, base_lr=2e-3, freeze_epochs=2)
+    assert (frozen.name, frozen.epochs, frozen.frozen) == ("frozen", 2, 2)
+    assert frozen.peaks["lr"] == (2e-4, 2e-4, 2e-3)
+    assert frozen.schedules["lr"] == one_cycle(div=25, pct_start=0.99)
+    assert (unfrozen.name, unfrozen.epochs, unfrozen.frozen) == ("unfrozen", 4, 0)
+    assert unfrozen.peaks["lr"] == pytest.approx((1e-5, 1e-4, 1e-3))
+    assert unfrozen.schedules["lr"] == one_cycle(div=5, pct_start=0.3)
+
+
+def test_fine_tune_may_leave_the_frozen_phase_out():
+    (only,) = plans.fine_tune_plan(groups_of(2), 1, freeze_epochs=0)
+    assert (only.name, only.frozen) == ("unfrozen", 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda groups: plans.fit_plan(groups, 1, 1e-3),
+        lambda groups: plans.one_cycle_plan(groups, 1, 1e-3),
+        lambda groups: plans.flat_cosine_plan(groups, 1, 1e-3),
+        lambda groups: plans.restarts_plan(groups, 1, 1, 1e-3),
+    ],
+    ids=["fit", "one cycle", "flat cosine", "restarts"],
+)
+def test_other_fits_leave_frozen_what_is_frozen(make):
+    groups = groups_of(3)
+    groups.freeze_to(1)
+    assert [p.frozen for p in make(groups)] == [1]
+
+
+def test_restarts_grow_by_the_multiple():
+    cycles = plans.restarts_plan(groups_of(2), 3, 2, 1e-3, cycle_mult=3)
+    assert [p.epochs for p in cycles] == [2, 6, 18]
+
+
+def test_an_optimizer_without_momentum_reports_none():
+    learner = tiny_learner(2, data=tiny_data(4, 4), optimizer=torch.optim.Adagrad)
+    learner.fit_one_cycle(1)
+    assert [row.momentum for row in learner.history.steps] == [()]
+
+
+def test_an_optimizer_may_get_its_momentum_from_a_later_phase():
+    learner = tiny_learner(2, data=tiny_data(4, 4), optimizer=torch.optim.RMSprop)
+    learner.fit(1)
+    learner.fit_one_cycle(1)
+    assert [row.momentum for row in learner.history.steps] == [(0.0, 0.0), (0.95, 0.95)]
+
+
+# --- values
+
+
+def test_a_value_is_peak_times_schedule():
+    values = phase(peaks={"lr": (0.1, 0.2)}, schedules={"lr": FlatCosine(0.0, 0.0)}).values(0.5)
+    assert values == {"lr": pytest.approx((0.05, 0.1))}
+
+
+def test_a_peak_without_a_schedule_is_constant():
+    assert phase().values(0.7) == {"lr": (0.1, 0.2)}
+
+
+def test_progress_runs_from_0_to_just_below_1_over_the_epochs_of_a_phase():
+    def progress(t: float) -> float:
+        return t
+
+    plan = (phase(peaks={"lr": (1.0,)}, schedules={"lr": progress}),)
+    rates = [values["lr"][0] for _, values in plans.plan_values(plan, 4)]
+    assert rates == [i / 8 for i in range(8)]
+
+
+def test_plan_values_foretell_a_run():
+    learner = tiny_learner(3, data=tiny_data(12, 4))
+    plan = plans.fine_tune_plan(learner.layer_groups, 2)
+    learner.fit_plan(plan)
+    told = [(p.name, v["lr"], v["momentum"]) for p, v in plans.plan_values(plan, 3)]
+    assert told == [(row.phase, row.lr, row.momentum) for row in learner.history.steps]
+
+
+# --- plans as data
+
+schedules = st.sampled_from(
+    [Constant(0.9), one_cycle(), one_cycle_momentum(pct_start=0.3), FlatCosine(0.5)]
+)
+rates = st.lists(st.floats(1e-8, 1), min_size=1, max_size=4).map(tuple)
+phases = st.builds(
+    Phase,
+    st.text(max_size=5),
+    st.integers(1, 100),
+    st.integers(0, 3),
+    st.fixed_dictionaries({"lr": rates, "momentum": rates}),
+    st.fixed_dictionaries({"lr": schedules}, optional={"momentum": schedules}),
+)
+
+
+@given(phases)
+@settings(max_examples=50, deadline=None)
+def test_a_phase_survives_json(phase: Phase):
+    assert Phase.from_dict(json.loads(json.dumps(phase.to_dict()))) == phase
+
+
+def test_a_phase_with_your_own_schedule_can_not_be_read_back():
+    data = phase(schedules={"lr": lambda t: 1 - t}).to_dict()
+    with pytest.raises(ValueError, match="is your own function and can't be read from a file"):
+        Phase.from_dict(data)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, "3"])
+def test_epochs_are_a_positive_whole_number(epochs: Any):
+    with pytest.raises(ValueError, match=f"epochs must be a positive whole number, got {epochs!r}"):
+        phase(epochs=epochs)
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_one_cycle", "fit_flat_cos", "fine_tune"])
+def test_no_fit_takes_zero_epochs(method: str):
+    with pytest.raises(ValueError, match="epochs must be a positive whole number, got 0"):
+        getattr(tiny_learner(2), method)(0)
+
+
+@pytest.mark.parametrize("cycles", [0, -1, 1.5])
+def test_cycles_are_a_positive_whole_number(cycles: Any):
+    with pytest.raises(ValueError, match=f"cycles must be a positive whole number, got {cycles}"):
+        plans.restarts_plan(groups_of(2), cycles, 1, 1e-3)
+
+
+def test_a_schedule_needs_a_peak():
+    with pytest.raises(ValueError, match="schedules without a peak: momentum"):
+        phase(schedules={"momentum": Constant()})
+
+
+def test_fine_tune_needs_two_groups():
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(
+        ValueError, match=r"this model has one group only; pass split= .*fit_one_cy"
+    ):
+        plans.fine_tune_plan(LayerGroups.from_model(model, lambda m: [[m]]), 1)
+
+
+def test_a_refused_fine_tune_changes_nothing():
+    learner = tiny_learner(1)
+    before = learner.model[0].weight.clone()
+    with pytest.raises(ValueError, match="this model has one group only"):
+        learner.fine_tune(1)
+    assert torch.equal(learner.model[0].weight, before)
+    assert learner.history.steps == []
+
+
+@pytest.mark.parametrize("lr_mult", [0, -1.0])
+def test_lr_mult_is_positive(lr_mult: float):
+    with pytest.raises(ValueError, match=f"lr_mult divides .* must be positive, got {lr_mult}"):
+        plans.fine_tune_plan(groups_of(2), 1, lr_mult=lr_mult)
+
+
+@pytest.mark.parametrize("freeze_epochs", [-1, 0.5])
+def test_freeze_epochs_are_a_whole_number(freeze_epochs: Any):
+    with pytest.raises(ValueError, match=f"freeze_epochs must be a whole .*, got {freeze_epochs}"):
+        plans.fine_tune_plan(groups_of(2), 1, freeze_epochs=freeze_epochs)
+
+
+@pytest.mark.parametrize("freeze_epochs", [0, 1])
+@pytest.mark.parametrize("base_lr", [0.0, -1e-3, float("nan")])
+def test_base_lr_is_positive(base_lr: float, freeze_epochs: int):
+    with pytest.raises(ValueError, match=r"positive rates|must be positive"):
+        plans.fine_tune_plan(groups_of(2), 1, base_lr=base_lr, freeze_epochs=freeze_epochs)
+
+
+@pytest.mark.parametrize("make", [plans.fit_plan, plans.one_cycle_plan, plans.flat_cosine_plan])
+@pytest.mark.parametrize(
+    ("lr", "message"),
+    [
+        ([1e-3], r"got 1 learning rates for 3 groups \(0, 1, 2\)"),
+        (slice(0, 1e-3), "need slice.* with positive rates"),
+        (-1e-3, r"must be positive and finite, got -0.001"),
+    ],
+    ids=["too few", "slice from 0", "negative"],
+)
+def test_rates_that_make_no_sense_are_an_error(make, lr: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        make(groups_of(3), 1, lr)

@@ -1,0 +1,372 @@
+"""Exact resume: 10 steps = 5 steps + save + new process + load + 5 steps, bit for bit.
+
+The file is also the script that runs in the new process; it forks one child for each death.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from support import StopAt, copy_of, same_state, tiny_data, tiny_learner, tiny_model, write_photos
+from torch import nn
+
+from finetune import (
+    Callback,
+    CheckpointError,
+    EarlyStopping,
+    ImageDataLoaders,
+    Learner,
+    SaveBest,
+    Stop,
+)
+from finetune.training import checkpoint, trainer
+from finetune.training.events import EpochEnd, StepEnd
+from finetune.training.loop import Loop
+from finetune.vision import vision_learner
+
+STOPS = {
+    # inside the frozen epoch, at the freeze boundary, inside an unfrozen epoch, at an epoch's end
+    "adamw": (3, 8, 13, 16),
+    "accumulating": (2, 3, 5, 6),
+    "pictures": (2, 4, 6),
+}
+SAVED = [(kind, stop) for kind, stops in STOPS.items() for stop in stops]
+DEATHS = {
+    ("adamw", 5): signal.SIGKILL,
+    ("adamw", 9): signal.SIGKILL,
+    ("accumulating", 5): signal.SIGKILL,
+    ("pictures", 6): signal.SIGKILL,
+    ("adamw", 3): signal.SIGINT,
+    ("accumulating", 7): signal.SIGINT,
+    ("adamw", 11): signal.SIGTERM,
+    ("adamw", 8): signal.SIGTERM,
+}
+EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: -2, signal.SIGTERM: 143}  # a shell says 130 for -2
+
+
+def new_learner(kind: str, folder: Path) -> Learner:
+    """The same learner in every process."""
+    if kind == "pictures":
+        data = ImageDataLoaders.from_folder(folder / "photos", image_size=32, batch_size=4)
+        name = "test_efficientnet.r160_in1k"
+        return vision_learner(data, name, weights=None, device="cpu", progress=False)
+    if kind == "adamw":
+        return tiny_learner(groups=3, metrics=["accuracy"])
+    sgd = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
+    return tiny_learner(groups=3, optimizer=sgd, accumulate=3, clip_norm=0.1)
+
+
+def tune(learner: Learner, **options: object) -> None:
+    learner.fine_tune(2, base_lr=1e-2, **options)
+
+
+def outcome(learner: Learner) -> dict:
+    """Everything that training has made, but for the seconds it took."""
+    content = learner.trainer.state_dict()
+    for row in content["callbacks"]["History"]["epochs"]:
+        row["seconds"] = 0.0
+    names = ("model", "optimizer", "groups", "frozen", "next_epoch")
+    return {**{n: content[n] for n in names}, "history": content["callbacks"]["History"]}
+
+
+def same(a: object, b: object) -> bool:
+    """Bit for bit, all the way down."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    write_photos(folder / "photos", per_class=7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path) -> dict[str, dict]:
+    results = {}
+    for kind in STOPS:
+        learner = new_learner(kind, folder)
+        tune(learner)
+        results[kind] = outcome(learner)
+    return results
+
+
+@pytest.fixture(scope="module")
+def exit_codes(folder: Path) -> dict[str, int]:
+    """Runs that end early here or there, all the rest of them in a process of its own."""
+    for kind, stop in SAVED:
+        learner = new_learner(kind, folder)
+        tune(learner, callbacks=[StopAt(stop)])
+        learner.save(folder / f"{kind}-{stop}.pt")
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("kind", "stop"), SAVED)
+def test_save_new_process_load_and_resume(kind, stop, folder, uninterrupted, exit_codes):
+    resumed = torch.load(folder / f"{kind}-{stop}-resumed.pt", weights_only=True)
+    assert same(resumed, uninterrupted[kind])
+
+
+@pytest.mark.parametrize(("kind", "stop"), DEATHS)
+def test_the_same_call_continues_a_killed_run(kind, stop, folder, uninterrupted, exit_codes):
+    name = f"{kind}-{stop}-died"
+    number = DEATHS[kind, stop]
+    assert exit_codes[name] == EXIT_CODES[number]
+    learner = new_learner(kind, folder)
+    before = checkpoint.read(folder / f"{name}.pt")
+    steps_done = len(before["callbacks"]["History"]["steps"])
+    # SIGKILL strikes before the step's own checkpoint, the other signals wait for it
+    assert steps_done == (stop - 1 if number == signal.SIGKILL else stop)
+    tune(learner, checkpoint=folder / f"{name}.pt")
+    assert same(outcome(learner), uninterrupted[kind])
+    assert not list(folder.glob(f".{name}*")), "a temporary file was left behind"
+
+
+def test_a_stop_within_this_process_resumes_exactly(folder, uninterrupted):
+    learner = new_learner("adamw", folder)
+    tune(learner, callbacks=[StopAt(3)])
+    learner.resume(callbacks=[StopAt(9)])
+    learner.resume()
+    assert same(outcome(learner), uninterrupted["adamw"])
+
+
+def test_resume_takes_over_the_checkpoint_file(tmp_path: Path):
+    learner = tiny_learner()
+    tune(learner, callbacks=[StopAt(3)])
+    learner.resume(checkpoint=tmp_path / "run.pt")
+    assert checkpoint.read(tmp_path / "run.pt")["run"]["ended"] == "finished"
+
+
+def test_without_an_unfinished_run_there_is_nothing_to_resume(tmp_path: Path):
+    learner = tiny_learner()
+    with pytest.raises(RuntimeError, match="no unfinished run"):
+        learner.resume()
+    learner.fit(1)
+    with pytest.raises(RuntimeError, match="no unfinished run"):
+        learner.resume()
+    learner.save(tmp_path / "run.pt")
+    learner.load(tmp_path / "run.pt")
+    with pytest.raises(RuntimeError, match="no unfinished run"):
+        learner.resume()
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, capsys):
+    first = tiny_learner()
+    tune(first, checkpoint=tmp_path / "run.pt")
+    second = tiny_learner(progress=True)
+    tune(second, checkpoint=tmp_path / "run.pt")
+    assert "this run has ended, nothing is left to do" in capsys.readouterr().out
+    assert same(outcome(first), outcome(second))
+
+
+def test_a_run_that_a_callback_stopped_is_not_started_again(tmp_path: Path):
+    tune(tiny_learner(), checkpoint=tmp_path / "run.pt", callbacks=[StopAt(3)])
+    learner = tiny_learner()
+    tune(learner, checkpoint=tmp_path / "run.pt")
+    assert len(learner.history.steps) == 3
+
+
+def test_a_fit_after_a_resumed_one_uses_new_shuffles(tmp_path: Path):
+    def twice(learner: Learner) -> dict:
+        tune(learner)
+        return outcome(learner)
+
+    whole = tiny_learner()
+    tune(whole)
+    parted = tiny_learner()
+    tune(parted, callbacks=[StopAt(5)])
+    parted.save(tmp_path / "run.pt")
+    parted = tiny_learner()
+    parted.load(tmp_path / "run.pt")
+    parted.resume()
+    assert same(twice(parted), twice(whole))
+
+
+class StopAfterEpochs(Callback):
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def on_epoch_end(self, event: EpochEnd) -> Stop | None:
+        self.left -= 1
+        return Stop("pause") if self.left == 0 else None
+
+
+def test_early_stopping_goes_on_counting(tmp_path: Path):
+    learner = tiny_learner()
+    patience = partial(EarlyStopping, patience=3, min_delta=10.0)
+    learner.fit(9, callbacks=[patience(), StopAfterEpochs(2)])
+    learner.save(tmp_path / "run.pt")
+    learner = tiny_learner()
+    learner.load(tmp_path / "run.pt")
+    learner.resume(callbacks=[patience()])
+    assert len(learner.history.epochs) == 4  # the first is the best, three are no better
+
+
+def test_save_best_remembers_the_best(tmp_path: Path):
+    learner = tiny_learner()
+    best = partial(SaveBest, tmp_path / "best.pt", min_delta=10.0)
+    learner.fit(3, callbacks=[best(), StopAfterEpochs(1)])
+    learner.save(tmp_path / "run.pt")
+    (tmp_path / "best.pt").unlink()
+    learner = tiny_learner()
+    learner.load(tmp_path / "run.pt")
+    learner.resume(callbacks=[best()])
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path):
+    tiny_learner().fit(1, checkpoint=tmp_path / "run.pt")
+    learner = tiny_learner()
+    before = copy_of(learner.model.state_dict())
+    with pytest.raises(CheckpointError, match=r"run.pt' belongs to another plan; remove it"):
+        tune(learner, checkpoint=tmp_path / "run.pt")
+    assert same_state(before, learner.model.state_dict())
+
+
+def test_a_checkpoint_without_a_run_is_refused(tmp_path: Path):
+    tiny_learner().save(tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="belongs to another plan"):
+        tiny_learner().fit(1, checkpoint=tmp_path / "run.pt")
+
+
+def with_named_groups(model: nn.Module) -> list[list[nn.Module]]:
+    return [[model[0]], [model[1]]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": tiny_data(seed=1)}, "made with seed 0, here it is 1"),
+        ({"optimizer": torch.optim.SGD}, "made with optimizer 'AdamW', here it is 'SGD'"),
+        ({"split": with_named_groups}, "made with layer groups .*, here it is"),
+    ],
+)
+def test_another_setup_is_refused_and_nothing_changes(tmp_path: Path, options, message):
+    other = tiny_learner()
+    tune(other)
+    other.save(tmp_path / "run.pt")
+    learner = tiny_learner(**options)
+    learner.fit(1, callbacks=[StopAt(3)])
+    before = outcome(learner)
+    before["model"] = copy_of(before["model"])
+    with pytest.raises(CheckpointError, match=message):
+        learner.load(tmp_path / "run.pt")
+    assert same(before, outcome(learner))
+    learner.resume()  # its own run is still there
+    assert len(learner.history.steps) == 8
+
+
+@pytest.mark.parametrize(
+    "options", [{"data": tiny_data(batch_size=8)}, {"accumulate": 2}], ids=["batches", "accumulate"]
+)
+def test_another_number_of_steps_is_refused(tmp_path: Path, options: dict):
+    stopped = tiny_learner()
+    tune(stopped, callbacks=[StopAt(3)])
+    stopped.save(tmp_path / "run.pt")
+    learner = tiny_learner(**options)
+    learner.load(tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match=r"had 8 steps an epoch, .* give 4; continue with"):
+        learner.resume()
+
+
+def test_a_refused_checkpoint_leaves_the_learner_as_it_was(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(trainer, "Loop", partial(Loop, checkpoint_seconds=-1.0))
+    first = tiny_learner(callbacks=[Raising(at=5)])
+    with pytest.raises(RuntimeError, match="at step 5"):
+        tune(first, checkpoint=tmp_path / "run.pt")
+    learner = tiny_learner(data=tiny_data(batch_size=8))
+    before = outcome(learner)
+    before["model"] = copy_of(before["model"])
+    with pytest.raises(CheckpointError, match="steps an epoch"):
+        tune(learner, checkpoint=tmp_path / "run.pt")
+    assert same(before, outcome(learner))
+
+
+class Raising(Callback):
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def on_step_end(self, event: StepEnd) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError(f"at step {event.step + 1}")
+
+
+def test_a_run_goes_on_after_an_error(folder, uninterrupted):
+    learner = new_learner("adamw", folder)
+    with pytest.raises(RuntimeError, match="at step 5"):
+        tune(learner, callbacks=[Raising(at=5)])
+    learner.resume()
+    assert same(outcome(learner), uninterrupted["adamw"])
+
+
+def test_a_checkpoint_has_everything_that_matters(tmp_path: Path):
+    learner = tiny_learner()
+    learner.save(tmp_path / "run.pt")
+    model = tiny_model(seed=9)
+    assert not same_state(model.state_dict(), learner.model.state_dict())
+    content = checkpoint.read(tmp_path / "run.pt")
+    model.load_state_dict(content["model"])  # any torch program can take the weights out
+    assert same_state(model.state_dict(), learner.model.state_dict())
+    assert content["versions"]["torch"] == torch.__version__
+
+
+# --- what runs in the new process
+
+
+class DieAt(Callback):
+    def __init__(self, steps: int, number: int) -> None:
+        self.left, self.number = steps, number
+
+    def on_step_end(self, event: StepEnd) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def _exit_code(kind: str, stop: int, number: int, folder: Path) -> int:
+    child = os.fork()
+    if child == 0:
+        path = folder / f"{kind}-{stop}-died.pt"
+        tune(new_learner(kind, folder), checkpoint=path, callbacks=[DieAt(stop, number)])
+        sys.exit("still alive")
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _main(folder: Path) -> None:
+    torch.set_num_threads(1)  # as in conftest
+    new_learner("adamw", folder)  # imports what takes long once, not in every child
+    trainer.Loop = partial(Loop, checkpoint_seconds=-1.0)  # a checkpoint after every step
+    codes = {f"{k}-{s}-died": _exit_code(k, s, n, folder) for (k, s), n in DEATHS.items()}
+    trainer.Loop = Loop
+    for kind, stop in SAVED:
+        learner = new_learner(kind, folder)
+        learner.load(folder / f"{kind}-{stop}.pt")
+        learner.resume()
+        torch.save(outcome(learner), folder / f"{kind}-{stop}-resumed.pt")
+    print(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

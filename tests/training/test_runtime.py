@@ -1,0 +1,56 @@
+"""Device, precision and layout: chosen for the hardware, or as the caller says."""
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.training.runtime import Runtime, choose_runtime
+
+
+def test_a_wrong_precision_names_the_right_ones():
+    with pytest.raises(ValueError, match="auto, fp32, bf16 or fp16, got 'half'"):
+        choose_runtime("cpu", "half")
+
+
+def test_an_unknown_device_is_an_error():
+    with pytest.raises(RuntimeError, match="tpu9"):
+        choose_runtime("tpu9")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_callers_precision_is_taken(precision: str):
+    assert choose_runtime("cpu", precision).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_a_cpu_that_computes_in_bf16_is_used_so(monkeypatch, capabilities: dict, precision: str):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert choose_runtime("cpu").precision == precision
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((9, 0), "bf16")])
+def test_older_gpus_get_fp16(monkeypatch, capability: tuple[int, int], precision: str):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_runtime("cuda:0").precision == precision
+
+
+def test_convolutions_are_channels_last_on_a_cpu():
+    model = choose_runtime("cpu").place(nn.Conv2d(3, 4, 3))
+    assert model.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_the_forward_pass_runs_in_the_precision(precision: str, dtype: torch.dtype):
+    with Runtime(torch.device("cpu"), precision).autocast():
+        assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+
+
+def test_only_fp16_needs_a_gradient_scaler():
+    device = torch.device("cpu")
+    scalers = {p: Runtime(device, p).gradient_scaler() for p in ("fp32", "bf16", "fp16")}
+    assert [name for name, scaler in scalers.items() if scaler is not None] == ["fp16"]

@@ -1,0 +1,283 @@
+"""One step: what counts as one batch, in which precision, and how far back gradients go."""
+
+from functools import partial
+
+import pytest
+import torch
+from support import tiny_data, tiny_learner, tiny_pairs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from finetune import DataLoaders, Learner
+from finetune.training.step import StepSettings, evaluate, forward
+
+plain_sgd = partial(torch.optim.SGD, lr=0.1)
+
+
+def linear_learner(data: DataLoaders, **options: object) -> Learner:
+    """Two linear layers without dropout or BatchNorm, in float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    arguments = {"loss": nn.functional.cross_entropy, "precision": "fp32", **options}
+    return Learner(data, model, device="cpu", progress=False, **arguments)
+
+
+def batches_of(size: int, count: int = 256, shuffle: bool = True) -> DataLoaders:
+    return DataLoaders(DataLoader(tiny_pairs(count), size, shuffle=shuffle))
+
+
+def largest_difference(a: Learner, b: Learner) -> float:
+    pairs = zip(a.model.parameters(), b.model.parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+
+
+# --- settings
+
+
+@pytest.mark.parametrize("accumulate", [0, -1, 1.5])
+def test_accumulate_is_a_positive_number_of_batches(accumulate: float):
+    with pytest.raises(ValueError, match=f"accumulate must be a positive .*: {accumulate}"):
+        StepSettings(accumulate=accumulate)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, float("nan")])
+def test_clip_norm_is_positive(clip_norm: float):
+    with pytest.raises(ValueError, match="clip_norm must be positive"):
+        StepSettings(clip_norm=clip_norm)
+
+
+# --- accumulation and clipping
+
+
+@pytest.mark.parametrize("optimizer", [plain_sgd, torch.optim.AdamW])
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_two_batches_of_32_are_one_of_64(optimizer, clip_norm):
+    options = {"optimizer": optimizer, "clip_norm": clip_norm}
+    two, one = (
+        linear_learner(batches_of(32), accumulate=2, **options),
+        linear_learner(batches_of(64), **options),
+    )
+    for learner in (two, one):
+        learner.fit(2, 1e-2)
+    assert len(two.history.steps) == len(one.history.steps) == 8
+    assert largest_difference(two, one) < 1e-6
+    assert [row.loss for row in two.history.steps] == pytest.approx(
+        [row.loss for row in one.history.steps], abs=1e-6
+    )
+
+
+def test_the_rest_of_an_epoch_is_a_step_of_its_own_true_size():
+    pairs = tiny_pairs(21)  # batches of 8, 8 and 5 examples: steps of 16 and 5
+    learner = linear_learner(
+        DataLoaders(DataLoader(pairs, 8)), accumulate=2, optimizer=plain_sgd, weight_decay=0.0
+    )
+    expected = linear_learner(batches_of(8))
+    inputs, targets = pairs.tensors
+    for part in (slice(0, 16), slice(16, 21)):
+        loss = nn.functional.cross_entropy(expected.model(inputs[part]), targets[part])
+        expected.model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in expected.model.parameters():
+                parameter -= 0.1 * parameter.grad
+    learner.fit(1, 0.1)
+    assert len(learner.history.steps) == 2
+    assert largest_difference(learner, expected) < 1e-6
+
+
+def test_unequal_batches_of_a_window_weigh_by_their_examples():
+    pairs = tiny_pairs(12)
+    learner = linear_learner(
+        DataLoaders(DataLoader(pairs, 8)), accumulate=2, optimizer=plain_sgd, weight_decay=0.0
+    )
+    whole = linear_learner(
+        DataLoaders(DataLoader(pairs, 12)), optimizer=plain_sgd, weight_decay=0.0
+    )
+    learner.fit(1, 0.1)
+    whole.fit(1, 0.1)
+    assert largest_difference(learner, whole) < 1e-6
+
+
+def test_clip_norm_bounds_the_gradient():
+    learner = linear_learner(batches_of(256), optimizer=plain_sgd, weight_decay=0.0, clip_norm=0.01)
+    before = [p.detach().clone() for p in learner.model.parameters()]
+    learner.fit(1, 1.0)
+    moved = torch.cat(
+        [(p - b).flatten() for p, b in zip(learner.model.parameters(), before, strict=True)]
+    )
+    assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+# --- precision
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_half_precision_trains_float32_weights(precision: str, clip_norm: float | None):
+    learner = linear_learner(batches_of(32), precision=precision, clip_norm=clip_norm)
+    learner.fit(5, 3e-2)
+    assert learner.history.epochs[-1].train_loss < 0.5 * learner.history.epochs[0].train_loss
+    assert all(p.dtype == torch.float32 for p in learner.model.parameters())
+
+
+def test_the_loss_is_computed_in_float32():
+    seen = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(outputs.dtype)
+        return nn.functional.cross_entropy(outputs, targets)
+
+    linear_learner(batches_of(128), precision="bf16", loss=loss).fit(1)
+    assert set(seen) == {torch.float32}
+
+
+# --- the frozen prefix
+
+
+class Witness(nn.Module):
+    """Two layers whose inner width, 17, is found nowhere else in the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 17), nn.BatchNorm1d(17), nn.ReLU(), nn.Linear(17, 5)
+        )
+        self.needs_backward: list[bool] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.layers(inputs)
+        if torch.is_grad_enabled():
+            self.needs_backward.append(outputs.requires_grad)
+        return outputs
+
+
+def test_a_frozen_prefix_keeps_no_activations_and_gets_no_backward():
+    witness = Witness()
+    learner = Learner(
+        batches_of(32), nn.Sequential(witness, nn.Linear(5, 2)),
+        loss=nn.functional.cross_entropy, device="cpu", progress=False, precision="fp32",
+    )  # fmt: skip
+    kept: list[torch.Size] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        learner.freeze()
+        learner.fit(1)
+        assert kept  # the head's
+        assert not any(17 in shape for shape in kept)
+        assert not any(witness.needs_backward)
+        learner.unfreeze()
+        learner.fit(1)
+        assert any(17 in shape for shape in kept)
+        assert witness.needs_backward[-1]
+
+
+# --- inputs
+
+
+def test_inputs_are_a_tensor_the_parts_of_a_tuple_or_the_entries_of_a_dict():
+    class Difference(nn.Module):
+        def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+            return a if b is None else a - b
+
+    one, two = torch.ones(1), torch.full((1,), 2.0)
+    assert forward(Difference(), two) == 2
+    assert forward(Difference(), (one, two)) == -1
+    assert forward(Difference(), {"b": one, "a": two}) == 1
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, points: Tensor, scale: Tensor) -> Tensor:
+        return self.head(self.body(points) * scale)
+
+
+def collate(kind: type, items: list[tuple[Tensor, Tensor]]) -> tuple[object, Tensor]:
+    points, targets = (torch.stack(part) for part in zip(*items, strict=True))
+    scale = torch.ones(len(items), 1)
+    inputs = (points, scale) if kind is tuple else {"scale": scale, "points": points}
+    return inputs, targets
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_a_model_of_several_inputs_trains(kind: type):
+    loader = DataLoader(tiny_pairs(), 8, collate_fn=partial(collate, kind))
+    learner = Learner(
+        DataLoaders(loader, loader), TwoInputs(), loss=nn.functional.cross_entropy,
+        split=["head"], device="cpu", progress=False,
+    )  # fmt: skip
+    learner.fine_tune(5, 3e-2)
+    assert learner.history.epochs[-1].valid["loss"] < learner.history.epochs[0].valid["loss"]
+
+
+# --- evaluation
+
+
+def test_evaluation_is_the_mean_over_examples_of_unequal_batches():
+    pairs = tiny_pairs(10)
+    data = DataLoaders(DataLoader(pairs, 4), DataLoader(pairs, 4), classes=["no", "yes"])
+
+    def accuracy_by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float().mean()
+
+    learner = linear_learner(data, metrics=["accuracy", accuracy_by_hand])
+    results = evaluate(learner.trainer.setup, data.valid)
+    outputs = learner.model(pairs.tensors[0])
+    loss = nn.functional.cross_entropy(outputs, pairs.tensors[1]).item()
+    accuracy = (outputs.argmax(1) == pairs.tensors[1]).float().mean().item()
+    assert results == pytest.approx(
+        {"loss": loss, "accuracy": accuracy, "accuracy_by_hand": accuracy}
+    )
+
+
+def test_evaluation_starts_the_metrics_anew():
+    learner = tiny_learner(metrics=["accuracy"])
+    assert learner.validate() == learner.validate()
+
+
+def test_evaluation_uses_no_dropout_and_moves_no_statistics():
+    learner = tiny_learner()
+    learner.model.train()
+    before = learner.model[0][1].running_mean.clone()
+    learner.validate()
+    assert not learner.model.training
+    assert torch.equal(before, learner.model[0][1].running_mean)
+
+
+class Remembering(nn.Module):
+    """Makes a table at its first call, as rotary position embeddings do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.table: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.ones(4) * 2
+        return self.layer(inputs) * self.table
+
+
+def test_a_model_that_remembers_tensors_trains_after_an_evaluation():
+    model = nn.Sequential(Remembering(), nn.Linear(4, 2))
+    learner = Learner(
+        tiny_data(), model, loss=nn.functional.cross_entropy, device="cpu", progress=False
+    )
+    learner.validate()
+    learner.fit(1)
+    assert len(learner.history.steps) == 8
+
+
+def test_targets_need_not_be_classes():
+    points = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    pairs = TensorDataset(points, points.sum(1, keepdim=True).repeat(1, 2))
+    data = DataLoaders(DataLoader(pairs, 8), DataLoader(pairs, 8))
+    learner = linear_learner(data, loss=nn.functional.mse_loss)
+    learner.fit(10, 3e-2)
+    assert learner.history.epochs[-1].valid["loss"] < 0.1
