@@ -1,6 +1,5 @@
 """The `finetune` command: train, predict, demo."""
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from finetune import commands
 from finetune.config import TrainConfig
+from finetune.wording import did_you_mean
 
 _EXPECTED = (ValueError, OSError, RuntimeError, ArithmeticError, ImportError)
 
@@ -23,8 +23,7 @@ class _Parser(ArgumentParser):
         if unknown:
             name = (unknown[1] or unknown[2]).lstrip("-").partition("=")[0]
             names = list(TrainConfig.__dataclass_fields__)
-            near = difflib.get_close_matches(name, names, n=1)
-            text += f"; did you mean {near[0]!r}?" if near else ""
+            text += f"; {did_you_mean(name, names)}"
         print(f"finetune: error: {text} (see finetune --help)", file=sys.stderr)
         sys.exit(2)
 

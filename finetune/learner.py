@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from finetune import export, lr_finder
+from finetune import distributed, export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
@@ -20,7 +20,7 @@ from finetune.models.splitting import Split
 from finetune.optim.group_optimizer import GroupOptimizer, OptimizerFactory, adamw
 from finetune.predictor import Predictor
 from finetune.randomness import isolated
-from finetune.training import distributed, plan
+from finetune.training import plan as plans
 from finetune.training.events import Callback
 from finetune.training.runtime import PrecisionChoice, choose_runtime
 from finetune.training.step import Loss, Setup, StepSettings, evaluate
@@ -73,22 +73,47 @@ class Learner:
         progress: bool = True,
     ) -> None:
         runtime = choose_runtime(device, precision)
-        self.data, self.model = data, runtime.place(model)
-        self.layer_groups = LayerGroups.from_model(model, split, norm=norm)
+        runtime.place(model)
+        if isinstance(loss, nn.Module):
+            loss.to(runtime.device)
+        groups = LayerGroups.from_model(model, split, norm=norm)
         classes = None if data.classes is None else len(data.classes)
-        self.optimizer = GroupOptimizer(self.layer_groups, optimizer, weight_decay=weight_decay)
         setup = Setup(
-            model, data, loss, create_metrics(metrics, classes, runtime.device), self.optimizer,
-            runtime, StepSettings(accumulate, clip_norm), runtime.gradient_scaler(),
-        )  # fmt: skip
+            model=model,
+            data=data,
+            loss=loss,
+            metrics=create_metrics(metrics, classes, runtime.device),
+            optimizer=GroupOptimizer(groups, optimizer, weight_decay=weight_decay),
+            runtime=runtime,
+            settings=StepSettings(accumulate, clip_norm),
+            scaler=runtime.gradient_scaler(),
+        )
         self.history = History()
         self.progress = progress
         self.trainer = Trainer(setup, [self.history, *callbacks])
 
+    @property
+    def data(self) -> DataLoaders:
+        return self.trainer.setup.data
+
+    @property
+    def model(self) -> nn.Module:
+        return self.trainer.setup.model
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        return self.trainer.setup.optimizer.groups
+
+    @property
+    def optimizer(self) -> GroupOptimizer:
+        return self.trainer.setup.optimizer
+
     # --- layer groups
 
     def freeze(self) -> None:
-        """Freezes all groups but the last."""
+        """Freezes all groups but the last. Raises ValueError if that is the only one."""
+        if len(self.layer_groups) < 2:
+            raise ValueError("there is one layer group only, so nothing can be frozen; pass split=")
         self.layer_groups.freeze_to(len(self.layer_groups) - 1)
 
     def freeze_to(self, count: int) -> None:
@@ -123,11 +148,11 @@ class Learner:
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept.
         Raises ValueError for a model with one group only.
         """
-        steps = plan.fine_tune_plan(
+        plan = plans.fine_tune_plan(
             self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
             lr_mult=lr_mult, pct_start=pct_start, div=div,
         )  # fmt: skip
-        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_one_cycle(
         self,
@@ -145,10 +170,10 @@ class Learner:
 
         lr: a number, `slice(lo, hi)`, `slice(hi)` or one rate per group, see `LayerGroups.spread`.
         """
-        steps = plan.one_cycle_plan(
+        plan = plans.one_cycle_plan(
             self.layer_groups, epochs, lr, div=div, div_final=div_final, pct_start=pct_start
         )
-        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_flat_cos(
         self,
@@ -161,11 +186,11 @@ class Learner:
         checkpoint: str | Path | None = None,
     ) -> None:
         """Constant rates until `pct_start`, then a cosine down to `lr / div_final`."""
-        steps = plan.flat_cosine_plan(
+        plan = plans.flat_cosine_plan(
             self.layer_groups, epochs, lr, div_final=div_final, pct_start=pct_start,
             momentum=self.optimizer.default_momentum,
         )  # fmt: skip
-        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_sgdr(
         self,
@@ -178,11 +203,11 @@ class Learner:
         checkpoint: str | Path | None = None,
     ) -> None:
         """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last."""
-        steps = plan.restarts_plan(
+        plan = plans.restarts_plan(
             self.layer_groups, cycles, cycle_epochs, lr, cycle_mult=cycle_mult,
             momentum=self.optimizer.default_momentum,
         )  # fmt: skip
-        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit(
         self,
@@ -193,14 +218,14 @@ class Learner:
         checkpoint: str | Path | None = None,
     ) -> None:
         """Constant learning rates."""
-        steps = plan.fit_plan(
+        plan = plans.fit_plan(
             self.layer_groups, epochs, lr, momentum=self.optimizer.default_momentum
         )
-        self.fit_plan(steps, callbacks=callbacks, checkpoint=checkpoint)
+        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_plan(
         self,
-        steps: plan.Plan,
+        plan: plans.Plan,
         *,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
@@ -212,8 +237,8 @@ class Learner:
         loss is no number, CheckpointError when the checkpoint belongs to another plan or model.
         """
         path = None if checkpoint is None else Path(checkpoint)
-        if not self.trainer.start(steps, self._shown(callbacks), path) and self.progress:
-            print(f"{path}: this run has ended, nothing is left to do")
+        if not self.trainer.start(plan, self._shown(callbacks), path) and self.progress:
+            print(f"{path}: this run has ended; its weights are loaded, nothing is left to do")
 
     def resume(
         self, *, callbacks: Sequence[Callback] = (), checkpoint: str | Path | None = None
@@ -253,13 +278,14 @@ class Learner:
         rows = self.history.steps
         if not rows:
             raise ValueError("there is nothing to plot before the first fit")
-        return plots.plot_rates(
-            [row.phase for row in rows],
-            [row.lr for row in rows],
-            [row.frozen for row in rows],
-            self.layer_groups.names,
-            1 + max(row.step for row in rows),
-        )
+        spans: list[plots.Span] = []
+        for i, row in enumerate(rows):
+            last = rows[i - 1]
+            goes_on = (row.epoch, row.step) > (last.epoch, last.step)
+            if not i or not goes_on or (row.phase, row.frozen) != (last.phase, last.frozen):
+                spans.append(plots.Span(row.phase, row.frozen, []))
+            spans[-1].rates.append(row.lr)
+        return plots.plot_rates(spans, self.layer_groups.names)
 
     def lr_find(
         self,
@@ -301,6 +327,8 @@ class Learner:
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
         not built by `vision_learner` (save `learner.model.state_dict()` then).
         """
+        if distributed.rank():
+            return
         export.write(Path(folder), self.model, self._description(), overwrite=overwrite)
 
     def _description(self) -> dict[str, Any]:

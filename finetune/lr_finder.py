@@ -2,12 +2,14 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune.data.loaders import Batch
+from finetune import distributed
+from finetune.data.loaders import Batches
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key, seed_everything
@@ -49,22 +51,20 @@ def range_test(
     optimizer = GroupOptimizer(groups, setup.optimizer.factory)
     for group, own in zip(groups, values, strict=True):
         group.values = own
-    step = TrainStep(
-        groups.model,
-        replace(
-            setup,
-            model=groups.model,
-            optimizer=optimizer,
-            scaler=setup.runtime.gradient_scaler(),
-        ),
+    copied = replace(
+        setup, model=groups.model, optimizer=optimizer, scaler=setup.runtime.gradient_scaler()
     )
     schedule = Exponential(start_lr, end_lr)
     lrs: list[float] = []
     losses: list[float] = []
     mean, best = 0.0, math.inf
-    with isolated():
-        seed = key(setup.data.seed, "lr_find")
-        batches = _endless(setup, seed)
+    seed = key(setup.data.seed, "lr_find")
+    with (
+        isolated(),
+        closing(_endless(setup, seed)) as batches,
+        distributed.wrapped(groups.model) as net,
+    ):
+        step = TrainStep(net, copied)
         groups.set_training_modes()
         for i in range(steps):
             lr = schedule(i / steps)
@@ -72,7 +72,7 @@ def range_test(
             taken = [next(batches) for _ in range(setup.settings.accumulate)]
             seed_everything(seed, "step", i)
             try:
-                loss = step(taken, 0).item()
+                loss = distributed.total(step(taken, 0)).item() / distributed.world_size()
             except DivergenceError:
                 break
             if not math.isfinite(loss):
@@ -87,7 +87,7 @@ def range_test(
     return LearningRateCurve(tuple(lrs), tuple(losses), suggest(lrs, losses, steps))
 
 
-def _endless(setup: Setup, seed: int) -> Iterator[Batch]:
+def _endless(setup: Setup, seed: int) -> Batches:
     epoch = 0
     while True:  # a data set shorter than the test is gone through again
         yield from setup.data.train.epoch(seed, epoch)

@@ -1,10 +1,11 @@
 """Metrics: thin adapters over torchmetrics, with update(outputs, targets), compute and reset."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
+
+from finetune.wording import did_you_mean
 
 MetricLike: TypeAlias = "str | Callable[[Any, Any], Any] | Any"
 
@@ -25,6 +26,8 @@ def create_metrics(
 
     A function's values are averaged over the examples. Raises ValueError for an unknown name.
     """
+    if isinstance(metrics, str):
+        metrics = [metrics]
     created: dict[str, Any] = {}
     for metric in metrics:
         if isinstance(metric, str):
@@ -46,9 +49,7 @@ def create_metrics(
 
 def _by_name(name: str, num_classes: int | None) -> Any:
     if name not in _NAMES:
-        near = difflib.get_close_matches(name, _NAMES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(_NAMES)}"
-        raise ValueError(f"there is no metric {name!r}; {hint}")
+        raise ValueError(f"there is no metric {name!r}; {did_you_mean(name, _NAMES)}")
     if num_classes is None:
         raise ValueError(f"metric {name!r} needs the classes; pass DataLoaders(..., classes=[...])")
     from torchmetrics import classification  # a second to import, so not at the top

@@ -79,6 +79,7 @@ def isolated() -> Iterator[None]:
     True
     """
     python, numpy_, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         yield
@@ -86,5 +87,7 @@ def isolated() -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy_)
         torch.set_rng_state(cpu)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)

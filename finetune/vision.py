@@ -83,8 +83,13 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
     """
     path = Path(folder)
     description = export.read_description(path)
-    model = Architecture(**description["architecture"]).build(weights=None)
+    try:
+        architecture = Architecture(**description["architecture"])
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+        classes = description["classes"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the description in {str(path)!r} is incomplete: {error}") from error
+    model = architecture.build(weights=None)
     export.read_weights(path, model)
     model.to(device).eval()
-    preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    return Predictor(model, description["classes"], preprocessing.inputs)
+    return Predictor(model, classes, preprocessing.inputs)

@@ -17,7 +17,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"training"},
     {"optim", "data"},
     {"models", "interpret", "export", "metrics"},
-    {"randomness"},
+    {"randomness", "distributed", "wording"},
 )
 
 

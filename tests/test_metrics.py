@@ -99,7 +99,7 @@ def test_misspelt_name_is_corrected() -> None:
 
 
 def test_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ValueError, match="no metric 'zzz'; the names are accuracy, balanced_acc"):
+    with pytest.raises(ValueError, match="no metric 'zzz'; there are accuracy, balanced_acc"):
         create_metrics(["zzz"], 3, CPU)
 
 

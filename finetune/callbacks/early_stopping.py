@@ -7,10 +7,10 @@ from finetune.training.events import Answer, Callback, EpochEnd, PhaseStart, Sto
 
 
 class EarlyStopping(Callback):
-    """Stops after `patience` epochs in a row without a new best value of `monitor`.
+    """Ends a phase after `patience` epochs in a row without a new best value of `monitor`.
 
-    monitor: "loss" (validation), "train_loss", or a metric's name. Counting starts anew in every
-    phase, since unfreezing changes what can be reached.
+    monitor: "loss" (validation), "train_loss", or a metric's name. Every phase starts anew: a
+    frozen phase that has reached its best is followed by the unfrozen one.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class EarlyStopping(Callback):
     def on_phase_start(self, event: PhaseStart) -> None:
         if event.first_epoch == 0:
             self.epochs_without_gain = 0
+            self._monitor.reset()
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:
         gained = self._monitor.improved(event)
@@ -37,7 +38,8 @@ class EarlyStopping(Callback):
         if self.epochs_without_gain < self.patience:
             return None
         name, best = self._monitor.monitor, self._monitor.best
-        return Stop(f"{name} no better than {best:.4f} for {self.patience} epochs")
+        reason = f"{name} no better than {best:.4f} for {self.patience} epochs"
+        return Stop(reason, phase_only=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"waited": self.epochs_without_gain, **self._monitor.state_dict()}

@@ -1,7 +1,7 @@
 """History: what happened, as rows, over all phases and fits."""
 
 import csv
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "steps": [asdict(row) for row in self.steps],
+            # columns: a long run has many steps, and this is made at every checkpoint
+            "steps": {f.name: [getattr(s, f.name) for s in self.steps] for f in fields(StepEnd)},
             "epochs": [{**asdict(row), "valid": dict(row.valid)} for row in self.epochs],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = [StepEnd(**row) for row in state["steps"]]
+        rows = zip(*(state["steps"][f.name] for f in fields(StepEnd)), strict=True)
+        self.steps = [StepEnd(*row) for row in rows]
         self.epochs = [EpochEnd(**row) for row in state["epochs"]]
 
     def __repr__(self) -> str:

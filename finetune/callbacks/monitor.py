@@ -1,13 +1,14 @@
 """Monitor: the value that EarlyStopping and SaveBest watch, and when it is the best so far."""
 
-import difflib
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune.training.events import EpochEnd
+from finetune.wording import did_you_mean
 
-_LOWER_IS_BETTER = ("loss", "error")
+_LOWER = ("loss", "error")
+_HIGHER = ("accuracy", "f1", "f1score", "precision", "recall", "auroc")
 
 
 @dataclass(slots=True)
@@ -22,23 +23,31 @@ class Monitor:
     def __post_init__(self) -> None:
         if self.mode not in (None, "min", "max"):
             raise ValueError(f"mode must be 'min', 'max' or None, got {self.mode!r}")
+        if self.mode is None:
+            lower, higher = (self.monitor.endswith(known) for known in (_LOWER, _HIGHER))
+            if not lower and not higher:
+                raise ValueError(
+                    f"is a lower or a higher {self.monitor!r} better? pass mode='min' or 'max'; or "
+                    + did_you_mean(self.monitor, (*_LOWER, *_HIGHER))
+                )
+            self.mode = "min" if lower else "max"
 
     def improved(self, event: EpochEnd) -> bool:
         """Whether this epoch is the best so far, by more than `min_delta`."""
         values = {"train_loss": event.train_loss, **event.valid}
         if self.monitor not in values:
-            near = difflib.get_close_matches(self.monitor, values, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(values)}"
+            hint = did_you_mean(self.monitor, values)
             raise KeyError(f"nothing is called {self.monitor!r} to monitor; {hint}")
         value = values[self.monitor]
-        lower = self.mode == "min" or (
-            self.mode is None and self.monitor.endswith(_LOWER_IS_BETTER)
-        )
-        gain = self.best - value if lower else value - self.best
+        gain = self.best - value if self.mode == "min" else value - self.best
         if not math.isnan(value) and (math.isnan(self.best) or gain > self.min_delta):
             self.best = value
             return True
         return False
+
+    def reset(self) -> None:
+        """Forgets the best value."""
+        self.best = math.nan
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

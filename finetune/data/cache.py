@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,7 +46,9 @@ class ImageCache:
                 self._there[number] = True
             batch = self._images[wanted]
         else:
-            batch = np.stack([pictures[number] for number in wanted.tolist()])
+            batch = np.empty((len(wanted), *self._shape), dtype=np.uint8)
+            for row, number in enumerate(wanted.tolist()):
+                batch[row] = pictures[number]
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     def unreadable(self) -> Iterator[tuple[int, ImageError]]:
@@ -73,7 +77,13 @@ class ImageCache:
 
 
 def _memory_bytes() -> int:
+    """The machine's memory, or the container's where that is less."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this platform
-        return 8 << 30
+        installed = 8 << 30
+    limits = [installed]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" is no limit
+            limits.append(int(Path(file).read_text()))
+    return min(limits)

@@ -71,8 +71,9 @@ def from_pairs(
     """
     if len(items) != len(labels):
         raise ValueError(f"got {len(items)} images but {len(labels)} labels")
-    if not items:
+    if not len(items):
         raise ValueError("there are no images")
+    labels = [str(label) for label in labels]
     names = check_classes(sorted(set(labels)) if classes is None else classes)
     index = {name: i for i, name in enumerate(names)}
     unknown = sorted(set(labels) - index.keys())
@@ -92,7 +93,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
         twin = folded.setdefault(name.casefold(), name)
         if twin != name:
             raise ValueError(f"classes {twin!r} and {name!r} differ only in case; rename one")
-    return tuple(classes)
+    return tuple(str(name) for name in classes)
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
@@ -149,6 +150,10 @@ def from_marked(
             f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of validation"
         )
     marks = [bool(mark) for mark in is_valid]
+    if all(marks) or not any(marks):
+        raise ValueError(
+            f"all {len(marks)} images are marked for {'validation' if all(marks) else 'training'}"
+        )
     sides: list[tuple[list[ImageSource], list[str]]] = [([], []), ([], [])]
     for item, label, mark in zip(items, labels, marks, strict=True):
         sides[mark][0].append(item)
@@ -226,11 +231,13 @@ def from_dataset(dataset: ImageDataset, classes: Sequence[str] | None) -> Exampl
     come from `dataset.targets` where it has them; otherwise every item is read once.
     """
     targets = getattr(dataset, "targets", None)
-    if targets is None:
+    if targets is None or getattr(dataset, "target_transform", None) is not None:
         targets = [dataset[i][1] for i in range(len(dataset))]
     labels = torch.as_tensor(targets).long().flatten()
     if not len(labels):
         raise ValueError("the data set is empty")
+    if len(labels) != len(dataset):
+        raise ValueError(f"the data set has {len(dataset)} items but {len(labels)} targets")
     names = classes or getattr(dataset, "classes", None)
     names = names or [str(i) for i in range(int(labels.max()) + 1)]
     if int(labels.min()) < 0 or int(labels.max()) >= len(names):
@@ -238,5 +245,13 @@ def from_dataset(dataset: ImageDataset, classes: Sequence[str] | None) -> Exampl
             f"labels go from {int(labels.min())} to {int(labels.max())}, "
             f"but there are {len(names)} classes"
         )
-    images = DatasetImages(dataset, range(len(dataset)))
+    images: Sequence[ImageSource] = DatasetImages(dataset, range(len(dataset)))
     return Examples(images, labels, check_classes([str(name) for name in names]))
+
+
+def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:
+    """The same examples with labels that count in `classes`. Raises ValueError for one it lacks."""
+    if examples.classes == classes:
+        return examples
+    names = [examples.classes[label] for label in examples.labels.tolist()]
+    return from_pairs(examples.items, names, classes)

@@ -1,14 +1,13 @@
 """ImageLoader: batches of presized pictures as a pure function of (seed, epoch)."""
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from finetune import distributed
 from finetune.data.cache import ImageCache
-from finetune.data.loaders import Batch
+from finetune.data.loaders import Batch, Batches
 from finetune.randomness import generator
 
 
@@ -22,6 +21,8 @@ class ImageLoader:
     def __init__(self, cache: ImageCache, batch_size: int, *, shuffle: bool) -> None:
         self.cache, self.batch_size, self.shuffle = cache, batch_size, shuffle
         count = len(cache.examples)
+        if not count:
+            raise ValueError(f"there are no {'training' if shuffle else 'validation'} images")
         if shuffle and count < batch_size:
             raise ValueError(
                 f"{count} training images make no batch of {batch_size}; "
@@ -32,12 +33,12 @@ class ImageLoader:
         count = len(self.cache.examples)
         return count // self.batch_size if self.shuffle else -(-count // self.batch_size)
 
-    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
         count = len(self.cache.examples)
         order = torch.arange(count)
         if self.shuffle:
             order = torch.randperm(count, generator=generator(seed, "shuffle", epoch))
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, world = distributed.rank(), distributed.world_size()
         if self.shuffle and self.batch_size % world:
             raise ValueError(
                 f"batch_size={self.batch_size} is over all processes and does not divide by {world}"
@@ -53,6 +54,6 @@ class ImageLoader:
 
     def _batch(self, indices: Tensor) -> Batch:
         images, labels = self.cache.images(indices), self.cache.examples.labels[indices]
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             images, labels = images.pin_memory(), labels.pin_memory()
         return Batch(images, labels, indices)

@@ -93,6 +93,10 @@ class ImageDataLoaders(DataLoaders):
             kept.append(cache.examples.select(torch.tensor(good, dtype=torch.int64)))
         if not found:
             return
+        if len(set(kept[0].labels.tolist())) < len(kept[0].classes):
+            raise ValueError(
+                f"a class is left without a readable training image; first: {found[0]}"
+            )
         self.skipped = tuple(found)
         self.train_examples, self.valid_examples = kept
         self._caches.clear()
@@ -125,7 +129,7 @@ class ImageDataLoaders(DataLoaders):
             draws = uniforms(self.seed, "augment", epoch, batch.indices, DRAWS)
             if images.is_cuda:
                 draws = draws.pin_memory()
-            draws = draws.to(images.device, non_blocking=True)
+            draws = draws.to(images.device, non_blocking=images.is_cuda)
             inputs = augment(images, draws, self.augmentation, size, mean, std)
         else:
             inputs = center_crop(images, size, mean, std)
@@ -281,7 +285,9 @@ class ImageDataLoaders(DataLoaders):
         if valid is None:
             parts = examples.split(valid_fraction, seed)
         else:
-            parts = (examples, sources.from_dataset(valid, examples.classes))
+            own = classes or getattr(valid, "classes", None) or examples.classes
+            found = sources.from_dataset(valid, own)
+            parts = (examples, sources.in_classes(found, examples.classes))
         return cls(
             *parts,
             image_size=image_size,

@@ -3,9 +3,9 @@
 An `EpochLoader` gives the batches of epoch e from any batch on, as a pure function of (seed, e).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,19 +28,22 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device) -> "Batch":
-        """On another device; the copy is asynchronous where memory is pinned."""
+        """On another device; to a CUDA device from pinned memory the copy is asynchronous."""
         return Batch(move(self.inputs, device), move(self.targets, device), self.indices)
 
 
 def move(value: Any, device: torch.device) -> Any:
     """Every tensor in `value` (tensor, tuple, list or dict) on `device`."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):
         return {name: move(part, device) for name, part in value.items()}
     if isinstance(value, tuple | list):
         return tuple(move(part, device) for part in value)
     return value
+
+
+Batches: TypeAlias = Generator[Batch, None, None]
 
 
 class EpochLoader(Protocol):
@@ -50,7 +53,7 @@ class EpochLoader(Protocol):
         """Batches per epoch."""
         ...
 
-    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
         """The batches of one epoch, from number `start` on."""
         ...
 
@@ -79,7 +82,7 @@ class TorchLoader:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
         kept = [(own, own.get_state()) for own in self._generators()]
         try:
             yield from self._batches(seed, epoch, start)
@@ -93,7 +96,7 @@ class TorchLoader:
         found = (getattr(part, "generator", None) for part in parts)
         return [own for own in dict.fromkeys(found) if isinstance(own, torch.Generator)]
 
-    def _batches(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+    def _batches(self, seed: int, epoch: int, start: int) -> Batches:
         for own in self._generators():
             own.manual_seed(key(seed, "loader", epoch))
         for name in ("sampler", "batch_sampler"):
@@ -102,11 +105,7 @@ class TorchLoader:
                 set_epoch(epoch)
         # seeded once for the sampler and the first batch: torch draws both from one stream
         seed_everything(seed, "loader", epoch, 0)
-        if getattr(self.loader, "_iterator", None) is not None:
-            # persistent workers keep their seed, which a new iterator would have drawn here
-            torch.empty((), dtype=torch.int64).random_(
-                generator=getattr(self.loader, "generator", None)
-            )
+        _end_persistent_workers(self.loader)
         iterator = iter(self.loader)
         for number in range(len(self)):
             if number:
@@ -121,12 +120,24 @@ class TorchLoader:
                 yield _as_batch(item)
 
 
+def _end_persistent_workers(loader: Any) -> None:
+    """Workers that live on draw from where they stopped; an epoch must not depend on the last."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
+
+
 def _as_batch(item: Any) -> Batch:
     if isinstance(item, Batch):
         return item
     if isinstance(item, tuple | list) and len(item) == 2:
         return Batch(item[0], item[1])
-    raise TypeError(f"a loader must give (inputs, targets) pairs, got {type(item).__name__}")
+    size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+    raise TypeError(
+        f"a loader must give (inputs, targets) pairs, got a {type(item).__name__}{size}; several "
+        "inputs go into one tuple"
+    )
 
 
 class DataLoaders:
@@ -169,6 +180,5 @@ class DataLoaders:
 
 
 def _epoch_loader(loader: Any) -> EpochLoader:
-    return (
-        loader if hasattr(loader, "epoch") and hasattr(loader, "__len__") else TorchLoader(loader)
-    )
+    own = callable(getattr(loader, "epoch", None)) and hasattr(loader, "__len__")
+    return loader if own else TorchLoader(loader)

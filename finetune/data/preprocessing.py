@@ -1,6 +1,8 @@
 """Preprocessing: how a picture becomes the backbone's input, alike in training and prediction."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,7 +60,9 @@ class Preprocessing:
 
     def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
         """Pictures of any kind as model input: float32 [B, 3, image_size, image_size]."""
-        images = torch.from_numpy(np.stack([self.presize(source) for source in sources]))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1, max(len(sources), 1))) as threads:
+            pictures = list(threads.map(self.presize, sources))
+        images = torch.from_numpy(np.stack(pictures))
         images = images.to(device).permute(0, 3, 1, 2)
         return center_crop(images, self.image_size, *self.normalisation(device))
 

@@ -1,6 +1,7 @@
 """Pictures: the only place that imports matplotlib. They take plain tables and return a Figure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,43 +20,41 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def plot_rates(
-    phases: Sequence[str],
-    lrs: Sequence[Sequence[float]],
-    frozen: Sequence[int],
-    groups: Sequence[str],
-    steps_per_epoch: int,
-) -> "Figure":
-    """The learning rate of every layer group over all steps, logarithmic; frozen spans are dashed.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive steps of one phase. rates: [steps][groups]; the first `frozen` groups rest."""
 
-    phases: [N] names, lrs: [N][G], frozen: [N] how many groups are frozen; groups: [G] names.
+    name: str
+    frozen: int
+    rates: list[tuple[float, ...]]
+
+
+def plot_rates(spans: Sequence[Span], groups: Sequence[str]) -> "Figure":
+    """The learning rate of every layer group over all steps, logarithmic; dotted while frozen.
+
+    groups: names, first layers first.
     """
     figure = _figure(9, 4.2)
     axes = figure.subplots()
-    steps = np.arange(len(phases))
-    rates = np.asarray(lrs)
-    names = np.asarray(phases)
-    starts = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist()]
-    spans = list(zip(starts, [*starts[1:], len(phases)], strict=True))
+    starts = np.cumsum([0, *(len(span.rates) for span in spans)]).tolist()
     for i, name in reversed(list(enumerate(groups))):
-        for start, end in spans:
-            resting = frozen[start] > i
-            style: dict[str, Any] = {"linewidth": 2, "label": name if end == len(phases) else None}
-            if resting:
+        for start, span in zip(starts, spans, strict=False):
+            style: dict[str, Any] = {"linewidth": 2, "label": name if span is spans[-1] else None}
+            if span.frozen > i:
                 style.update(linewidth=1.5, linestyle=(0, (1, 2)))
-            axes.plot(steps[start:end], rates[start:end, i], color=f"C{i}", **style)
-    axes.set_yscale("log")
-    axes.set_xlim(0, len(phases))
-    axes.set_xlabel(f"step ({steps_per_epoch} an epoch)")
-    axes.set_ylabel("learning rate")
-    axes.grid(alpha=0.25)
-    for start in starts:
+            rates = [row[i] for row in span.rates]
+            axes.plot(range(start, start + len(rates)), rates, color=f"C{i}", **style)
+    for start, span in zip(starts, spans, strict=False):
         if start:
             axes.axvline(start, color="0.5", linewidth=1)
-        axes.text(
-            start, 1.02, f" {phases[start]}", transform=axes.get_xaxis_transform(), color="0.35"
-        )
-    dots = " (dotted: frozen)" if any(frozen) else ""
+        place = axes.get_xaxis_transform()
+        axes.text(start, 1.02, f" {span.name}", transform=place, color="0.35")
+    axes.set_yscale("log")
+    axes.set_xlim(0, starts[-1])
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.grid(alpha=0.25)
+    dots = " (dotted: frozen)" if any(span.frozen for span in spans) else ""
     axes.legend(loc="lower center", title=f"layer group{dots}", ncols=len(groups), frameon=False)
     return figure
 

@@ -1,6 +1,5 @@
 """Backbones: a timm name -> a module that turns pictures into pooled features [B, F]."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -8,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 import timm
 import torch
 from torch import Tensor, nn
+
+from finetune.wording import did_you_mean
 
 Weights: TypeAlias = "Literal['pretrained'] | str | Path | Mapping[str, Tensor] | None"
 
@@ -26,8 +27,7 @@ def check_name(name: str) -> None:
             tags = ", ".join(timm.list_pretrained(f"{architecture}.*"))
             raise ValueError(f"timm has no weights {name!r}; it has {tags or 'none'}") from None
         return
-    near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
+    hint = did_you_mean(architecture, timm.list_models(), count=3)
     raise ValueError(f"there is no backbone {name!r} in timm; {hint}")
 
 
@@ -131,10 +131,15 @@ def _pretrained(name: str, options: dict[str, Any]) -> nn.Module:
         raise WeightsError(f"timm has no pretrained weights for {name!r}; {ways_out}")
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, **options)
-    except (OSError, RuntimeError) as error:  # hub and network errors are OSErrors
+    except OSError as error:  # as hub and network errors are
         first = str(error).strip().partition("\n")[0]
         raise WeightsError(
             f"can't get the pretrained weights of {name!r}: {first}\nWithout a network, {ways_out}"
+        ) from error
+    except RuntimeError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise WeightsError(
+            f"can't load pretrained weights of {name!r}: {first}; {ways_out}"
         ) from error
     return model
 

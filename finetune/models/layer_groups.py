@@ -5,7 +5,7 @@ rates, weight decay, normalisation policy, optimizer membership, tables and chec
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, overload
 
@@ -156,7 +156,13 @@ class LayerGroups(Sequence[LayerGroup]):
     @property
     def frozen_count(self) -> int:
         """How many groups, counted from the first, are frozen."""
-        return sum(group.frozen for group in self)
+        flags = [group.frozen for group in self]
+        if flags != sorted(flags, reverse=True):
+            raise ValueError(
+                "only leading groups can be frozen; use freeze_to(n) instead of freezing "
+                f"{', '.join(group.name for group in self if group.frozen)} by hand"
+            )
+        return sum(flags)
 
     def freeze_to(self, count: int) -> None:
         """Freezes the first `count` groups and unfreezes the others; negative counts from the end.
@@ -187,17 +193,17 @@ class LayerGroups(Sequence[LayerGroup]):
         count = len(self)
         if isinstance(lr, slice):
             rates = _spread_slice(lr, count)
-        elif isinstance(lr, int | float):
-            rates = [float(lr)] * count
-        else:
+        elif isinstance(lr, Iterable):
             rates = [float(rate) for rate in lr]
             if len(rates) != count:
                 raise ValueError(
                     f"got {len(rates)} learning rates for {count} groups ({', '.join(self.names)})"
                 )
+        else:
+            rates = [float(lr)] * count
         if not all(rate > 0 and math.isfinite(rate) for rate in rates):
             raise ValueError(f"learning rates must be positive and finite, got {lr!r}")
-        return tuple(rates)
+        return tuple(float(rate) for rate in rates)  # no numpy number gets into a plan
 
     def set_values(self, name: str, values: Sequence[float]) -> None:
         """Sets one hyper-parameter, one value per group."""

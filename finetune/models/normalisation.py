@@ -36,7 +36,7 @@ def named_policies(
         return {}
     if isinstance(norm, str) and norm not in NORM_POLICIES:
         raise ValueError(f"norm must be one of {', '.join(NORM_POLICIES)}, got {norm!r}")
-    policies = dict(norm) if isinstance(norm, Mapping) else dict.fromkeys(names[:-1], norm)
+    policies = dict(norm) if isinstance(norm, Mapping) else dict.fromkeys(names[:-1] or names, norm)
     for name, policy in policies.items():
         if name not in names:
             raise ValueError(f"norm names group {name!r}; the groups are {', '.join(names)}")

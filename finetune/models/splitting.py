@@ -1,11 +1,12 @@
 """The ways to say where layer groups begin: automatic, child indices, module paths, a function."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from torch import nn
+
+from finetune.wording import did_you_mean
 
 Members: TypeAlias = Iterable[nn.Module | nn.Parameter]
 NamedMembers: TypeAlias = Sequence[tuple[str, Members]]
@@ -83,9 +84,8 @@ def _at_paths(model: nn.Module, starts: list[str]) -> NamedMembers:
     paths = [path for path, _ in model.named_modules() if path]
     for start in starts:
         if start not in paths:
-            near = difflib.get_close_matches(start, paths, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"split names module {start!r}, which the model does not have{hint}")
+            hint = did_you_mean(start, paths, count=3)
+            raise ValueError(f"split names module {start!r}, which the model does not have; {hint}")
     groups: list[list[nn.Module | nn.Parameter]] = [[]]
     remaining = list(starts)
     for path, module in model.named_modules():

@@ -120,8 +120,9 @@ class GroupOptimizer:
         if not isinstance(self.torch_optimizer, torch.optim.RMSprop) or not torch_group["momentum"]:
             return
         for parameter in torch_group["params"]:
-            if state := self.torch_optimizer.state.get(parameter):
-                state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+            state = self.torch_optimizer.state.get(parameter)
+            if state and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
     def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """One update of every parameter that has a gradient."""
@@ -180,7 +181,10 @@ def _fits(state: torch.Size, parameter: torch.Size) -> bool:
 def _build(factory: OptimizerFactory, param_groups: list[dict[str, Any]]) -> Optimizer:
     arguments = inspect.signature(factory).parameters
     given = factory.keywords if isinstance(factory, partial) else {}
-    if "fused" in arguments and given.get("fused") is None and not given.get("foreach"):
+    made = factory.func if isinstance(factory, partial) else factory
+    # fused SGD can't start the momentum of some parameters of a group later than that of others
+    fusable = "fused" in arguments and made is not torch.optim.SGD
+    if fusable and given.get("fused") is None and not given.get("foreach"):
         try:
             return factory(param_groups, fused=True)
         except RuntimeError:  # no fused kernel for this device or dtype: torch says so here

@@ -1,7 +1,9 @@
 """Checkpoints: one versioned file, written atomically, read without unpickling code."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,8 +20,10 @@ class CheckpointError(RuntimeError):
 def write(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain data; a file that was there stays whole until the new one is.
 
-    Raises OSError, with the old file intact, when the disk is full or the folder can't be written.
+    Raises OSError, with the old file intact, when the disk is full or the folder can't be written,
+    and TypeError for anything that `read` would refuse.
     """
+    _check_plain(content, "")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed write leaves no litter
     try:
@@ -34,6 +38,21 @@ def write(path: Path, content: dict[str, Any]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _check_plain(value: Any, name: str) -> None:
+    """What is written must be readable without unpickling code: a numpy number would not be."""
+    if isinstance(value, Mapping) and type(value) in (dict, OrderedDict):
+        for key, part in value.items():
+            _check_plain(part, f"{name}.{key}" if name else str(key))
+    elif type(value) in (list, tuple):
+        for part in value:
+            _check_plain(part, name)
+    elif not isinstance(value, Tensor) and type(value) not in (str, int, float, bool, type(None)):
+        raise TypeError(
+            f"a checkpoint holds tensors and plain data only, but {name} is a "
+            f"{type(value).__module__}.{type(value).__name__}"
+        )
 
 
 def _save(content: dict[str, Any], stream: BinaryIO) -> None:
@@ -67,7 +86,8 @@ def _sync_folder(folder: Path) -> None:
     if os.name == "posix":  # the rename itself must survive a power cut
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with suppress(OSError):  # some network file systems can't, and the file is in place
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -92,9 +92,10 @@ Event: TypeAlias = FitStart | PhaseStart | EpochStart | StepEnd | EpochEnd | Fit
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Answer: end the fit after this event."""
+    """Answer: end the fit after this event, or only the phase, so that the next one begins."""
 
     reason: str
+    phase_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM wait until the running step is complete, so that nothing is half done."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ def deferred_signals() -> Iterator[Interruption]:
         if interruption:
             raise interruption.error()
         interruption.signal = number
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
 
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [number for number, handler in defaults.items() if signal.getsignal(number) == handler]

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from finetune import distributed
 from finetune.data.loaders import Batch
 from finetune.randomness import isolated, seed_everything
-from finetune.training import distributed
 from finetune.training.allocator import keep_freed_memory
 from finetune.training.events import (
     Answer,
@@ -30,48 +31,18 @@ from finetune.training.events import (
     deliver_last,
 )
 from finetune.training.interrupt import Interruption, deferred_signals
-from finetune.training.plan import Phase, Plan
+from finetune.training.plan import Phase
+from finetune.training.run import Run
 from finetune.training.step import DivergenceError, Setup, TrainStep, evaluate
 
 DELAY = 16
 """Steps whose losses are read together on an accelerator; a CPU has no reason to wait."""
 
 
-@dataclass(slots=True)
-class Run:
-    """A plan and how far it has come: phase, epoch of the phase, step of the epoch.
-
-    first_epoch: the learner's epochs before this run; the random numbers of an epoch depend on its
-    number over all runs. ended: why there is nothing left to do, None while there is.
-    """
-
-    plan: Plan
-    first_epoch: int
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    ended: str | None = None
-
-    @property
-    def epochs_done(self) -> int:
-        return sum(phase.epochs for phase in self.plan[: self.phase]) + self.epoch
-
-    @property
-    def epoch_number(self) -> int:
-        """The current epoch's number over all runs of the learner."""
-        return self.first_epoch + self.epochs_done
-
-    def next_epoch(self) -> None:
-        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
-        if self.epoch == self.plan[self.phase].epochs:
-            self.phase, self.epoch = self.phase + 1, 0
-
-
 class _Stopped(Exception):  # noqa: N818  (control flow, not an error)
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, answer: Stop) -> None:
+        super().__init__(answer.reason)
+        self.answer = answer
 
 
 @dataclass(slots=True)
@@ -91,10 +62,6 @@ class Loop:
     _pending: list[tuple[StepEnd, Tensor]] = field(default_factory=list)
     _saved_at: float = 0.0
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.setup.data.train) // self.setup.settings.accumulate)
-
     def run(self, run: Run) -> None:
         """Runs the rest of the plan. FitEnd reaches every callback, however this ends."""
         reason = "finished"
@@ -107,13 +74,15 @@ class Loop:
             run.ended = reason
             self._write_checkpoint()
         except _Stopped as stop:
-            run.ended = reason = f"stopped: {stop.reason}"
+            run.ended = reason = f"stopped: {stop.answer.reason}"
             self._write_checkpoint()
         except (KeyboardInterrupt, SystemExit):
             reason = "interrupted"
             raise
         except BaseException as error:
             reason = f"failed: {error}"
+            with suppress(Exception):  # steps that are done belong in the history
+                self._flush(run)
             raise
         finally:
             self._pending.clear()
@@ -129,7 +98,9 @@ class Loop:
         names = tuple(phase.name for phase in run.plan)
         epochs = sum(phase.epochs for phase in run.plan)
         groups = self.setup.optimizer.groups
-        self._emit(FitStart(names, epochs, self.steps_per_epoch, groups.names, run.epochs_done))
+        self._emit(
+            FitStart(names, epochs, self.setup.steps_per_epoch, groups.names, run.epochs_done)
+        )
         while run.phase < len(run.plan):
             phase = run.plan[run.phase]
             groups.freeze_to(phase.frozen)
@@ -137,17 +108,23 @@ class Loop:
             # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
             with distributed.wrapped(self.setup.model) as net:
                 step = TrainStep(net, self.setup)
-                while run.phase < len(run.plan) and run.plan[run.phase] is phase:
-                    self._epoch(run, phase, step)
+                index = run.phase
+                while run.phase == index:
+                    try:
+                        self._epoch(run, phase, step)
+                    except _Stopped as stop:
+                        if not stop.answer.phase_only or index + 1 == len(run.plan):
+                            raise
+                        run.leave_phase(index)
 
     def _epoch(self, run: Run, phase: Phase, step: TrainStep) -> None:
         started = time.perf_counter()
-        self._emit(EpochStart(phase.name, run.epoch, self.steps_per_epoch, run.step))
+        self._emit(EpochStart(phase.name, run.epoch, self.setup.steps_per_epoch, run.step))
         self.setup.optimizer.groups.set_training_modes()
-        if run.step < self.steps_per_epoch:
+        if run.step < self.setup.steps_per_epoch:
             self._steps(run, phase, step)
         valid = self._validate()
-        train_loss = run.loss_sum / self.steps_per_epoch
+        train_loss = run.loss_sum / self.setup.steps_per_epoch
         seconds = time.perf_counter() - started
         ended = EpochEnd(phase.name, run.epoch, train_loss, valid, seconds)
         run.next_epoch()
@@ -157,33 +134,40 @@ class Loop:
         self._check_interruption(run)
 
     def _steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
-        data, groups = self.setup.data, self.setup.optimizer.groups
-        number, steps = run.epoch_number, self.steps_per_epoch
-        accumulate = self.setup.settings.accumulate
-        batches = data.train.epoch(data.seed, number, run.step * accumulate)
-        for i in range(run.step, steps):
-            taken = _take(batches, min(accumulate, len(data.train) - i * accumulate))
-            values = phase.values((run.epoch + i / steps) / phase.epochs)
-            for name, per_group in values.items():
-                groups.set_values(name, per_group)
-            # dropout draws from the global generator: its state at a step is a function of the step
-            seed_everything(data.seed, "step", number, i, distributed.rank())
-            try:
-                loss = step(taken, number)
-            except DivergenceError as error:
-                raise self._diverged(error, phase, run.epoch, i) from None
-            momentum: tuple[float, ...] = ()
-            if self.setup.optimizer.has_momentum:
-                momentum = tuple(g.values["momentum"] for g in groups)
-            lr = tuple(group.values["lr"] for group in groups)
-            row = StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum, phase.frozen)
-            self._pending.append((row, loss))
-            run.step = i + 1
-            look = (i + 1) % DELAY == 0 or run.step == steps
-            if look or loss.device.type == "cpu":
-                self._flush(run)
-            if look or distributed.world_size() == 1:
-                self._between_steps(run)
+        data, accumulate = self.setup.data, self.setup.settings.accumulate
+        number, steps = run.epoch_number, self.setup.steps_per_epoch
+        # closed at once: workers and generators must not outlive an error
+        with closing(data.train.epoch(data.seed, number, run.step * accumulate)) as batches:
+            for i in range(run.step, steps):
+                taken = _take(batches, min(accumulate, len(data.train) - i * accumulate))
+                row = self._set_values(run, phase, i)
+                # dropout draws from the global generator: its state is a function of the step
+                seed_everything(data.seed, "step", number, i, distributed.rank())
+                try:
+                    loss = step(taken, number)
+                except DivergenceError as error:
+                    raise self._diverged(error, row) from None
+                self._pending.append((row, loss))
+                run.step = i + 1
+                look = (i + 1) % DELAY == 0 or run.step == steps
+                if look or loss.device.type == "cpu":
+                    self._flush(run)
+                if run.step == steps:
+                    self._check_weights(row)
+                if look or distributed.world_size() == 1:
+                    self._between_steps(run)
+
+    def _set_values(self, run: Run, phase: Phase, i: int) -> StepEnd:
+        """Puts the hyper-parameters of step i in force; returns its row, still without loss."""
+        optimizer = self.setup.optimizer
+        progress = (run.epoch + i / self.setup.steps_per_epoch) / phase.epochs
+        for name, per_group in phase.values(progress).items():
+            optimizer.groups.set_values(name, per_group)
+        lr = tuple(group.values["lr"] for group in optimizer.groups)
+        momentum: tuple[float, ...] = ()
+        if optimizer.has_momentum:
+            momentum = tuple(group.values["momentum"] for group in optimizer.groups)
+        return StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum, phase.frozen)
 
     def _flush(self, run: Run) -> None:
         """Reads the losses of the pending steps in one transfer and emits their events."""
@@ -197,7 +181,7 @@ class Loop:
         for row, value in zip(rows, values, strict=True):
             if not math.isfinite(value):
                 error = DivergenceError(f"the training loss is {value}")
-                raise self._diverged(error, run.plan[run.phase], row.epoch, row.step)
+                raise self._diverged(error, row)
             run.loss_sum += value
             answers += self._tell(replace(row, loss=value))
         self._act(answers)  # only now: the later steps are done, and belong in what is saved
@@ -230,29 +214,32 @@ class Loop:
         for answer in answers:
             if isinstance(answer, Save):
                 self.save(answer.path)
+            elif answer is not None and not isinstance(answer, Stop):
+                raise TypeError(f"a callback answers Stop(...), Save(...) or None, not {answer!r}")
         for answer in answers:
             if isinstance(answer, Stop):
-                raise _Stopped(answer.reason)
+                raise _Stopped(answer)
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint is not None:
             self.save(self.checkpoint)
             self._saved_at = time.monotonic()
 
-    def _diverged(
-        self, error: DivergenceError, phase: Phase, epoch: int, step: int
-    ) -> DivergenceError:
-        rates = ", ".join(
-            f"{g.name} {g.values['lr']:.2g}" for g in self.setup.optimizer.groups if not g.frozen
-        )
-        kept = (
-            ""
-            if self.checkpoint is None
-            else f"; the last checkpoint, {self.checkpoint}, is intact"
-        )
+    def _check_weights(self, row: StepEnd) -> None:
+        """The last update of an epoch has no later loss to show that it went wrong."""
+        groups = self.setup.optimizer.groups
+        weights = [p for g in groups if not g.frozen for p in g.parameters.values()]
+        if not torch.stack([p.detach().isfinite().all() for p in weights]).all():
+            raise self._diverged(DivergenceError("the weights are no longer finite"), row)
+
+    def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
+        named = zip(self.setup.optimizer.groups.names, row.lr, strict=True)
+        rates = ", ".join(f"{name} {lr:.2g}" for name, lr in list(named)[row.frozen :])
+        path = self.checkpoint
+        kept = "" if path is None else f"; the last checkpoint, {path}, is intact"
         return DivergenceError(
-            f"{error} at step {step} of epoch {epoch} in phase {phase.name!r} (learning rates: "
-            f"{rates}); lower the learning rate or set clip_norm{kept}"
+            f"{error} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
+            f"(learning rates: {rates}); lower the learning rate or set clip_norm{kept}"
         )
 
 

@@ -1,5 +1,6 @@
 """Runtime: on which device, in which precision and memory layout a model runs."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -22,6 +23,7 @@ class Runtime:
     device: torch.device
     precision: Precision
     channels_last: bool = False
+    automatic: bool = False
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device and in the layout."""
@@ -52,16 +54,22 @@ def choose_runtime(
     if precision not in get_args(PrecisionChoice):
         raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {precision!r}")
     chosen = torch.device(device) if device is not None else _best_device()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(chosen.type, True):
+        raise ValueError(f"there is no {chosen.type} device here for device={str(device)!r}")
     return Runtime(
         chosen,
         _best_precision(chosen) if precision == "auto" else precision,
         channels_last=chosen.type == "cpu",
+        automatic=precision == "auto",
     )
 
 
 def _best_device() -> torch.device:
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        # under torchrun every process has a GPU of its own
+        index = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+        return torch.device("cuda", index)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

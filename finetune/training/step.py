@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
-from finetune.training import distributed
 from finetune.training.runtime import Runtime
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
@@ -57,6 +57,11 @@ class Setup:
     runtime: Runtime
     settings: StepSettings
     scaler: torch.amp.GradScaler | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates of the weights; the last one of an epoch may have fewer batches."""
+        return -(-len(self.data.train) // self.settings.accumulate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ def _float32(outputs: Any) -> Any:
 def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
     """ "loss", the mean over the loader's examples, and each metric, over all processes.
 
-    The model is left in eval mode. One device-to-host transfer, at the end.
+    The model is left in eval mode. Losses stay on the device until the end.
     """
     device, metrics = setup.runtime.device, setup.metrics
     distributed.share_buffers(setup.model)
@@ -144,5 +149,12 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
                 metric.update(outputs, batch.targets)
     loss_sum, count = distributed.total(sums).tolist()
     results = {"loss": loss_sum / count if count else float("nan")}
-    results.update({name: float(metric.compute()) for name, metric in metrics.items()})
+    results.update({name: _scalar(name, metric.compute()) for name, metric in metrics.items()})
     return results
+
+
+def _scalar(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"metric {name!r} must give one number, got {value!r}") from error

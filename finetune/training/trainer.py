@@ -8,12 +8,13 @@ from typing import Any, cast
 import timm
 import torch
 
+from finetune import distributed
 from finetune.training import checkpoint as checkpoints
-from finetune.training import distributed
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback
-from finetune.training.loop import Loop, Run
+from finetune.training.loop import Loop
 from finetune.training.plan import Phase, Plan
+from finetune.training.run import Run
 from finetune.training.runtime import Precision
 from finetune.training.step import Setup
 
@@ -48,11 +49,12 @@ class Trainer:
                 )
             self._check_steps(content["run"])
             self.load_state_dict(content, checkpoint)
-            self.run = self._restored_run(plan)
+            self.run = Run.from_dict(content["run"], plan)
             if self.run.ended is not None:
                 return False
         else:
-            self.run, self._stored_callbacks = Run(plan, self._next_epoch), {}
+            self.run, self._stored_run = Run(plan, self._next_epoch), None
+            self._stored_callbacks = {}
         self._execute(self.run, callbacks, checkpoint)
         return True
 
@@ -60,20 +62,16 @@ class Trainer:
         """Continues the run that was interrupted or stopped. Raises RuntimeError without one."""
         if self.run is None and self._stored_run is not None:
             self._check_steps(self._stored_run)
-            self.run = self._restored_run(tuple(map(Phase.from_dict, self._stored_run["plan"])))
+            plan = tuple(map(Phase.from_dict, self._stored_run["plan"]))
+            self.run = Run.from_dict(self._stored_run, plan)
         if self.run is None or self.run.phase == len(self.run.plan):
             raise RuntimeError("there is no unfinished run to resume; call one of the fits")
         self.run.ended = None
         self._execute(self.run, callbacks, checkpoint)
 
-    def _restored_run(self, plan: Plan) -> Run:
-        assert self._stored_run is not None
-        position = {k: v for k, v in self._stored_run.items() if k not in ("plan", "steps")}
-        return Run(plan, **position)
-
     def _check_steps(self, stored: dict[str, Any]) -> None:
         """A position in an epoch means nothing when the epoch has another length."""
-        steps = Loop(self.setup, (), self.save).steps_per_epoch
+        steps = self.setup.steps_per_epoch
         if stored["steps"] != steps and stored["phase"] < len(stored["plan"]):
             raise CheckpointError(
                 f"the interrupted run had {stored['steps']} steps an epoch, this data and "
@@ -90,7 +88,7 @@ class Trainer:
         try:
             loop.run(run)
         finally:
-            self._next_epoch = _epochs_begun(run)
+            self._next_epoch = run.epochs_begun
             self._stored_callbacks = {n: c.state_dict() for n, c in _named(self._active)}
 
     def save(self, path: Path) -> None:
@@ -105,7 +103,6 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that affects the next step, by name, as tensors and plain data."""
         setup, groups = self.setup, self.setup.optimizer.groups
-        steps = Loop(setup, (), self.save).steps_per_epoch
         return {
             "model": setup.model.state_dict(),
             "optimizer": {
@@ -117,8 +114,10 @@ class Trainer:
                 group.name: {"norm": group.norm, "values": dict(group.values)} for group in groups
             },
             "frozen": groups.frozen_count,
-            "run": None if self.run is None else _run_to_dict(self.run, steps),
-            "next_epoch": self._next_epoch if self.run is None else _epochs_begun(self.run),
+            "run": self._stored_run
+            if self.run is None
+            else self.run.to_dict(setup.steps_per_epoch),
+            "next_epoch": self._next_epoch if self.run is None else self.run.epochs_begun,
             "seed": setup.data.seed,
             "classes": _list(setup.data.classes),
             "runtime": {"device": setup.runtime.device.type, "precision": setup.runtime.precision},
@@ -168,9 +167,10 @@ class Trainer:
                 callback.load_state_dict(self._stored_callbacks.pop(name))
 
     def _keep_precision(self, saved: dict[str, str]) -> None:
-        """A run goes on in the precision it began in, on the same kind of device."""
+        """A run goes on in the precision it began in, unless the caller chose one or the device."""
         runtime = self.setup.runtime
-        if saved["device"] == runtime.device.type and saved["precision"] != runtime.precision:
+        same_kind = saved["device"] == runtime.device.type
+        if runtime.automatic and same_kind and saved["precision"] != runtime.precision:
             runtime = replace(runtime, precision=cast(Precision, saved["precision"]))
             self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
 
@@ -186,23 +186,5 @@ def _named(callbacks: Iterable[Callback]) -> list[tuple[str, Callback]]:
     return named
 
 
-def _run_to_dict(run: Run, steps: int) -> dict[str, Any]:
-    """A run as plain data. steps: per epoch; the position means nothing with another number."""
-    return {
-        "plan": [phase.to_dict() for phase in run.plan],
-        "steps": steps,
-        "first_epoch": run.first_epoch,
-        "phase": run.phase,
-        "epoch": run.epoch,
-        "step": run.step,
-        "loss_sum": run.loss_sum,
-        "ended": run.ended,
-    }
-
-
 def _list(names: Sequence[str] | None) -> list[str] | None:
     return None if names is None else list(names)
-
-
-def _epochs_begun(run: Run) -> int:
-    return run.epoch_number + (run.step > 0)

@@ -15,7 +15,7 @@ def answers(callback: EarlyStopping, losses: list[float]) -> list[Stop | None]:
 
 
 def test_it_stops_after_patience_epochs_without_a_new_best():
-    stop = Stop("loss no better than 0.4000 for 2 epochs")
+    stop = Stop("loss no better than 0.4000 for 2 epochs", phase_only=True)
     assert answers(EarlyStopping(patience=2), [0.5, 0.4, 0.6, 0.5]) == [None, None, None, stop]
 
 
@@ -61,4 +61,4 @@ def test_it_ends_a_real_fit():
 
 def test_an_unknown_name_ends_the_fit_with_a_hint():
     with pytest.raises(KeyError, match="did you mean 'loss'"):
-        tiny_learner(data=tiny_data(count=8)).fit(1, callbacks=[EarlyStopping("los")])
+        tiny_learner(data=tiny_data(count=8)).fit(1, callbacks=[EarlyStopping("los", mode="min")])

@@ -55,12 +55,12 @@ def test_a_name_nearly_right_gets_a_hint():
     with pytest.raises(
         KeyError, match="nothing is called 'acuracy' to monitor; did you mean 'accuracy'"
     ):
-        improvements(Monitor("acuracy"), "accuracy", [0.5])
+        improvements(Monitor("acuracy", "max"), "accuracy", [0.5])
 
 
 def test_a_name_quite_wrong_gets_the_list():
     with pytest.raises(KeyError, match="there are train_loss, accuracy"):
-        improvements(Monitor("zzz"), "accuracy", [0.5])
+        improvements(Monitor("zzz", "max"), "accuracy", [0.5])
 
 
 def test_the_best_value_is_its_state():
@@ -68,3 +68,9 @@ def test_the_best_value_is_its_state():
     improvements(monitor, "loss", [0.5])
     other.load_state_dict(monitor.state_dict())
     assert improvements(other, "loss", [0.6, 0.4]) == [False, True]
+
+
+def test_a_name_that_does_not_tell_the_direction_needs_a_mode():
+    with pytest.raises(ValueError, match="is a lower or a higher 'mae' better\\? pass mode='min'"):
+        Monitor("mae")
+    assert improvements(Monitor("mae", "min"), "mae", [0.5, 0.4, 0.6]) == [True, True, False]

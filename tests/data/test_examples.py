@@ -178,7 +178,7 @@ def test_marks_of_another_length_are_refused() -> None:
 
 @pytest.mark.parametrize("mark", [True, False])
 def test_marks_that_leave_one_side_empty_are_refused(mark: bool) -> None:
-    with pytest.raises(ValueError, match="there are no images"):
+    with pytest.raises(ValueError, match="all 3 images are marked for"):
         from_marked(list("123"), list("aba"), [mark] * 3, 0.2, 0)
 
 

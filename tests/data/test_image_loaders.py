@@ -430,3 +430,29 @@ def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
     rebuilt = Preprocessing.from_dict(data.describe_inputs())
     items = data.valid_examples.items
     assert torch.equal(rebuilt.inputs(items, CPU), data.inputs(items, CPU))
+
+
+class Named:
+    """A data set of grey pictures with its own list of classes."""
+
+    def __init__(self, classes: list[str], targets: list[int]) -> None:
+        self.classes, self.targets = classes, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (40, 40)), self.targets[index]
+
+
+def test_validation_labels_are_told_by_name() -> None:
+    train = Named(["a", "b", "c"], [0, 1, 2, 2])
+    data = ImageDataLoaders.from_dataset(train, Named(["a", "c"], [0, 1]), batch_size=2)
+    assert data.valid_examples.labels.tolist() == [0, 2]
+
+
+def test_a_class_that_only_validation_has_is_named() -> None:
+    with pytest.raises(ValueError, match="validation has classes that training lacks: 'd'"):
+        ImageDataLoaders.from_dataset(
+            Named(["a", "b"], [0, 1]), Named(["a", "d"], [0, 1]), batch_size=2
+        )

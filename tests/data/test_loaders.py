@@ -278,3 +278,21 @@ def test_prepare_does_nothing() -> None:
 
 def test_preprocessing_of_tensors_has_no_description() -> None:
     assert tiny_data().describe_inputs() is None
+
+
+class Drawing(Dataset):
+    """Draws from the global generator, as random transforms do."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.rand(2), index
+
+
+def test_what_persistent_workers_draw_does_not_depend_on_earlier_epochs() -> None:
+    used = TorchLoader(DataLoader(Drawing(), 4, num_workers=1, persistent_workers=True))
+    fresh = TorchLoader(DataLoader(Drawing(), 4, num_workers=1, persistent_workers=True))
+    list(used.epoch(0, 0))
+    for one, other in zip(used.epoch(0, 1), fresh.epoch(0, 1), strict=True):
+        assert torch.equal(one.inputs, other.inputs)

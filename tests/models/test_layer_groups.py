@@ -428,3 +428,10 @@ def test_values_are_set_one_per_group():
 def test_values_need_one_per_group():
     with pytest.raises(ValueError, match="zip"):
         groups_of(2).set_values("lr", [1e-4])
+
+
+def test_freezing_a_later_group_by_hand_is_refused():
+    groups = LayerGroups.from_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    groups[1].set_frozen(True)
+    with pytest.raises(ValueError, match=r"only leading groups can be frozen; use freeze_to\(n\)"):
+        _ = groups.frozen_count

@@ -234,7 +234,7 @@ def test_in_a_fit_torch_steps_with_the_rates_of_the_history():
 # --- kernels
 
 
-@pytest.mark.parametrize("factory", [adamw, torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("factory", [adamw, torch.optim.Adam, torch.optim.Adagrad])
 def test_fused_kernels_are_used_where_there_are_any(factory: Callable[..., Any]):
     assert optimizer_of(model_of_two(), factory).torch_optimizer.defaults["fused"] is True
 
@@ -440,3 +440,11 @@ def test_state_that_does_not_fit_is_an_error_and_changes_nothing(
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(damaged)
     assert same_optimizer_state(optimizer.state_dict(), before)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.AdamW])
+def test_weights_of_a_group_may_start_at_different_times(optimizer: Callable[..., Any]):
+    """With norm="train" a frozen group's normalisation trains before its other biases do."""
+    learner = tiny_learner(3, optimizer=optimizer, norm="train")
+    learner.fine_tune(1, base_lr=1e-3)
+    assert len(learner.history.steps) == 16

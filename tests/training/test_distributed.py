@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune import Batch, Callback, DataLoaders, DivergenceError, Learner
+from finetune import Batch, Callback, DataLoaders, DivergenceError, Learner, distributed
 from finetune.randomness import generator
-from finetune.training import checkpoint, distributed
+from finetune.training import checkpoint
 from finetune.training.events import StepEnd
 from finetune.training.step import Loss
 

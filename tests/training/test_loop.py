@@ -1,5 +1,6 @@
 """The loop: events in order, endings told to all, interruptions that lose nothing."""
 
+import math
 import os
 import random
 import signal
@@ -422,3 +423,43 @@ def test_after_divergence_a_lower_rate_works(tmp_path: Path):
     assert same_state(before, learner.model.state_dict())
     learner.fit(1, 1e-3)
     assert learner.history.epochs[-1].train_loss < 2
+
+
+class StopPhase(Callback):
+    """Ends every phase after its first epoch."""
+
+    def on_epoch_end(self, event: EpochEnd) -> Stop:
+        return Stop("enough of this phase", phase_only=True)
+
+
+def test_a_stop_of_one_phase_begins_the_next_and_ends_the_last():
+    learner = tiny_learner()
+    learner.fine_tune(3, freeze_epochs=3, callbacks=[StopPhase()])
+    assert [(e.phase, e.epoch) for e in learner.history.epochs] == [("frozen", 0), ("unfrozen", 0)]
+    assert learner.layer_groups.frozen_count == 0
+    assert learner.trainer.run.ended == "stopped: enough of this phase"
+
+
+def test_anything_else_than_an_answer_is_refused():
+    class Careless(Callback):
+        def on_epoch_end(self, event: EpochEnd) -> type:
+            return Stop
+
+    with pytest.raises(
+        TypeError, match=r"answers Stop\(\.\.\.\), Save\(\.\.\.\) or None, not <class"
+    ):
+        tiny_learner().fit(1, callbacks=[Careless()])
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_are_never_saved(tmp_path: Path):
+    learner = short_learner()
+
+    class Spoil(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            if event.epoch == 1 and event.step == learner.trainer.setup.steps_per_epoch - 1:
+                next(learner.model.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(DivergenceError, match=r"weights are no longer finite.* is intact"):
+        learner.fit(3, 1e-3, callbacks=[Spoil()], checkpoint=tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in saved["model"].values())

@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support import StopAt, copy_of, same_state, tiny_data, tiny_learner, tiny_model, write_photos
@@ -135,7 +136,7 @@ def test_the_same_call_continues_a_killed_run(kind, stop, folder, uninterrupted,
     assert exit_codes[name] == EXIT_CODES[number]
     learner = new_learner(kind, folder)
     before = checkpoint.read(folder / f"{name}.pt")
-    steps_done = len(before["callbacks"]["History"]["steps"])
+    steps_done = len(before["callbacks"]["History"]["steps"]["step"])
     # SIGKILL strikes before the step's own checkpoint, the other signals wait for it
     assert steps_done == (stop - 1 if number == signal.SIGKILL else stop)
     tune(learner, checkpoint=folder / f"{name}.pt")
@@ -176,7 +177,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, capsys):
     tune(first, checkpoint=tmp_path / "run.pt")
     second = tiny_learner(progress=True)
     tune(second, checkpoint=tmp_path / "run.pt")
-    assert "this run has ended, nothing is left to do" in capsys.readouterr().out
+    assert "its weights are loaded, nothing is left to do" in capsys.readouterr().out
     assert same(outcome(first), outcome(second))
 
 
@@ -370,3 +371,42 @@ def _main(folder: Path) -> None:
 
 if __name__ == "__main__":
     _main(Path(sys.argv[1]))
+
+
+def test_a_loaded_run_that_is_saved_again_is_still_unfinished(tmp_path):
+    learner = tiny_learner()
+    learner.fit(2, 1e-3, callbacks=[StopAt(3)])
+    learner.save(tmp_path / "a.ckpt")
+    other = tiny_learner()
+    other.load(tmp_path / "a.ckpt")
+    other.save(tmp_path / "b.ckpt")
+    third = tiny_learner()
+    third.load(tmp_path / "b.ckpt")
+    third.resume()
+    assert len(third.history.steps) == 16
+
+
+def test_a_numpy_rate_does_not_spoil_the_checkpoint(tmp_path):
+    learner = tiny_learner()
+    learner.fine_tune(1, base_lr=np.float64(1e-3), checkpoint=tmp_path / "a.ckpt")
+    tiny_learner().load(tmp_path / "a.ckpt")
+
+
+def test_a_callback_whose_state_could_not_be_read_again_is_named(tmp_path):
+    class Numpy(Callback):
+        def state_dict(self):
+            return {"best": np.float64(1)}
+
+    learner = tiny_learner(callbacks=[Numpy()])
+    with pytest.raises(TypeError, match=r"callbacks\.Numpy\.best is a numpy\.float64"):
+        learner.save(tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_precision_that_was_asked_for_is_kept_on_loading(tmp_path):
+    tiny_learner(precision="bf16").save(tmp_path / "a.ckpt")
+    asked, automatic = tiny_learner(precision="fp32"), tiny_learner()
+    asked.load(tmp_path / "a.ckpt")
+    automatic.load(tmp_path / "a.ckpt")
+    assert asked.trainer.setup.runtime.precision == "fp32"
+    assert automatic.trainer.setup.runtime.precision == "bf16"

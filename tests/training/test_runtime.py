@@ -33,6 +33,7 @@ def test_a_cpu_that_computes_in_bf16_is_used_so(monkeypatch, capabilities: dict,
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((9, 0), "bf16")])
 def test_older_gpus_get_fp16(monkeypatch, capability: tuple[int, int], precision: str):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose_runtime("cuda:0").precision == precision
 

@@ -1,0 +1,67 @@
+"""Run: a plan and how far it has come."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.training.plan import Plan
+
+
+@dataclass(slots=True)
+class Run:
+    """A plan and a position in it: phase, epoch of the phase, step of the epoch.
+
+    first_epoch: the learner's epochs before this run; the random numbers of an epoch depend on its
+    number over all runs. loss_sum: over the epoch's steps. ended: why there is nothing left to do,
+    None while there is.
+    """
+
+    plan: Plan
+    first_epoch: int
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    ended: str | None = None
+
+    @property
+    def epochs_done(self) -> int:
+        return sum(phase.epochs for phase in self.plan[: self.phase]) + self.epoch
+
+    @property
+    def epoch_number(self) -> int:
+        """The current epoch's number over all runs of the learner."""
+        return self.first_epoch + self.epochs_done
+
+    @property
+    def epochs_begun(self) -> int:
+        """The first number that no epoch of this run has used."""
+        return self.epoch_number + (self.step > 0)
+
+    def next_epoch(self) -> None:
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        if self.epoch == self.plan[self.phase].epochs:
+            self.phase, self.epoch = self.phase + 1, 0
+
+    def leave_phase(self, index: int) -> None:
+        """Goes to the phase after `index`, unless the run is there already."""
+        if self.phase == index:
+            self.phase, self.epoch, self.step, self.loss_sum = index + 1, 0, 0, 0.0
+
+    def to_dict(self, steps: int) -> dict[str, Any]:
+        """Plain data. steps: per epoch; the position means nothing with another number."""
+        return {
+            "plan": [phase.to_dict() for phase in self.plan],
+            "steps": steps,
+            "first_epoch": self.first_epoch,
+            "phase": self.phase,
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "ended": self.ended,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], plan: Plan) -> "Run":
+        """A run at the position that `to_dict` described."""
+        names = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended")
+        return cls(plan, *(data[name] for name in names))
