@@ -13,7 +13,8 @@ from finetune.data.decode import ImageError
 from finetune.data.image_loaders import STANDARD, ImageDataLoaders
 from finetune.vision import load_learner, vision_learner
 
-CONFIG, CHECKPOINT, HISTORY, MODEL = "config.yaml", "checkpoint.ckpt", "history.csv", "model"
+CONFIG, CHECKPOINT, MODEL = "config.yaml", "checkpoint.ckpt", "model"
+HISTORY, STEPS = "history.csv", "steps.csv"
 
 
 def train(config: TrainConfig) -> None:
@@ -85,8 +86,9 @@ def _claim(output: Path, config: TrainConfig) -> None:
 
 
 def _write_history(history: History, output: Path) -> None:
-    if history.epochs:
+    if history.steps:
         history.write_csv(output / HISTORY)
+        history.write_steps_csv(output / STEPS)
 
 
 def predict(model: str, images: Sequence[str]) -> int:

@@ -30,8 +30,8 @@ def test_train_with_a_config_then_predict(photos: Path, tmp_path: Path) -> None:
     assert "accuracy" in done.stdout
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout
-    files = {"config.yaml", "checkpoint.ckpt", "history.csv", "learning_rates.png", "model"}
-    assert {path.name for path in output.iterdir()} == files
+    files = {"config.yaml", "checkpoint.ckpt", "history.csv", "steps.csv", "learning_rates.png"}
+    assert {path.name for path in output.iterdir()} == files | {"model"}
     assert len((output / "history.csv").read_text().splitlines()) == 3  # header, frozen, unfrozen
     stored = yaml.safe_load((output / "config.yaml").read_text())
     assert (stored["epochs"], stored["model"]) == (1, "test_efficientnet")  # file, command line

@@ -1,6 +1,7 @@
 """History: what happened, as rows, over all phases and fits."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,20 @@ class History(Callback):
         """The epochs as a CSV file with a header."""
         names = list(dict.fromkeys(name for row in self.epochs for name in row.valid))
         columns = ["phase", "epoch", "train_loss", *(f"valid_{name}" for name in names), "seconds"]
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(columns)
-            for row in self.epochs:
-                results = [row.valid.get(name, "") for name in names]
-                writer.writerow([row.phase, row.epoch, row.train_loss, *results, row.seconds])
+        rows = (
+            [row.phase, row.epoch, row.train_loss, *map(row.valid.get, names), row.seconds]
+            for row in self.epochs
+        )
+        _write(Path(path), columns, rows)
+
+    def write_steps_csv(self, path: str | Path) -> None:
+        """The steps as a CSV file: loss, and rate and momentum of each layer group by number."""
+        rows = [[s.phase, s.epoch, s.step, s.loss, *s.lr, *s.momentum] for s in self.steps]
+        columns = ["phase", "epoch", "step", "loss"]
+        for first in self.steps[:1]:
+            columns += [f"lr_{i}" for i in range(len(first.lr))]
+            columns += [f"momentum_{i}" for i in range(len(first.momentum))]
+        _write(Path(path), columns, rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -51,3 +59,11 @@ class History(Callback):
 
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs, {len(self.steps)} steps)"
+
+
+def _write(path: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)

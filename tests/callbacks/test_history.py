@@ -63,3 +63,13 @@ def test_its_state_comes_back_as_equal_rows():
 
 def test_it_prints_in_one_line():
     assert repr(filled()) == "History(2 epochs, 1 steps)"
+
+
+def test_the_steps_are_a_table_with_the_rates_of_every_group(tmp_path):
+    learner = tiny_learner(2)
+    learner.fine_tune(1)
+    learner.history.write_steps_csv(tmp_path / "steps.csv")
+    header, first, *_ = (tmp_path / "steps.csv").read_text().splitlines()
+    assert header == "phase,epoch,step,loss,lr_0,lr_1,momentum_0,momentum_1"
+    assert first.split(",")[:3] == ["frozen", "0", "0"]
+    assert [float(v) for v in first.split(",")[4:6]] == list(learner.history.steps[0].lr)
