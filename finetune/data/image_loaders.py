@@ -18,6 +18,7 @@ from finetune.data.examples import Examples, ImageDataset
 from finetune.data.image_loader import ImageLoader
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.preprocessing import Preprocessing
+from finetune.data.table import read_csv
 from finetune.randomness import uniforms
 
 OnError = Literal["raise", "skip"]
@@ -214,9 +215,7 @@ class ImageDataLoaders(DataLoaders):
         """
         path = Path(file)
         base = path.parent if folder is None else Path(folder)
-        items, labels, marks = sources.from_csv(
-            path, base, image_column, label_column, valid_column
-        )
+        items, labels, marks = read_csv(path, base, image_column, label_column, valid_column)
         parts = sources.from_marked(items, labels, marks, valid_fraction, seed)
         return cls(
             *parts,

@@ -20,6 +20,7 @@ from finetune.models.normalisation import (
 )
 from finetune.models.partition import modules_of_groups, partition_parameters
 from finetune.models.splitting import NamedMembers, Split, split_model
+from finetune.models.weight_decay import undecayed_parameters
 
 LearningRates: TypeAlias = float | slice | Sequence[float]
 
@@ -106,7 +107,7 @@ class LayerGroups(Sequence[LayerGroup]):
         partition = partition_parameters(model, members)
         policies = named_policies(norm, list(partition))
         norm_names = normalisation_parameters(model)
-        no_decay = norm_names | _biases_and_listed(model)
+        no_decay = norm_names | undecayed_parameters(model)
         modules = modules_of_groups(model, list(partition.values()), members)
         self._groups = [
             LayerGroup(
@@ -242,17 +243,3 @@ def _spread_slice(lr: slice, count: int) -> list[float]:
     if count == 1:
         return [float(high)]
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
-
-
-def _biases_and_listed(model: nn.Module) -> frozenset[str]:
-    leaves = {name: name.rpartition(".")[2] for name, _ in model.named_parameters()}
-    names = {
-        name  # bias, in_proj_bias of attention, bias_hh_l0 of recurrent layers
-        for name, leaf in leaves.items()
-        if leaf == "bias" or leaf.endswith("_bias") or leaf.startswith("bias_")
-    }
-    for path, module in model.named_modules():
-        listed = getattr(module, "no_weight_decay", None)
-        if callable(listed):
-            names |= {f"{path}.{name}" if path else name for name in listed()}
-    return frozenset(names)
