@@ -1,5 +1,6 @@
 """ImageDataLoaders: pictures as batches; long because four constructors spell out their options."""
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -110,8 +111,7 @@ class ImageDataLoaders(DataLoaders):
         self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> "ImageDataLoaders":
         """The same pictures, normalised for a backbone, and in its size unless one was given."""
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
+        new = copy.copy(self)
         new._use(
             replace(
                 self.preprocessing,
