@@ -24,6 +24,8 @@ def train(config: TrainConfig) -> None:
     """
     if config.data is None:
         raise ValueError("there are no images: finetune train FOLDER, or data: in the config file")
+    if config.epochs < 1:
+        raise ValueError(f"epochs must be a positive whole number, got {config.epochs}")
     output = Path(config.output)
     _claim(output, config)
     data = ImageDataLoaders.from_folder(
@@ -64,7 +66,10 @@ def train(config: TrainConfig) -> None:
         _write_history(learner.history, output)
     learner.plot_rates().savefig(output / "learning_rates.png")
     learner.export(output / MODEL, overwrite=True)
-    print(f"\nmodel, history and checkpoint are in {output}/")
+    results = learner.history.epochs[-1].valid
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+    print(f"\nvalidation: {figures}")
+    print(f"model, history, learning_rates.png and checkpoint are in {output}/")
     print(f"  finetune predict {output / MODEL} IMAGE ...")
 
 
@@ -74,6 +79,8 @@ def _claim(output: Path, config: TrainConfig) -> None:
         return
     if not (output / CONFIG).is_file():
         raise FileExistsError(f"{str(output)!r} exists and is no run folder; give another --output")
+    if not (output / CHECKPOINT).exists() and not (output / MODEL).exists():
+        return  # it failed before it had anything to keep
     stored = yaml.safe_load((output / CONFIG).read_text())
     differences = [k for k, v in asdict(config).items() if stored.get(k) != v and k != "output"]
     if differences:
@@ -93,6 +100,9 @@ def _write_history(history: History, output: Path) -> None:
 
 def predict(model: str, images: Sequence[str]) -> int:
     """Prints path, class and probability of each image; 1 if one of them could not be read."""
+    inside = Path(model) / MODEL
+    if inside.is_dir():
+        raise ValueError(f"{model!r} is a run folder; its model is {str(inside)!r}")
     predictor = load_learner(model)
     width = max(map(len, images))
     failed = 0

@@ -92,6 +92,10 @@ class Learner:
         self.progress = progress
         self.trainer = Trainer(setup, [self.history, *callbacks])
 
+    def __repr__(self) -> str:
+        groups = ", ".join(self.layer_groups.names)
+        return f"Learner({type(self.model).__name__} with groups {groups}; {self.history})"
+
     @property
     def data(self) -> DataLoaders:
         return self.trainer.setup.data
@@ -295,8 +299,9 @@ class Learner:
         steps: int = 100,
         stop_factor: float = 4.0,
     ) -> lr_finder.LearningRateCurve:
-        """A learning-rate range test on copies; pass its `.suggestion` to `fine_tune(base_lr=...)`.
+        """A learning-rate range test on copies, all trainable groups at one rate.
 
+        For `fine_tune(base_lr=...)`, a rate of the head, `freeze()` first and pass `.suggestion`.
         Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
         """
         return lr_finder.range_test(

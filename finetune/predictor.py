@@ -31,6 +31,9 @@ class Predictor:
         self.classes = tuple(classes)
         self._inputs = inputs
 
+    def __repr__(self) -> str:
+        return f"Predictor({type(self.model).__name__}, {len(self.classes)} classes)"
+
     def predict(self, item: Any, *, batch_size: int = 64) -> Any:
         """A `Prediction` for one item, or a list of them for a list or tuple of items.
 

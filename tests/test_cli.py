@@ -131,3 +131,31 @@ def test_the_config_of_a_run_repeats_it(photos: Path, tmp_path: Path) -> None:
 def test_predict_without_a_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["predict", str(tmp_path), "image.jpg"]) == 1
     assert "is no exported model" in capsys.readouterr().err
+
+
+def test_a_run_that_failed_at_once_does_not_lock_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_photos(tmp_path / "photos")
+    (folder / "red" / "broken.jpg").write_text("no image")
+    command = ["train", str(folder), *SMALL, "--epochs", "1", "--output", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "can't read image" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="left out 1 unreadable images"):
+        assert main([*command, "--on_error", "skip"]) == 0
+
+
+def test_no_epochs_are_refused_before_anything_is_written(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(photos), "--epochs", "0", "--output", str(tmp_path / "run")]) == 1
+    assert "epochs must be a positive whole number, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_with_a_run_folder_names_the_model_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    assert main(["predict", str(tmp_path), "image.jpg"]) == 1
+    assert "is a run folder; its model is" in capsys.readouterr().err

@@ -51,6 +51,8 @@ def read_image(source: ImageSource, *, min_side: int | None = None) -> Image.Ima
                     image.draft("RGB", (min_side, min_side))
                 return _upright_rgb(image)
         return _upright_rgb(_to_pil(source))
+    except IsADirectoryError:
+        raise ImageError(name, "it is a folder; name image files") from None
     except FileNotFoundError:
         raise ImageError(name, "there is no such file") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files

@@ -55,7 +55,9 @@ def plot_rates(spans: Sequence[Span], groups: Sequence[str]) -> "Figure":
     axes.set_ylabel("learning rate")
     axes.grid(alpha=0.25)
     dots = " (dotted: frozen)" if any(span.frozen for span in spans) else ""
-    axes.legend(loc="lower center", title=f"layer group{dots}", ncols=len(groups), frameon=False)
+    figure.legend(
+        loc="outside lower center", title=f"layer group{dots}", ncols=len(groups), frameon=False
+    )
     return figure
 
 

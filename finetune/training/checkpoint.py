@@ -99,8 +99,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ...
-        first = str(error).partition("\n")[0]
-        raise CheckpointError(f"{str(path)!r} is truncated or no checkpoint: {first}") from error
+        kind = type(error).__name__  # torch's text recommends to unpickle without care
+        raise CheckpointError(f"{str(path)!r} is truncated or no checkpoint ({kind})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is not a checkpoint of finetune")
     if content["version"] > VERSION:

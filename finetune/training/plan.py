@@ -125,6 +125,8 @@ def fine_tune_plan(
             "fine_tune freezes all groups but the last, and this model has one group only; "
             "pass split= to say where groups begin, or use fit_one_cycle"
         )
+    if not isinstance(base_lr, int | float):
+        raise TypeError(f"base_lr is one number; lr_mult spreads it over the groups: {base_lr!r}")
     if not lr_mult > 0:
         raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
     if not isinstance(freeze_epochs, int) or freeze_epochs < 0:

@@ -155,6 +155,6 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
 
 def _scalar(name: str, value: Any) -> float:
     try:
-        return float(value)
+        return round(float(value), 7)  # what float32 knows
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"metric {name!r} must give one number, got {value!r}") from error

@@ -9,12 +9,13 @@ from finetune.interpret.plots import Span, plot_predictions, plot_rates
 
 def test_rates_have_a_line_for_each_group_and_phase() -> None:
     spans = [Span("frozen", 1, [(1e-4, 1e-3)] * 3), Span("unfrozen", 0, [(1e-5, 1e-4)] * 4)]
-    (axes,) = plot_rates(spans, ["body", "head"]).axes
+    figure = plot_rates(spans, ["body", "head"])
+    (axes,) = figure.axes
     assert len(axes.lines) == 5  # two groups in two phases, and the border between these
     assert axes.get_yscale() == "log"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "learning rate")
     assert [text.get_text().strip() for text in axes.texts] == ["frozen", "unfrozen"]
-    assert {text.get_text() for text in axes.get_legend().texts} == {"body", "head"}
+    assert {text.get_text() for text in figure.legends[0].texts} == {"body", "head"}
 
 
 def test_two_fits_of_one_name_are_two_spans() -> None:
