@@ -152,16 +152,15 @@ class Loop:
                 look = (i + 1) % DELAY == 0 or run.step == steps
                 if look or loss.device.type == "cpu":
                     self._flush(run)
-                if run.step == steps:
-                    self._check_weights(row)
+                if run.step == steps and not self.setup.weights_are_finite():
+                    raise self._diverged(DivergenceError("the weights are no longer finite"), row)
                 if look or distributed.world_size() == 1:
                     self._between_steps(run)
 
     def _set_values(self, run: Run, phase: Phase, i: int) -> StepEnd:
         """Puts the hyper-parameters of step i in force; returns its row, still without loss."""
         optimizer = self.setup.optimizer
-        progress = (run.epoch + i / self.setup.steps_per_epoch) / phase.epochs
-        for name, per_group in phase.values(progress).items():
+        for name, per_group in phase.at(run.epoch, i, self.setup.steps_per_epoch).items():
             optimizer.groups.set_values(name, per_group)
         lr = tuple(group.values["lr"] for group in optimizer.groups)
         momentum: tuple[float, ...] = ()
@@ -180,8 +179,7 @@ class Loop:
         answers: list[Answer] = []
         for row, value in zip(rows, values, strict=True):
             if not math.isfinite(value):
-                error = DivergenceError(f"the training loss is {value}")
-                raise self._diverged(error, row)
+                raise self._diverged(DivergenceError(f"the training loss is {value}"), row)
             run.loss_sum += value
             answers += self._tell(replace(row, loss=value))
         self._act(answers)  # only now: the later steps are done, and belong in what is saved
@@ -213,7 +211,7 @@ class Loop:
     def _act(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
             if isinstance(answer, Save):
-                self.save(answer.path)
+                self._save(answer.path)
             elif answer is not None and not isinstance(answer, Stop):
                 raise TypeError(f"a callback answers Stop(...), Save(...) or None, not {answer!r}")
         for answer in answers:
@@ -222,15 +220,17 @@ class Loop:
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint is not None:
-            self.save(self.checkpoint)
+            self._save(self.checkpoint)
             self._saved_at = time.monotonic()
 
-    def _check_weights(self, row: StepEnd) -> None:
-        """The last update of an epoch has no later loss to show that it went wrong."""
-        groups = self.setup.optimizer.groups
-        weights = [p for g in groups if not g.frozen for p in g.parameters.values()]
-        if not torch.stack([p.detach().isfinite().all() for p in weights]).all():
-            raise self._diverged(DivergenceError("the weights are no longer finite"), row)
+    def _save(self, path: Path) -> None:
+        """The last update has no later loss to show that it went wrong, so the weights are read."""
+        if not self.setup.weights_are_finite():
+            raise DivergenceError(
+                f"the weights are no longer finite and were not saved; {path} is as it was; "
+                "lower the learning rate or set clip_norm"
+            )
+        self.save(path)
 
     def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
         named = zip(self.setup.optimizer.groups.names, row.lr, strict=True)

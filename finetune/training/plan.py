@@ -36,6 +36,10 @@ class Phase:
         multipliers = {name: self.schedules.get(name, Constant())(progress) for name in self.peaks}
         return {n: tuple(peak * multipliers[n] for peak in self.peaks[n]) for n in self.peaks}
 
+    def at(self, epoch: int, step: int, steps: int) -> dict[str, tuple[float, ...]]:
+        """The values of step i of n in epoch e of E, at progress `(e + i / n) / E`."""
+        return self.values((epoch + step / steps) / self.epochs)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -62,14 +66,11 @@ Plan: TypeAlias = tuple[Phase, ...]
 def plan_values(
     plan: Plan, steps_per_epoch: int
 ) -> Iterator[tuple[Phase, dict[str, tuple[float, ...]]]]:
-    """The hyper-parameters of every step of a plan, without running it.
-
-    Step i of n in epoch e of E is at progress `(e + i / n) / E`.
-    """
+    """The hyper-parameters of every step of a plan, without running it."""
     for phase in plan:
         for epoch in range(phase.epochs):
             for step in range(steps_per_epoch):
-                yield phase, phase.values((epoch + step / steps_per_epoch) / phase.epochs)
+                yield phase, phase.at(epoch, step, steps_per_epoch)
 
 
 def fit_plan(

@@ -63,6 +63,12 @@ class Setup:
         """Updates of the weights; the last one of an epoch may have fewer batches."""
         return -(-len(self.data.train) // self.settings.accumulate)
 
+    def weights_are_finite(self) -> bool:
+        """Whether the last update left numbers behind; makes the host wait for the device."""
+        groups = self.optimizer.groups
+        weights = [p for g in groups if not g.frozen for p in g.parameters.values()]
+        return bool(torch.stack([p.detach().isfinite().all() for p in weights]).all())
+
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:

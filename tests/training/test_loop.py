@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from finetune import Callback, DivergenceError, Learner, Save, Stop
 from finetune.training import checkpoint
 from finetune.training.events import EpochEnd, EpochStart, FitEnd, FitStart, PhaseStart, StepEnd
-from finetune.training.loop import Loop, Run
-from finetune.training.plan import fine_tune_plan, plan_values
+from finetune.training.loop import Loop
+from finetune.training.plan import fine_tune_plan, fit_plan, plan_values
+from finetune.training.run import Run
 
 
 class Recorder(Callback):
@@ -463,3 +464,23 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_never_saved(tmp_pat
         learner.fit(3, 1e-3, callbacks=[Spoil()], checkpoint=tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in saved["model"].values())
+
+
+@pytest.mark.parametrize("answer", ["save", "checkpoint"])
+def test_weights_that_are_no_numbers_are_not_saved_in_the_middle_of_an_epoch_either(
+    tmp_path: Path, answer: str
+):
+    learner, path = short_learner(), tmp_path / "a.ckpt"
+    learner.save(path)
+    before = path.read_bytes()
+
+    class Spoil(Callback):
+        def on_step_end(self, event: StepEnd) -> Save | Stop:
+            next(learner.model.parameters()).data.fill_(math.nan)
+            return Save(path) if answer == "save" else Stop("now")
+
+    resumed = path if answer == "checkpoint" else None
+    learner.trainer.run = Run(fit_plan(learner.layer_groups, 2, 1e-3), 0)
+    with pytest.raises(DivergenceError, match=r"were not saved; .*a\.ckpt is as it was"):
+        learner.resume(callbacks=[Spoil()], checkpoint=resumed)
+    assert path.read_bytes() == before
