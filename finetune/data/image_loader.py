@@ -1,5 +1,6 @@
 """ImageLoader: batches of presized pictures as a pure function of (seed, epoch)."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -34,6 +35,10 @@ class ImageLoader:
         return count // self.batch_size if self.shuffle else -(-count // self.batch_size)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
+        return self.ahead(self.order(seed, epoch)[start:])
+
+    def order(self, seed: int, epoch: int) -> list[Tensor]:
+        """The numbers of the examples in each batch of an epoch; this process's share of them."""
         count = len(self.cache.examples)
         order = torch.arange(count)
         if self.shuffle:
@@ -43,13 +48,16 @@ class ImageLoader:
             raise ValueError(
                 f"batch_size={self.batch_size} is over all processes and does not divide by {world}"
             )
-        shares = [b[rank::world] for b in torch.split(order, self.batch_size)[start : len(self)]]
+        return [b[rank::world] for b in torch.split(order, self.batch_size)[: len(self)]]
+
+    def ahead(self, order: Sequence[Tensor]) -> Batches:
+        """The examples with these numbers, batch by batch, one batch ahead of its use."""
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
             upcoming: Future[Batch] | None = None
-            for number, _ in enumerate(shares):
-                batch = upcoming.result() if upcoming else self._batch(shares[number])
-                following = number + 1 < len(shares)
-                upcoming = ahead.submit(self._batch, shares[number + 1]) if following else None
+            for number, indices in enumerate(order):
+                batch = upcoming.result() if upcoming else self._batch(indices)
+                following = number + 1 < len(order)
+                upcoming = ahead.submit(self._batch, order[number + 1]) if following else None
                 yield batch
 
     def _batch(self, indices: Tensor) -> Batch:
