@@ -15,6 +15,7 @@ from finetune.predictor import Prediction, Predictor
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback, Save, Stop
 from finetune.training.plan import Phase
+from finetune.training.runtime import Runtime
 from finetune.training.step import DivergenceError
 from finetune.vision import load_learner, vision_learner
 
@@ -36,6 +37,7 @@ __all__ = [
     "Phase",
     "Prediction",
     "Predictor",
+    "Runtime",
     "Save",
     "SaveBest",
     "Stop",

@@ -24,11 +24,29 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def interleaved(values: Tensor, count: int) -> Tensor:
+    """Rows of all processes in turn: row i is of process i % world_size. count: of all rows."""
+    if not dist.is_initialized():
+        return values
+    rows = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=values.device)
+    mine = rows[rank() :: world_size()]
+    mine[:] = values[: len(mine)]
+    return total(rows)
+
+
 def share_buffers(model: nn.Module) -> None:
     """Running statistics of the first process everywhere, so that all evaluate the same model."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+
+
+def share_weights(model: nn.Module) -> None:
+    """Weights and buffers of the first process everywhere, as `wrapped` does for what it wraps."""
+    share_buffers(model)
+    if dist.is_initialized():
+        for parameter in model.parameters():
+            dist.broadcast(parameter.detach(), 0)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from finetune.predictor import Predictor
 from finetune.randomness import isolated
 from finetune.training import plan as plans
 from finetune.training.events import Callback
-from finetune.training.runtime import PrecisionChoice, choose_runtime
+from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.step import Loss, Setup, StepSettings, evaluate
 from finetune.training.trainer import Trainer
 
@@ -40,8 +40,9 @@ class Learner:
     loss: (outputs, targets) -> scalar mean. optimizer: a torch optimizer class or a partial of one.
     metrics: names, functions (outputs, targets) -> number, or torchmetrics objects.
     split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
-    `LayerGroup`. device, precision: see `choose_runtime`. accumulate: batches per update.
-    clip_norm: largest gradient norm. callbacks: for every fit. progress: print bar and table.
+    `LayerGroup`. device, precision: see `choose_runtime`; runtime: says both and more, and is then
+    never measured or changed. accumulate: batches per update. clip_norm: largest gradient norm.
+    callbacks: for every fit. progress: print bar and table.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -67,12 +68,16 @@ class Learner:
         weight_decay: float | None = None,
         device: str | torch.device | None = None,
         precision: PrecisionChoice = "auto",
+        runtime: Runtime | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
-        runtime = choose_runtime(device, precision)
+        if runtime is None:
+            runtime = choose_runtime(device, precision).suited_to(model)
+        elif device is not None or precision != "auto":
+            raise ValueError("runtime= says device and precision; leave device= and precision= out")
         runtime.place(model)
         if isinstance(loss, nn.Module):
             loss.to(runtime.device)
@@ -136,9 +141,11 @@ class Learner:
         base_lr: float = 2e-3,
         *,
         freeze_epochs: int = 1,
+        freeze_views: int | None = None,
         lr_mult: float = 100.0,
         pct_start: float = 0.3,
         div: float = 5.0,
+        cache_features: bool = True,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
     ) -> None:
@@ -147,6 +154,10 @@ class Learner:
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
+        freeze_views: how many views of each picture the frozen phase goes round: 1 is the one of
+        validation, k > 1 are k random ones, None draws new ones in every epoch. cache_features: the
+        frozen backbone runs once a view, and the head trains on its kept outputs, so that with few
+        views `freeze_epochs=10` costs little more than 1; False runs it in every epoch.
         checkpoint: a file that is written as the run goes; the same call continues from it.
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept.
@@ -154,9 +165,11 @@ class Learner:
         """
         plan = plans.fine_tune_plan(
             self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
-            lr_mult=lr_mult, pct_start=pct_start, div=div,
+            freeze_views=freeze_views, lr_mult=lr_mult, pct_start=pct_start, div=div,
         )  # fmt: skip
-        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+        self.fit_plan(
+            plan, cache_features=cache_features, callbacks=callbacks, checkpoint=checkpoint
+        )
 
     def fit_one_cycle(
         self,
@@ -231,25 +244,33 @@ class Learner:
         self,
         plan: plans.Plan,
         *,
+        cache_features: bool = True,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
     ) -> None:
         """Runs a plan: a tuple of phases. The other fits are plans, too.
 
+        cache_features: where frozen layers come first, keep their outputs, see `fine_tune`.
         An interruption (Ctrl-C) takes effect after the running step; the learner stays usable, and
         `resume` or the same call with its checkpoint continues. Raises DivergenceError when the
         loss is no number, CheckpointError when the checkpoint belongs to another plan or model.
         """
         path = None if checkpoint is None else Path(checkpoint)
-        if not self.trainer.start(plan, self._shown(callbacks), path) and self.progress:
+        shown = self._shown(callbacks)
+        ran = self.trainer.start(plan, shown, path, cache_features=cache_features)
+        if not ran and self.progress:
             print(f"{path}: this run has ended; its weights are loaded, nothing is left to do")
 
     def resume(
-        self, *, callbacks: Sequence[Callback] = (), checkpoint: str | Path | None = None
+        self,
+        *,
+        cache_features: bool = True,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
     ) -> None:
         """Continues the run that was interrupted or stopped, here or before `save` and `load`."""
         path = None if checkpoint is None else Path(checkpoint)
-        self.trainer.resume(self._shown(callbacks), path)
+        self.trainer.resume(self._shown(callbacks), path, cache_features=cache_features)
 
     def _shown(self, callbacks: Sequence[Callback]) -> list[Callback]:
         show = self.progress and distributed.rank() == 0

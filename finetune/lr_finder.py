@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from finetune import distributed
-from finetune.data.loaders import Batches
+from finetune.data.loaders import Batches, take
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key, seed_everything
@@ -69,7 +69,7 @@ def range_test(
         for i in range(steps):
             lr = schedule(i / steps)
             groups.set_values("lr", [lr] * len(groups))
-            taken = [next(batches) for _ in range(setup.settings.accumulate)]
+            taken = take(batches, setup.settings.accumulate)
             seed_everything(seed, "step", i)
             try:
                 loss = distributed.total(step(taken, 0)).item() / distributed.world_size()

@@ -20,7 +20,7 @@ from finetune.optim.group_optimizer import OptimizerFactory, adamw
 from finetune.predictor import Predictor
 from finetune.randomness import isolated, seed_everything
 from finetune.training.events import Callback
-from finetune.training.runtime import PrecisionChoice
+from finetune.training.runtime import PrecisionChoice, Runtime
 from finetune.training.step import Loss
 
 
@@ -39,6 +39,7 @@ def vision_learner(
     weight_decay: float | None = None,
     device: str | torch.device | None = None,
     precision: PrecisionChoice = "auto",
+    runtime: Runtime | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -68,6 +69,7 @@ def vision_learner(
         weight_decay=weight_decay,
         device=device,
         precision=precision,
+        runtime=runtime,
         accumulate=accumulate,
         clip_norm=clip_norm,
         callbacks=callbacks,

@@ -1,5 +1,7 @@
 """Fixtures that several rooms need."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,9 @@ import torch
 from support import write_photos
 
 from finetune import ImageDataLoaders, Learner, vision_learner
+
+# what tests measure of this machine is not for its user's runs
+os.environ["FINETUNE_CACHE"] = tempfile.mkdtemp(prefix="finetune-tests-")
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 

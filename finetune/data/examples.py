@@ -1,17 +1,19 @@
 """Where examples come from: a folder, a CSV file, lists, a data set -> Examples(items, labels)."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.data.decode import EXTENSIONS, ImageError, ImageSource
 from finetune.randomness import generator
 
+_SUFFIXES = tuple(sorted(EXTENSIONS))
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
@@ -48,8 +50,10 @@ class Examples:
         if not 0 < valid_fraction < 1:
             raise ValueError(f"valid_fraction needs 0 < valid_fraction < 1, got {valid_fraction}")
         held_out = []
-        for label in range(len(self.classes)):
-            members = torch.nonzero(self.labels == label).flatten()
+        # sorted once: a search per class would read all labels as often as there are classes
+        by_class = torch.from_numpy(np.argsort(self.labels.numpy(), kind="stable"))
+        sizes = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        for label, members in enumerate(torch.split(by_class, sizes)):
             order = torch.randperm(len(members), generator=generator(seed, "split", label))
             count = min(max(round(valid_fraction * len(members)), 1), len(members) - 1)
             held_out.append(members[order[: max(count, 0)]])
@@ -73,15 +77,23 @@ def from_pairs(
     if not len(items):
         raise ValueError("there are no images")
     labels = [str(label) for label in labels]
-    names = check_classes(sorted(set(labels)) if classes is None else classes)
+    names, index = _numbered(set(labels), classes)
+    return Examples(items, torch.tensor([index[label] for label in labels]), names)
+
+
+def _numbered(
+    found: Collection[str], classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes, which are those found in sorted order unless given, and each one's index."""
+    names = check_classes(sorted(found) if classes is None else classes)
     index = {name: i for i, name in enumerate(names)}
-    unknown = sorted(set(labels) - index.keys())
+    unknown = sorted(set(found) - index.keys())
     if unknown:
         raise ValueError(
             f"validation has classes that training lacks: {', '.join(map(repr, unknown))}; "
             f"training has {', '.join(map(repr, names))}"
         )
-    return Examples(items, torch.tensor([index[label] for label in labels]), names)
+    return names, index
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -112,26 +124,33 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
             f"like classes; pass train={train!r}, valid={valid!r}"
         )
     items: list[ImageSource] = []
-    labels: list[str] = []
+    counts: list[int] = []
     for name in names:
-        files = sorted(_image_files(folder / name))
+        files = sorted(_image_files(str(folder / name)))
         if not files:
             raise ValueError(
                 f"class folder {str(folder / name)!r} holds no image; remove or fill it"
             )
         items += files
-        labels += [name] * len(files)
-    return from_pairs(items, labels, classes)
+        counts.append(len(files))
+    classes, index = _numbered(names, classes)
+    labels = torch.tensor([index[name] for name in names])
+    return Examples(items, labels.repeat_interleave(torch.tensor(counts)), classes)
 
 
-def _image_files(folder: Path) -> Iterator[str]:
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _image_files(Path(entry.path))
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-            yield entry.path
+def _image_files(folder: str) -> list[str]:
+    """The images in and below `folder`, in no order; made for a million, so strings throughout."""
+    files, folders = [], [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():  # costs no stat, but for links
+                    folders.append(entry.path)
+                elif entry.name.lower().endswith(_SUFFIXES):
+                    files.append(entry.path)
+    return files
 
 
 def from_marked(

@@ -30,15 +30,18 @@ class ImageLoader:
                 f"pass batch_size={count} or less"
             )
 
+    @property
+    def targets(self) -> Tensor:
+        return self.cache.examples.labels
+
     def __len__(self) -> int:
         count = len(self.cache.examples)
         return count // self.batch_size if self.shuffle else -(-count // self.batch_size)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
-        return self.ahead(self.order(seed, epoch)[start:])
+        return self.fetch(self.order(seed, epoch)[start:])
 
     def order(self, seed: int, epoch: int) -> list[Tensor]:
-        """The numbers of the examples in each batch of an epoch; this process's share of them."""
         count = len(self.cache.examples)
         order = torch.arange(count)
         if self.shuffle:
@@ -50,8 +53,7 @@ class ImageLoader:
             )
         return [b[rank::world] for b in torch.split(order, self.batch_size)[: len(self)]]
 
-    def ahead(self, order: Sequence[Tensor]) -> Batches:
-        """The examples with these numbers, batch by batch, one batch ahead of its use."""
+    def fetch(self, order: Sequence[Tensor]) -> Batches:
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
             upcoming: Future[Batch] | None = None
             for number, indices in enumerate(order):

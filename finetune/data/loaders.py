@@ -5,7 +5,8 @@ An `EpochLoader` gives the batches of epoch e from any batch on, as a pure funct
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +47,14 @@ def move(value: Any, device: torch.device) -> Any:
 Batches: TypeAlias = Generator[Batch, None, None]
 
 
+def take(batches: Batches, count: int) -> list[Batch]:
+    """The next `count` batches. Raises RuntimeError if there are fewer."""
+    taken = list(islice(batches, count))
+    if len(taken) < count:
+        raise RuntimeError("the training loader gave fewer batches than its length says")
+    return taken
+
+
 class EpochLoader(Protocol):
     """Batches that are a pure function of (seed, epoch)."""
 
@@ -55,6 +64,25 @@ class EpochLoader(Protocol):
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
         """The batches of one epoch, from number `start` on."""
+        ...
+
+
+@runtime_checkable
+class IndexedLoader(EpochLoader, Protocol):
+    """An EpochLoader whose examples have numbers, so that what is computed of them can be kept.
+
+    targets: [N], by the example's number.
+    """
+
+    @property
+    def targets(self) -> Tensor: ...
+
+    def order(self, seed: int, epoch: int) -> list[Tensor]:
+        """The numbers of the examples in each batch of an epoch; this process's share of them."""
+        ...
+
+    def fetch(self, order: Sequence[Tensor]) -> Batches:
+        """The examples with these numbers, batch by batch."""
         ...
 
 
@@ -166,8 +194,12 @@ class DataLoaders:
         self.seed = seed
         self.classes = None if classes is None else tuple(classes)
 
-    def prepare(self, batch: Batch, epoch: int, *, training: bool) -> Batch:
-        """What is left to do on the device, such as augmentation: here nothing."""
+    def prepare(self, batch: Batch, view: int | None) -> Batch:
+        """What is left to do on the device, such as augmentation: here nothing.
+
+        view: the number of a random view, the same for the same number; None for the
+        deterministic one. Training takes the epoch's number unless its phase says otherwise.
+        """
         return batch
 
     def inputs(self, items: Sequence[Any], device: torch.device) -> Any:

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.models.backbones import Weights, create_backbone, features_of
 from finetune.models.heads import HeadKind, create_head
@@ -37,7 +37,3 @@ class ImageClassifier(nn.Sequential):
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__(OrderedDict(backbone=backbone, head=head))
         self.architecture = architecture
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
-        return logits

@@ -120,6 +120,8 @@ class LayerGroups(Sequence[LayerGroup]):
             )
             for i, (name, parameters) in enumerate(partition.items())
         ]
+        inside = {id(module) for members_ in modules for module in members_}
+        self._spanning = [module for module in model.modules() if id(module) not in inside]
 
     @classmethod
     def from_model(
@@ -182,6 +184,8 @@ class LayerGroups(Sequence[LayerGroup]):
     def set_training_modes(self) -> None:
         """`model.train()`, and then the policy of each group on top of it."""
         self.model.train()
+        for module in self._spanning:
+            module.training = any(parameter.requires_grad for parameter in module.parameters())
         for group in self:
             group.set_training_modes()
 

@@ -5,6 +5,7 @@
         PhaseStart
         for each epoch:
             EpochStart
+            Precompute              (now and then, while the frozen layers are run once)
             for each step:          (one update of the weights: `accumulate` batches)
                 StepEnd
             (validation)
@@ -24,13 +25,17 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class FitStart:
-    """groups: names, first layers first. first_epoch: 0, or where a resumed fit goes on."""
+    """groups: names, first layers first. first_epoch: 0, or where a resumed fit goes on.
+
+    note: what is worth a line before it begins, or empty.
+    """
 
     phases: tuple[str, ...]
     epochs: int
     steps_per_epoch: int
     groups: tuple[str, ...]
     first_epoch: int
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,20 @@ class EpochStart:
     epoch: int
     steps: int
     first_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Precompute:
+    """Outputs of the frozen layers that are kept for the epochs to come.
+
+    view: of how many views this one is, from 1; None for the validation data. done: pictures.
+    """
+
+    phase: str
+    view: int | None
+    views: int
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +106,7 @@ class FitEnd:
     reason: str
 
 
-Event: TypeAlias = FitStart | PhaseStart | EpochStart | StepEnd | EpochEnd | FitEnd
+Event: TypeAlias = FitStart | PhaseStart | EpochStart | Precompute | StepEnd | EpochEnd | FitEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +146,9 @@ class Callback:
     def on_epoch_start(self, event: EpochStart) -> Answer:
         return None
 
+    def on_precompute(self, event: Precompute) -> Answer:
+        return None
+
     def on_step_end(self, event: StepEnd) -> Answer:
         return None
 
@@ -153,6 +175,8 @@ def deliver(callback: Callback, event: Event) -> Answer:
             return callback.on_phase_start(event)
         case EpochStart():
             return callback.on_epoch_start(event)
+        case Precompute():
+            return callback.on_precompute(event)
         case StepEnd():
             return callback.on_step_end(event)
         case EpochEnd():

@@ -2,17 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from finetune import distributed
-from finetune.data.loaders import Batch
+from finetune.data.loaders import take
 from finetune.randomness import isolated, seed_everything
 from finetune.training.allocator import keep_freed_memory
 from finetune.training.events import (
@@ -30,6 +29,7 @@ from finetune.training.events import (
     deliver,
     deliver_last,
 )
+from finetune.training.feature_cache import FeatureCache
 from finetune.training.interrupt import Interruption, deferred_signals
 from finetune.training.plan import Phase
 from finetune.training.run import Run
@@ -50,13 +50,16 @@ class Loop:
     """Everything a run needs; `run(...)` does it.
 
     save: writes a checkpoint to a path. checkpoint: where to write one as the run goes, after every
-    epoch, at an interruption, and inside long epochs every `checkpoint_seconds`.
+    epoch, at an interruption, and inside long epochs every `checkpoint_seconds`. cache_features:
+    whether layers that are frozen in a phase run only once for each view of a picture.
     """
 
     setup: Setup
     callbacks: Sequence[Callback]
     save: Callable[[Path], None]
     checkpoint: Path | None = None
+    cache_features: bool = True
+    note: str = ""
     checkpoint_seconds: float = 60.0
     _interruption: Interruption = field(default_factory=Interruption)
     _pending: list[tuple[StepEnd, Tensor]] = field(default_factory=list)
@@ -98,35 +101,49 @@ class Loop:
         names = tuple(phase.name for phase in run.plan)
         epochs = sum(phase.epochs for phase in run.plan)
         groups = self.setup.optimizer.groups
-        self._emit(
-            FitStart(names, epochs, self.setup.steps_per_epoch, groups.names, run.epochs_done)
-        )
+        steps, done = self.setup.steps_per_epoch, run.epochs_done
+        self._emit(FitStart(names, epochs, steps, groups.names, done, self.note))
         while run.phase < len(run.plan):
             phase = run.plan[run.phase]
             groups.freeze_to(phase.frozen)
+            groups.set_training_modes()
             self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch))
-            # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
-            with distributed.wrapped(self.setup.model) as net:
-                step = TrainStep(net, self.setup)
-                index = run.phase
-                while run.phase == index:
-                    try:
-                        self._epoch(run, phase, step)
-                    except _Stopped as stop:
-                        if not stop.answer.phase_only or index + 1 == len(run.plan):
-                            raise
-                        run.leave_phase(index)
+            self._phase(run, phase)  # what it keeps in memory ends with it
 
-    def _epoch(self, run: Run, phase: Phase, step: TrainStep) -> None:
+    def _phase(self, run: Run, phase: Phase) -> None:
+        cached = self.cache_features and phase.frozen
+        features = FeatureCache.create(self.setup, phase, run.phase_number) if cached else None
+        setup = self.setup if features is None else features.setup
+        # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
+        with distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
+            step = TrainStep(net, setup)
+            index = run.phase
+            while run.phase == index:
+                try:
+                    self._epoch(run, phase, step, features)
+                except _Stopped as stop:
+                    if not stop.answer.phase_only or index + 1 == len(run.plan):
+                        raise
+                    run.leave_phase(index)
+
+    def _epoch(
+        self, run: Run, phase: Phase, step: TrainStep, features: FeatureCache | None
+    ) -> None:
         started = time.perf_counter()
         self._emit(EpochStart(phase.name, run.epoch, self.setup.steps_per_epoch, run.step))
+        if features is not None:
+            with closing(features.fill(run.epoch_number)) as precomputed:
+                for event in precomputed:
+                    self._emit(event)
+                    self._check_interruption(run)
         self.setup.optimizer.groups.set_training_modes()
         if run.step < self.setup.steps_per_epoch:
             self._steps(run, phase, step)
-        valid = self._validate()
+        valid = step.setup.data.valid
+        results = {} if valid is None else evaluate(step.setup, valid)
         train_loss = run.loss_sum / self.setup.steps_per_epoch
         seconds = time.perf_counter() - started
-        ended = EpochEnd(phase.name, run.epoch, train_loss, valid, seconds)
+        ended = EpochEnd(phase.name, run.epoch, train_loss, results, seconds)
         run.next_epoch()
         self._emit(ended)
         if run.phase < len(run.plan):
@@ -134,17 +151,18 @@ class Loop:
         self._check_interruption(run)
 
     def _steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
-        data, accumulate = self.setup.data, self.setup.settings.accumulate
+        data, accumulate = step.setup.data, step.setup.settings.accumulate
         number, steps = run.epoch_number, self.setup.steps_per_epoch
+        view = phase.view(run.epoch, run.phase_number)
         # closed at once: workers and generators must not outlive an error
         with closing(data.train.epoch(data.seed, number, run.step * accumulate)) as batches:
             for i in range(run.step, steps):
-                taken = _take(batches, min(accumulate, len(data.train) - i * accumulate))
+                taken = take(batches, min(accumulate, len(data.train) - i * accumulate))
                 row = self._set_values(run, phase, i)
                 # dropout draws from the global generator: its state is a function of the step
                 seed_everything(data.seed, "step", number, i, distributed.rank())
                 try:
-                    loss = step(taken, number)
+                    loss = step(taken, view)
                 except DivergenceError as error:
                     raise self._diverged(error, row) from None
                 self._pending.append((row, loss))
@@ -197,10 +215,6 @@ class Loop:
             self._write_checkpoint()
             raise self._interruption.error()
 
-    def _validate(self) -> dict[str, float]:
-        valid = self.setup.data.valid
-        return {} if valid is None else evaluate(self.setup, valid)
-
     def _emit(self, event: Event) -> None:
         self._act(self._tell(event))
 
@@ -233,18 +247,4 @@ class Loop:
         self.save(path)
 
     def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
-        named = zip(self.setup.optimizer.groups.names, row.lr, strict=True)
-        rates = ", ".join(f"{name} {lr:.2g}" for name, lr in list(named)[row.frozen :])
-        path = self.checkpoint
-        kept = "" if path is None else f"; the last checkpoint, {path}, is intact"
-        return DivergenceError(
-            f"{error} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
-            f"(learning rates: {rates}); lower the learning rate or set clip_norm{kept}"
-        )
-
-
-def _take(batches: Iterator[Batch], count: int) -> list[Batch]:
-    taken = list(islice(batches, count))
-    if len(taken) < count:
-        raise RuntimeError("the training loader gave fewer batches than its length says")
-    return taken
+        return error.at(row, self.setup.optimizer.groups.names, self.checkpoint)

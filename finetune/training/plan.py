@@ -16,6 +16,8 @@ class Phase:
     frozen: how many groups, counted from the first, are frozen. peaks: hyper-parameter -> one value
     per group. schedules: hyper-parameter -> multiplier over the phase's progress in [0, 1].
     The value of hyper-parameter h of group g is `peaks[h][g] * schedules[h](progress)`.
+    views: None shows every epoch new random views of the pictures, k > 1 goes round k of them,
+    and 1 is the view of validation.
     """
 
     name: str
@@ -23,10 +25,13 @@ class Phase:
     frozen: int
     peaks: Mapping[str, tuple[float, ...]]
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    views: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
+        if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
+            raise ValueError(f"views must be a positive whole number or None, got {self.views!r}")
         unknown = sorted(set(self.schedules) - set(self.peaks))
         if unknown:
             raise ValueError(f"schedules without a peak: {', '.join(unknown)}")
@@ -40,6 +45,12 @@ class Phase:
         """The values of step i of n in epoch e of E, at progress `(e + i / n) / E`."""
         return self.values((epoch + step / steps) / self.epochs)
 
+    def view(self, epoch: int, first: int) -> int | None:
+        """What the phase's epoch sees, see `DataLoaders.prepare`. first: number of epoch 0."""
+        if self.views == 1:
+            return None
+        return first + (epoch if self.views is None else epoch % self.views)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -47,6 +58,7 @@ class Phase:
             "frozen": self.frozen,
             "peaks": {name: list(peaks) for name, peaks in self.peaks.items()},
             "schedules": {name: schedules.to_dict(s) for name, s in self.schedules.items()},
+            "views": self.views,
         }
 
     @classmethod
@@ -57,6 +69,7 @@ class Phase:
             data["frozen"],
             {name: tuple(peaks) for name, peaks in data["peaks"].items()},
             {name: schedules.from_dict(s) for name, s in data["schedules"].items()},
+            data.get("views"),
         )
 
 
@@ -89,6 +102,7 @@ def one_cycle_plan(
     div_final: float = 1e5,
     pct_start: float = 0.25,
     frozen: int | None = None,
+    views: int | None = None,
     name: str = "one cycle",
 ) -> Plan:
     """One cycle of learning rate and, against it, momentum (Smith 2018)."""
@@ -103,6 +117,7 @@ def one_cycle_plan(
                 "lr": one_cycle(div=div, div_final=div_final, pct_start=pct_start),
                 "momentum": one_cycle_momentum(pct_start=pct_start),
             },
+            views,
         ),
     )
 
@@ -113,6 +128,7 @@ def fine_tune_plan(
     *,
     base_lr: float = 2e-3,
     freeze_epochs: int = 1,
+    freeze_views: int | None = None,
     lr_mult: float = 100.0,
     pct_start: float = 0.3,
     div: float = 5.0,
@@ -132,11 +148,13 @@ def fine_tune_plan(
         raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
     if not isinstance(freeze_epochs, int) or freeze_epochs < 0:
         raise ValueError(f"freeze_epochs must be a whole number, 0 or more, got {freeze_epochs!r}")
+    if freeze_views is not None and (not isinstance(freeze_views, int) or freeze_views < 1):
+        raise ValueError(f"freeze_views must be 1 or more, or None, got {freeze_views!r}")
     frozen: Plan = ()
     if freeze_epochs:
         frozen = one_cycle_plan(
             groups, freeze_epochs, slice(base_lr), pct_start=0.99, frozen=len(groups) - 1,
-            name="frozen",
+            views=freeze_views, name="frozen",
         )  # fmt: skip
     rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
     return frozen + one_cycle_plan(

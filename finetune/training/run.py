@@ -33,6 +33,11 @@ class Run:
         return self.first_epoch + self.epochs_done
 
     @property
+    def phase_number(self) -> int:
+        """The number of the current phase's first epoch."""
+        return self.epoch_number - self.epoch
+
+    @property
     def epochs_begun(self) -> int:
         """The first number that no epoch of this run has used."""
         return self.epoch_number + (self.step > 0)

@@ -1,12 +1,15 @@
 """Runtime: on which device, in which precision and memory layout a model runs."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
+
+from finetune.training import depthwise
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -14,33 +17,84 @@ PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Device and precision of the forward pass; weights, loss and updates are always float32.
+    """How a model runs; the results differ by rounding only, and for one runtime not at all.
 
-    channels_last: layout of convolutions. On CPUs it is faster (EfficientNet-Lite0: 1.5 times for
-    a training step); on GPUs that depends on the architecture, so they keep torch's default.
+    precision: of the forward pass; weights, loss and updates are always float32. channels_last:
+    layout of convolutions. depthwise: on a CPU, our way for depthwise convolutions, see
+    `DepthwiseConvolutions`. compile: through torch.compile, worth its minutes in long runs only.
+    automatic: chosen here, so that a measurement may choose again.
     """
 
     device: torch.device
-    precision: Precision
+    precision: Precision = "fp32"
     channels_last: bool = False
+    depthwise: bool = False
+    compile: bool = False
     automatic: bool = False
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device and in the layout."""
-        model.to(self.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)
-        return model
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", torch.device(self.device))
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
+        if self.depthwise and self.device.type != "cpu":
+            raise ValueError(f"depthwise=True is for CPUs, the device is {self.device}")
 
-    def autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
+    def suited_to(self, model: nn.Module) -> "Runtime":
+        """Without what this model has no use for."""
+        smallest = depthwise.SMALLEST_KERNEL if self.precision == "fp32" else 1
+        useful = self.depthwise and depthwise.are_in(model, smallest_kernel=smallest)
+        return replace(self, depthwise=useful)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device and in the layout, in place."""
+        model.to(self.device)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(memory_format=layout)
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The model to call: itself, or what torch.compile makes of it at its first call."""
+        return torch.compile(model) if self.compile else model  # type: ignore[return-value]
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Put it around a forward pass; the backward pass follows by itself."""
+        half = self.precision != "fp32"
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype, enabled=half):
+            if self.depthwise:
+                with depthwise.DepthwiseConvolutions():
+                    yield
+            else:
+                yield
 
     def gradient_scaler(self) -> torch.amp.GradScaler | None:
         """Float16 gradients underflow without one."""
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+
+    def others(self, model: nn.Module) -> list["Runtime"]:
+        """What else may be faster on this device for this model."""
+        ways = [replace(self, channels_last=not self.channels_last)]
+        if self.device.type == "cpu":
+            ways.append(replace(self, depthwise=not self.depthwise))
+            if self.precision == "bf16":
+                ways.append(replace(self, precision="fp32", depthwise=True))
+        return [way for way in ways if way.suited_to(model) == way]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "device": self.device.type}
+
+    def updated(self, saved: Mapping[str, Any]) -> "Runtime":
+        """With the choices that `to_dict` gave, on this runtime's device."""
+        chosen = {n: saved[n] for n in ("precision", "channels_last", "depthwise", "compile")}
+        return replace(self, **chosen)
+
+    def __str__(self) -> str:
+        extras = {
+            "channels_last": self.channels_last,
+            "own depthwise gradients": self.depthwise,
+            "compiled": self.compile,
+        }
+        return ", ".join([str(self.device), self.precision, *(n for n, on in extras.items() if on)])
 
 
 def choose_runtime(
@@ -57,10 +111,13 @@ def choose_runtime(
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(chosen.type, True):
         raise ValueError(f"there is no {chosen.type} device here for device={str(device)!r}")
+    # on CPUs channels_last is faster (EfficientNet-Lite0: 1.5 times for a training step); on GPUs
+    # that depends on the architecture, so they begin with torch's default
     return Runtime(
         chosen,
         _best_precision(chosen) if precision == "auto" else precision,
         channels_last=chosen.type == "cpu",
+        depthwise=chosen.type == "cpu",
         automatic=precision == "auto",
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
+from finetune.training.events import StepEnd
 from finetune.training.runtime import Runtime
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
@@ -20,6 +22,16 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
 class DivergenceError(ArithmeticError):
     """The training loss is NaN or infinite."""
+
+    def at(self, row: StepEnd, groups: Sequence[str], checkpoint: Path | None) -> "DivergenceError":
+        """With the place where it happened, and what to do."""
+        named = list(zip(groups, row.lr, strict=True))[row.frozen :]
+        rates = ", ".join(f"{name} {lr:.2g}" for name, lr in named)
+        kept = "" if checkpoint is None else f"; the last checkpoint, {checkpoint}, is intact"
+        return DivergenceError(
+            f"{self} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
+            f"(learning rates: {rates}); lower the learning rate or set clip_norm{kept}"
+        )
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
@@ -80,9 +92,10 @@ class TrainStep:
     net: nn.Module
     setup: Setup
 
-    def __call__(self, batches: Sequence[Batch], epoch: int) -> Tensor:
+    def __call__(self, batches: Sequence[Batch], view: int | None) -> Tensor:
         """Returns the mean loss as a detached scalar on the device, without waiting for it.
 
+        view: of the pictures, see `DataLoaders.prepare`.
         Raises DivergenceError before the update where looking is free, that is on a CPU.
         """
         examples = sum(map(len, batches))
@@ -90,7 +103,7 @@ class TrainStep:
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
-                mean += self._backward(batch, epoch, len(batch) / examples)
+                mean += self._backward(batch, view, len(batch) / examples)
         # processes must agree on an error, so several of them look at the mean of all, later
         free = mean.device.type == "cpu" and distributed.world_size() == 1
         if free and not torch.isfinite(mean):
@@ -103,9 +116,9 @@ class TrainStep:
         self.setup.optimizer.zero_grad()
         return mean
 
-    def _backward(self, batch: Batch, epoch: int, weight: float) -> Tensor:
-        batch = self.setup.data.prepare(batch.to(self.setup.runtime.device), epoch, training=True)
-        with self.setup.runtime.autocast():
+    def _backward(self, batch: Batch, view: int | None, weight: float) -> Tensor:
+        batch = self.setup.data.prepare(batch.to(self.setup.runtime.device), view)
+        with self.setup.runtime.computing():
             outputs = forward(self.net, batch.inputs)
         loss = self.setup.loss(_float32(outputs), batch.targets) * weight
         (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
@@ -145,8 +158,8 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
         for raw in loader.epoch(setup.data.seed, 0):
             if not len(raw):  # this process has no share of a short last batch
                 continue
-            batch = setup.data.prepare(raw.to(device), 0, training=False)
-            with setup.runtime.autocast():
+            batch = setup.data.prepare(raw.to(device), None)
+            with setup.runtime.computing():
                 outputs = forward(setup.model, batch.inputs)
             outputs = _float32(outputs)
             sums[0] += setup.loss(outputs, batch.targets) * len(batch)

@@ -3,19 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
 
 from finetune import distributed
 from finetune.training import checkpoint as checkpoints
+from finetune.training import probe
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback
 from finetune.training.loop import Loop
 from finetune.training.plan import Phase, Plan
 from finetune.training.run import Run
-from finetune.training.runtime import Precision
+from finetune.training.runtime import Runtime
 from finetune.training.step import Setup
 
 
@@ -34,15 +35,24 @@ class Trainer:
         self._active = self.callbacks
         self._stored_callbacks: dict[str, dict[str, Any]] = {}
 
-    def start(self, plan: Plan, callbacks: Sequence[Callback], checkpoint: Path | None) -> bool:
+    def start(
+        self,
+        plan: Plan,
+        callbacks: Sequence[Callback],
+        checkpoint: Path | None,
+        *,
+        cache_features: bool = True,
+    ) -> bool:
         """Runs a plan from its beginning, or from where `checkpoint` has it.
 
         Returns False if that file says that the run has ended already. Raises CheckpointError
         when it holds another plan.
         """
+        note = ""
         if checkpoint is not None and checkpoint.exists():
             content = checkpoints.read(checkpoint)
-            if (content["run"] or {}).get("plan") != [phase.to_dict() for phase in plan]:
+            stored = (content["run"] or {}).get("plan", [])
+            if tuple(map(Phase.from_dict, stored)) != plan:
                 raise CheckpointError(
                     f"{str(checkpoint)!r} belongs to another plan; remove it, name another file, "
                     "or repeat the call that wrote it"
@@ -55,10 +65,18 @@ class Trainer:
         else:
             self.run, self._stored_run = Run(plan, self._next_epoch), None
             self._stored_callbacks = {}
-        self._execute(self.run, callbacks, checkpoint)
+            runtime, note = probe.fastest(self.setup, plan)
+            self._use(runtime)
+        self._execute(self.run, callbacks, checkpoint, cache_features, note)
         return True
 
-    def resume(self, callbacks: Sequence[Callback], checkpoint: Path | None) -> None:
+    def resume(
+        self,
+        callbacks: Sequence[Callback],
+        checkpoint: Path | None,
+        *,
+        cache_features: bool = True,
+    ) -> None:
         """Continues the run that was interrupted or stopped. Raises RuntimeError without one."""
         if self.run is None and self._stored_run is not None:
             self._check_steps(self._stored_run)
@@ -67,7 +85,7 @@ class Trainer:
         if self.run is None or self.run.phase == len(self.run.plan):
             raise RuntimeError("there is no unfinished run to resume; call one of the fits")
         self.run.ended = None
-        self._execute(self.run, callbacks, checkpoint)
+        self._execute(self.run, callbacks, checkpoint, cache_features)
 
     def _check_steps(self, stored: dict[str, Any]) -> None:
         """A position in an epoch means nothing when the epoch has another length."""
@@ -78,13 +96,20 @@ class Trainer:
                 f"accumulation give {steps}; continue with the same data"
             )
 
-    def _execute(self, run: Run, callbacks: Sequence[Callback], checkpoint: Path | None) -> None:
+    def _execute(
+        self,
+        run: Run,
+        callbacks: Sequence[Callback],
+        checkpoint: Path | None,
+        cache_features: bool,
+        note: str = "",
+    ) -> None:
         self._active = [*self.callbacks, *callbacks]
         for name, callback in _named(self._active):
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks[name])
         self._stored_callbacks = {}
-        loop = Loop(self.setup, self._active, self.save, checkpoint)
+        loop = Loop(self.setup, self._active, self.save, checkpoint, cache_features, note)
         try:
             loop.run(run)
         finally:
@@ -120,7 +145,7 @@ class Trainer:
             "next_epoch": self._next_epoch if self.run is None else self.run.epochs_begun,
             "seed": setup.data.seed,
             "classes": _list(setup.data.classes),
-            "runtime": {"device": setup.runtime.device.type, "precision": setup.runtime.precision},
+            "runtime": setup.runtime.to_dict(),
             "callbacks": {
                 **self._stored_callbacks,
                 **{name: callback.state_dict() for name, callback in _named(self._active)},
@@ -150,7 +175,7 @@ class Trainer:
                     f"{str(path)!r} was made with {name} {saved[name]!r}, here it is {value!r}"
                 )
         setup.optimizer.load_state_dict(content["optimizer"]["state"])
-        self._keep_precision(content["runtime"])
+        self._keep_runtime(content["runtime"])
         setup = self.setup
         setup.model.load_state_dict(content["model"])
         if setup.scaler is not None and content["scaler"] is not None:
@@ -166,12 +191,14 @@ class Trainer:
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks.pop(name))
 
-    def _keep_precision(self, saved: dict[str, str]) -> None:
-        """A run goes on in the precision it began in, unless the caller chose one or the device."""
-        runtime = self.setup.runtime
-        same_kind = saved["device"] == runtime.device.type
-        if runtime.automatic and same_kind and saved["precision"] != runtime.precision:
-            runtime = replace(runtime, precision=cast(Precision, saved["precision"]))
+    def _keep_runtime(self, saved: dict[str, Any]) -> None:
+        """A run goes on in the way it began, unless the caller chose one, or the device is new."""
+        if self.setup.runtime.automatic and saved["device"] == self.setup.runtime.device.type:
+            self._use(self.setup.runtime.updated(saved))
+
+    def _use(self, runtime: Runtime) -> None:
+        if runtime != self.setup.runtime:
+            runtime.place(self.setup.model)
             self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
 
 

@@ -31,7 +31,7 @@ def train_views(data: ImageDataLoaders, epoch: int = 0, start: int = 0) -> dict[
     """What the model gets to see of each training example in one epoch, by its number."""
     seen: dict[int, Tensor] = {}
     for batch in data.train.epoch(data.seed, epoch, start):
-        ready = data.prepare(batch, epoch, training=True)
+        ready = data.prepare(batch, epoch)
         seen |= dict(zip(batch.indices.tolist(), ready.inputs, strict=True))  # type: ignore[union-attr]
     return seen
 
@@ -39,7 +39,7 @@ def train_views(data: ImageDataLoaders, epoch: int = 0, start: int = 0) -> dict[
 def valid_batches(data: ImageDataLoaders, epoch: int = 0) -> list[Batch]:
     assert data.valid is not None
     batches = data.valid.epoch(data.seed, epoch)
-    return [data.prepare(batch, epoch, training=False) for batch in batches]
+    return [data.prepare(batch, None) for batch in batches]
 
 
 def same_views(one: dict[int, Tensor], other: dict[int, Tensor]) -> bool:

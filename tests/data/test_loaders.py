@@ -273,7 +273,7 @@ def test_inputs_are_stacked() -> None:
 
 def test_prepare_does_nothing() -> None:
     batch = Batch(torch.zeros(2), torch.zeros(2))
-    assert tiny_data().prepare(batch, 0, training=True) is batch
+    assert tiny_data().prepare(batch, 0) is batch
 
 
 def test_preprocessing_of_tensors_has_no_description() -> None:

@@ -270,6 +270,46 @@ def test_modes_of_normalisation_and_dropout(norm: str, frozen: bool, expected: t
     assert training_flags(learner) == expected
 
 
+class Spanning(nn.Module):
+    """Layers of two groups, and a flag of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early, self.late = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def spanning_groups(norm: str | None = None) -> LayerGroups:
+    model = nn.Sequential(Spanning(), nn.Linear(2, 2))
+    if norm is not None:
+        model[0].late = nn.BatchNorm1d(2)
+    return LayerGroups.from_model(model, lambda m: [[m[0].early], [m[0].late], [m[1]]], norm=norm)
+
+
+@pytest.mark.parametrize(("frozen", "trains"), [(0, True), (1, True), (2, False)])
+def test_a_module_that_spans_groups_trains_while_anything_inside_does(frozen: int, trains: bool):
+    groups = spanning_groups()
+    groups.freeze_to(frozen)
+    groups.set_training_modes()
+    assert groups.model[0].training == trains
+    assert groups.model.training
+
+
+def test_a_module_that_spans_groups_trains_again_when_they_are_unfrozen():
+    groups = spanning_groups()
+    for frozen in (2, 0):
+        groups.freeze_to(frozen)
+        groups.set_training_modes()
+    assert groups.model[0].training
+
+
+@pytest.mark.parametrize(("norm", "trains"), [("train", True), ("eval", False)])
+def test_a_module_that_spans_groups_trains_with_its_normalisation_layers(norm: str, trains: bool):
+    groups = spanning_groups(norm)
+    groups.freeze_to(2)
+    groups.set_training_modes()
+    assert groups.model[0].training == trains
+
+
 def test_the_policy_is_applied_again_after_model_train():
     learner = tiny_learner(2, norm="eval")
     learner.freeze()

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,20 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune import Batch, Callback, DataLoaders, DivergenceError, Learner, distributed
-from finetune.randomness import generator
+from finetune.randomness import generator, uniforms
 from finetune.training import checkpoint
-from finetune.training.events import StepEnd
+from finetune.training.events import Precompute, StepEnd
 from finetune.training.step import Loss
 
 RUNS = {
     "plain": {},
     "accumulating": {"accumulate": 3},
     "clipped": {"clip_norm": 0.05, "accumulate": 2},
+}
+FROZEN_RUNS = {
+    "cached": {"freeze_views": 2},
+    "uncached": {"freeze_views": 2, "cache_features": False},
+    "cached, new views": {},
 }
 
 
@@ -47,15 +53,62 @@ class Shares:
             yield Batch(*(tensor[mine] for tensor in self.pairs.tensors), mine)
 
 
+class Numbered(Shares):
+    """Shares whose examples have numbers; training drops the last, short batch."""
+
+    def __len__(self) -> int:
+        return len(self.pairs) // self.batch_size if self.shuffle else super().__len__()
+
+    @property
+    def targets(self) -> Tensor:
+        return self.pairs.tensors[1]
+
+    def order(self, seed: int, epoch: int) -> list[Tensor]:
+        batches = list(super().epoch(seed, epoch))[: len(self)]
+        return [batch.indices for batch in batches if batch.indices is not None]
+
+    def fetch(self, order: Sequence[Tensor]) -> Iterator[Batch]:
+        for numbers in order:
+            yield Batch(*(tensor[numbers] for tensor in self.pairs.tensors), numbers)
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return self.fetch(self.order(seed, epoch)[start:])
+
+
+class Moved(DataLoaders):
+    """Points that every random view moves a little."""
+
+    def prepare(self, batch: Batch, view: int | None) -> Batch:
+        if view is None or batch.indices is None:
+            return batch
+        moves = uniforms(self.seed, "move", view, batch.indices, 4) - 0.5
+        return replace(batch, inputs=batch.inputs + moves)
+
+
+def numbered_data() -> DataLoaders:
+    """Of 65 + 65 examples the second process has 32 + 32: none of the last one of 64 + 1."""
+    train, valid = Numbered(65, 8, shuffle=True), Numbered(65, 8, shuffle=False)
+    return Moved(train, valid, classes=["no", "yes"])
+
+
+def fine_tune_numbered(**options: object) -> dict:
+    learner, counter = new_learner(data=numbered_data()), CountPrecompute()
+    learner.fine_tune(1, base_lr=1e-2, freeze_epochs=3, callbacks=[counter], **options)
+    return {**outcome(learner), "precomputed": counter.done}
+
+
 def new_learner(loss: Loss = nn.functional.cross_entropy, **options: object) -> Learner:
     """Three linear layers, one group each; 8 batches of 8; 9 examples to validate on, 4 + 4 + 1."""
     torch.manual_seed(distributed.rank())  # other weights in each, until somebody makes them equal
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2))
-    data = DataLoaders(
-        Shares(64, 8, shuffle=True), Shares(9, 4, shuffle=False), classes=["no", "yes"]
+    options.setdefault(
+        "data",
+        DataLoaders(
+            Shares(64, 8, shuffle=True), Shares(9, 4, shuffle=False), classes=["no", "yes"]
+        ),
     )
     return Learner(
-        data, model, loss=loss, metrics=["accuracy"], split=[1, 2],
+        options.pop("data"), model, loss=loss, metrics=["accuracy"], split=[1, 2],
         device="cpu", precision="fp32", progress=False, **options,
     )  # fmt: skip
 
@@ -75,6 +128,8 @@ def single() -> dict[str, dict]:
         learner = new_learner(**options)
         learner.fine_tune(2, base_lr=1e-2)
         results[name] = outcome(learner)
+    for name, options in FROZEN_RUNS.items():
+        results[name] = fine_tune_numbered(**options)
     return results
 
 
@@ -98,18 +153,21 @@ def close(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.allclose(a[n], b[n], atol=1e-5, rtol=0) for n in a)
 
 
-@pytest.mark.parametrize("name", RUNS)
+ALL_RUNS = [*RUNS, *FROZEN_RUNS]
+
+
+@pytest.mark.parametrize("name", ALL_RUNS)
 def test_two_processes_train_as_one(name: str, ranks, single):
     assert close(ranks[0][name]["model"], single[name]["model"])
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ALL_RUNS)
 def test_processes_stay_equal_across_the_freeze_boundary(name: str, ranks):
     first, second = (rank[name]["model"] for rank in ranks)
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ALL_RUNS)
 def test_losses_and_metrics_are_those_of_one_process(name: str, ranks, single):
     for rank in ranks:
         assert [p for p, _ in rank[name]["steps"]] == [p for p, _ in single[name]["steps"]]
@@ -118,6 +176,32 @@ def test_losses_and_metrics_are_those_of_one_process(name: str, ranks, single):
         for mine, one in zip(rank[name]["epochs"], single[name]["epochs"], strict=True):
             assert mine[0] == pytest.approx(one[0], abs=1e-5)
             assert mine[1] == pytest.approx(one[1], abs=1e-5)
+
+
+def test_kept_features_give_the_results_of_a_run_without_them(ranks):
+    for rank in ranks:
+        assert close(rank["cached"]["model"], rank["uncached"]["model"])
+        cached, uncached = ([loss for _, loss in rank[n]["steps"]] for n in ("cached", "uncached"))
+        assert cached == pytest.approx(uncached, abs=1e-5)
+
+
+def test_every_process_is_told_of_all_features(ranks, single):
+    view, valid, alone = [64, 65], [64, 65], [32, 64, 65]
+    for rank in ranks:
+        assert rank["cached"]["precomputed"] == [*view, *valid, *view]
+        assert rank["cached, new views"]["precomputed"] == [*view, *valid, *view, *view]
+        assert rank["uncached"]["precomputed"] == []
+    assert single["cached"]["precomputed"] == alone * 3
+
+
+def test_each_process_runs_the_frozen_layers_on_its_share(ranks):
+    # first two examples for the features' shape; the second process has no share of the last of
+    # 65 and runs one for nothing
+    assert [rank["frozen runs"] for rank in ranks] == [[2, 32, 1, 32, 1]] * 2
+
+
+def test_ctrl_c_in_one_process_while_precomputing_ends_both(ranks):
+    assert [rank["interrupted precomputing"] for rank in ranks] == [[64], [64]]
 
 
 def test_gradients_travel_once_a_step(ranks):
@@ -155,6 +239,29 @@ def test_without_torchrun_there_is_one_process():
 
 
 # --- what runs in each of the two processes
+
+
+class CountPrecompute(Callback):
+    """How many pictures were done each time; may send Ctrl-C to the first process at once."""
+
+    def __init__(self, *, interrupt: bool = False) -> None:
+        self.done: list[int] = []
+        self.interrupt = interrupt
+
+    def on_precompute(self, event: Precompute) -> None:
+        self.done.append(event.done)
+        if self.interrupt and distributed.rank() == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _frozen_runs() -> list[int]:
+    """How many examples go through the frozen layers at a time when one view is kept."""
+    learner, sizes = new_learner(data=numbered_data()), []
+    hook = learner.model[0].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    learner.freeze()
+    learner.fit(1)
+    hook.remove()
+    return sizes
 
 
 class InterruptFirst(Callback):
@@ -199,6 +306,14 @@ def _runs(folder: Path) -> dict:
         results[name] = outcome(learner)
     results["writes"] = len(writes)
     results["reductions"] = _reductions()
+    for name, options in FROZEN_RUNS.items():
+        results[name] = fine_tune_numbered(**options)
+    results["frozen runs"] = _frozen_runs()
+    counter = CountPrecompute(interrupt=True)
+    try:
+        new_learner(data=numbered_data()).fine_tune(1, callbacks=[counter])
+    except KeyboardInterrupt:
+        results["interrupted precomputing"] = counter.done
     learner = new_learner()
     learner.fine_tune(2, base_lr=1e-2, callbacks=[StopAt(11)])
     learner.save(folder / "stopped.pt")

@@ -125,6 +125,43 @@ def test_an_optimizer_may_get_its_momentum_from_a_later_phase():
     assert [row.momentum for row in learner.history.steps] == [(0.0, 0.0), (0.95, 0.95)]
 
 
+# --- views
+
+
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [
+        (None, [7, 8, 9, 10, 11]),
+        (1, [None] * 5),
+        (2, [7, 8, 7, 8, 7]),
+        (3, [7, 8, 9, 7, 8]),
+        (5, [7, 8, 9, 10, 11]),
+        (9, [7, 8, 9, 10, 11]),
+    ],
+)
+def test_epochs_go_round_their_views(views: Any, expected: list[int | None]):
+    five = phase(epochs=5, views=views)
+    assert [five.view(epoch, first=7) for epoch in range(5)] == expected
+
+
+@pytest.mark.parametrize("views", [0, -1, 1.5, "3"])
+def test_views_are_a_positive_whole_number_or_none(views: Any):
+    with pytest.raises(ValueError, match=f"views must be a positive .* or None, got {views!r}"):
+        phase(views=views)
+
+
+@pytest.mark.parametrize("views", [None, 1, 4])
+def test_fine_tune_limits_the_views_of_its_frozen_phase_alone(views: int | None):
+    frozen, unfrozen = plans.fine_tune_plan(groups_of(2), 1, freeze_views=views)
+    assert (frozen.views, unfrozen.views) == (views, None)
+
+
+def test_a_phase_that_was_written_without_views_has_new_ones_in_every_epoch():
+    data = phase().to_dict()
+    del data["views"]
+    assert Phase.from_dict(data) == phase(views=None)
+
+
 # --- values
 
 
@@ -167,6 +204,7 @@ phases = st.builds(
     st.integers(0, 3),
     st.fixed_dictionaries({"lr": rates, "momentum": rates}),
     st.fixed_dictionaries({"lr": schedules}, optional={"momentum": schedules}),
+    st.none() | st.integers(1, 9),
 )
 
 

@@ -27,7 +27,7 @@ from finetune import (
     Stop,
 )
 from finetune.training import checkpoint, trainer
-from finetune.training.events import EpochEnd, StepEnd
+from finetune.training.events import EpochEnd, Precompute, StepEnd
 from finetune.training.loop import Loop
 from finetune.vision import vision_learner
 
@@ -36,6 +36,8 @@ STOPS = {
     "adamw": (3, 8, 13, 16),
     "accumulating": (2, 3, 5, 6),
     "pictures": (2, 4, 6),
+    # in each of three frozen epochs of three steps, which go round two views, and behind them
+    "views": (2, 4, 8, 9, 11),
 }
 SAVED = [(kind, stop) for kind, stops in STOPS.items() for stop in stops]
 DEATHS = {
@@ -47,14 +49,27 @@ DEATHS = {
     ("accumulating", 7): signal.SIGINT,
     ("adamw", 11): signal.SIGTERM,
     ("adamw", 8): signal.SIGTERM,
+    ("views", 3): signal.SIGKILL,
+    ("views", 5): signal.SIGKILL,
+    ("views", 8): signal.SIGTERM,
+}
+PRECOMPUTING_DEATHS = {
+    # 72 pictures are 3 chunks a view: in the first view, before and in the second one
+    ("views", 2): signal.SIGKILL,
+    ("views", 4): signal.SIGKILL,
+    ("views", 6): signal.SIGKILL,
+    ("views", 7): signal.SIGKILL,
+    ("views", 5): signal.SIGINT,
+    ("views", 3): signal.SIGTERM,
 }
 EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: -2, signal.SIGTERM: 143}  # a shell says 130 for -2
 
 
 def new_learner(kind: str, folder: Path) -> Learner:
     """The same learner in every process."""
-    if kind == "pictures":
-        data = ImageDataLoaders.from_folder(folder / "photos", image_size=32, batch_size=4)
+    if kind in ("pictures", "views"):
+        name, size = ("photos", 4) if kind == "pictures" else ("many", 24)
+        data = ImageDataLoaders.from_folder(folder / name, image_size=32, batch_size=size)
         name = "test_efficientnet.r160_in1k"
         return vision_learner(data, name, weights=None, device="cpu", progress=False)
     if kind == "adamw":
@@ -63,8 +78,9 @@ def new_learner(kind: str, folder: Path) -> Learner:
     return tiny_learner(groups=3, optimizer=sgd, accumulate=3, clip_norm=0.1)
 
 
-def tune(learner: Learner, **options: object) -> None:
-    learner.fine_tune(2, base_lr=1e-2, **options)
+def tune(learner: Learner, kind: str = "", **options: object) -> None:
+    views = {"freeze_epochs": 3, "freeze_views": 2} if kind == "views" else {}
+    learner.fine_tune(2, base_lr=1e-2, **views, **options)
 
 
 def outcome(learner: Learner) -> dict:
@@ -91,6 +107,7 @@ def same(a: object, b: object) -> bool:
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     write_photos(folder / "photos", per_class=7)
+    write_photos(folder / "many", per_class=30)
     return folder
 
 
@@ -99,7 +116,7 @@ def uninterrupted(folder: Path) -> dict[str, dict]:
     results = {}
     for kind in STOPS:
         learner = new_learner(kind, folder)
-        tune(learner)
+        tune(learner, kind)
         results[kind] = outcome(learner)
     return results
 
@@ -109,7 +126,7 @@ def exit_codes(folder: Path) -> dict[str, int]:
     """Runs that end early here or there, all the rest of them in a process of its own."""
     for kind, stop in SAVED:
         learner = new_learner(kind, folder)
-        tune(learner, callbacks=[StopAt(stop)])
+        tune(learner, kind, callbacks=[StopAt(stop)])
         learner.save(folder / f"{kind}-{stop}.pt")
     done = subprocess.run(
         [sys.executable, __file__, str(folder)],
@@ -139,9 +156,26 @@ def test_the_same_call_continues_a_killed_run(kind, stop, folder, uninterrupted,
     steps_done = len(before["callbacks"]["History"]["steps"]["step"])
     # SIGKILL strikes before the step's own checkpoint, the other signals wait for it
     assert steps_done == (stop - 1 if number == signal.SIGKILL else stop)
-    tune(learner, checkpoint=folder / f"{name}.pt")
+    tune(learner, kind, checkpoint=folder / f"{name}.pt")
     assert same(outcome(learner), uninterrupted[kind])
     assert not list(folder.glob(f".{name}*")), "a temporary file was left behind"
+
+
+@pytest.mark.parametrize(("kind", "count"), PRECOMPUTING_DEATHS)
+def test_the_same_call_continues_a_run_that_died_while_precomputing(
+    kind, count, folder, uninterrupted, exit_codes
+):
+    name = f"{kind}-{count}-precomputing"
+    number = PRECOMPUTING_DEATHS[kind, count]
+    assert exit_codes[name] == EXIT_CODES[number]
+    path = folder / f"{name}.pt"
+    # the first epoch's end, or the signal, has written a file; nothing else was done before
+    assert path.exists() == (count > 4 or number != signal.SIGKILL)
+    done = checkpoint.read(path)["run"]["epoch"] if path.exists() else 0
+    assert done == (count > 4)
+    learner = new_learner(kind, folder)
+    tune(learner, kind, checkpoint=path)
+    assert same(outcome(learner), uninterrupted[kind])
 
 
 def test_a_stop_within_this_process_resumes_exactly(folder, uninterrupted):
@@ -346,11 +380,20 @@ class DieAt(Callback):
             os.kill(os.getpid(), self.number)
 
 
-def _exit_code(kind: str, stop: int, number: int, folder: Path) -> int:
+class DiePrecomputing(DieAt):
+    def on_step_end(self, event: StepEnd) -> None:
+        return None
+
+    def on_precompute(self, event: Precompute) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def _exit_code(kind: str, path: Path, death: DieAt, folder: Path) -> int:
     child = os.fork()
     if child == 0:
-        path = folder / f"{kind}-{stop}-died.pt"
-        tune(new_learner(kind, folder), checkpoint=path, callbacks=[DieAt(stop, number)])
+        tune(new_learner(kind, folder), kind, checkpoint=path, callbacks=[death])
         sys.exit("still alive")
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -359,7 +402,13 @@ def _main(folder: Path) -> None:
     torch.set_num_threads(1)  # as in conftest
     new_learner("adamw", folder)  # imports what takes long once, not in every child
     trainer.Loop = partial(Loop, checkpoint_seconds=-1.0)  # a checkpoint after every step
-    codes = {f"{k}-{s}-died": _exit_code(k, s, n, folder) for (k, s), n in DEATHS.items()}
+    deaths = {f"{k}-{s}-died": (k, DieAt(s, number)) for (k, s), number in DEATHS.items()}
+    for (kind, count), number in PRECOMPUTING_DEATHS.items():
+        deaths[f"{kind}-{count}-precomputing"] = kind, DiePrecomputing(count, number)
+    codes = {
+        name: _exit_code(kind, folder / f"{name}.pt", death, folder)
+        for name, (kind, death) in deaths.items()
+    }
     trainer.Loop = Loop
     for kind, stop in SAVED:
         learner = new_learner(kind, folder)
