@@ -11,6 +11,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.preprocessing import Preprocessing
 from finetune.learner import Learner
 from finetune.metrics import MetricLike
+from finetune.models import backbones
 from finetune.models.backbones import Weights, input_size_of, normalisation_of
 from finetune.models.classifier import Architecture
 from finetune.models.heads import HeadKind
@@ -31,6 +32,7 @@ def vision_learner(
     weights: Weights = "pretrained",
     head: HeadKind = "mlp",
     dropout: float = 0.5,
+    checkpoint_activations: bool = False,
     metrics: Sequence[MetricLike] = ("accuracy",),
     loss: Loss = nn.functional.cross_entropy,
     optimizer: OptimizerFactory = adamw,
@@ -49,8 +51,10 @@ def vision_learner(
 
     backbone: any timm model name. weights: "pretrained" downloads through timm; a path to a
     .safetensors or .pth file, or a mapping of tensors, is used instead; None is random weights.
-    head: "mlp" or "linear", see `create_head`. split: by default three layer groups, two halves
-    of the backbone and the head. The other options are `Learner`'s.
+    head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
+    outputs for the backward pass and compute the others again: less memory, more time.
+    split: by default three layer groups, two halves of the backbone and the head. The other
+    options are `Learner`'s.
     Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
     """
     size = data.image_size or input_size_of(backbone)
@@ -58,6 +62,8 @@ def vision_learner(
     with isolated():
         seed_everything(data.seed, "head")
         model = architecture.build(weights)
+    if checkpoint_activations:
+        backbones.checkpoint_activations(model.get_submodule("backbone"))
     return Learner(
         data.for_backbone(size, *normalisation_of(model.get_submodule("backbone"))),
         model,

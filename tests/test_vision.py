@@ -127,3 +127,12 @@ def test_accuracy_on_real_photos(tmp_path: Path) -> None:
     learner = vision_learner(data, BACKBONE, weights=weights)
     learner.fine_tune(1)
     assert learner.validate()["accuracy"] >= 0.80  # one seed; the mean of three is above 0.83
+
+
+def test_checkpointed_activations_train_to_the_same_losses(photos: Path) -> None:
+    losses = []
+    for checkpointed in (False, True):
+        learner = learner_on(photos, dropout=0.0, checkpoint_activations=checkpointed)
+        learner.fit_one_cycle(1)
+        losses.append([row.loss for row in learner.history.steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -28,9 +28,24 @@ class Batch:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def split(self, parts: int) -> "list[Batch]":
+        """At most `parts` batches of about equal size."""
+        size = -(-len(self) // parts)
+        bounds = [slice(i, i + size) for i in range(0, len(self), size)]
+        fields = (self.inputs, self.targets, self.indices)
+        return [Batch(*(_rows(value, rows) for value in fields)) for rows in bounds]
+
     def to(self, device: torch.device) -> "Batch":
         """On another device; to a CUDA device from pinned memory the copy is asynchronous."""
         return Batch(move(self.inputs, device), move(self.targets, device), self.indices)
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    if isinstance(value, dict):
+        return {name: _rows(part, rows) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_rows(part, rows) for part in value)
+    return None if value is None else value[rows]
 
 
 def move(value: Any, device: torch.device) -> Any:

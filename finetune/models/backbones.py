@@ -87,6 +87,18 @@ def features_of(backbone: nn.Module, image_size: int) -> int:
     return int(features.shape[1])
 
 
+def checkpoint_activations(backbone: nn.Module) -> None:
+    """Computes most outputs again in the backward pass instead of keeping them.
+
+    Raises ValueError for an architecture that timm can't do that with.
+    """
+    try:
+        backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        name = type(backbone).__name__
+        raise ValueError(f"timm can't checkpoint activations of {name}; leave it out") from None
+
+
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     """Tensors of a .safetensors or .pth file, without unpickling code. Raises WeightsError."""
     path = Path(path)

@@ -66,7 +66,7 @@ def _measured(
         if seconds < best * (1 - GAIN):
             chosen, best = other, seconds
     if SHARE * steps * best > COMPILING:
-        compiled = replace(chosen, compile=True, depthwise=False)
+        compiled = replace(chosen, compile=True, convolutions=False, fold=False)
         seconds = _seconds(setup, compiled, batches, frozen)
         if seconds < best * (1 - GAIN):
             chosen, best = compiled, seconds

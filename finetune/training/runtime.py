@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
-from finetune.training import depthwise
+from finetune.training.convolutions import Convolutions
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -20,15 +20,17 @@ class Runtime:
     """How a model runs; the results differ by rounding only, and for one runtime not at all.
 
     precision: of the forward pass; weights, loss and updates are always float32. channels_last:
-    layout of convolutions. depthwise: on a CPU, our way for depthwise convolutions, see
-    `DepthwiseConvolutions`. compile: through torch.compile, worth its minutes in long runs only.
-    automatic: chosen here, so that a measurement may choose again.
+    layout of convolutions. convolutions: on a CPU, our ways for them, see `Convolutions`. fold:
+    norms in eval mode become part of the convolutions before them, see `FoldedNorms`. compile:
+    through torch.compile, worth its minutes in long runs only. automatic: chosen here, so that a
+    measurement may choose again.
     """
 
     device: torch.device
     precision: Precision = "fp32"
     channels_last: bool = False
-    depthwise: bool = False
+    convolutions: bool = False
+    fold: bool = False
     compile: bool = False
     automatic: bool = False
 
@@ -36,14 +38,15 @@ class Runtime:
         object.__setattr__(self, "device", torch.device(self.device))
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
-        if self.depthwise and self.device.type != "cpu":
-            raise ValueError(f"depthwise=True is for CPUs, the device is {self.device}")
+        if self.convolutions and self.device.type != "cpu":
+            raise ValueError(f"convolutions=True is for CPUs, the device is {self.device}")
+        if self.compile and (self.convolutions or self.fold):
+            raise ValueError("compile=True goes without convolutions=True and fold=True")
 
     def suited_to(self, model: nn.Module) -> "Runtime":
-        """Without what this model has no use for."""
-        smallest = depthwise.SMALLEST_KERNEL if self.precision == "fp32" else 1
-        useful = self.depthwise and depthwise.are_in(model, smallest_kernel=smallest)
-        return replace(self, depthwise=useful)
+        """Without what a model without convolutions has no use for."""
+        useful = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        return replace(self, convolutions=self.convolutions and useful, fold=self.fold and useful)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device and in the layout, in place."""
@@ -61,8 +64,8 @@ class Runtime:
         half = self.precision != "fp32"
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         with torch.autocast(self.device.type, dtype, enabled=half):
-            if self.depthwise:
-                with depthwise.DepthwiseConvolutions():
+            if self.convolutions:
+                with Convolutions():
                     yield
             else:
                 yield
@@ -75,9 +78,11 @@ class Runtime:
         """What else may be faster on this device for this model."""
         ways = [replace(self, channels_last=not self.channels_last)]
         if self.device.type == "cpu":
-            ways.append(replace(self, depthwise=not self.depthwise))
-            if self.precision == "bf16":
-                ways.append(replace(self, precision="fp32", depthwise=True))
+            ways.append(replace(self, convolutions=not self.convolutions))
+        else:
+            ways.append(replace(self, fold=not self.fold))
+        if self.device.type == "cpu" and self.precision == "bf16":
+            ways.append(replace(self, precision="fp32"))
         return [way for way in ways if way.suited_to(model) == way]
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,13 +90,16 @@ class Runtime:
 
     def updated(self, saved: Mapping[str, Any]) -> "Runtime":
         """With the choices that `to_dict` gave, on this runtime's device."""
-        chosen = {n: saved[n] for n in ("precision", "channels_last", "depthwise", "compile")}
+        chosen = {
+            n: saved[n] for n in ("precision", "channels_last", "convolutions", "fold", "compile")
+        }
         return replace(self, **chosen)
 
     def __str__(self) -> str:
         extras = {
             "channels_last": self.channels_last,
-            "own depthwise gradients": self.depthwise,
+            "own convolution gradients": self.convolutions,
+            "folded norms": self.fold,
             "compiled": self.compile,
         }
         return ", ".join([str(self.device), self.precision, *(n for n, on in extras.items() if on)])
@@ -117,7 +125,8 @@ def choose_runtime(
         chosen,
         _best_precision(chosen) if precision == "auto" else precision,
         channels_last=chosen.type == "cpu",
-        depthwise=chosen.type == "cpu",
+        convolutions=chosen.type == "cpu",
+        fold=chosen.type == "cpu",
         automatic=precision == "auto",
     )
 

@@ -1,5 +1,6 @@
 """One training step and one evaluation: forward, loss, backward, clip, update."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.training.events import StepEnd
+from finetune.training.folding import FoldedNorms
 from finetune.training.runtime import Runtime
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
@@ -82,7 +84,7 @@ class Setup:
         return bool(torch.stack([p.detach().isfinite().all() for p in weights]).all())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TrainStep:
     """One update of the weights from a few batches, which count as one batch of their total size.
 
@@ -91,19 +93,46 @@ class TrainStep:
 
     net: nn.Module
     setup: Setup
+    _folded: FoldedNorms | None = None  # what the first batch shows
+    _parts: int = 1  # of a batch, where memory is short
 
     def __call__(self, batches: Sequence[Batch], view: int | None) -> Tensor:
         """Returns the mean loss as a detached scalar on the device, without waiting for it.
 
-        view: of the pictures, see `DataLoaders.prepare`.
+        view: of the pictures, see `DataLoaders.prepare`. Where a batch is too large for the memory
+        of the device it goes through in parts, whose gradients add up to the same.
         Raises DivergenceError before the update where looking is free, that is on a CPU.
         """
+        while True:
+            try:
+                return self._update(batches, view)
+            except torch.OutOfMemoryError:
+                if distributed.world_size() > 1 or 2 * self._parts > max(map(len, batches)):
+                    raise
+            # only here, outside of the handler, is what the error kept alive free again
+            self._take_smaller_parts(len(batches[0]))
+
+    def _take_smaller_parts(self, batch_size: int) -> None:
+        self._parts *= 2
+        self.setup.optimizer.zero_grad()
+        if self.setup.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"the device's memory is too small for a batch of {batch_size}: it goes through in "
+            f"{self._parts} parts now, which gives the same gradients but for BatchNorm layers in "
+            "train mode; a smaller batch_size= or precision='bf16' would be faster",
+            stacklevel=2,
+        )
+
+    def _update(self, batches: Sequence[Batch], view: int | None) -> Tensor:
         examples = sum(map(len, batches))
         mean = torch.zeros((), device=self.setup.runtime.device)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
-                mean += self._backward(batch, view, len(batch) / examples)
+                batch = self.setup.data.prepare(batch.to(mean.device), view)
+                for part in batch.split(self._parts) if self._parts > 1 else [batch]:
+                    mean += self._backward(part, len(part) / examples)
         # processes must agree on an error, so several of them look at the mean of all, later
         free = mean.device.type == "cpu" and distributed.world_size() == 1
         if free and not torch.isfinite(mean):
@@ -116,13 +145,19 @@ class TrainStep:
         self.setup.optimizer.zero_grad()
         return mean
 
-    def _backward(self, batch: Batch, view: int | None, weight: float) -> Tensor:
-        batch = self.setup.data.prepare(batch.to(self.setup.runtime.device), view)
-        with self.setup.runtime.computing():
+    def _backward(self, batch: Batch, weight: float) -> Tensor:
+        if self._folded is None:
+            self._folded = self._find_norms(batch.inputs)
+        with self.setup.runtime.computing(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
         loss = self.setup.loss(_float32(outputs), batch.targets) * weight
         (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _find_norms(self, inputs: Any) -> FoldedNorms:
+        if self.setup.runtime.fold and isinstance(inputs, Tensor):
+            return FoldedNorms.find(self.setup.model, inputs[:2])
+        return FoldedNorms([])
 
     def _clip(self) -> None:
         if self.setup.settings.clip_norm is None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from support import copy_of, same_state
 from torch import Tensor, nn
 
+from finetune.models import backbones
 from finetune.models.backbones import (
     WeightsError,
     check_name,
@@ -220,3 +221,21 @@ def test_a_backbone_that_does_not_tell_its_normalisation_is_an_error():
 
 def test_the_input_size_is_the_side_it_was_trained_with():
     assert input_size_of(NAME) == 160
+
+
+def test_checkpointed_activations_give_the_same_gradients():
+    x, gradients = torch.randn(2, 3, 32, 32), []
+    for checkpointed in (False, True):
+        backbone = create_backbone("test_efficientnet", image_size=32, weights=None)
+        backbone.load_state_dict(gradients[0][1] if gradients else backbone.state_dict())
+        if checkpointed:
+            backbones.checkpoint_activations(backbone)
+        backbone.eval()(x).square().mean().backward()
+        gradients.append(([p.grad for p in backbone.parameters()], backbone.state_dict()))
+    for one, other in zip(gradients[0][0], gradients[1][0], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_architecture_that_cannot_be_checkpointed_is_named():
+    with pytest.raises(ValueError, match="can't checkpoint activations of Linear"):
+        backbones.checkpoint_activations(nn.Linear(2, 2))

@@ -281,3 +281,54 @@ def test_targets_need_not_be_classes():
     learner = linear_learner(data, loss=nn.functional.mse_loss)
     learner.fit(10, 3e-2)
     assert learner.history.epochs[-1].valid["loss"] < 0.1
+
+
+# --- memory
+
+
+class SmallMemory(nn.Linear):
+    """Runs out of memory with more than `rows` rows."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(4, 2)
+        self.rows, self.sizes = rows, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.rows:
+            raise torch.OutOfMemoryError("no memory left")
+        return super().forward(x)
+
+
+def short_of_memory(rows: int, **options: object) -> Learner:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), SmallMemory(rows))
+    arguments = {"loss": nn.functional.cross_entropy, "optimizer": plain_sgd, **options}
+    data = DataLoaders(DataLoader(tiny_pairs(72), 24, shuffle=True))
+    return Learner(data, model, device="cpu", progress=False, **arguments)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"clip_norm": 0.1}])
+def test_a_batch_too_large_for_the_memory_goes_through_in_parts(options: dict):
+    small, large = short_of_memory(7, **options), short_of_memory(24, **options)
+    with pytest.warns(UserWarning, match=r"too small for a batch of 24.* in [24] parts"):
+        small.fit(2, 0.1)
+    large.fit(2, 0.1)
+    assert largest_difference(small, large) < 1e-6
+    losses = [[row.loss for row in learner.history.steps] for learner in (small, large)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_the_number_of_parts_is_kept_for_the_next_step():
+    learner = short_of_memory(12)
+    with pytest.warns(UserWarning, match="in 2 parts"):
+        learner.fit(1, 0.1)
+    assert learner.model[1].sizes == [24] + [12] * 6
+
+
+def test_a_memory_too_small_for_one_example_is_an_error():
+    learner = short_of_memory(0)
+    warned = pytest.warns(UserWarning, match="parts now")
+    with warned, pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+        learner.fit(1, 0.1)
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
