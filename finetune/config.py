@@ -28,7 +28,7 @@ class TrainConfig:
         on_error: what to do about an unreadable image
         head: the new head
         epochs: epochs with everything unfrozen
-        freeze_epochs: epochs before, with the head alone
+        freeze_epochs: epochs before, with the head alone; null as in `Learner.fine_tune`
         base_lr: peak learning rate of the head in the frozen phase
         lr_mult: how much lower the rate of the first layers is than the head's
         precision: of the forward pass
@@ -52,7 +52,7 @@ class TrainConfig:
     on_error: OnError = "raise"
     head: HeadKind = "mlp"
     epochs: int = 5
-    freeze_epochs: int = 1
+    freeze_epochs: int | None = None
     base_lr: float = 2e-3
     lr_mult: float = 100.0
     precision: PrecisionChoice = "auto"

@@ -140,7 +140,7 @@ class Learner:
         epochs: int,
         base_lr: float = 2e-3,
         *,
-        freeze_epochs: int = 1,
+        freeze_epochs: int | None = None,
         freeze_views: int | None = None,
         lr_mult: float = 100.0,
         pct_start: float = 0.3,
@@ -154,15 +154,20 @@ class Learner:
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
+        freeze_epochs: None is 1, or, where the frozen backbone need not run in each of them (see
+        cache_features), 4 over the view of validation, which take as long and end better.
         freeze_views: how many views of each picture the frozen phase goes round: 1 is the one of
         validation, k > 1 are k random ones, None draws new ones in every epoch. cache_features: the
         frozen backbone runs once a view, and the head trains on its kept outputs, so that with few
         views `freeze_epochs=10` costs little more than 1; False runs it in every epoch.
         checkpoint: a file that is written as the run goes; the same call continues from it.
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
-        backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept.
+        backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept; and
+        freeze_epochs, as above.
         Raises ValueError for a model with one group only.
         """
+        if freeze_epochs is None and not (cache_features and self.trainer.can_keep_features()):
+            freeze_epochs = 1
         plan = plans.fine_tune_plan(
             self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
             freeze_views=freeze_views, lr_mult=lr_mult, pct_start=pct_start, div=div,

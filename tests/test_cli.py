@@ -32,7 +32,9 @@ def test_train_with_a_config_then_predict(photos: Path, tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     files = {"config.yaml", "checkpoint.ckpt", "history.csv", "steps.csv", "learning_rates.png"}
     assert {path.name for path in output.iterdir()} == files | {"model"}
-    assert len((output / "history.csv").read_text().splitlines()) == 3  # header, frozen, unfrozen
+    assert (
+        len((output / "history.csv").read_text().splitlines()) == 6
+    )  # header, 4 frozen, 1 unfrozen
     stored = yaml.safe_load((output / "config.yaml").read_text())
     assert (stored["epochs"], stored["model"]) == (1, "test_efficientnet")  # file, command line
 
@@ -61,7 +63,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path: Path) -> 
     done = finetune(*command[1:])
     assert done.returncode == 0, done.stderr
     assert "continuing after" in done.stdout
-    assert len((output / "history.csv").read_text().splitlines()) == 27  # header, 1 + 25 epochs
+    assert len((output / "history.csv").read_text().splitlines()) == 30  # header, 4 + 25 epochs
 
 
 def test_no_image_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from finetune.training import checkpoint as checkpoints
 from finetune.training import probe
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback
+from finetune.training.feature_cache import FeatureCache
 from finetune.training.loop import Loop
 from finetune.training.plan import Phase, Plan
 from finetune.training.run import Run
@@ -69,6 +70,22 @@ class Trainer:
             self._use(runtime)
         self._execute(self.run, callbacks, checkpoint, cache_features, note)
         return True
+
+    def can_keep_features(self) -> bool:
+        """Whether all groups but the last, frozen, need run only once for each view."""
+        groups, model = self.setup.optimizer.groups, self.setup.model
+        if len(groups) < 2:
+            return False
+        before, modes = groups.frozen_count, [module.training for module in model.modules()]
+        phase = Phase("frozen", 1, len(groups) - 1, {})
+        try:
+            groups.freeze_to(phase.frozen)
+            groups.set_training_modes()
+            return FeatureCache.create(self.setup, phase, 0) is not None
+        finally:
+            groups.freeze_to(before)
+            for module, mode in zip(model.modules(), modes, strict=True):
+                module.training = mode
 
     def resume(
         self,

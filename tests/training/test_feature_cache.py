@@ -704,7 +704,7 @@ def test_what_it_keeps_is_reserved_while_the_phase_runs():
 
 def test_its_memory_is_free_in_the_next_phase(without_collector):
     learner, watch = points_learner(), Watch()
-    learner.fine_tune(1, callbacks=[watch])
+    learner.fine_tune(1, freeze_epochs=1, callbacks=[watch])
     assert watch.alive[:2] == [1, 0]
 
 
@@ -819,7 +819,7 @@ def test_an_error_while_precomputing_ends_the_reading_at_once():
 
     learner.data.train.fetch = watched
     with pytest.raises(ValueError, match=r"^mine$") as caught:
-        learner.fine_tune(1, callbacks=[Told(Precompute, failing, 2)])
+        learner.fine_tune(1, freeze_epochs=1, callbacks=[Told(Precompute, failing, 2)])
     assert ended == [1, 3]  # the probe, and three chunks, while the error still holds its frames
     assert caught.value.__traceback__ is not None
 
@@ -890,3 +890,42 @@ def test_a_phase_of_a_plan_may_have_views_without_it():
     phase = Phase("p", 2, 0, {"lr": (1e-3,) * 3}, views=1)
     learner.fit_plan((phase,))
     assert set(learner.data.views) == {None}
+
+
+# --- the default of freeze_epochs
+
+
+def epochs_of(learner: Learner) -> list[tuple[str, int]]:
+    return [(row.phase, row.epoch) for row in learner.history.epochs]
+
+
+def test_by_default_the_head_has_four_epochs_on_what_is_kept():
+    learner, counted = points_learner(), []
+    learner.fine_tune(1, callbacks=[Told(Precompute, lambda: counted.append(1), 1)])
+    assert epochs_of(learner) == [("frozen", i) for i in range(4)] + [("unfrozen", 0)]
+    assert learner.trainer.run.plan[0].views == 1
+
+
+def test_by_default_the_head_has_one_epoch_where_nothing_is_kept():
+    kept_off, no_numbers = points_learner(), tiny_learner()
+    kept_off.fine_tune(1, cache_features=False)
+    no_numbers.fine_tune(1)
+    for learner in (kept_off, no_numbers):
+        assert epochs_of(learner) == [("frozen", 0), ("unfrozen", 0)]
+        assert learner.trainer.run.plan[0].views is None
+
+
+def test_asking_whether_features_can_be_kept_leaves_no_trace():
+    learner = points_learner()
+    learner.freeze_to(0)
+    before, modes = (
+        copy_of(learner.model.state_dict()),
+        [m.training for m in learner.model.modules()],
+    )
+    reserved = len(list(owners()))
+    assert learner.trainer.can_keep_features()
+    assert learner.layer_groups.frozen_count == 0
+    assert all(p.requires_grad for p in learner.model.parameters())
+    assert modes == [m.training for m in learner.model.modules()]
+    assert same_state(before, learner.model.state_dict())
+    assert len(list(owners())) == reserved
