@@ -154,8 +154,10 @@ class Learner:
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
-        freeze_epochs: None is 1, or, where the frozen backbone need not run in each of them (see
-        cache_features), 4 over the view of validation, which take as long and end better.
+        freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
+        (pictures, a Sequential, see cache_features), 4 over the view of validation, so without
+        augmentation, with rates that come down again: they take as long and end better. A number is
+        that many epochs whose rates rise to the end, as in fastai.
         freeze_views: how many views of each picture the frozen phase goes round: 1 is the one of
         validation, k > 1 are k random ones, None draws new ones in every epoch. cache_features: the
         frozen backbone runs once a view, and the head trains on its kept outputs, so that with few

@@ -52,7 +52,11 @@ def range_test(
     for group, own in zip(groups, values, strict=True):
         group.values = own
     copied = replace(
-        setup, model=groups.model, optimizer=optimizer, scaler=setup.runtime.gradient_scaler()
+        setup,
+        model=groups.model,
+        loss=copy.deepcopy(setup.loss),
+        optimizer=optimizer,
+        scaler=setup.runtime.gradient_scaler(),
     )
     schedule = Exponential(start_lr, end_lr)
     lrs: list[float] = []

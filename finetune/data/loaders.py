@@ -214,6 +214,8 @@ class DataLoaders:
 
         view: the number of a random view, the same for the same number; None for the
         deterministic one. Training takes the epoch's number unless its phase says otherwise.
+        With an `IndexedLoader`, what an example becomes must not depend on the others of its batch:
+        what a frozen backbone makes of it is kept, and met again in another batch.
         """
         return batch
 

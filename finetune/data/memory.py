@@ -21,7 +21,7 @@ def reserve(owner: object, size: int) -> bool:
     """
     with _lock:
         _reservations[:] = [(who, held) for who, held in _reservations if who() is not None]
-        left = MEMORY_FRACTION * _memory_bytes() - sum(held for _, held in _reservations)
+        left = MEMORY_FRACTION * memory_bytes() - sum(held for _, held in _reservations)
         if size > left:
             return False
         _reservations.append((weakref.ref(owner), size))
@@ -34,7 +34,7 @@ def release(owner: object) -> None:
         _reservations[:] = [(who, held) for who, held in _reservations if who() is not owner]
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """The machine's memory, or the container's where that is less."""
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,13 +7,17 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune import distributed
 from finetune.data.loaders import Batch, Batches, DataLoaders, IndexedLoader
-from finetune.data.memory import reserve
+from finetune.data.memory import memory_bytes
 from finetune.training.events import Precompute
 from finetune.training.plan import Phase
 from finetune.training.step import Setup, forward
+
+FRACTION = 0.125
+"""Share of the machine's memory that the features of one phase may take."""
 
 
 def split_frozen(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
@@ -43,8 +47,14 @@ def _chain(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_constant(module: nn.Module) -> bool:
+    """Whether a picture's output depends on the picture only."""
     trains = any(parameter.requires_grad for parameter in module.parameters())
-    return not trains and not any(part.training for part in module.modules())
+    return not trains and not any(map(_depends_on_more, module.modules()))
+
+
+def _depends_on_more(part: nn.Module) -> bool:
+    without_statistics = isinstance(part, _BatchNorm) and part.running_mean is None
+    return part.training or without_statistics
 
 
 @dataclass(slots=True)
@@ -110,7 +120,8 @@ class FeatureCache:
         views = 1 if phase.views is None else cache.views
         count = views * len(train.targets) + (0 if valid is None else len(valid.targets))
         size = cache._bytes_of_one()
-        refused = size is None or not reserve(cache, size * count)
+        # a fixed limit: what a plan is like must not depend on what else is kept at the moment
+        refused = size is None or size * count > FRACTION * memory_bytes()
         # processes must agree, or they would wait for each other in different places
         return None if distributed.any_process(refused, setup.runtime.device) else cache
 

@@ -14,6 +14,10 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from finetune.randomness import isolated
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
@@ -32,33 +36,33 @@ class FoldedNorms:
     def find(cls, model: nn.Module, inputs: Tensor) -> "FoldedNorms":
         """Pairs of a convolution that trains and a norm in eval mode that alone gets its output.
 
-        inputs: a few pictures, to see which layer feeds which, and that the outputs stay the same:
-        if they don't, nothing is folded. Modes, weights and buffers are left as they were.
+        inputs: a few pictures, to see which layer feeds which, and that outputs and gradients stay
+        the same: if they don't, nothing is folded. The model is left as it was.
         """
         norms = [m for m in model.modules() if type(m) in _NORMS and not m.training]
         norms = [norm for norm in norms if norm.running_mean is not None]
-        # what checkpointing computes again in the backward pass is not in our hands
-        again = any(getattr(module, "grad_checkpointing", False) for module in model.modules())
-        if again or not norms:
+        if computes_again(model) or not norms:
             return cls([])
         modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad():
-                expected, pairs = _watch(model, inputs, set(norms))
-                folded = cls(pairs)
-                with folded.active():
-                    found = model(inputs)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return folded if _same(expected, found) else cls([])
+        with isolated():
+            try:
+                for module in modes:  # not eval(), which may do more
+                    module.training = False
+                folded = cls(_watch(model, inputs, set(norms)))
+                same = folded.pairs and _same(_results(model, inputs, cls([])),
+                                              _results(model, inputs, folded))  # fmt: skip
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+        return folded if same else cls([])
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Put it around a forward pass in which the norms are in eval mode."""
+        """Put it around a forward pass; a norm that is in train mode by now is left alone."""
         try:
             for conv, norm in self.pairs:
+                if norm.training:
+                    continue
                 # an instance's own attributes come before its registered parameters
                 weight, bias = _folded(conv, norm)
                 conv.__dict__.update(weight=weight, bias=bias)
@@ -91,34 +95,96 @@ def _folded(conv: nn.Module, norm: Any) -> tuple[Tensor, Tensor]:
     return weight * scale.view(-1, 1, 1, 1), shift if norm.bias is None else shift + norm.bias
 
 
+def computes_again(model: nn.Module) -> bool:
+    """Whether outputs are computed again in the backward pass, where no context of ours is open."""
+    flags = ("grad_checkpointing", "gradient_checkpointing")  # timm's, transformers'
+    return any(getattr(module, flag, False) for module in model.modules() for flag in flags)
+
+
+class _Consumers(TorchFunctionMode):
+    """Notes every use of a convolution's output that is not its norm's."""
+
+    def __init__(self, norms: set[nn.Module]) -> None:
+        super().__init__()
+        self.norms = norms
+        self.source: dict[int, nn.Module] = {}  # id of an output -> its convolution
+        self.outputs: list[Tensor] = []  # held, so that no other gets its id
+        self.inside: nn.Module | None = None  # the norm that is running
+        self.used: dict[nn.Module, list[object]] = {}  # convolution -> norms and others
+        self.calls: dict[nn.Module, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.inside is None and getattr(func, "__name__", "") != "__get__":
+            for value in tree_leaves((args, kwargs)):
+                self.note(value, func)
+        return func(*args, **kwargs)
+
+    def note(self, value: object, user: object) -> None:
+        if id(value) in self.source:
+            self.used[self.source[id(value)]].append(user)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.calls[module] = self.calls.get(module, 0) + 1
+        if module in self.norms:
+            self.inside = module
+        if module in self.norms or not any(part in self.norms for part in module.modules()):
+            for value in args:
+                self.note(value, module)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if module is self.inside:
+            self.inside = None
+        if type(module) in _CONVOLUTIONS and _trains(module) and _is_free(module, own=1):
+            self.source[id(output)] = module
+            self.outputs.append(output)
+            self.used.setdefault(module, [])
+
+
+@torch.no_grad()
 def _watch(
     model: nn.Module, inputs: Tensor, norms: set[nn.Module]
-) -> tuple[Any, list[tuple[nn.Module, nn.Module]]]:
-    """The model's outputs, and which norm got which convolution's output, both called once."""
-    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # held, so that no other gets its id
-    pairs: list[tuple[nn.Module, nn.Module]] = []
-    calls: dict[nn.Module, int] = {}
-
-    def count(module: nn.Module, args: tuple[Any, ...]) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        source = outputs.get(id(args[0])) if args and module in norms else None
-        if source is not None:
-            pairs.append((source[0], module))
-
-    def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        outputs[id(output)] = (module, output)
-
-    free = [m for m in model.modules() if _is_free(m)]
-    # a frozen one keeps nothing for the backward pass, so there is nothing to gain
-    convolutions = [m for m in free if type(m) in _CONVOLUTIONS and _trains(m)]
-    hooks = [m.register_forward_hook(note) for m in convolutions]
-    hooks += [m.register_forward_pre_hook(count) for m in free]
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Convolutions whose output goes to one of the norms only; both are called once."""
+    seen = _Consumers({norm for norm in norms if _is_free(norm)})
+    hooks = [module.register_forward_pre_hook(seen.enter) for module in model.modules()]
+    hooks += [module.register_forward_hook(seen.leave) for module in model.modules()]
     try:
-        result = model(inputs)
+        with seen:
+            model(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return result, [(c, n) for c, n in pairs if calls[c] == calls[n] == 1]
+    return [
+        (conv, users[0])
+        for conv, users in seen.used.items()
+        if len(users) == 1 and isinstance(users[0], nn.Module) and users[0] in seen.norms
+        if seen.calls[conv] == seen.calls[users[0]] == 1
+    ]
+
+
+def _results(model: nn.Module, inputs: Tensor, folded: FoldedNorms) -> list[Tensor]:
+    """Output, and the gradient of every weight that trains; none where it is no single tensor."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        with folded.active():
+            output = model(inputs)
+        if not isinstance(output, Tensor):
+            return []
+        found = torch.autograd.grad(output.square().mean(), weights, allow_unused=True)
+    return [output.detach(), *(g for g in found if g is not None)]
+
+
+def _same(expected: list[Tensor], found: list[Tensor]) -> bool:
+    if not expected or len(expected) != len(found):
+        return False
+    floor = 1e-5 * max(float(e.norm()) for e in expected[1:])  # gradients that are all rounding
+    return all(
+        float((e - f).norm()) <= 1e-2 * float(e.norm()) + floor
+        for e, f in zip(expected, found, strict=True)
+    )
 
 
 def _trains(conv: nn.Module) -> bool:
@@ -126,13 +192,8 @@ def _trains(conv: nn.Module) -> bool:
     return weight is not None and weight.requires_grad
 
 
-def _is_free(module: nn.Module) -> bool:
-    """Nobody listens to what goes in and out."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return not any(hooks) and not module._backward_pre_hooks and "forward" not in vars(module)
-
-
-def _same(a: Any, b: Any) -> bool:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
-        return False
-    return bool((a - b).abs().max() <= 1e-3 * a.abs().max())
+def _is_free(module: nn.Module, own: int = 0) -> bool:
+    """Nobody listens to what goes in and out. own: how many hooks of each kind are ours."""
+    forward = max(len(module._forward_hooks), len(module._forward_pre_hooks)) <= own
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return forward and not backward and "forward" not in vars(module)

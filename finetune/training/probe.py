@@ -2,9 +2,11 @@
 
 import copy
 import json
+import math
 import os
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.randomness import isolated
 from finetune.training.plan import Plan
 from finetune.training.runtime import Runtime
-from finetune.training.step import DivergenceError, Setup, TrainStep
+from finetune.training.step import Setup, TrainStep
 
 SHARE = 0.03
 """Largest part of a run that may be spent on finding out how to run it."""
@@ -36,69 +38,75 @@ def fastest(setup: Setup, plan: Plan) -> tuple[Runtime, str]:
     copies of the model, takes no more than `SHARE` of it. What was found is remembered for the same
     model, pictures, machine and torch, in `memory_file()`.
     """
+    own = setup.runtime
     frozen = min(phase.frozen for phase in plan)
     epochs = sum(phase.epochs for phase in plan if phase.frozen == frozen)
     steps = epochs * setup.steps_per_epoch
-    others = setup.runtime.others(setup.model)
+    others = own.others(setup.model)
     trial = (1 + len(others)) * (1 + _TIMED)
-    if not setup.runtime.automatic or distributed.world_size() > 1 or trial > SHARE * steps:
-        return setup.runtime, ""
+    if not own.automatic or distributed.world_size() > 1 or trial > SHARE * steps:
+        return own, ""
     with isolated(), closing(setup.data.train.epoch(setup.data.seed, 0)) as batches:
         taken = take(batches, min(setup.settings.accumulate, len(setup.data.train)))
         name = _name(setup, taken, frozen)
-        known = _remembered().get(name)
-        if known is not None:
-            runtime = setup.runtime.updated(known)
-            return runtime, f"running on {runtime}, as measured in an earlier run"
-        runtime, gain = _measured(setup, taken, frozen, steps, others)
-    _remember(name, runtime)
-    return runtime, f"running on {runtime}: {gain:.2f} x the speed of {setup.runtime}"
+        known = _remembered(name)
+        if known is not None and known["steps"] <= steps:  # longer runs may pay for more
+            runtime = own.updated(known)
+            changed = f"running on {runtime}, as measured in an earlier run"
+            return runtime, changed if runtime != own else ""
+        seconds = {way: _seconds(setup, way, taken, frozen) for way in (own, *others)}
+        best = _best(seconds, own)
+        if SHARE * steps * seconds[best] > COMPILING:
+            compiled = replace(best, compile=True, convolutions=False, fold=False)
+            seconds[compiled] = _seconds(setup, compiled, taken, frozen)
+            best = _best(seconds, own)
+    if seconds[best] == math.inf:
+        return own, ""
+    _remember(name, best, steps if best.compile else 0)
+    gain = seconds[own] / seconds[best]
+    return best, f"running on {best}: {gain:.2f} x the speed of {own}" if best != own else ""
 
 
-def _measured(
-    setup: Setup, batches: Sequence[Batch], frozen: int, steps: int, others: Sequence[Runtime]
-) -> tuple[Runtime, float]:
-    """The fastest runtime, and how many times as fast as the setup's own."""
-    first = best = _seconds(setup, setup.runtime, batches, frozen)
-    chosen = setup.runtime
-    for other in others:
-        seconds = _seconds(setup, other, batches, frozen)
-        if seconds < best * (1 - GAIN):
-            chosen, best = other, seconds
-    if SHARE * steps * best > COMPILING:
-        compiled = replace(chosen, compile=True, convolutions=False, fold=False)
-        seconds = _seconds(setup, compiled, batches, frozen)
-        if seconds < best * (1 - GAIN):
-            chosen, best = compiled, seconds
-    return chosen, first / best
+def _best(seconds: Mapping[Runtime, float], own: Runtime) -> Runtime:
+    """The fastest, or the own one where less than `GAIN` is between them."""
+    best = min(seconds, key=lambda way: seconds[way])
+    return best if seconds[best] < seconds[own] * (1 - GAIN) else own
 
 
 def _seconds(setup: Setup, runtime: Runtime, batches: Sequence[Batch], frozen: int) -> float:
     """Of one step, the fastest of a few; infinite where the model can't be run this way."""
+    try:
+        trial = _copy(setup, runtime)
+        trial.optimizer.groups.freeze_to(frozen)
+        trial.optimizer.groups.set_training_modes()
+        step = TrainStep(runtime.compiled(trial.model), trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it has to say, it says again in the run
+            step(batches, 0).item()  # to warm up; .item() makes the host wait for the device
+            seconds = []
+            for _ in range(_TIMED):
+                started = time.perf_counter()
+                step(batches, 0).item()
+                seconds.append(time.perf_counter() - started)
+    except Exception:  # can't be copied, not supported, out of memory: the run itself will tell
+        return math.inf
+    return min(seconds)
+
+
+def _copy(setup: Setup, runtime: Runtime) -> Setup:
     groups = copy.deepcopy(setup.optimizer.groups)
     values = [dict(group.values) for group in groups]
-    trial = replace(
+    copied = replace(
         setup,
         model=runtime.place(groups.model),
+        loss=copy.deepcopy(setup.loss),
         optimizer=GroupOptimizer(groups, setup.optimizer.factory),
         runtime=runtime,
         scaler=runtime.gradient_scaler(),
     )
     for group, own in zip(groups, values, strict=True):
         group.values = own
-    groups.freeze_to(frozen)
-    groups.set_training_modes()
-    fastest = float("inf")
-    try:
-        step = TrainStep(runtime.compiled(groups.model), trial)
-        step(batches, 0).item()  # to warm up; .item() makes the host wait for the device
-        for _ in range(_TIMED):
-            started = time.perf_counter()
-            step(batches, 0).item()
-            fastest = min(fastest, time.perf_counter() - started)
-    except (RuntimeError, DivergenceError):  # not supported, out of memory, or no longer a number
-        return float("inf")
-    return fastest
+    return copied
 
 
 def memory_file() -> Path:
@@ -121,10 +129,22 @@ def _name(setup: Setup, batches: Sequence[Batch], frozen: int) -> str:
     inputs = setup.data.prepare(batches[0], None).inputs
     shape = "x".join(map(str, getattr(inputs, "shape", ())))
     model = getattr(setup.model, "architecture", type(setup.model).__name__)
-    return f"{model}, {count}, {frozen} frozen, {shape}, {machine}, torch {torch.__version__}"
+    norms = "/".join(group.norm for group in setup.optimizer.groups)
+    own = (f"{len(batches)} x {shape}", setup.runtime, f"torch {torch.__version__}")
+    return f"{model}, {count}, {frozen} frozen, {norms}, {machine}, {own}"
 
 
-def _remembered() -> dict[str, Any]:
+def _remembered(name: str) -> dict[str, Any] | None:
+    """What `_remember` wrote under this name, if anything sensible is there."""
+    found = _content().get(name)
+    if not isinstance(found, dict) or not isinstance(found.get("steps"), int):
+        return None
+    types = {"precision": str, "channels_last": bool, "convolutions": bool, "fold": bool}
+    sound = all(isinstance(found.get(key), kind) for key, kind in types.items())
+    return found if sound and isinstance(found.get("compile"), bool) else None
+
+
+def _content() -> dict[str, Any]:
     with suppress(OSError, ValueError):  # none yet, or half of one
         content = json.loads(memory_file().read_text(encoding="utf-8"))
         if isinstance(content, dict):
@@ -132,11 +152,12 @@ def _remembered() -> dict[str, Any]:
     return {}
 
 
-def _remember(name: str, runtime: Runtime) -> None:
+def _remember(name: str, runtime: Runtime, steps: int) -> None:
+    """steps: of the shortest run that the choice is for."""
     file = memory_file()
     temporary = file.with_suffix(f".{os.getpid()}")
     with suppress(OSError):  # a read-only home is no reason to fail
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = {**_remembered(), name: runtime.to_dict()}
+        content = {**_content(), name: {**runtime.to_dict(), "steps": steps}}
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         temporary.replace(file)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from finetune.training.convolutions import Convolutions
+from finetune.training.folding import computes_again
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -44,9 +45,20 @@ class Runtime:
             raise ValueError("compile=True goes without convolutions=True and fold=True")
 
     def suited_to(self, model: nn.Module) -> "Runtime":
-        """Without what a model without convolutions has no use for."""
-        useful = any(isinstance(module, nn.Conv2d) for module in model.modules())
-        return replace(self, convolutions=self.convolutions and useful, fold=self.fold and useful)
+        """Without what this model has no use for, or can't be run with."""
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        useful = bool(convolutions) and not computes_again(model)
+        # torch 2.14 writes beyond its memory in the backward pass of such a convolution
+        broken = self.device.type == "cpu" and any(
+            c.in_channels < 8 and max(c.kernel_size) == 1 and max(c.stride) > 1
+            for c in convolutions
+        )
+        return replace(
+            self,
+            channels_last=self.channels_last and not broken,
+            convolutions=self.convolutions and useful,
+            fold=self.fold and useful,
+        )
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device and in the layout, in place."""
@@ -90,10 +102,8 @@ class Runtime:
 
     def updated(self, saved: Mapping[str, Any]) -> "Runtime":
         """With the choices that `to_dict` gave, on this runtime's device."""
-        chosen = {
-            n: saved[n] for n in ("precision", "channels_last", "convolutions", "fold", "compile")
-        }
-        return replace(self, **chosen)
+        names = ("precision", "channels_last", "convolutions", "fold", "compile")
+        return replace(self, **{name: saved[name] for name in names if name in saved})
 
     def __str__(self) -> str:
         extras = {

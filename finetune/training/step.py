@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
+from finetune.randomness import random_state, set_random_state
 from finetune.training.events import StepEnd
 from finetune.training.folding import FoldedNorms
 from finetune.training.runtime import Runtime
@@ -103,36 +104,7 @@ class TrainStep:
         of the device it goes through in parts, whose gradients add up to the same.
         Raises DivergenceError before the update where looking is free, that is on a CPU.
         """
-        while True:
-            try:
-                return self._update(batches, view)
-            except torch.OutOfMemoryError:
-                if distributed.world_size() > 1 or 2 * self._parts > max(map(len, batches)):
-                    raise
-            # only here, outside of the handler, is what the error kept alive free again
-            self._take_smaller_parts(len(batches[0]))
-
-    def _take_smaller_parts(self, batch_size: int) -> None:
-        self._parts *= 2
-        self.setup.optimizer.zero_grad()
-        if self.setup.runtime.device.type == "cuda":
-            torch.cuda.empty_cache()
-        warnings.warn(
-            f"the device's memory is too small for a batch of {batch_size}: it goes through in "
-            f"{self._parts} parts now, which gives the same gradients but for BatchNorm layers in "
-            "train mode; a smaller batch_size= or precision='bf16' would be faster",
-            stacklevel=2,
-        )
-
-    def _update(self, batches: Sequence[Batch], view: int | None) -> Tensor:
-        examples = sum(map(len, batches))
-        mean = torch.zeros((), device=self.setup.runtime.device)
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            with nullcontext() if last else self._no_sync():
-                batch = self.setup.data.prepare(batch.to(mean.device), view)
-                for part in batch.split(self._parts) if self._parts > 1 else [batch]:
-                    mean += self._backward(part, len(part) / examples)
+        mean = self._gradients(batches, view)
         # processes must agree on an error, so several of them look at the mean of all, later
         free = mean.device.type == "cpu" and distributed.world_size() == 1
         if free and not torch.isfinite(mean):
@@ -143,6 +115,40 @@ class TrainStep:
         if self.setup.scaler is not None:
             self.setup.scaler.update()
         self.setup.optimizer.zero_grad()
+        return mean
+
+    def _gradients(self, batches: Sequence[Batch], view: int | None) -> Tensor:
+        """Puts the gradients in place, in as many parts as the memory asks for."""
+        device = self.setup.runtime.device
+        while True:
+            random = random_state(device)
+            try:
+                return self._accumulate(batches, view)
+            except torch.OutOfMemoryError:
+                if distributed.world_size() > 1 or 2 * self._parts > max(map(len, batches)):
+                    raise
+            # only here, outside of the handler, is what the error kept alive free again
+            self._parts *= 2
+            self.setup.optimizer.zero_grad()
+            set_random_state(random, device)  # a resumed run must draw the same
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"the device's memory is too small for a batch of {len(batches[0])}: it goes "
+                f"through in {self._parts} parts now, which gives the same gradients but for "
+                "BatchNorm layers in train mode; a smaller batch_size= would be faster",
+                stacklevel=2,
+            )
+
+    def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:
+        examples = sum(map(len, batches))
+        mean = torch.zeros((), device=self.setup.runtime.device)
+        for i, raw in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self._no_sync():
+                batch = self.setup.data.prepare(raw.to(mean.device), view)
+                for part in batch.split(self._parts) if self._parts > 1 else [batch]:
+                    mean += self._backward(part, len(part) / examples)
         return mean
 
     def _backward(self, batch: Batch, weight: float) -> Tensor:

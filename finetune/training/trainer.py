@@ -9,6 +9,7 @@ import timm
 import torch
 
 from finetune import distributed
+from finetune.randomness import isolated
 from finetune.training import checkpoint as checkpoints
 from finetune.training import probe
 from finetune.training.checkpoint import CheckpointError
@@ -76,14 +77,18 @@ class Trainer:
         groups, model = self.setup.optimizer.groups, self.setup.model
         if len(groups) < 2:
             return False
-        before, modes = groups.frozen_count, [module.training for module in model.modules()]
+        before, modes = [g.frozen for g in groups], [m.training for m in model.modules()]
         phase = Phase("frozen", 1, len(groups) - 1, {})
         try:
             groups.freeze_to(phase.frozen)
             groups.set_training_modes()
-            return FeatureCache.create(self.setup, phase, 0) is not None
+            with isolated():
+                cache = FeatureCache.create(self.setup, phase, 0)
+            last = set(groups[-1].parameters.values())
+            return cache is not None and last.issuperset(cache.setup.model.parameters())
         finally:
-            groups.freeze_to(before)
+            for group, frozen in zip(groups, before, strict=True):
+                group.set_frozen(frozen)
             for module, mode in zip(model.modules(), modes, strict=True):
                 module.training = mode
 

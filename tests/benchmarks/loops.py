@@ -3,9 +3,9 @@
     python tests/benchmarks/loops.py --only step tiny loader --fastai-site /root/fastai-site
 
 step: of the whole EfficientNet-Lite0 (random weights, norms in eval mode), 128 px, batches of 64,
-augmentation included in all; from the end of the first step on. tiny: a network whose batches cost
-next to nothing, so that what counts is the loop. loader: pictures a second, ready for the model, in
-the first epoch, which decodes, and later. fastai runs in processes of its own, where it is found.
+augmentation included. tiny: batches of 16 through two small layers, in one thread, so that what
+counts is the loop. Both with all that a fit does once. loader: pictures a second, augmented and
+normalised, in the first epoch, which decodes, and later. fastai runs in fresh processes.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ import torch
 from clothing import CLOTHING
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from finetune import ImageDataLoaders, Learner, vision_learner
@@ -37,15 +36,14 @@ from finetune.data.loaders import Batch, Batches, DataLoaders
 from finetune.demo import BACKBONE
 from finetune.optim.group_optimizer import adamw
 from finetune.training.allocator import keep_freed_memory
-from finetune.training.events import Callback, FitEnd, FitStart, StepEnd
 from finetune.training.runtime import Runtime, choose_runtime
 
-SIDE, BATCH, LR = 128, 64, 1e-5
-LATER = 2  # epochs of a loader after the first
-PLAIN = Runtime(torch.device("cpu"), channels_last=True)
+SIDE, BATCH, LR, WORKERS = 128, 64, 1e-5, 2
+CPU = torch.device("cpu")
+FOLDERS = {"train": "train", "valid": "validation"}
 
-Rows = dict[str, list[float]]
 Contestant = Callable[[], Mapping[str, float]]
+Rows = dict[str, list[float]]
 
 
 def main() -> None:
@@ -53,23 +51,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     parser.add_argument("--runs", type=int, default=5, help="turns of each; medians count")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="threads, or processes, that decode")
-    parser.add_argument("--steps", type=int, default=10, help="steps a run of the whole model")
-    parser.add_argument("--batches", type=int, default=2000, help="batches a run of the tiny one")
+    parser.add_argument("--steps", type=int, default=10, help="of the whole model, in a run")
+    parser.add_argument("--batches", type=int, default=2000, help="of the tiny one, in a run")
     parser.add_argument("--data", type=Path, default=CLOTHING)
-    parser.add_argument("--fastai-site", type=Path, help="where fastai is, if not installed")
+    parser.add_argument("--fastai-site", default="", help="where fastai is, if not installed")
     parser.add_argument("--in-fastai", choices=list(FASTAI), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    if options.in_fastai is not None:
+    torch.set_num_threads(options.threads)
+    if options.in_fastai:
         print(json.dumps(FASTAI[options.in_fastai](options)))
-        return
-    keep_freed_memory()
-    print(json.dumps({name: BENCHMARKS[name](options) for name in options.only}))
-
-
-# --- taking turns
+    else:
+        keep_freed_memory()
+        print(json.dumps({name: BENCHMARKS[name](options) for name in options.only}))
 
 
 def take_turns(contestants: Sequence[Contestant], runs: int) -> Rows:
@@ -84,260 +78,169 @@ def take_turns(contestants: Sequence[Contestant], runs: int) -> Rows:
     return found
 
 
-def report(title: str, found: Rows, ratios: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
+def report(unit: str, found: Rows, targets: Iterable[tuple[str, str, str]]) -> dict[str, float]:
     """Prints medians, and those of the ratios within a run; what was not measured is left out."""
-    print(f"\n{title:<40}{'median':>10}{'least':>10}{'most':>10}")
+    print(f"\n{unit:<40}{'median':>10}{'least':>10}{'most':>10}")
+    medians = {name: statistics.median(values) for name, values in found.items()}
     for name, values in found.items():
-        row = (statistics.median(values), min(values), max(values))
-        print(f"{name:<40}" + "".join(f"{value:>10.4g}" for value in row))
-    result: dict[str, Any] = {n: round(statistics.median(v), 4) for n, v in found.items()}
-    for one, other, target in ratios:
+        print(f"{name:<40}{medians[name]:>10.4g}{min(values):>10.4g}{max(values):>10.4g}")
+    for one, other, target in targets:
         if one in found and other in found:
-            each = [a / b for a, b in zip(found[one], found[other], strict=True)]
-            name = f"{one} / {other}"
-            result[name] = round(statistics.median(each), 4)
-            print(f"{name:<40}{result[name]:>10.3f}  {target}")
-    sys.stdout.flush()
-    return result
+            ratios = [a / b for a, b in zip(found[one], found[other], strict=True)]
+            medians[f"{one} / {other}"] = ratio = statistics.median(ratios)
+            print(f"{f'{one} / {other}':<40}{ratio:>10.3f}  {target}", flush=True)
+    return {name: round(value, 4) for name, value in medians.items()}
 
 
-# --- the loops
+def timed(name: str, count: float, run: Callable[[], Any]) -> dict[str, float]:
+    started = time.perf_counter()
+    run()
+    return {name: (time.perf_counter() - started) / count}
 
 
-class Clock(Callback):
-    """Seconds a step, from the end of the first one to the end of the fit."""
-
-    def on_fit_start(self, event: FitStart) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, event: StepEnd) -> None:
-        self.ends.append(time.perf_counter())
-
-    def on_fit_end(self, event: FitEnd) -> None:
-        self.seconds = (time.perf_counter() - self.ends[0]) / (len(self.ends) - 1)
-
-
-def bare_epoch(model: nn.Module, data: DataLoaders, optimizer: Optimizer) -> list[float]:
-    """One cycle as one writes it by hand; when each step ended."""
-    schedule = OneCycleLR(optimizer, LR, total_steps=len(data.train))
-    losses, ends = [], []
-    for raw in data.train.epoch(data.seed, 0):
-        batch = data.prepare(raw, 0)
-        loss = cross_entropy(model(batch.inputs), batch.targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        losses.append(loss.item())
-        ends.append(time.perf_counter())
-    return ends
-
-
-def learned_weights() -> dict[str, Tensor]:
-    """Random weights, with running statistics that fit them, as after a pretraining."""
-    backbone = timm.create_model(BACKBONE, num_classes=0)
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # their mean
-    with torch.no_grad():
-        for _ in range(2):
-            backbone(torch.randn(16, 3, SIDE, SIDE))
-    return backbone.state_dict()
-
-
-def step(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a training step."""
-    count = 2 + options.steps * BATCH
-    pictures = np.random.default_rng(0).integers(0, 256, (count, 146, 146, 3), np.uint8)
-    data = ImageDataLoaders.from_lists(
-        list(pictures),
-        [str(i % 10) for i in range(count)],
-        is_valid=[i < 2 for i in range(count)],
-        image_size=SIDE,
-        workers=options.workers,
-    )
-    weights = learned_weights()
-
-    def ours(name: str, runtime: Runtime) -> tuple[Learner, Contestant]:
-        learner = vision_learner(
-            data, BACKBONE, weights=weights, runtime=runtime, metrics=(), progress=False
-        )
-        learner.data.valid = None
-
-        def run() -> dict[str, float]:
-            clock = Clock()
-            learner.fit_one_cycle(1, LR, callbacks=[clock])
-            return {name: clock.seconds}
-
-        return learner, run
-
-    learner, plain = ours("loop", PLAIN)
-    _, own = ours("loop, own ways", choose_runtime("cpu", "fp32"))
-    model = copy.deepcopy(learner.model).train()
-    for module in model.get_submodule("backbone").modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+def bare_epoch(model: nn.Module, data: DataLoaders) -> Callable[[], Any]:
+    """One cycle as one writes it by hand."""
     optimizer = adamw(model.parameters(), fused=True)
 
-    def bare() -> dict[str, float]:
-        ends = bare_epoch(model, learner.data, optimizer)
-        return {"bare": (time.perf_counter() - ends[0]) / (len(ends) - 1)}
+    def run() -> None:
+        schedule, losses = OneCycleLR(optimizer, LR, total_steps=len(data.train)), []
+        for raw in data.train.epoch(data.seed, 0):
+            batch = data.prepare(raw, 0)
+            loss = cross_entropy(model(batch.inputs), batch.targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(loss.item())
 
-    contestants = (bare, plain, own)
+    return run
+
+
+def step(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a training step."""
+    count = 2 + options.steps * BATCH
+    pictures = list(np.random.default_rng(0).integers(0, 256, (count, 146, 146, 3), np.uint8))
+    labels, marks = [str(i % 2) for i in range(count)], [i < 2 for i in range(count)]
+    data = ImageDataLoaders.from_lists(pictures, labels, is_valid=marks, image_size=SIDE)
+    backbone = timm.create_model(BACKBONE, num_classes=0)
+    for module in backbone.modules():
+        module.momentum = 1.0  # norms get statistics that fit: eval mode suits them, and us
+    backbone(torch.randn(16, 3, SIDE, SIDE))
+    settings = {"weights": backbone.state_dict(), "metrics": (), "progress": False}
+    plain = vision_learner(data, BACKBONE, runtime=Runtime(CPU, channels_last=True), **settings)
+    own = vision_learner(data, BACKBONE, runtime=choose_runtime("cpu", "fp32"), **settings)
+    plain.data.valid = own.data.valid = None
+    model = copy.deepcopy(plain.model).train()
+    for module in model.get_submodule("backbone").modules():
+        module.training &= not isinstance(module, nn.BatchNorm2d)
+    contestants = [
+        partial(timed, "bare", options.steps, bare_epoch(model, plain.data)),
+        partial(timed, "loop", options.steps, partial(plain.fit_one_cycle, 1, LR)),
+        partial(timed, "loop, own ways", options.steps, partial(own.fit_one_cycle, 1, LR)),
+    ]
     take_turns(contestants, 1)  # the pictures are there now, and the memory
-    ratios = [("loop", "bare", "(target: 1.02)"), ("loop, own ways", "bare", "")]
-    return report("seconds a step", take_turns(contestants, options.runs), ratios)
+    targets = [("loop", "bare", "(target 1.02)"), ("loop, own ways", "bare", "")]
+    return report("seconds a step", take_turns(contestants, options.runs), targets)
 
 
-class InMemory:
+class InMemory(list[tuple[Tensor, Tensor]]):
     """Batches made once, and handed out with as little work as there can be."""
 
-    def __init__(self, count: int) -> None:
-        inputs, targets = torch.randn(count, 16, 4), torch.randint(2, (count, 16))
-        self.pairs = list(zip(inputs.unbind(), targets.unbind(), strict=True))
-        self.batches = [Batch(*pair) for pair in self.pairs]
-        self.device, self.bs, self.n_inp = torch.device("cpu"), 16, 1  # fastai asks for them
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(self.pairs)
+    device, bs, n_inp = CPU, 16, 1  # fastai asks for them
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
-        yield from self.batches[start:]
+        yield from (Batch(*pair) for pair in self[start:])
+
+
+def in_memory(count: int) -> InMemory:
+    return InMemory(zip(torch.randn(count, 16, 4), torch.randint(2, (count, 16)), strict=True))
 
 
 def tiny_model() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def tiny(options: argparse.Namespace) -> dict[str, Any]:
-    """Microseconds a batch; ours and fastai's with all that a call of fit_one_cycle does."""
-    loader = InMemory(options.batches)
+def tiny(options: argparse.Namespace) -> dict[str, float]:
+    """Microseconds a batch."""
+    torch.set_num_threads(1)  # several would wait for each other
+    batches, count = in_memory(options.batches), options.batches / 1e6
 
-    def timed(name: str, run: Callable[[], Any]) -> dict[str, float]:
-        started = time.perf_counter()
-        run()
-        return {name: (time.perf_counter() - started) / options.batches * 1e6}
+    def ours(name: str, train: Any) -> dict[str, float]:
+        # one layer group; a fixed runtime, as an automatic one is questioned in so long a run
+        settings = {"split": lambda model: [[model]], "runtime": Runtime(CPU), "progress": False}
+        learner = Learner(DataLoaders(train), tiny_model(), loss=cross_entropy, **settings)
+        return timed(name, count, partial(learner.fit_one_cycle, 1, LR))
 
-    def ours(name: str, train: Any) -> Contestant:
-        data, model = DataLoaders(train), tiny_model()
-        # a fixed runtime: an automatic one would be questioned in so long a run
-        settings = {"loss": cross_entropy, "runtime": Runtime(torch.device("cpu"))}
-        learner = Learner(data, model, split=lambda m: [[m]], progress=False, **settings)
-        return partial(timed, name, partial(learner.fit_one_cycle, 1, LR))
-
-    model = tiny_model()
-    epoch = partial(bare_epoch, model, DataLoaders(loader), adamw(model.parameters(), fused=True))
-    contestants = [
-        partial(timed, "bare", epoch),
-        ours("loop", loader),
-        ours("loop, TorchLoader", loader.pairs),
+    contestants: list[Contestant] = [
+        partial(timed, "bare", count, bare_epoch(tiny_model(), DataLoaders(batches))),
+        partial(ours, "loop", batches),
+        partial(ours, "loop, TorchLoader", list(batches)),
     ]
     take_turns(contestants, 1)
-    contestants += fastai_contestants("tiny", options)
-    ratios = [
-        ("loop", "bare", "(target: 1.25)"),
-        ("loop", "fastai", "(target: 0.333)"),
-        ("loop, TorchLoader", "bare", ""),
-    ]
-    return report("microseconds a batch", take_turns(contestants, options.runs), ratios)
+    found = take_turns(contestants + in_fastai("tiny", options), options.runs)
+    torch.set_num_threads(options.threads)
+    targets = [("loop", "bare", "(target 1.25)"), ("loop", "fastai", "(target 0.333)")]
+    return report("microseconds a batch", found, [*targets, ("loop, TorchLoader", "bare", "")])
 
 
-# --- the loaders
-
-
-def pictures_per_second(epoch: Callable[[int], Iterable[Any]]) -> dict[str, float]:
+def pictures_per_second(name: str, epoch: Callable[[int], Iterable[Any]]) -> dict[str, float]:
     """In the first epoch and in later ones; an epoch gives the targets of its batches."""
     rates = []
-    for number in range(1 + LATER):
+    for number in range(3):
         started = time.perf_counter()
         count = sum(len(targets) for targets in epoch(number))
         rates.append(count / (time.perf_counter() - started))
-    return {"first": rates[0], "later": statistics.median(rates[1:])}
+    return {f"{name}, first": rates[0], f"{name}, later": statistics.median(rates[1:])}
 
 
-def loader(options: argparse.Namespace) -> dict[str, Any]:
-    """Pictures a second, augmented and normalised; the files are in the system's cache."""
+def loader(options: argparse.Namespace) -> dict[str, float]:
+    """Pictures a second."""
     for file in options.data.rglob("*.jpg"):
-        file.read_bytes()
+        file.read_bytes()  # into the system's cache
 
     def ours() -> dict[str, float]:
-        data = ImageDataLoaders.from_folder(
-            options.data,
-            train="train",
-            valid="validation",
-            image_size=SIDE,
-            workers=options.workers,
-        )
-        train = data.train
-        rates = pictures_per_second(
-            lambda number: (data.prepare(b, number).targets for b in train.epoch(0, number))
-        )
-        return {f"ours, {name}": rate for name, rate in rates.items()}
+        settings = {"image_size": SIDE, "workers": WORKERS, **FOLDERS}
+        data = ImageDataLoaders.from_folder(options.data, **settings)
+        batches = partial(data.train.epoch, data.seed)
+        prepared = lambda n: (data.prepare(batch, n).targets for batch in batches(n))  # noqa: E731
+        return pictures_per_second("ours", prepared)
 
-    contestants = [ours, *fastai_contestants("loader", options)]
-    ratios = [
-        ("ours, first", "fastai, first", "(target: 2)"),
-        ("ours, later", "fastai, later", "(target: 10)"),
-    ]
-    return report("pictures a second", take_turns(contestants, options.runs), ratios)
+    found = take_turns([ours, *in_fastai("loader", options)], options.runs)
+    targets = [("ours, first", "fastai, first", "(target 2)")]
+    targets += [("ours, later", "fastai, later", "(target 10)")]
+    return report("pictures a second", found, targets)
 
 
-# --- fastai
-
-
-def fastai_contestants(kind: str, options: argparse.Namespace) -> list[Contestant]:
-    """Runs fastai in a fresh process; none where it can't be imported."""
-    paths = [str(options.fastai_site or ""), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    run = partial(subprocess.run, env=environment, stdout=subprocess.PIPE, text=True)
-    if run([sys.executable, "-c", "import fastai"], stderr=subprocess.DEVNULL).returncode:
+def in_fastai(kind: str, options: argparse.Namespace) -> list[Contestant]:
+    """A contestant that runs fastai in a process of its own; none where it can't be imported."""
+    site = {"PYTHONPATH": options.fastai_site} if options.fastai_site else {}
+    python = partial(subprocess.run, env=os.environ | site, stdout=subprocess.PIPE, text=True)
+    if python([sys.executable, "-c", "import fastai"], stderr=subprocess.DEVNULL).returncode:
         print("fastai is not found and left out; pass --fastai-site", flush=True)
         return []
-    names = ("threads", "workers", "batches", "data")
-    arguments = [str(a) for name in names for a in (f"--{name}", getattr(options, name))]
-    command = [sys.executable, __file__, "--in-fastai", kind, *arguments]
-
-    def contestant() -> dict[str, float]:
-        values = json.loads(run(command, check=True).stdout.splitlines()[-1])
-        return {f"fastai, {n}" if n else "fastai": value for n, value in values.items()}
-
-    return [contestant]
+    command = [sys.executable, __file__, "--in-fastai", kind, "--data", str(options.data)]
+    command += ["--batches", str(options.batches), "--threads", str(torch.get_num_threads())]
+    return [lambda: json.loads(python(command, check=True).stdout.splitlines()[-1])]
 
 
 def fastai_tiny(options: argparse.Namespace) -> dict[str, float]:
-    from fastai.callback import schedule  # noqa: F401  (it adds fit_one_cycle)
-    from fastai.data.core import DataLoaders as Loaders
-    from fastai.learner import Learner as FastaiLearner
+    import fastai.vision.all as fastai
 
-    dls = Loaders(InMemory(options.batches), InMemory(1))
-    learner = FastaiLearner(dls, tiny_model(), loss_func=cross_entropy)
+    loaders = fastai.DataLoaders(in_memory(options.batches), in_memory(1))
+    learner = fastai.Learner(loaders, tiny_model(), loss_func=cross_entropy)
     with learner.no_bar(), learner.no_logging():
-        for _ in range(2):  # the first one to warm up
-            started = time.perf_counter()
-            learner.fit_one_cycle(1, LR)
-            seconds = time.perf_counter() - started
-    return {"": seconds / options.batches * 1e6}
+        learner.fit_one_cycle(1, LR)  # to warm up
+        return timed("fastai", options.batches / 1e6, partial(learner.fit_one_cycle, 1, LR))
 
 
 def fastai_loader(options: argparse.Namespace) -> dict[str, float]:
-    from fastai.data.transforms import Normalize
-    from fastai.vision.augment import Resize, aug_transforms
-    from fastai.vision.data import ImageDataLoaders as Loaders
+    import fastai.vision.all as fastai
 
-    normalise = Normalize.from_stats([0.5] * 3, [0.5] * 3)
-    dls = Loaders.from_folder(
-        options.data,
-        train="train",
-        valid="validation",
-        bs=BATCH,
-        item_tfms=Resize(round(SIDE * 1.15)),
-        batch_tfms=[*aug_transforms(size=SIDE), normalise],
-        num_workers=options.workers,
-    )
-    return pictures_per_second(lambda _: (targets for _, targets in dls.train))
+    normalise = fastai.Normalize.from_stats([0.5] * 3, [0.5] * 3)
+    settings = {"bs": BATCH, "num_workers": WORKERS, "item_tfms": fastai.Resize(147), **FOLDERS}
+    settings["batch_tfms"] = [*fastai.aug_transforms(size=SIDE), normalise]
+    loaders = fastai.ImageDataLoaders.from_folder(options.data, **settings)
+    return pictures_per_second("fastai", lambda _: (targets for _, targets in loaders.train))
 
 
 BENCHMARKS = {"step": step, "tiny": tiny, "loader": loader}

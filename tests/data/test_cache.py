@@ -56,7 +56,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[ImageSource]:
 
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_memory_bytes", lambda: 0)
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 0)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_image_is_decoded_once(place: str, decoded: list[ImageSource]) -> None:
 
 def test_caches_share_the_memory_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_reservations", [])
-    monkeypatch.setattr(memory, "_memory_bytes", lambda: int(1.5 * BYTES / memory.MEMORY_FRACTION))
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(1.5 * BYTES / memory.MEMORY_FRACTION))
     caches = [make_cache(noise()) for _ in range(2)]
     for cache in caches:
         cache.images(torch.tensor([0]))
@@ -160,7 +160,7 @@ def test_memory_is_free_again_when_the_last_subset_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "_reservations", [])
-    monkeypatch.setattr(memory, "_memory_bytes", lambda: int(BYTES / memory.MEMORY_FRACTION))
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(BYTES / memory.MEMORY_FRACTION))
     cache, other = make_cache(noise()), make_cache(noise())
     subset = cache.select(torch.tensor([1]))
     del cache

@@ -13,7 +13,7 @@ class Owner:
 @pytest.fixture(autouse=True)
 def hundred_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget of 100 bytes that nobody else has a part of."""
-    monkeypatch.setattr(memory, "_memory_bytes", lambda: int(100 / MEMORY_FRACTION))
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(100 / MEMORY_FRACTION))
     monkeypatch.setattr(memory, "_reservations", [])
 
 
@@ -74,4 +74,4 @@ def test_threads_never_get_more_than_the_budget() -> None:
 
 def test_memory_of_the_machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert memory._memory_bytes() > 100 << 20
+    assert memory.memory_bytes() > 100 << 20

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,6 @@ from support import copy_of, same_state, tiny_data, tiny_learner, tiny_model, ti
 from torch import Tensor, nn
 
 from finetune import Batch, Callback, DataLoaders, ImageDataLoaders, Learner, Save, Stop
-from finetune.data import memory
 from finetune.data.loaders import TorchLoader
 from finetune.randomness import generator, uniforms
 from finetune.training import feature_cache
@@ -517,39 +517,62 @@ def test_it_is_not_used_where_a_hook_looks_at_the_whole_model(register):
     assert len(calls) == 2 * (STEPS + 3)
 
 
+@pytest.fixture
+def alive(monkeypatch) -> weakref.WeakSet:
+    """The feature caches that are alive."""
+    caches: weakref.WeakSet = weakref.WeakSet()
+    begin = FeatureCache.__init__
+
+    def noted(self: FeatureCache, *arguments: Any) -> None:
+        begin(self, *arguments)
+        caches.add(self)
+
+    monkeypatch.setattr(FeatureCache, "__init__", noted)
+    return caches
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    import gc
+
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
+
+
 def test_it_is_not_used_where_there_is_no_room(monkeypatch):
     cached, refused = points_learner(), points_learner()
     train_head(cached, 2)
-    monkeypatch.setattr(feature_cache, "reserve", lambda owner, size: False)
+    monkeypatch.setattr(feature_cache, "memory_bytes", lambda: 0)
     assert not was_used(train_head(refused, 2))
     assert_same_results(cached, refused)
 
 
 @pytest.mark.parametrize(("views", "kept"), [(None, 1), (1, 1), (2, 2), (3, 3), (9, 5)])
-def test_it_reserves_what_it_keeps_at_a_time(monkeypatch, views, kept):
-    asked: list[int] = []
-    reserve = lambda owner, size: bool(asked.append(size)) or True  # noqa: E731
-    monkeypatch.setattr(feature_cache, "reserve", reserve)
-    learner, sizes = points_learner(), []
-    create = FeatureCache.create
+def test_it_needs_room_for_what_it_keeps_at_a_time(monkeypatch, views, kept):
+    room = 4 * 4 * (kept * TRAIN + VALID) / feature_cache.FRACTION
+    for there, used in ((room, True), (room - 1, False)):
+        monkeypatch.setattr(feature_cache, "memory_bytes", lambda there=there: there)
+        learner, told = points_learner(), Told()
+        learner.fit_plan(frozen_plan(learner, 5, views), callbacks=[told])
+        assert was_used(told) == used
 
-    def spied(*args: Any) -> FeatureCache | None:
-        cache = create(*args)
-        caches.append(cache)
-        return cache
 
-    caches: list[FeatureCache | None] = []
-    monkeypatch.setattr(FeatureCache, "create", spied)
+@pytest.mark.parametrize(("views", "kept"), [(None, 1), (1, 1), (2, 2), (3, 3), (9, 5)])
+def test_it_keeps_no_more_than_that(alive, views, kept):
+    sizes = []
 
     class Measure(Callback):
         def on_step_end(self, event: StepEnd) -> None:
-            (cache,) = caches
+            (cache,) = alive
             kept = [*cache._kept.values(), *cache._kept_valid.values()]
             sizes.append(sum(b.inputs.numel() * b.inputs.element_size() for b in kept))
 
+    learner = points_learner()
     learner.fit_plan(frozen_plan(learner, 5, views), callbacks=[Measure()])
-    assert asked == [4 * 4 * (kept * TRAIN + VALID)]
-    assert max(sizes) == asked[0]
+    assert max(sizes) == 4 * 4 * (kept * TRAIN + VALID)
 
 
 # --- where the frozen part ends
@@ -673,68 +696,33 @@ def test_targets_are_those_that_prepare_makes():
 # --- memory
 
 
-def owners() -> list[Any]:
-    """Weak references to the feature caches that hold a reservation."""
-    return [who for who, _ in memory._reservations if isinstance(who(), FeatureCache)]
-
-
 class Watch(Callback):
-    """How many feature caches of this fit are alive when a phase has begun."""
+    """How many feature caches are alive when an epoch has begun."""
 
-    def __init__(self) -> None:
-        self.before = [who() for who in owners()]
+    def __init__(self, alive: weakref.WeakSet) -> None:
+        self.caches = alive
         self.alive: list[int] = []
 
-    def _count(self) -> None:
-        mine = [who for who in owners() if not any(who() is other for other in self.before)]
-        self.alive.append(len(mine))
-
     def on_epoch_start(self, event: EpochStart) -> None:
-        self._count()
-
-    def on_fit_end(self, event: object) -> None:
-        self._count()
+        self.alive.append(len(self.caches))
 
 
-def test_what_it_keeps_is_reserved_while_the_phase_runs():
-    learner, watch = points_learner(), Watch()
-    learner.fit_plan(frozen_plan(learner, 2), callbacks=[watch])
-    assert watch.alive[:2] == [1, 1]
-
-
-def test_its_memory_is_free_in_the_next_phase(without_collector):
-    learner, watch = points_learner(), Watch()
+def test_its_memory_is_free_in_the_next_phase(alive, without_collector):
+    learner, watch = points_learner(), Watch(alive)
     learner.fine_tune(1, freeze_epochs=1, callbacks=[watch])
     assert watch.alive[:2] == [1, 0]
 
 
-def test_its_memory_is_free_after_the_fit(without_collector):
-    learner, watch = points_learner(), Watch()
-    train_head(learner, 1)
-    watch._count()
-    assert watch.alive == [0]
+def test_its_memory_is_free_after_the_fit(alive, without_collector):
+    train_head(points_learner(), 1)
+    assert not len(alive)
 
 
-def test_its_memory_is_free_before_the_next_phase_asks_for_room(monkeypatch, without_collector):
-    learner = points_learner()
-    one = 4 * 4 * (TRAIN + VALID)
-    monkeypatch.setattr(memory, "_reservations", [])
-    monkeypatch.setattr(memory, "_memory_bytes", lambda: one * 1.5 / memory.MEMORY_FRACTION)
+def test_only_one_is_alive_at_a_time(alive, without_collector):
+    learner, watch = points_learner(), Watch(alive)
     (first,) = frozen_plan(learner, 1)
-    told = Told()
-    learner.fit_plan((first, replace(first, name="second", frozen=1)), callbacks=[told])
-    assert {event.phase for event in told.of(Precompute)} == {"frozen", "second"}
-
-
-@pytest.fixture
-def without_collector() -> Iterator[None]:
-    import gc
-
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.collect()
+    learner.fit_plan((first, replace(first, name="second", frozen=1)), callbacks=[watch])
+    assert watch.alive == [1, 1]
 
 
 # --- events
@@ -922,10 +910,31 @@ def test_asking_whether_features_can_be_kept_leaves_no_trace():
         copy_of(learner.model.state_dict()),
         [m.training for m in learner.model.modules()],
     )
-    reserved = len(list(owners()))
     assert learner.trainer.can_keep_features()
     assert learner.layer_groups.frozen_count == 0
     assert all(p.requires_grad for p in learner.model.parameters())
     assert modes == [m.training for m in learner.model.modules()]
     assert same_state(before, learner.model.state_dict())
-    assert len(list(owners())) == reserved
+
+
+def test_groups_frozen_one_by_one_are_so_again():
+    learner = points_learner()
+    learner.layer_groups[1].set_frozen(True)
+    learner.trainer.can_keep_features()
+    assert [group.frozen for group in learner.layer_groups] == [
+        i == 1 for i in range(len(learner.layer_groups))
+    ]
+
+
+def test_a_body_of_which_only_the_beginning_is_kept_has_one_epoch():
+    learner = points_learner(norm="train")
+    learner.fine_tune(1)
+    assert epochs_of(learner) == [("frozen", 0), ("unfrozen", 0)]
+
+
+def test_a_norm_that_looks_at_the_whole_batch_is_not_kept():
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 2)).eval().requires_grad_(False)
+    parts = split_frozen(model)
+    assert parts is not None
+    assert list(parts[0]) == [model[0]]

@@ -1,11 +1,14 @@
 """Folded norms: the same outputs and gradients, for the layers that may be folded, and no trace."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import timm
 import torch
+import torchvision
 from support import copy_of, same_state
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from finetune import Runtime
@@ -113,9 +116,97 @@ class Twice(nn.Module):
         return self.conv(self.norm(self.conv(x)))
 
 
-@pytest.mark.parametrize("kind", [Branching, Twice])
+class Hidden(nn.Module):
+    """The other way is so weak that it does not show in the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.gain = nn.Parameter(torch.tensor(1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return x + self.gain * (self.norm(y) + y)
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y.clamp_(-1e9, 1e9)  # does nothing now
+        return self.norm(y)
+
+
+class Dropped(nn.Sequential):
+    """In eval mode the dropout hands on what it got."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.Dropout2d(0.3), nn.BatchNorm2d(4))
+
+
+class SometimesDropped(nn.Sequential):
+    """The same, seen by no torch function."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), DropPath(0.3), nn.BatchNorm2d(4))
+
+
+class Again(nn.Module):
+    """Computes its convolution again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.first = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.utils.checkpoint.checkpoint(self.conv, self.first(x), use_reentrant=False)
+        return self.norm(y)
+
+
+@pytest.mark.parametrize(
+    "kind", [Branching, Twice, Hidden, InPlace, Dropped, SometimesDropped, Again]
+)
 def test_a_convolution_that_serves_others_is_left_alone(kind: type[nn.Module]):
     assert not FoldedNorms.find(estimated(kind()), pictures()).pairs
+
+
+def test_a_network_that_saves_memory_by_itself_is_left_alone():
+    torch.manual_seed(0)
+    model = torchvision.models.densenet121(memory_efficient=True, num_classes=3)
+    assert not FoldedNorms.find(estimated(model), pictures()).pairs
+
+
+def test_finding_draws_no_random_number():
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0 * torch.rand_like(x)
+
+    model, inputs = nn.Sequential(small(), Noisy()), pictures()
+    random = torch.get_rng_state()
+    assert FoldedNorms.find(model, inputs).pairs
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_finding_does_not_tell_the_layers_to_change_mode():
+    class Merging(nn.Conv2d):
+        def train(self, mode: bool = True) -> "Merging":
+            raise AssertionError("weights would be merged")
+
+    FoldedNorms.find(nn.Sequential(small(), Merging(4, 4, 1)), pictures())
+
+
+def test_a_norm_that_is_in_train_mode_by_now_is_itself():
+    model = small()
+    folded = FoldedNorms.find(model, pictures())
+    model.train()
+    twin = copy.deepcopy(model)
+    with folded.active():
+        output = model(pictures())
+    assert torch.equal(output, twin(pictures()))
 
 
 @pytest.mark.parametrize(

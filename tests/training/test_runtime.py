@@ -1,5 +1,7 @@
 """Device, precision and layout: chosen for the hardware, or as the caller says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -55,3 +57,42 @@ def test_only_fp16_needs_a_gradient_scaler():
     device = torch.device("cpu")
     scalers = {p: Runtime(device, p).gradient_scaler() for p in ("fp32", "bf16", "fp16")}
     assert [name for name, scaler in scalers.items() if scaler is not None] == ["fp16"]
+
+
+def test_a_convolution_that_torch_gets_wrong_is_not_laid_out_so():
+    chosen = choose_runtime("cpu")
+    stem = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2))
+    assert not chosen.suited_to(stem).channels_last
+    assert not any(way.channels_last for way in chosen.suited_to(stem).others(stem))
+    assert chosen.suited_to(nn.Sequential(nn.Conv2d(3, 48, 3, stride=2))).channels_last
+
+
+def test_a_model_without_convolutions_needs_nothing_for_them():
+    suited = choose_runtime("cpu").suited_to(nn.Linear(2, 2))
+    assert not suited.convolutions
+    assert not suited.fold
+
+
+def test_what_an_older_version_did_not_record_stays_as_it_is():
+    chosen = choose_runtime("cpu", "fp32")
+    assert chosen.updated({"device": "cpu", "precision": "bf16"}) == replace(
+        chosen, precision="bf16"
+    )
+
+
+def test_what_is_recorded_is_taken_back():
+    chosen = Runtime("cpu", "bf16", channels_last=True, convolutions=True, fold=True)
+    assert Runtime("cpu").updated(chosen.to_dict()) == chosen
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"device": "meta", "convolutions": True}, "convolutions=True is for CPUs"),
+        ({"device": "cpu", "compile": True, "fold": True}, "compile=True goes without"),
+        ({"device": "cpu", "precision": "half"}, "must be fp32, bf16 or fp16, got 'half'"),
+    ],
+)
+def test_what_does_not_go_together_is_an_error(options: dict, text: str):
+    with pytest.raises(ValueError, match=text):
+        Runtime(**options)

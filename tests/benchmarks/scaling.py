@@ -1,0 +1,219 @@
+"""Time and memory against the number of pictures, their size, workers and processes.
+
+    python tests/benchmarks/scaling.py --images 1000 4000 16000 --folder /tmp/pictures
+
+Synthetic JPEGs of 500 x 375 pixels, made once for each number; a small network with random weights
+(so that the data counts), 128 px and 2 workers unless the row says otherwise; sizes, workers and
+processes with the fewest pictures. Every row is measured in fresh processes; with `gloo` that
+many share its batches, the slowest one's seconds count, and their memory adds up. Seconds to list
+the files and build the loaders (`build`), of the training loader's first epoch, which decodes
+(`first`), of the second, and of later ones (the median), and of the phase of `fine_tune` whose
+backbone is frozen, with kept features (`frozen`; the validation pictures are decoded before it).
+Prints a JSON line a row, with the memory that the imports took as `start_mb`, and the table.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from finetune import ImageDataLoaders, vision_learner
+from finetune.training.plan import fine_tune_plan
+
+BACKBONE = "test_efficientnet"
+CLASSES = 10
+LATER = 3  # epochs after the second
+WIDTH, HEIGHT, TEXTURE = 500, 375, 2048
+SECONDS = ("build", "first", "second", "later", "frozen")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """gloo: processes that share the work; 0 for one without a process group."""
+
+    images: int
+    size: int = 128
+    workers: int = 2
+    gloo: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 4000, 16000])
+    parser.add_argument("--threads", type=int, default=2, help="shared by the processes of a row")
+    parser.add_argument("--folder", type=Path, help="keeps the pictures; default: a temporary one")
+    parser.add_argument("--quick", action="store_true", help="one small row of each kind")
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        print(json.dumps(measure(**options.measure)))
+        return
+    results = []
+    with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as folder:
+        for row in rows(options.images, options.quick):
+            pictures = make_pictures(Path(folder), row.images, options.threads)
+            results.append({**asdict(row), **run(row, pictures, options.threads)})
+            print(json.dumps(results[-1]), flush=True)
+    print("\n" + "".join(f"{name:>9}" for name in results[0]))
+    for result in results:
+        print("".join(f"{value:>9}" for value in result.values()))
+
+
+def rows(images: list[int], quick: bool) -> list[Row]:
+    if quick:
+        base = Row(min(256, *images))
+        changes: list[dict[str, int]] = [{}, {"size": 64}, {"workers": 1}, {"gloo": 2}]
+        return [replace(base, **change) for change in changes]
+    base = Row(min(images))
+    sizes = [replace(base, size=size) for size in (64, 224)]
+    workers = [replace(base, workers=count) for count in (1, 4)]
+    processes = [replace(base, gloo=count) for count in (1, 2)]
+    return [*map(Row, sorted(images)), *sizes, *workers, *processes]
+
+
+# --- pictures
+
+
+def make_pictures(folder: Path, count: int, threads: int) -> Path:
+    """`count` JPEGs in class folders, the same ones every time; nothing to do where they are."""
+    root = folder / str(count)
+    if (root / "complete").exists():
+        return root
+    for label in range(CLASSES):
+        (root / f"class{label}").mkdir(parents=True, exist_ok=True)
+    rough = texture(np.random.default_rng(0))
+
+    def write(number: int) -> None:
+        random = np.random.default_rng(number)
+        top, left = random.integers(TEXTURE - HEIGHT), random.integers(TEXTURE - WIDTH)
+        pixels = rough[top : top + HEIGHT, left : left + WIDTH, random.permutation(3)]
+        file = root / f"class{number % CLASSES}" / f"{number:06d}.jpg"
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, quality=90)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(count)))
+    (root / "complete").touch()
+    return root
+
+
+def texture(random: np.random.Generator) -> np.ndarray:
+    """Noise whose amplitude falls with the frequency, as in photos: uint8 [T, T, 3]."""
+    total = np.zeros((TEXTURE, TEXTURE, 3), np.float32)
+    side = 4
+    while side <= TEXTURE:
+        for channel in range(3):
+            noise = Image.fromarray(random.standard_normal((side, side)).astype(np.float32))
+            total[..., channel] += np.asarray(noise.resize((TEXTURE, TEXTURE))) / side**0.4
+        side *= 2
+    return (128 + total * (50 / total.std())).clip(0, 255).astype(np.uint8)
+
+
+# --- measuring
+
+
+def run(row: Row, pictures: Path, threads: int) -> dict[str, float]:
+    """A row's results, from as many fresh processes as it has."""
+    count = max(1, row.gloo)
+    with tempfile.TemporaryDirectory() as temporary:
+        workers = []
+        for rank in range(count):
+            job = {
+                "pictures": str(pictures),
+                "row": asdict(row),
+                "threads": max(1, threads // count),
+                "rank": rank,
+                "store": f"{temporary}/store",
+            }
+            command = [sys.executable, __file__, "--measure", json.dumps(job)]
+            # what this machine is found to do best is not for its user's runs
+            environment = {**os.environ, "FINETUNE_CACHE": temporary}
+            workers.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+            )
+        outputs = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError(f"a process of {row} failed; its error is above")
+    found = [json.loads(output.splitlines()[-1]) for output in outputs]
+    result = {name: round(max(each[name] for each in found), 3) for name in SECONDS}
+    megabytes = ("start_mb", "peak_mb")
+    return result | {name: round(sum(each[name] for each in found)) for name in megabytes}
+
+
+def measure(
+    pictures: str, row: dict[str, int], threads: int, rank: int, store: str
+) -> dict[str, float]:
+    """What one process of a row sees."""
+    torch.set_num_threads(threads)
+    start_mb, size, gloo = peak_mb(), row["size"], row["gloo"]
+    with process_group(gloo, rank, store):
+
+        def build() -> ImageDataLoaders:
+            return ImageDataLoaders.from_folder(pictures, image_size=size, workers=row["workers"])
+
+        seconds, data = timed(build)
+        epochs = [timed(lambda n=n: train_epoch(data, n))[0] for n in range(2 + LATER)]
+        for _ in data.valid.epoch(data.seed, 0):
+            pass
+        settings: dict[str, Any] = {"weights": None, "device": "cpu", "precision": "fp32"}
+        learner = vision_learner(data, BACKBONE, progress=False, **settings)
+        plan = fine_tune_plan(learner.layer_groups, 1, freeze_epochs=None)
+        frozen, _ = timed(lambda: learner.fit_plan(plan[:1]))
+    later = statistics.median(epochs[2:])
+    values = (seconds, epochs[0], epochs[1], later, frozen)
+    return {**dict(zip(SECONDS, values, strict=True)), "start_mb": start_mb, "peak_mb": peak_mb()}
+
+
+def train_epoch(data: ImageDataLoaders, number: int) -> None:
+    for batch in data.train.epoch(data.seed, number):
+        data.prepare(batch, number)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what came of it; processes of a group begin together."""
+    if dist.is_initialized():
+        dist.barrier()
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+@contextmanager
+def process_group(size: int, rank: int, store: str) -> Iterator[None]:
+    if not size:
+        yield
+        return
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def peak_mb() -> float:
+    """The most memory this process has held so far."""
+    try:  # Linux hands the peak that getrusage knows on to the processes that one starts
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError):
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+if __name__ == "__main__":
+    main()
