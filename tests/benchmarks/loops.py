@@ -206,9 +206,8 @@ def loader(options: argparse.Namespace) -> dict[str, float]:
         return pictures_per_second("ours", prepared)
 
     found = take_turns([ours, *in_fastai("loader", options)], options.runs)
-    targets = [("ours, first", "fastai, first", "(target 2)")]
-    targets += [("ours, later", "fastai, later", "(target 10)")]
-    return report("pictures a second", found, targets)
+    first, later = (("ours, first", "fastai, first"), ("ours, later", "fastai, later"))
+    return report("pictures a second", found, [(*first, "(target 2)"), (*later, "(target 10)")])
 
 
 def in_fastai(kind: str, options: argparse.Namespace) -> list[Contestant]:
