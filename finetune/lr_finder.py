@@ -1,16 +1,14 @@
 """The learning-rate range test (Smith 2015), on copies: it leaves no trace in the learner."""
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from finetune import distributed
 from finetune.data.loaders import Batches, take
-from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key, seed_everything
 from finetune.training.step import DivergenceError, Setup, TrainStep
@@ -46,18 +44,8 @@ def range_test(
         raise ValueError(f"lr_find needs 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
     if steps < 20:
         raise ValueError(f"lr_find needs at least 20 steps to judge a curve, got {steps}")
-    groups = copy.deepcopy(setup.optimizer.groups)
-    values = [dict(group.values) for group in groups]
-    optimizer = GroupOptimizer(groups, setup.optimizer.factory)
-    for group, own in zip(groups, values, strict=True):
-        group.values = own
-    copied = replace(
-        setup,
-        model=groups.model,
-        loss=copy.deepcopy(setup.loss),
-        optimizer=optimizer,
-        scaler=setup.runtime.gradient_scaler(),
-    )
+    copied = setup.copied(setup.runtime)
+    groups = copied.optimizer.groups
     schedule = Exponential(start_lr, end_lr)
     lrs: list[float] = []
     losses: list[float] = []

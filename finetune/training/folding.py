@@ -7,7 +7,7 @@ keeps it for the backward pass, which is nearly half of what a network like Effi
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -56,9 +56,12 @@ class FoldedNorms:
                     module.training = mode
         return folded if same else cls([])
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> AbstractContextManager[None]:
         """Put it around a forward pass; a norm that is in train mode by now is left alone."""
+        return self._active() if self.pairs else nullcontext()
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
         try:
             for conv, norm in self.pairs:
                 if norm.training:

@@ -51,7 +51,7 @@ class Loop:
 
     save: writes a checkpoint to a path. checkpoint: where to write one as the run goes, after every
     epoch, at an interruption, and inside long epochs every `checkpoint_seconds`. cache_features:
-    whether layers that are frozen in a phase run only once for each view of a picture.
+    keep what frozen layers give. note: for FitStart.
     """
 
     setup: Setup
@@ -190,10 +190,11 @@ class Loop:
         """Reads the losses of the pending steps in one transfer and emits their events."""
         if not self._pending:
             return
-        losses = torch.stack([loss for _, loss in self._pending])
-        values = (distributed.total(losses) / distributed.world_size()).tolist()
-        rows = [row for row, _ in self._pending]
+        rows, losses = zip(*self._pending, strict=True)
         self._pending.clear()
+        values = [losses[0].item()]
+        if len(losses) > 1 or distributed.world_size() > 1:
+            values = (distributed.total(torch.stack(losses)) / distributed.world_size()).tolist()
         answers: list[Answer] = []
         for row, value in zip(rows, values, strict=True):
             if not math.isfinite(value):
@@ -204,8 +205,7 @@ class Loop:
 
     def _between_steps(self, run: Run) -> None:
         self._check_interruption(run)
-        long_ago = time.monotonic() - self._saved_at > self.checkpoint_seconds
-        if self.checkpoint is not None and long_ago:
+        if self.checkpoint and time.monotonic() - self._saved_at > self.checkpoint_seconds:
             self._flush(run)
             self._write_checkpoint()
 

@@ -1,6 +1,5 @@
 """Before a long run: a few steps in every way of running the model, and the fastest is taken."""
 
-import copy
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import torch
 
 from finetune import distributed
 from finetune.data.loaders import Batch, take
-from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.randomness import isolated
 from finetune.training.plan import Plan
 from finetune.training.runtime import Runtime
@@ -76,7 +74,7 @@ def _best(seconds: Mapping[Runtime, float], own: Runtime) -> Runtime:
 def _seconds(setup: Setup, runtime: Runtime, batches: Sequence[Batch], frozen: int) -> float:
     """Of one step, the fastest of a few; infinite where the model can't be run this way."""
     try:
-        trial = _copy(setup, runtime)
+        trial = setup.copied(runtime)
         trial.optimizer.groups.freeze_to(frozen)
         trial.optimizer.groups.set_training_modes()
         step = TrainStep(runtime.compiled(trial.model), trial)
@@ -91,22 +89,6 @@ def _seconds(setup: Setup, runtime: Runtime, batches: Sequence[Batch], frozen: i
     except Exception:  # can't be copied, not supported, out of memory: the run itself will tell
         return math.inf
     return min(seconds)
-
-
-def _copy(setup: Setup, runtime: Runtime) -> Setup:
-    groups = copy.deepcopy(setup.optimizer.groups)
-    values = [dict(group.values) for group in groups]
-    copied = replace(
-        setup,
-        model=runtime.place(groups.model),
-        loss=copy.deepcopy(setup.loss),
-        optimizer=GroupOptimizer(groups, setup.optimizer.factory),
-        runtime=runtime,
-        scaler=runtime.gradient_scaler(),
-    )
-    for group, own in zip(groups, values, strict=True):
-        group.values = own
-    return copied
 
 
 def memory_file() -> Path:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -70,17 +70,18 @@ class Runtime:
         """The model to call: itself, or what torch.compile makes of it at its first call."""
         return torch.compile(model) if self.compile else model  # type: ignore[return-value]
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self) -> AbstractContextManager[object]:
         """Put it around a forward pass; the backward pass follows by itself."""
-        half = self.precision != "fp32"
+        ways = Convolutions() if self.convolutions else nullcontext()
+        if self.precision == "fp32":
+            return ways
+        return self._autocast(ways)
+
+    @contextmanager
+    def _autocast(self, ways: AbstractContextManager[object]) -> Iterator[None]:
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype, enabled=half):
-            if self.convolutions:
-                with Convolutions():
-                    yield
-            else:
-                yield
+        with torch.autocast(self.device.type, dtype), ways:
+            yield
 
     def gradient_scaler(self) -> torch.amp.GradScaler | None:
         """Float16 gradients underflow without one."""

@@ -1,9 +1,11 @@
 """One training step and one evaluation: forward, loss, backward, clip, update."""
 
+import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -78,6 +80,22 @@ class Setup:
         """Updates of the weights; the last one of an epoch may have fewer batches."""
         return -(-len(self.data.train) // self.settings.accumulate)
 
+    def copied(self, runtime: Runtime) -> "Setup":
+        """To train on trial, without a trace in this one: its model, optimizer and loss are new."""
+        groups = copy.deepcopy(self.optimizer.groups)
+        values = [dict(group.values) for group in groups]
+        optimizer = GroupOptimizer(groups, self.optimizer.factory)
+        for group, own in zip(groups, values, strict=True):
+            group.values = own
+        return replace(
+            self,
+            model=runtime.place(groups.model),
+            loss=copy.deepcopy(self.loss),
+            optimizer=optimizer,
+            runtime=runtime,
+            scaler=runtime.gradient_scaler(),
+        )
+
     def weights_are_finite(self) -> bool:
         """Whether the last update left numbers behind; makes the host wait for the device."""
         groups = self.optimizer.groups
@@ -107,7 +125,7 @@ class TrainStep:
         mean = self._gradients(batches, view)
         # processes must agree on an error, so several of them look at the mean of all, later
         free = mean.device.type == "cpu" and distributed.world_size() == 1
-        if free and not torch.isfinite(mean):
+        if free and not math.isfinite(mean.item()):
             self.setup.optimizer.zero_grad()
             raise DivergenceError(f"the training loss is {mean.item()}")
         self._clip()
@@ -141,22 +159,23 @@ class TrainStep:
             )
 
     def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:
-        examples = sum(map(len, batches))
-        mean = torch.zeros((), device=self.setup.runtime.device)
+        examples, device = sum(map(len, batches)), self.setup.runtime.device
+        losses = []
         for i, raw in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
-                batch = self.setup.data.prepare(raw.to(mean.device), view)
+                batch = self.setup.data.prepare(raw.to(device), view)
                 for part in batch.split(self._parts) if self._parts > 1 else [batch]:
-                    mean += self._backward(part, len(part) / examples)
-        return mean
+                    losses.append(self._backward(part, len(part) / examples))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _backward(self, batch: Batch, weight: float) -> Tensor:
         if self._folded is None:
             self._folded = self._find_norms(batch.inputs)
         with self.setup.runtime.computing(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
-        loss = self.setup.loss(_float32(outputs), batch.targets) * weight
+        loss = self.setup.loss(_float32(outputs), batch.targets)
+        loss = loss if weight == 1 else loss * weight
         (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

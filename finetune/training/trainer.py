@@ -136,7 +136,10 @@ class Trainer:
             loop.run(run)
         finally:
             self._next_epoch = run.epochs_begun
-            self._stored_callbacks = {n: c.state_dict() for n, c in _named(self._active)}
+            # the others keep their own state; a long history would take its time
+            own = set(map(id, self.callbacks))
+            passing = [(n, c) for n, c in _named(self._active) if id(c) not in own]
+            self._stored_callbacks = {name: callback.state_dict() for name, callback in passing}
 
     def save(self, path: Path) -> None:
         """Writes the state, from the first process only."""
