@@ -1,4 +1,4 @@
-"""One budget of memory for all that the process keeps from epoch to epoch."""
+"""How much memory there is, and one budget of it for all pictures that the process keeps."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 MEMORY_FRACTION = 0.25
-"""Share of the machine's memory that all caches of the process may take together."""
+"""Share of the machine's memory that all pictures of the process may take together."""
 
 _lock = threading.Lock()
 _reservations: list[tuple[weakref.ref[object], int]] = []
@@ -17,7 +17,7 @@ def reserve(owner: object, size: int) -> bool:
     """Whether `size` bytes are left of `MEMORY_FRACTION` of the memory, and now the owner's.
 
     owner: anything that takes a weak reference; what it reserved is free again when it is
-    garbage-collected or calls `release`. Several reservations of one owner add up.
+    garbage-collected. Several reservations of one owner add up.
     """
     with _lock:
         _reservations[:] = [(who, held) for who, held in _reservations if who() is not None]
@@ -26,12 +26,6 @@ def reserve(owner: object, size: int) -> bool:
             return False
         _reservations.append((weakref.ref(owner), size))
         return True
-
-
-def release(owner: object) -> None:
-    """Gives back all that the owner reserved; nothing happens where it holds nothing."""
-    with _lock:
-        _reservations[:] = [(who, held) for who, held in _reservations if who() is not owner]
 
 
 def memory_bytes() -> int:

@@ -2,8 +2,8 @@
 
 - Kernels of 5 and more that are depthwise: the library takes several times as long for the gradient
   of the weights as for the forward pass. It is itself a depthwise convolution, of each picture's
-  input with the gradient of its output as the kernel, and that one is fast. EfficientNet-Lite0,
-  128 px, AVX2: a training step takes 0.87 of the time.
+  input with the gradient of its output as the kernel, and that one is fast: 14 to 10 ms for 240
+  channels of 16 x 16, 37 to 3 ms for 1,152 of 4 x 4, both 5 x 5, a batch of 64, AVX2.
 - The gradient of a bias is a sum, which takes the library up to twice the time of the weights'.
 - Under autocast, depthwise convolutions compute in float32: backwards they are slower in bf16.
 """

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from finetune.data import memory
-from finetune.data.memory import MEMORY_FRACTION, release, reserve
+from finetune.data.memory import MEMORY_FRACTION, reserve
 
 
 class Owner:
@@ -43,18 +43,13 @@ def test_reservation_ends_with_its_owner() -> None:
     assert reserve(other, 100)
 
 
-def test_release_gives_back_all_of_one_owner() -> None:
+def test_reservations_of_one_owner_add_up_and_end_with_it() -> None:
     one, other = Owner(), Owner()
     for owner in (one, one, other):
         assert reserve(owner, 30)
-    release(one)
-    assert not reserve(one, 71)
-    assert reserve(one, 70)
-
-
-def test_release_of_nothing_does_nothing() -> None:
-    release(Owner())
-    assert reserve(Owner(), 100)
+    del one, owner
+    assert not reserve(other, 71)
+    assert reserve(other, 70)
 
 
 def test_threads_never_get_more_than_the_budget() -> None:

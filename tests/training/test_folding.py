@@ -12,6 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from finetune import Runtime
+from finetune.training import folding
 from finetune.training.folding import FoldedNorms
 
 CPU = torch.device("cpu")
@@ -172,6 +173,13 @@ class Again(nn.Module):
 )
 def test_a_convolution_that_serves_others_is_left_alone(kind: type[nn.Module]):
     assert not FoldedNorms.find(estimated(kind()), pictures()).pairs
+
+
+@pytest.mark.parametrize("kind", [Branching, Twice, Hidden, InPlace, Dropped, SometimesDropped])
+def test_every_other_use_of_a_convolutions_output_is_seen(kind: type[nn.Module]):
+    model = estimated(kind())
+    norms = {module for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert folding._watch(model, pictures(), norms) == []
 
 
 def test_a_network_that_saves_memory_by_itself_is_left_alone():
