@@ -10,7 +10,7 @@ import numpy as np
 from finetune import distributed
 from finetune.data.loaders import Batches, take
 from finetune.optim.schedules import Exponential
-from finetune.randomness import isolated, key, seed_everything
+from finetune.randomness import isolated, key
 from finetune.training.step import DivergenceError, Setup, TrainStep
 
 SMOOTHING = 0.98
@@ -62,9 +62,8 @@ def range_test(
             lr = schedule(i / steps)
             groups.set_values("lr", [lr] * len(groups))
             taken = take(batches, setup.settings.accumulate)
-            seed_everything(seed, "step", i)
             try:
-                loss = distributed.total(step(taken, 0)).item() / distributed.world_size()
+                loss = distributed.total(step(taken, 0, seed, i)).item() / distributed.world_size()
             except DivergenceError:
                 break
             if not math.isfinite(loss):

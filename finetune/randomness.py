@@ -68,23 +68,6 @@ def seed_everything(seed: int, purpose: str, *index: int) -> None:
     np.random.seed(value % 2**32)
 
 
-def random_state(device: torch.device) -> Tensor:
-    """Of the generator that dropout on this device draws from."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
-
-
-def set_random_state(state: Tensor, device: torch.device) -> None:
-    """Takes back what `random_state` gave."""
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)
-
-
 @contextmanager
 def isolated() -> Iterator[None]:
     """Puts the global generators of torch (every device), numpy and Python back on leaving.

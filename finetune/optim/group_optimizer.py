@@ -133,7 +133,10 @@ class GroupOptimizer:
             scaler.step(self.torch_optimizer)
 
     def zero_grad(self) -> None:
-        self.torch_optimizer.zero_grad(set_to_none=True)
+        """Drops the gradients; torch's own method takes as long for its profiler's marks alone."""
+        for group in self.groups:
+            for parameter in group.parameters.values():
+                parameter.grad = None
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The optimizer's state by parameter name; hyper-parameters are in the groups' values."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune import distributed
 from finetune.data.loaders import take
-from finetune.randomness import isolated, seed_everything
+from finetune.randomness import isolated
 from finetune.training.allocator import keep_freed_memory
 from finetune.training.events import (
     Answer,
@@ -159,10 +159,8 @@ class Loop:
             for i in range(run.step, steps):
                 taken = take(batches, min(accumulate, len(data.train) - i * accumulate))
                 row = self._set_values(run, phase, i)
-                # dropout draws from the global generator: its state is a function of the step
-                seed_everything(data.seed, "step", number, i, distributed.rank())
                 try:
-                    loss = step(taken, view)
+                    loss = step(taken, view, number, i)
                 except DivergenceError as error:
                     raise self._diverged(error, row) from None
                 self._pending.append((row, loss))

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
-from finetune.randomness import random_state, set_random_state
+from finetune.randomness import seed_everything
 from finetune.training.events import StepEnd
 from finetune.training.folding import FoldedNorms
 from finetune.training.runtime import Runtime
@@ -115,14 +115,15 @@ class TrainStep:
     _folded: FoldedNorms | None = None  # what the first batch shows
     _parts: int = 1  # of a batch, where memory is short
 
-    def __call__(self, batches: Sequence[Batch], view: int | None) -> Tensor:
+    def __call__(self, batches: Sequence[Batch], view: int | None, *number: int) -> Tensor:
         """Returns the mean loss as a detached scalar on the device, without waiting for it.
 
-        view: of the pictures, see `DataLoaders.prepare`. Where a batch is too large for the memory
-        of the device it goes through in parts, whose gradients add up to the same.
+        view: of the pictures, see `DataLoaders.prepare`. number: of the epoch and the step; what
+        dropout draws is a function of it. Where a batch is too large for the memory of the device
+        it goes through in parts, whose gradients add up to the same.
         Raises DivergenceError before the update where looking is free, that is on a CPU.
         """
-        mean = self._gradients(batches, view)
+        mean = self._gradients(batches, view, number)
         # processes must agree on an error, so several of them look at the mean of all, later
         free = mean.device.type == "cpu" and distributed.world_size() == 1
         if free and not math.isfinite(mean.item()):
@@ -135,11 +136,13 @@ class TrainStep:
         self.setup.optimizer.zero_grad()
         return mean
 
-    def _gradients(self, batches: Sequence[Batch], view: int | None) -> Tensor:
+    def _gradients(
+        self, batches: Sequence[Batch], view: int | None, number: Sequence[int]
+    ) -> Tensor:
         """Puts the gradients in place, in as many parts as the memory asks for."""
-        device = self.setup.runtime.device
         while True:
-            random = random_state(device)
+            # dropout draws from the global generators; an attempt that failed must not count
+            seed_everything(self.setup.data.seed, "step", *number, distributed.rank())
             try:
                 return self._accumulate(batches, view)
             except torch.OutOfMemoryError:
@@ -148,8 +151,7 @@ class TrainStep:
             # only here, outside of the handler, is what the error kept alive free again
             self._parts *= 2
             self.setup.optimizer.zero_grad()
-            set_random_state(random, device)  # a resumed run must draw the same
-            if device.type == "cuda":
+            if self.setup.runtime.device.type == "cuda":
                 torch.cuda.empty_cache()
             warnings.warn(
                 f"the device's memory is too small for a batch of {len(batches[0])}: it goes "
