@@ -3,20 +3,25 @@
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.history import History
 from finetune.callbacks.save_best import SaveBest
+from finetune.callbacks.update_norms import UpdateNorms
 from finetune.data.augment import Augmentation
 from finetune.data.decode import ImageError
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.learner import Learner
 from finetune.models.backbones import WeightsError
+from finetune.models.group_values import LayerDecay
 from finetune.models.layer_groups import LayerGroup, LayerGroups
-from finetune.optim.group_optimizer import GroupOptimizer, adamw
+from finetune.optim.factories import Matrices, adamw, muon
+from finetune.optim.group_optimizer import GroupOptimizer
+from finetune.optim.scaled_updates import ScaledUpdates
+from finetune.optim.schedules import delayed, one_cycle
 from finetune.predictor import Prediction, Predictor
 from finetune.training.checkpoint import CheckpointError
+from finetune.training.divergence import DivergenceError
 from finetune.training.events import Callback, Save, Stop
-from finetune.training.plan import Phase
+from finetune.training.phase import Phase
 from finetune.training.runtime import Runtime
-from finetune.training.step import DivergenceError
 from finetune.vision import load_learner, vision_learner
 
 __all__ = [
@@ -31,19 +36,26 @@ __all__ = [
     "History",
     "ImageDataLoaders",
     "ImageError",
+    "LayerDecay",
     "LayerGroup",
     "LayerGroups",
     "Learner",
+    "Matrices",
     "Phase",
     "Prediction",
     "Predictor",
     "Runtime",
     "Save",
     "SaveBest",
+    "ScaledUpdates",
     "Stop",
+    "UpdateNorms",
     "WeightsError",
     "adamw",
+    "delayed",
     "load_learner",
+    "muon",
+    "one_cycle",
     "vision_learner",
 ]
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from finetune.data.augment import Augmentation
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.interpret.plots import plot_predictions
+from finetune.interpret.pictures import plot_predictions
 from finetune.vision import load_learner, vision_learner
 
 BACKBONE = "tf_efficientnet_lite0"

@@ -12,16 +12,24 @@ from finetune import distributed, export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
-from finetune.interpret import plots
+from finetune.interpret.losses import plot_losses
+from finetune.interpret.movement import Moved, plot_movement
+from finetune.interpret.rates import plot_rates
+from finetune.interpret.timeline import Span
 from finetune.metrics import MetricLike, create_metrics
-from finetune.models.layer_groups import LayerGroups, LearningRates
+from finetune.models.group_values import LearningRates, PerGroup
+from finetune.models.layer_groups import LayerGroups
 from finetune.models.normalisation import NormPolicy
 from finetune.models.splitting import Split
-from finetune.optim.group_optimizer import GroupOptimizer, OptimizerFactory, adamw
+from finetune.optim.factories import adamw
+from finetune.optim.group_optimizer import GroupOptimizer, OptimizerChoice
+from finetune.optim.schedules import Schedule
 from finetune.predictor import Predictor
 from finetune.randomness import isolated
 from finetune.training import plan as plans
+from finetune.training import tables
 from finetune.training.events import Callback
+from finetune.training.phase import Plan
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.step import Loss, Setup, StepSettings, evaluate
 from finetune.training.trainer import Trainer
@@ -37,7 +45,8 @@ class Learner:
     """A model, data, an optimizer over layer groups, and the plans to train them.
 
     model: any module; a `Sequential(backbone, head)` splits itself into two layer groups.
-    loss: (outputs, targets) -> scalar mean. optimizer: a torch optimizer class or a partial of one.
+    loss: (outputs, targets) -> scalar mean. optimizer: a torch optimizer class or a partial of one,
+    or one per group, see `GroupOptimizer`; weight_decay: one value, or one per group.
     metrics: names, functions (outputs, targets) -> number, or torchmetrics objects.
     split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
     `LayerGroup`. device, precision: see `choose_runtime`; runtime: says both and more, and is then
@@ -61,11 +70,11 @@ class Learner:
         model: nn.Module,
         *,
         loss: Loss,
-        optimizer: OptimizerFactory = adamw,
+        optimizer: OptimizerChoice = adamw,
         metrics: Sequence[MetricLike] = (),
         split: Split = None,
         norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
-        weight_decay: float | None = None,
+        weight_decay: PerGroup[float] | None = None,
         device: str | torch.device | None = None,
         precision: PrecisionChoice = "auto",
         runtime: Runtime | None = None,
@@ -168,15 +177,30 @@ class Learner:
         freeze_epochs, as above.
         Raises ValueError for a model with one group only.
         """
-        if freeze_epochs is None and not (cache_features and self.trainer.can_keep_features()):
-            freeze_epochs = 1
-        plan = plans.fine_tune_plan(
-            self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
-            freeze_views=freeze_views, lr_mult=lr_mult, pct_start=pct_start, div=div,
-        )  # fmt: skip
+        plan = self._fine_tune_plan(
+            epochs, base_lr, freeze_epochs, freeze_views, lr_mult, pct_start, div, cache_features
+        )
         self.fit_plan(
             plan, cache_features=cache_features, callbacks=callbacks, checkpoint=checkpoint
         )
+
+    def _fine_tune_plan(
+        self,
+        epochs: int,
+        base_lr: float = 2e-3,
+        freeze_epochs: int | None = None,
+        freeze_views: int | None = None,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        cache_features: bool = True,
+    ) -> Plan:
+        if freeze_epochs is None and not (cache_features and self.trainer.can_keep_features()):
+            freeze_epochs = 1
+        return plans.fine_tune_plan(
+            self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
+            freeze_views=freeze_views, lr_mult=lr_mult, pct_start=pct_start, div=div,
+        )  # fmt: skip
 
     def fit_one_cycle(
         self,
@@ -238,18 +262,44 @@ class Learner:
         epochs: int,
         lr: LearningRates = 1e-3,
         *,
+        peaks: Mapping[str, PerGroup[float]] | None = None,
+        schedules: Mapping[str, PerGroup[Schedule]] | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
     ) -> None:
-        """Constant learning rates."""
+        """Constant learning rates, or any schedule for each hyper-parameter and group.
+
+        peaks: other hyper-parameters: `{"weight_decay": {"head": 0.1, "*": 0.01}}`. schedules:
+        multipliers of the peaks, functions of the progress in [0, 1], for all groups or by group:
+        `{"lr": {"head": one_cycle(), "*": delayed(0.3, one_cycle())}}`.
+        """
         plan = plans.fit_plan(
-            self.layer_groups, epochs, lr, momentum=self.optimizer.default_momentum
+            self.layer_groups, epochs, lr, peaks=peaks, schedules=schedules,
+            momentum=self.optimizer.default_momentum,
+        )  # fmt: skip
+        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+
+    def gradual_unfreeze(
+        self,
+        epochs_per_group: int = 1,
+        base_lr: float = 2e-3,
+        *,
+        lr_mult: float = 100.0,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+    ) -> None:
+        """The head alone, then one group more in each phase, until everything trains.
+
+        Rates as in `fine_tune`. What is frozen runs once a view where its outputs can be kept.
+        """
+        plan = plans.gradual_unfreeze_plan(
+            self.layer_groups, epochs_per_group=epochs_per_group, base_lr=base_lr, lr_mult=lr_mult
         )
         self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
     def fit_plan(
         self,
-        plan: plans.Plan,
+        plan: Plan,
         *,
         cache_features: bool = True,
         callbacks: Sequence[Callback] = (),
@@ -305,35 +355,73 @@ class Learner:
             raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
         return Predictor(self.model, self.data.classes, self.data.inputs)
 
+    # --- pictures and the rate finder
+
+    def plot_plan(self, plan: Plan | int | None = None) -> "Figure":
+        """Learning rate and momentum of every layer group over all phases, before training.
+
+        plan: a plan, or n for what `fine_tune(n)` would run. None: the plan of the present or last
+        run, and before the first one that of `fine_tune(1)`.
+        """
+        if plan is None:
+            plan = 1 if self.trainer.run is None else self.trainer.run.plan
+        if isinstance(plan, int):
+            plan = self._fine_tune_plan(plan)
+        plans.check(plan, self.layer_groups)
+        spans, rates, momenta = tables.plan_table(plan, self.trainer.setup.steps_per_epoch)
+        has_momentum = self.optimizer.has_momentum
+        return plot_rates(spans, self.layer_groups.names, rates, momenta if has_momentum else ())
+
     def plot_rates(self) -> "Figure":
-        """The learning rates of every layer group over all steps so far, as a matplotlib Figure."""
+        """Learning rate and momentum of every layer group over all steps so far."""
         rows = self.history.steps
-        if not rows:
-            raise ValueError("there is nothing to plot before the first fit")
-        spans: list[plots.Span] = []
-        for i, row in enumerate(rows):
-            last = rows[i - 1]
-            goes_on = (row.epoch, row.step) > (last.epoch, last.step)
-            if not i or not goes_on or (row.phase, row.frozen) != (last.phase, last.frozen):
-                spans.append(plots.Span(row.phase, row.frozen, []))
-            spans[-1].rates.append(row.lr)
-        return plots.plot_rates(spans, self.layer_groups.names)
+        momenta = [row.momentum for row in rows if row.momentum]
+        rates = [row.lr for row in rows]
+        return plot_rates(self._spans(), self.layer_groups.names, rates, momenta)
+
+    def plot_losses(self) -> "Figure":
+        """Training loss of every step so far, and what validation gave after every epoch."""
+        spans, rows = self._spans(), self.history.steps
+        valid = tables.valid_points(spans, rows, self.history.epochs)
+        return plot_losses(spans, [row.loss for row in rows], valid)
+
+    def _spans(self) -> list[Span]:
+        return tables.step_spans(self.history.steps, self.trainer.setup.steps_per_epoch)
+
+    def movement(self) -> list[Moved]:
+        """How far the parameters of each module are from where they were before the first fit.
+
+        `row.distance` is `|w - w0| / |w0|`, see `Moved`. Raises ValueError before the first fit.
+        """
+        return self.trainer.origin.movement()
+
+    def plot_movement(self) -> "Figure":
+        """Which layers moved: `movement()` as bars along the depth; of a block if they are many."""
+        return plot_movement(self.movement(), self.layer_groups.names)
 
     def lr_find(
         self,
         *,
+        factors: LearningRates | None = None,
+        group: str | None = None,
         start_lr: float = 1e-7,
         end_lr: float = 10.0,
         steps: int = 100,
         stop_factor: float = 4.0,
     ) -> lr_finder.LearningRateCurve:
-        """A learning-rate range test on copies, all trainable groups at one rate.
+        """A learning-rate range test on copies; for `fine_tune(base_lr=...)` pass `.suggestion`.
 
-        For `fine_tune(base_lr=...)`, a rate of the head, `freeze()` first and pass `.suggestion`.
+        That is a rate of the head alone at first, so `freeze()` before, or say `group="head"`.
+        factors: how the rates of the groups relate, in any way of `LayerGroups.spread`; the curve
+        is over the largest of those that train. None: as the rates in force relate, that is all
+        alike in a new learner, and as the last fit spread them. group: only this one's rate moves,
+        all others are 0.
         Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
         """
         return lr_finder.range_test(
             self.trainer.setup,
+            factors=factors,
+            group=group,
             start_lr=start_lr,
             end_lr=end_lr,
             steps=steps,

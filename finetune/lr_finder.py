@@ -4,49 +4,89 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune import distributed
 from finetune.data.loaders import Batches, take
+from finetune.interpret.range_test import plot_range_test
+from finetune.models.group_values import LearningRates
+from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
-from finetune.training.step import DivergenceError, Setup, TrainStep
+from finetune.training.divergence import DivergenceError
+from finetune.training.step import Setup, TrainStep
+from finetune.wording import did_you_mean
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMOOTHING = 0.98
 """Weight of the past in the exponential mean of the losses."""
+FEWEST = 3
+"""Points of a curve that rules can judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearningRateCurve:
     """What a range test saw: rates, smoothed losses, and what the four rules say of them.
 
+    factors: what each group that trained had of the rates, the largest 1. steps: that were planned.
     suggestion: the rate to pass to `fine_tune(base_lr=...)`, by the rule "valley".
     """
 
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     suggestions: Mapping[str, float]
+    factors: Mapping[str, float]
+    steps: int
 
     @property
     def suggestion(self) -> float:
         return self.suggestions["valley"]
 
+    def plot(self) -> "Figure":
+        """Loss over rate, pale where no rule looks, with the four suggestions marked."""
+        whole = [name for name, factor in self.factors.items() if factor == 1]
+        groups = "" if len(whole) == len(self.factors) else ", ".join(whole)
+        judged = _judged(self.steps)
+        return plot_range_test(self.lrs, self.losses, judged, self.suggestions, groups=groups)
+
 
 def range_test(
-    setup: Setup, *, start_lr: float, end_lr: float, steps: int, stop_factor: float
+    setup: Setup,
+    *,
+    factors: LearningRates | None = None,
+    group: str | None = None,
+    start_lr: float,
+    end_lr: float,
+    steps: int,
+    stop_factor: float,
 ) -> LearningRateCurve:
-    """Trains copies at `start_lr * (end_lr / start_lr) ** (i / steps)`, all groups alike.
+    """Trains copies at `start_lr * (end_lr / start_lr) ** (i / steps)` times each group's factor.
 
-    Ends early when the smoothed loss exceeds `stop_factor` times its best, or is no number.
+    factors, group: see `relative_factors`.
+    Ends early when the smoothed loss exceeds `stop_factor` times its best, or is no number. Of the
+    first tenth, a mean of few batches, no loss counts: after training those are small and noisy.
     """
     if not 0 < start_lr < end_lr:
         raise ValueError(f"lr_find needs 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
     if steps < 20:
         raise ValueError(f"lr_find needs at least 20 steps to judge a curve, got {steps}")
+    relative = relative_factors(setup.optimizer.groups, factors, group)
     copied = setup.copied(setup.runtime)
-    groups = copied.optimizer.groups
-    schedule = Exponential(start_lr, end_lr)
+    lrs, losses = _curve(copied, relative, Exponential(start_lr, end_lr), steps, stop_factor)
+    groups = zip(copied.optimizer.groups, relative, strict=True)
+    named = {group.name: factor for group, factor in groups if not group.frozen}
+    return LearningRateCurve(tuple(lrs), tuple(losses), suggest(lrs, losses, steps), named, steps)
+
+
+def _curve(
+    setup: Setup, factors: Sequence[float], schedule: Exponential, steps: int, stop_factor: float
+) -> tuple[list[float], list[float]]:
+    """Rates and smoothed losses; the setup is trained."""
+    groups, judged = setup.optimizer.groups, _judged(steps)
     lrs: list[float] = []
     losses: list[float] = []
     mean, best = 0.0, math.inf
@@ -56,11 +96,11 @@ def range_test(
         closing(_endless(setup, seed)) as batches,
         distributed.wrapped(groups.model) as net,
     ):
-        step = TrainStep(net, copied)
+        step = TrainStep(net, setup)
         groups.set_training_modes()
         for i in range(steps):
             lr = schedule(i / steps)
-            groups.set_values("lr", [lr] * len(groups))
+            groups.set_values("lr", [lr * factor for factor in factors])
             taken = take(batches, setup.settings.accumulate)
             try:
                 loss = distributed.total(step(taken, 0, seed, i)).item() / distributed.world_size()
@@ -69,13 +109,40 @@ def range_test(
             if not math.isfinite(loss):
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            smoothed = mean / (1 - SMOOTHING ** (i + 1))
             lrs.append(lr)
-            losses.append(smoothed)
-            best = min(best, smoothed)
-            if smoothed > stop_factor * best:
+            losses.append(mean / (1 - SMOOTHING ** (i + 1)))
+            if i >= judged.start:
+                best = min(best, losses[-1])
+            if losses[-1] > stop_factor * best and len(losses[judged]) >= FEWEST:
                 break
-    return LearningRateCurve(tuple(lrs), tuple(losses), suggest(lrs, losses, steps))
+    return lrs, losses
+
+
+def relative_factors(
+    groups: LayerGroups, factors: LearningRates | None, group: str | None
+) -> tuple[float, ...]:
+    """What each group has of the test's rate: at most 1, and 1 for a group that trains.
+
+    factors: in any way of `LayerGroups.spread`; None: the ratios of the rates in force. group: the
+    only one whose rate is not 0. Raises ValueError for both, for an unknown group or a frozen one.
+    """
+    if group is not None:
+        if factors is not None:
+            raise ValueError("lr_find takes factors= for all groups or group= for one, not both")
+        if group not in groups.names:
+            hint = did_you_mean(group, groups.names)
+            raise ValueError(f"no layer group is called {group!r}; {hint}")
+        if groups[groups.names.index(group)].frozen:
+            raise ValueError(
+                f"layer group {group!r} is frozen, so that its learning rate changes nothing; "
+                "unfreeze it first"
+            )
+        return tuple(float(name == group) for name in groups.names)
+    rates = groups.values_of("lr") if factors is None else groups.spread(factors)
+    largest = max(rate for rate, own in zip(rates, groups, strict=True) if not own.frozen)
+    if not largest > 0:
+        raise ValueError(f"the learning rates in force are {rates}; say their ratios with factors=")
+    return tuple(rate / largest for rate in rates)
 
 
 def _endless(setup: Setup, seed: int) -> Batches:
@@ -91,17 +158,22 @@ def suggest(lrs: Sequence[float], losses: Sequence[float], steps: int) -> dict[s
     lrs, losses: as recorded, [N]; cut before the first loss that is no number.
     Raises ValueError when fewer than 3 points are left.
     """
-    x = np.asarray(lrs[steps // 10 : -5], dtype=np.float32)
-    y = np.asarray(losses[steps // 10 : -5], dtype=np.float32)
+    x = np.asarray(lrs[_judged(steps)], dtype=np.float32)
+    y = np.asarray(losses[_judged(steps)], dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(y))
     if len(bad):
         x, y = x[: bad[0]], y[: bad[0]]
-    if len(y) < 3:
+    if len(y) < FEWEST:
         raise ValueError(
             f"the loss left the range of numbers after {len(losses)} of {steps} steps; "
             "start lr_find lower or give it more steps"
         )
     return {rule.__name__: float(rule(x, y)) for rule in (valley, slide, minimum, steep)}
+
+
+def _judged(steps: int) -> slice:
+    """The part of the curve that the rules look at."""
+    return slice(steps // 10, -5)
 
 
 def valley(lrs: np.ndarray, losses: np.ndarray) -> float:

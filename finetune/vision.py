@@ -14,10 +14,12 @@ from finetune.metrics import MetricLike
 from finetune.models import backbones
 from finetune.models.backbones import Weights, input_size_of, normalisation_of
 from finetune.models.classifier import Architecture
+from finetune.models.group_values import PerGroup
 from finetune.models.heads import HeadKind
 from finetune.models.normalisation import NormPolicy
 from finetune.models.splitting import Split, body_halves
-from finetune.optim.group_optimizer import OptimizerFactory, adamw
+from finetune.optim.factories import adamw
+from finetune.optim.group_optimizer import OptimizerChoice
 from finetune.predictor import Predictor
 from finetune.randomness import isolated, seed_everything
 from finetune.training.events import Callback
@@ -35,10 +37,10 @@ def vision_learner(
     checkpoint_activations: bool = False,
     metrics: Sequence[MetricLike] = ("accuracy",),
     loss: Loss = nn.functional.cross_entropy,
-    optimizer: OptimizerFactory = adamw,
+    optimizer: OptimizerChoice = adamw,
     split: Split = body_halves,
     norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
-    weight_decay: float | None = None,
+    weight_decay: PerGroup[float] | None = None,
     device: str | torch.device | None = None,
     precision: PrecisionChoice = "auto",
     runtime: Runtime | None = None,

@@ -8,13 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import copy_of, same_state, tiny_data, tiny_learner, tiny_model, tiny_pairs
+from matplotlib.figure import Figure
+from support import (
+    StopAt,
+    copy_of,
+    same_state,
+    tiny_data,
+    tiny_learner,
+    tiny_model,
+    tiny_pairs,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune import Callback, DataLoaders, Learner
 from finetune.training.events import FitEnd
-from finetune.training.plan import Phase
+from finetune.training.phase import Phase
+from finetune.training.plan import gradual_unfreeze_plan
 
 FITS: dict[str, Callable[[Learner], None]] = {
     "fit": lambda learner: learner.fit(3),
@@ -94,14 +104,20 @@ def test_layer_groups_print_as_a_table():
     assert lines[0].split() == [
         "group",
         "modules",
+        "layers",
         "parameters",
         "trainable",
         "norm",
+        "optimizer",
         "learning",
         "rate",
+        "momentum",
+        "weight",
+        "decay",
     ]
-    assert lines[2].split() == ["0", "0.0", "..", "0.1", "28", "0", "follow", "0.001"]
-    assert lines[4].split() == ["2", "2", "10", "10", "follow", "0.001"]
+    settings = ["follow", "AdamW", "0.001", "0.9", "0.01"]
+    assert lines[2].split() == ["0", "0.0", "..", "0.1", "2", "28", "0", *settings]
+    assert lines[4].split() == ["2", "2", "1", "10", "10", *settings]
 
 
 # --- fits
@@ -355,3 +371,104 @@ def test_the_callers_model_is_trained_in_place():
     learner.fit(1)
     assert learner.model is model
     assert not same_state(before, model.state_dict())
+
+
+# --- pictures
+
+
+def phases_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def lines_of(figure: Figure) -> list[list[float]]:
+    return [list(line.get_ydata()) for axes in figure.axes for line in axes.lines]
+
+
+def test_a_number_of_epochs_plots_what_fine_tune_would_do() -> None:
+    learner = tiny_learner(3)
+    before = copy_of(learner.model.state_dict())
+    planned = learner.plot_plan(2)
+    assert same_state(learner.model.state_dict(), before)
+    learner.fine_tune(2)
+    assert lines_of(planned) == lines_of(learner.plot_rates())
+    assert phases_of(planned) == ["frozen", "unfrozen"]
+    assert [axes.get_ylabel() for axes in planned.axes] == ["learning rate", "momentum"]
+    assert planned.axes[-1].get_xlim() == (0, learner.trainer.run.epochs_done)
+
+
+def test_a_plan_can_be_plotted() -> None:
+    learner = tiny_learner(3)
+    plan = gradual_unfreeze_plan(learner.layer_groups)
+    assert phases_of(learner.plot_plan(plan)) == ["2", "1 and above", "all"]
+
+
+def test_without_a_plan_it_is_that_of_the_last_run_or_of_one_epoch_of_fine_tune() -> None:
+    learner = tiny_learner()
+    assert phases_of(learner.plot_plan()) == ["frozen", "unfrozen"]
+    learner.fit_one_cycle(2)
+    assert phases_of(learner.plot_plan()) == ["one cycle"]
+
+
+def test_a_plan_for_other_groups_is_an_error() -> None:
+    plan = gradual_unfreeze_plan(tiny_learner(3).layer_groups)
+    with pytest.raises(ValueError, match="phase '2' has 3 values of lr for 2 groups"):
+        tiny_learner().plot_plan(plan)
+
+
+def test_without_a_momentum_none_is_plotted() -> None:
+    learner = tiny_learner(optimizer=torch.optim.Adagrad)
+    assert len(learner.plot_plan(1).axes) == 1
+    learner.fit(1)
+    assert len(learner.plot_rates().axes) == 1
+
+
+def test_two_fits_of_one_name_are_two_phases() -> None:
+    learner = tiny_learner()
+    learner.freeze()
+    learner.fit_one_cycle(1)
+    learner.unfreeze()
+    learner.fit_one_cycle(1)
+    assert phases_of(learner.plot_rates()) == ["one cycle", "one cycle"]
+    assert phases_of(learner.plot_losses()) == ["one cycle", "one cycle"]
+
+
+def test_losses_have_validation_and_metrics_after_every_epoch() -> None:
+    learner = tiny_learner(metrics=["accuracy"])
+    learner.fit(2)
+    learner.fit(1, callbacks=[StopAt(3)])
+    figure = learner.plot_losses()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+    expected = [row.valid["accuracy"] for row in learner.history.epochs]
+    assert list(figure.axes[1].lines[0].get_ydata()) == expected
+    assert figure.axes[1].get_xlim() == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["plot_rates", "plot_losses", "plot_movement", "movement"])
+def test_before_the_first_fit_there_is_nothing_to_show(name: str) -> None:
+    with pytest.raises(ValueError, match="before the first fit"):
+        getattr(tiny_learner(), name)()
+
+
+def test_movement_is_from_before_the_first_fit() -> None:
+    learner = tiny_learner(3, dropout=0.0)
+    start = copy_of(learner.model.state_dict())
+    learner.freeze_to(1)
+    learner.fit(1)
+    learner.fit(1)
+    rows = {row.module: row for row in learner.movement()}
+    assert list(rows) == ["0.0", "0.1", "1.0", "1.1", "2"]
+    assert [row.group for row in rows.values()] == ["0", "0", "1", "1", "2"]
+    assert rows["0.0"].distance == rows["0.1"].distance == 0
+    now = learner.model.state_dict()
+    both = [torch.cat([s["2.weight"].flatten(), s["2.bias"]]) for s in (start, now)]
+    expected = (both[1] - both[0]).norm() / both[0].norm()
+    assert rows["2"].distance == pytest.approx(expected.item(), rel=1e-5)
+    assert len(learner.plot_movement().axes[0].patches) == 5
+
+
+def test_movement_of_a_loaded_run_is_from_before_it_was_loaded(tmp_path: Path) -> None:
+    trained, loaded = tiny_learner(), tiny_learner()
+    trained.fit(1)
+    trained.save(tmp_path / "checkpoint")
+    loaded.load(tmp_path / "checkpoint")
+    assert loaded.movement() == trained.movement()

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from support import PARITY, needs_parity, same_state, tiny_data, tiny_learner, tiny_pairs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune import DataLoaders, Learner
-from finetune.lr_finder import suggest
+from finetune.lr_finder import LearningRateCurve, relative_factors, suggest
+from finetune.models.layer_groups import LayerGroups
 
 FILE = PARITY / "lr_suggestions.json"
 CURVES = json.loads(FILE.read_text())["curves"] if FILE.is_file() else []
@@ -83,6 +85,128 @@ def test_the_same_test_twice_gives_the_same_curve():
     assert learner.lr_find() == learner.lr_find()
 
 
+# --- groups
+
+
+def factors_of(learner: Learner, **which: object) -> tuple[float, ...]:
+    arguments = {"factors": None, "group": None, **which}
+    return relative_factors(learner.layer_groups, **arguments)
+
+
+def test_the_groups_of_a_new_learner_have_one_rate():
+    assert tiny_learner(3).lr_find(steps=20).factors == {"0": 1.0, "1": 1.0, "2": 1.0}
+
+
+def test_after_a_fit_the_groups_keep_the_ratios_of_its_rates():
+    learner = tiny_learner(3)
+    learner.fine_tune(1, lr_mult=100)
+    assert factors_of(learner) == pytest.approx((0.01, 0.1, 1.0))
+
+
+@pytest.mark.parametrize("given", [slice(0.01, 1), [1, 10, 100], {"2": 0.5, "1": 0.05, "0": 0.005}])
+def test_factors_are_any_form_of_spread_with_the_largest_one(given: object):
+    assert factors_of(tiny_learner(3), factors=given) == pytest.approx((0.01, 0.1, 1.0))
+
+
+def test_the_largest_factor_is_that_of_a_group_that_trains():
+    learner = tiny_learner(3)
+    learner.freeze_to(1)
+    assert factors_of(learner, factors=[100.0, 5.0, 1.0])[1:] == (1.0, 0.2)
+
+
+def test_one_group_moves_alone():
+    assert factors_of(tiny_learner(3), group="1") == (0.0, 1.0, 0.0)
+
+
+def test_the_rates_of_the_test_have_these_factors(monkeypatch):
+    learner, seen = tiny_learner(3), []
+    monkeypatch.setattr(
+        LayerGroups, "set_values", lambda self, name, values: seen.append((name, list(values)))
+    )
+    curve = learner.lr_find(steps=20, factors=slice(0.01, 1), stop_factor=math.inf)
+    expected = [[lr * factor for factor in (0.01, 0.1, 1.0)] for lr in curve.lrs]
+    assert [name for name, _ in seen] == ["lr"] * 20
+    for (_, values), row in zip(seen, expected, strict=True):
+        assert values == pytest.approx(row)
+
+
+def test_a_group_without_a_name_here_gets_a_hint():
+    learner = tiny_learner(split={"0": "body", "1": "head"})
+    with pytest.raises(ValueError, match=r"no layer group is called 'haed'; did you mean 'head'\?"):
+        learner.lr_find(group="haed")
+
+
+def test_a_frozen_group_has_no_curve():
+    learner = tiny_learner()
+    learner.freeze()
+    with pytest.raises(ValueError, match="layer group '0' is frozen"):
+        learner.lr_find(group="0")
+
+
+def test_factors_and_group_are_one_too_many():
+    with pytest.raises(ValueError, match="factors= for all groups or group= for one, not both"):
+        tiny_learner().lr_find(factors=slice(0.1, 1), group="1")
+
+
+def test_rates_of_0_have_no_ratios():
+    learner = tiny_learner()
+    learner.layer_groups.set_values("lr", [0.0, 0.0])
+    with pytest.raises(ValueError, match=r"rates in force are \(0.0, 0.0\); say their ratios"):
+        learner.lr_find()
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["new", "trained"])
+@pytest.mark.parametrize("frozen", [0, 2])
+@pytest.mark.parametrize("options", [{"accumulate": 3}, {"precision": "bf16"}], ids=repr)
+def test_it_works_at_any_time(trained: bool, frozen: int, options: dict):
+    learner = tiny_learner(3, **options)
+    if trained:
+        learner.fine_tune(1)
+    learner.freeze_to(frozen)
+    curve = learner.lr_find(steps=40)
+    assert curve.lrs[0] <= curve.suggestion <= curve.lrs[-1]
+    assert list(curve.factors) == ["0", "1", "2"][frozen:]
+
+
+# --- its picture
+
+
+def crowded() -> LearningRateCurve:
+    lrs = [1e-7 * 10 ** (8 * i / 100) for i in range(100)]
+    losses = [2.0 - i / 100 for i in range(99)] + [1e9]
+    found = {"valley": 1e-3, "slide": 1e-3, "minimum": 1.1e-3, "steep": lrs[0]}
+    return LearningRateCurve(tuple(lrs), tuple(losses), found, {"body": 0.1, "head": 1.0}, 100)
+
+
+def test_the_picture_names_each_suggestion_with_its_value():
+    (axes,) = crowded().plot().axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["valley\n0.001", "slide\n0.001", "minimum\n0.0011", "steep\n1e-07"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate of head", "loss, smoothed")
+    assert axes.get_xscale() == "log"
+
+
+def test_labels_of_the_same_rate_do_not_overlap():
+    figure = crowded().plot()
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without arrows
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_the_part_that_the_rules_look_at_is_solid():
+    curve = crowded()
+    pale, solid = curve.plot().axes[0].lines[:2]
+    assert (len(pale.get_xdata()), pale.get_alpha()) == (100, 0.5)
+    assert list(solid.get_xdata()) == list(curve.lrs[10:-5])
+
+
+def test_one_loss_that_exploded_does_not_press_down_the_rest():
+    assert crowded().plot().axes[0].get_ylim()[1] < 3
+
+
 # --- no trace
 
 
@@ -101,6 +225,10 @@ def traces(learner: Learner) -> dict:
             "requires_grad": [p.requires_grad for p in learner.model.parameters()],
             "training": {name: module.training for name, module in modules.items()},
             "values": [dict(group.values) for group in learner.layer_groups],
+            "peaks": [dict(group.peaks) for group in learner.layer_groups],
+            "groups": [(group.norm, group.optimizer) for group in learner.layer_groups],
+            "run": None if learner.trainer.run is None else repr(learner.trainer.run),
+            "origin": dict(learner.trainer.origin._kept),
             "history": (learner.history.steps, learner.history.epochs),
             "torch": torch.get_rng_state(),
             "numpy": str(np.random.get_state()),
@@ -126,9 +254,10 @@ def learner_with_generator(**options: object) -> Learner:
     return tiny_learner(groups=3, data=data, **options)
 
 
+@pytest.mark.parametrize("which", [{}, {"group": "2"}, {"factors": slice(0.01, 1)}], ids=repr)
 @pytest.mark.parametrize("frozen", [0, 2])
 @pytest.mark.parametrize("end_lr", [10.0, 1e30], ids=["calm", "diverging"])
-def test_it_leaves_no_trace(tmp_path: Path, monkeypatch, frozen: int, end_lr: float):
+def test_it_leaves_no_trace(tmp_path: Path, monkeypatch, frozen: int, end_lr: float, which: dict):
     monkeypatch.chdir(tmp_path)
     learner = learner_with_generator(accumulate=2)
     learner.fit(1)
@@ -136,7 +265,7 @@ def test_it_leaves_no_trace(tmp_path: Path, monkeypatch, frozen: int, end_lr: fl
     learner.model.train()
     learner.model[1].eval()
     before = traces(learner)
-    learner.lr_find(end_lr=end_lr)
+    learner.lr_find(end_lr=end_lr, **which).plot()
     after = traces(learner)
     assert {name for name in before if not same(before[name], after[name])} == set()
 
@@ -180,8 +309,29 @@ def test_a_data_set_shorter_than_the_test_is_gone_through_again():
 def test_it_ends_when_the_loss_explodes():
     curve = tiny_learner().lr_find(end_lr=1e4)
     assert len(curve.lrs) < 100
-    assert curve.losses[-1] > 4 * min(curve.losses)
-    assert all(loss <= 4 * min(curve.losses) for loss in curve.losses[:-1])
+    late = curve.losses[10:]  # the rules do not look at what is before
+    assert late[-1] > 4 * min(late)
+    assert all(loss <= 4 * min(late) for loss in late[:-1])
+
+
+class Scripted:
+    """Loss by loss, whatever the model says."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses = losses
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum() * 0 + self.losses.pop(0)
+
+
+def test_a_few_good_batches_of_a_trained_model_do_not_end_it():
+    losses = [1e-6] * 5 + [1.0] * 95
+    assert len(tiny_learner(loss=Scripted(losses)).lr_find().lrs) == 100
+
+
+def test_an_early_explosion_leaves_enough_to_judge():
+    losses = [1.0] * 11 + [1e6] * 89
+    assert len(tiny_learner(loss=Scripted(losses)).lr_find().lrs) == 18
 
 
 class Breaking:

@@ -1,4 +1,4 @@
-"""Backbones: a timm name -> a module that turns pictures into pooled features [B, F]."""
+"""Backbones: a name -> a module that turns pictures into pooled features [B, F]."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from finetune.models import torchvision_backbones
 from finetune.wording import did_you_mean
 
 Weights: TypeAlias = "Literal['pretrained'] | str | Path | Mapping[str, Tensor] | None"
@@ -18,7 +19,10 @@ class WeightsError(RuntimeError):
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError, with the nearest names, for a backbone that timm does not have."""
+    """Raises ValueError, with the nearest names, for a backbone that nobody has."""
+    if name.startswith(torchvision_backbones.PREFIX):
+        torchvision_backbones.check_name(name)
+        return
     architecture = name.partition(".")[0]
     if timm.is_model(architecture):
         try:
@@ -34,25 +38,32 @@ def check_name(name: str) -> None:
 def create_backbone(name: str, *, image_size: int, weights: Weights = "pretrained") -> nn.Module:
     """The backbone without its classifier; it pools by itself.
 
-    name: any timm model name, with or without a tag of pretrained weights. image_size: pixels;
-    architectures that are built for one size are built for this one. weights: "pretrained"
-    downloads through timm; a path (.safetensors, .pth) or a mapping of tensors is used instead;
-    None leaves random weights. Raises ValueError for an unknown name and WeightsError when the
-    weights can't be had: never are weights random in silence.
+    name: any timm model name, with or without a tag of pretrained weights, or one of torchvision's
+    as "torchvision/resnet50". image_size: pixels; timm's architectures that are built for one size
+    are built for this one. weights: "pretrained" downloads them; a path (.safetensors, .pth) or a
+    mapping of tensors is used instead; None leaves random weights. Raises ValueError for an unknown
+    name and WeightsError when the weights can't be had: never are weights random in silence.
     """
     check_name(name)
-    options: dict[str, Any] = {"num_classes": 0}
-    if _is_built_for_one_size(name) and image_size != input_size_of(name):
-        options["img_size"] = image_size
     if isinstance(weights, str) and weights == "pretrained":
-        return _pretrained(name, options)
-    backbone: nn.Module = timm.create_model(name, pretrained=False, **options)
+        return _pretrained(name, image_size)
+    backbone = _build(name, image_size, pretrained=False)
     if weights is not None:
         is_file = isinstance(weights, str | Path)
         source = f"the file {str(weights)!r} does" if is_file else "the given tensors do"
         state = read_weights(weights) if isinstance(weights, str | Path) else weights
         _load(backbone, name, state, source)
     return backbone
+
+
+def _build(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
+    if name.startswith(torchvision_backbones.PREFIX):
+        return torchvision_backbones.create(name, image_size=image_size, pretrained=pretrained)
+    options: dict[str, Any] = {"num_classes": 0}
+    if _is_built_for_one_size(name) and image_size != input_size_of(name):
+        options["img_size"] = image_size
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    return model
 
 
 def normalisation_of(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -62,8 +73,10 @@ def normalisation_of(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[floa
 
 
 def input_size_of(name: str) -> int:
-    """Side of the pictures that a timm model was trained with, in pixels."""
+    """Side of the pictures that a backbone was trained with, in pixels."""
     check_name(name)
+    if name.startswith(torchvision_backbones.PREFIX):
+        return torchvision_backbones.input_size(name)
     config = timm.models.get_pretrained_cfg(name)
     return int(config.input_size[-1]) if config is not None else 224
 
@@ -90,13 +103,13 @@ def features_of(backbone: nn.Module, image_size: int) -> int:
 def checkpoint_activations(backbone: nn.Module) -> None:
     """Computes most outputs again in the backward pass instead of keeping them.
 
-    Raises ValueError for an architecture that timm can't do that with.
+    Raises ValueError for an architecture that can't do that, as torchvision's can't.
     """
     try:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):
         name = type(backbone).__name__
-        raise ValueError(f"timm can't checkpoint activations of {name}; leave it out") from None
+        raise ValueError(f"activations of {name} can't be checkpointed; leave it out") from None
 
 
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
@@ -134,15 +147,16 @@ def _load(backbone: nn.Module, name: str, state: Mapping[str, Tensor], source: s
     backbone.load_state_dict({key: state[key] for key in own})
 
 
-def _pretrained(name: str, options: dict[str, Any]) -> nn.Module:
+def _pretrained(name: str, image_size: int) -> nn.Module:
     ways_out = (
         "give a file with weights='weights.safetensors' (or .pth), or ask for random weights with "
         "weights=None"
     )
-    if timm.models.get_pretrained_cfg(name) is None:
+    in_timm = not name.startswith(torchvision_backbones.PREFIX)
+    if in_timm and timm.models.get_pretrained_cfg(name) is None:
         raise WeightsError(f"timm has no pretrained weights for {name!r}; {ways_out}")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, **options)
+        return _build(name, image_size, pretrained=True)
     except OSError as error:  # as hub and network errors are
         first = str(error).strip().partition("\n")[0]
         raise WeightsError(
@@ -153,7 +167,6 @@ def _pretrained(name: str, options: dict[str, Any]) -> nn.Module:
         raise WeightsError(
             f"can't load pretrained weights of {name!r}: {first}; {ways_out}"
         ) from error
-    return model
 
 
 def _config(backbone: nn.Module) -> Mapping[str, Any]:

@@ -4,13 +4,14 @@ The one handle for everything that differs along the depth of a network: freezin
 rates, weight decay, normalisation policy, optimizer membership, tables and checkpoints.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, overload
+from typing import TypeVar, overload
 
 from torch import nn
 
+from finetune.models import group_table, group_values
+from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.normalisation import (
     NormPolicy,
     default_policy,
@@ -21,8 +22,9 @@ from finetune.models.normalisation import (
 from finetune.models.partition import modules_of_groups, partition_parameters
 from finetune.models.splitting import NamedMembers, Split, split_model
 from finetune.models.weight_decay import undecayed_parameters
+from finetune.wording import did_you_mean
 
-LearningRates: TypeAlias = float | slice | Sequence[float]
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,7 @@ class LayerGroup:
     "train" uses batch statistics and trains weight and bias even while the group is frozen;
     "follow" is "train" while the group trains and "eval" while it is frozen.
     values: the hyper-parameters in force, such as lr; `GroupOptimizer` reads them at every step.
+    peaks: their largest values in the phase that runs or ran last. optimizer: its name.
     """
 
     name: str
@@ -47,6 +50,8 @@ class LayerGroup:
     norm_parameters: frozenset[str]
     frozen: bool = False
     values: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    optimizer: str = "-"
 
     @property
     def parameter_count(self) -> int:
@@ -193,57 +198,53 @@ class LayerGroups(Sequence[LayerGroup]):
         """One learning rate per group, first layers first.
 
         A number: the same everywhere. `slice(lo, hi)`: geometric from lo to hi. `slice(hi)`: hi for
-        the last group, hi / 10 for the others. A sequence: one per group. All must be positive.
+        the last group, hi / 10 for the others. `LayerDecay(hi, factor)`: every group `factor` times
+        the next one. A sequence: one per group. A mapping: by group name, module path or "*", see
+        `per_group`. All must be positive.
         """
-        count = len(self)
-        if isinstance(lr, slice):
-            rates = _spread_slice(lr, count)
-        elif isinstance(lr, Iterable):
-            rates = [float(rate) for rate in lr]
-            if len(rates) != count:
-                raise ValueError(
-                    f"got {len(rates)} learning rates for {count} groups ({', '.join(self.names)})"
-                )
-        else:
-            rates = [float(lr)] * count
-        if not all(rate > 0 and math.isfinite(rate) for rate in rates):
-            raise ValueError(f"learning rates must be positive and finite, got {lr!r}")
-        return tuple(float(rate) for rate in rates)  # no numpy number gets into a plan
+        return group_values.spread(self._parameter_names(), lr)
+
+    def per_group(self, given: PerGroup[T], what: str) -> tuple[T, ...]:
+        """One value per group from any way of saying it, see `group_values.per_group`."""
+        return group_values.per_group(self._parameter_names(), given, what)
+
+    def _parameter_names(self) -> dict[str, Iterable[str]]:
+        return {group.name: group.parameters for group in self}
+
+    def set(self, name: str, given: PerGroup[float]) -> None:
+        """Sets a hyper-parameter of the optimizer ("weight_decay", "eps"), see `per_group`.
+
+        It stays until it is set again, or a plan that has it runs; optimizer state is kept.
+        Raises ValueError for one that no group's optimizer has.
+        """
+        self._check_hyper_parameter(name)
+        message = f"{name} must not be negative, and finite, got {given!r}"
+        values = self.per_group(given, name)
+        self.set_values(name, group_values.numbers(values, lambda value: value >= 0, message))
+
+    def values_of(self, name: str) -> tuple[float, ...]:
+        """A hyper-parameter of every group. Raises ValueError for one that no group has."""
+        self._check_hyper_parameter(name)
+        return tuple(group.values.get(name, 0.0) for group in self)
+
+    def _check_hyper_parameter(self, name: str) -> None:
+        known = dict.fromkeys(key for group in self for key in group.values)
+        if name not in known:
+            used = ", ".join(dict.fromkeys(group.optimizer for group in self))
+            raise ValueError(f"{used} has no hyper-parameter {name!r}; {did_you_mean(name, known)}")
 
     def set_values(self, name: str, values: Sequence[float]) -> None:
         """Sets one hyper-parameter, one value per group."""
         for group, value in zip(self, values, strict=True):
             group.values[name] = value
 
+    def set_peaks(self, peaks: Mapping[str, Sequence[float]]) -> None:
+        """What the table shows: hyper-parameter -> one value per group."""
+        for i, group in enumerate(self):
+            group.peaks = {name: values[i] for name, values in peaks.items()}
+
     def __str__(self) -> str:
-        import io
+        return group_table.as_text(self)
 
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("group")
-        table.add_column("modules")
-        for column in ("parameters", "trainable", "norm", "learning rate"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for g in self:
-            lr = f"{g.values['lr']:.3g}" if "lr" in g.values else "-"
-            sizes = (f"{g.parameter_count:,}", f"{g.trainable_count:,}")
-            table.add_row(g.name, g.span, *sizes, g.norm, lr)
-        stream = io.StringIO()
-        Console(file=stream, width=100, color_system=None).print(table)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
-
-
-def _spread_slice(lr: slice, count: int) -> list[float]:
-    low, high = lr.start, lr.stop
-    if lr.step is not None or high is None or not high > 0 or (low is not None and not low > 0):
-        raise ValueError(
-            f"learning rates need slice(hi) or slice(lo, hi) with positive rates: {lr}"
-        )
-    if low is None:
-        return [high / 10] * (count - 1) + [float(high)]
-    if count == 1:
-        return [float(high)]
-    return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+    def _repr_html_(self) -> str:
+        return group_table.as_html(self)

@@ -1,34 +1,33 @@
-"""GroupOptimizer: layer groups x a torch optimizer class -> a torch optimizer with one step."""
+"""GroupOptimizer: layer groups x torch optimizers, whose membership never changes, as one."""
 
-import inspect
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.group_values import PerGroup, numbers
+from finetune.models.layer_groups import LayerGroups
+from finetune.optim.factories import OptimizerFactory, adamw
+from finetune.optim.membership import make_rows
 
-OptimizerFactory: TypeAlias = Callable[..., Optimizer]
-
-adamw: OptimizerFactory = partial(
-    torch.optim.AdamW, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01
-)
-"""The default: decoupled weight decay (Loshchilov and Hutter 2017), fastai's betas and eps."""
+OptimizerChoice: TypeAlias = PerGroup[OptimizerFactory]
+"""One factory for all groups, or one per group in any way of `LayerGroups.per_group`."""
 
 
 class GroupOptimizer:
-    """A torch optimizer over layer groups whose membership and order never change.
+    """Torch optimizers over layer groups; their membership and order never change.
 
     The hyper-parameters of step t are the groups' `values` at that moment: nothing else is
-    consulted, and no hidden multiplier exists. Freezing only drops gradients, so the state of a
-    frozen parameter is there again when it is unfrozen. Fused kernels are used where torch has
-    them for the parameters' device, else torch's own choice.
+    consulted, and no hidden multiplier exists. Every number that an optimizer has per group is one
+    of them, by torch's name; its betas are "momentum", "beta2", ... Freezing only drops gradients,
+    so the state of a frozen parameter is there again when it is unfrozen.
 
-    groups: the layer groups. factory: a torch optimizer class, or a `functools.partial` of one.
-    weight_decay: replaces the factory's own; parameters in `no_decay` always have 0.
+    groups: the layer groups. factory: a torch optimizer class, a `functools.partial` of one or
+    `Matrices`, or one of them per group: `{"head": torch.optim.AdamW, "*": torch.optim.SGD}`.
+    weight_decay: replaces the factory's own, one value or one per group; parameters in `no_decay`
+    always have 0. Raises ValueError for a hyper-parameter that the optimizer does not have.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
@@ -44,93 +43,92 @@ class GroupOptimizer:
     def __init__(
         self,
         groups: LayerGroups,
-        factory: OptimizerFactory = adamw,
+        factory: OptimizerChoice = adamw,
         *,
-        weight_decay: float | None = None,
+        weight_decay: PerGroup[float] | None = None,
     ) -> None:
-        if weight_decay is not None and weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
         self.groups, self.factory = groups, factory
-        self._names: list[str] = []
-        param_groups: list[dict[str, Any]] = []
-        self._owner: list[tuple[int, bool]] = []  # torch's param group -> layer group, decays
-        for i, group in enumerate(groups):
-            for decays in (True, False):
-                named = {
-                    n: p for n, p in group.parameters.items() if (n in group.no_decay) != decays
-                }
-                if named:
-                    param_groups.append({"params": list(named.values())})
-                    self._names += named
-                    self._owner.append((i, decays))
-                    if not decays:
-                        param_groups[-1]["weight_decay"] = 0.0
-        self.torch_optimizer = _build(factory, param_groups)
-        self._momentum_key = next(
-            (k for k in ("betas", "momentum") if k in self.torch_optimizer.defaults), None
-        )
-        if weight_decay is not None and "weight_decay" not in self.torch_optimizer.defaults:
-            name = type(self.torch_optimizer).__name__
-            raise ValueError(f"{name} has no weight_decay; leave weight_decay={weight_decay} out")
-        if "weight_decay" in self.torch_optimizer.defaults and weight_decay is None:
-            weight_decay = self.torch_optimizer.defaults["weight_decay"]
-        for group, _, torch_group in self._rows():
-            group.values["lr"] = float(torch_group["lr"])
-            if self._momentum_key is not None:
-                group.values["momentum"] = self._momentum(torch_group)
-            if weight_decay is not None:
-                group.values["weight_decay"] = float(weight_decay)
+        self._rows = make_rows(groups, groups.per_group(factory, "optimizer"))
+        self.torch_optimizers = tuple({id(r.optimizer): r.optimizer for r in self._rows}.values())
+        self._set_initial_values()
+        if weight_decay is not None:
+            self._set_weight_decay(weight_decay)
+
+    def _set_initial_values(self) -> None:
+        for row in sorted(self._rows, key=lambda row: not row.decays):
+            name = type(row.optimizer).__name__
+            if "lr" not in row.optimizer.defaults:
+                raise ValueError(
+                    f"{name} has no lr for each group; scale its updates instead: "
+                    f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
+                )
+            values, own = row.group.values, row.param_group
+            # a group's first optimizer, that of what decays, is the one that counts
+            for key in row.keys:
+                values.setdefault(key, float(own[key]))
+            for i, beta in enumerate(own.get("betas", ())):
+                values.setdefault(f"beta{i + 1}" if i else "momentum", float(beta))
+        for group in self.groups:
+            used = (type(row.optimizer).__name__ for row in self._rows if row.group is group)
+            group.optimizer = ", ".join(dict.fromkeys(used))
+
+    def _set_weight_decay(self, given: PerGroup[float]) -> None:
+        message = f"weight_decay must not be negative, got {given}"
+        values = self.groups.per_group(given, "weight decay")
+        decays = numbers(values, lambda value: value >= 0, message)
+        for group, value in zip(self.groups, decays, strict=True):
+            if "weight_decay" not in group.values:
+                raise ValueError(
+                    f"{group.optimizer} has no weight_decay; leave weight_decay={value} out"
+                )
+            group.values["weight_decay"] = value
+
+    @property
+    def name(self) -> str:
+        return ", ".join(dict.fromkeys(type(one).__name__ for one in self.torch_optimizers))
 
     @property
     def has_momentum(self) -> bool:
         """Whether there is a momentum (or beta1) for a schedule to move."""
-        return self._momentum_key is not None
+        return any({"momentum", "betas"} & one.defaults.keys() for one in self.torch_optimizers)
 
     @property
-    def default_momentum(self) -> float | None:
-        """The momentum that the optimizer was made with, None if it has none."""
-        return self._momentum(self.torch_optimizer.defaults) if self.has_momentum else None
+    def default_momentum(self) -> tuple[float, ...] | None:
+        """The momentum that each group's optimizer was made with, None if none has any."""
+        found: dict[str, float] = {}
+        for row in self._rows:
+            defaults = row.optimizer.defaults
+            momentum = defaults.get("betas", (defaults.get("momentum"),))[0]
+            if momentum is not None:
+                found.setdefault(row.group.name, float(momentum))
+        return tuple(found.get(name, 0.0) for name in self.groups.names) if found else None
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return self.torch_optimizer.param_groups
-
-    def _rows(self) -> list[tuple[LayerGroup, bool, dict[str, Any]]]:
-        owned = zip(self._owner, self.param_groups, strict=True)
-        return [(self.groups[i], decays, torch_group) for (i, decays), torch_group in owned]
-
-    def _momentum(self, torch_group: dict[str, Any]) -> float:
-        value = torch_group[str(self._momentum_key)]
-        return float(value[0] if isinstance(value, tuple) else value)
+        return [row.param_group for row in self._rows]
 
     def apply_values(self) -> None:
-        """Copies the groups' values into the torch optimizer; `step` does it before stepping."""
-        for group, decays, torch_group in self._rows():
-            torch_group["lr"] = group.values["lr"]
-            if self._momentum_key == "betas":
-                torch_group["betas"] = (group.values["momentum"], *torch_group["betas"][1:])
-            elif self._momentum_key == "momentum":
-                torch_group["momentum"] = group.values["momentum"]
-                self._make_momentum_buffers(torch_group)
-            if decays and "weight_decay" in group.values:
-                torch_group["weight_decay"] = group.values["weight_decay"]
-
-    def _make_momentum_buffers(self, torch_group: dict[str, Any]) -> None:
-        """RMSprop makes them at its first step only, and fails if momentum comes later."""
-        if not isinstance(self.torch_optimizer, torch.optim.RMSprop) or not torch_group["momentum"]:
-            return
-        for parameter in torch_group["params"]:
-            state = self.torch_optimizer.state.get(parameter)
-            if state and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
+        """Copies the groups' values into the torch optimizers; `step` does it before stepping."""
+        for row in self._rows:
+            row.apply_values()
 
     def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """One update of every parameter that has a gradient."""
         self.apply_values()
         if scaler is None:
-            self.torch_optimizer.step()
+            for optimizer in self.torch_optimizers:
+                optimizer.step()
         else:
-            scaler.step(self.torch_optimizer)
+            scaler.step(self._as_one())
+
+    def unscale(self, scaler: torch.amp.GradScaler) -> None:
+        """Gradients as they are without the scaler."""
+        scaler.unscale_(self._as_one())
+
+    def _as_one(self) -> Any:
+        """For a scaler, which must skip the step of all where one gradient is not finite."""
+        several = len(self.torch_optimizers) > 1
+        return _Together(self.torch_optimizers) if several else self.torch_optimizers[0]
 
     def zero_grad(self) -> None:
         """Drops the gradients; torch's own method takes as long for its profiler's marks alone."""
@@ -140,56 +138,54 @@ class GroupOptimizer:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The optimizer's state by parameter name; hyper-parameters are in the groups' values."""
-        state = self.torch_optimizer.state
-        parameters = self._parameters()
-        return {n: dict(state[p]) for n, p in parameters.items() if p in state}
+        return {
+            name: dict(row.optimizer.state[parameter])
+            for row in self._rows
+            for name, parameter in row.parameters.items()
+            if parameter in row.optimizer.state
+        }
 
     def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
         """Takes back what `state_dict` gave, by name, so that it survives a change of order.
 
         Raises ValueError when a name is unknown or a tensor's shape does not fit.
         """
-        parameters = self._parameters()
+        parameters = {name: p for row in self._rows for name, p in row.parameters.items()}
         unknown = sorted(set(saved) - set(parameters))
         if unknown:
             raise ValueError(f"optimizer state of parameters that are not here: {unknown[:5]}")
-        position = {name: i for i, name in enumerate(self._names)}
         for name, entries in saved.items():
             for key, value in entries.items():
-                if (
-                    isinstance(value, Tensor)
-                    and value.dim()
-                    and not _fits(value.shape, parameters[name].shape)
-                ):
+                if isinstance(value, Tensor) and not _fits(value.shape, parameters[name].shape):
                     raise ValueError(
                         f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
                         f"the parameter {tuple(parameters[name].shape)}"
                     )
-        whole = self.torch_optimizer.state_dict()
-        whole["state"] = {position[name]: dict(entries) for name, entries in saved.items()}
-        self.torch_optimizer.load_state_dict(whole)
+        for optimizer in self.torch_optimizers:
+            names = [name for r in self._rows if r.optimizer is optimizer for name in r.names]
+            whole = optimizer.state_dict()
+            whole["state"] = {i: dict(saved[n]) for i, n in enumerate(names) if n in saved}
+            optimizer.load_state_dict(whole)
 
-    def _parameters(self) -> dict[str, Tensor]:
-        flat = [p for group in self.param_groups for p in group["params"]]
-        return dict(zip(self._names, flat, strict=True))
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Several optimizers, for a gradient scaler."""
+
+    optimizers: tuple[Optimizer, ...]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
 
 
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:
-    """The parameter's shape, or 1 along some of its dimensions, as Adafactor has it."""
-    return len(state) == len(parameter) and all(
-        a in (1, b) for a, b in zip(state, parameter, strict=True)
+    """A number, the parameter's shape, or 1 along some of its dimensions, as Adafactor has it."""
+    return not state or (
+        len(state) == len(parameter)
+        and all(a in (1, b) for a, b in zip(state, parameter, strict=True))
     )
-
-
-def _build(factory: OptimizerFactory, param_groups: list[dict[str, Any]]) -> Optimizer:
-    arguments = inspect.signature(factory).parameters
-    given = factory.keywords if isinstance(factory, partial) else {}
-    made = factory.func if isinstance(factory, partial) else factory
-    # fused SGD can't start the momentum of some parameters of a group later than that of others
-    fusable = "fused" in arguments and made is not torch.optim.SGD
-    if fusable and given.get("fused") is None and not given.get("foreach"):
-        try:
-            return factory(param_groups, fused=True)
-        except RuntimeError:  # no fused kernel for this device or dtype: torch says so here
-            pass
-    return factory(param_groups)

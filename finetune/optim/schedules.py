@@ -96,6 +96,44 @@ class Exponential:
         return float(self.start * (self.end / self.start) ** progress)
 
 
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """0 until `start`, then the whole of another schedule: a group that begins to train later.
+
+    >>> late = delayed(0.5, FlatCosine(0.0, 0.0))
+    >>> [late(t) for t in (0, 0.25, 0.5, 1)]
+    [0.0, 0.0, 1.0, 0.0]
+    """
+
+    start: float
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        _check_fraction("start", self.start)
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.start:
+            return 0.0
+        rest = 1 - self.start
+        return self.schedule((progress - self.start) / rest if rest else 1.0)
+
+
+def delayed(start: float, schedule: Schedule) -> Delayed:
+    """`schedule`, squeezed into the progress from `start` to 1; nothing happens before."""
+    return Delayed(start, schedule)
+
+
+def check(schedule: Schedule, what: str) -> None:
+    """Raises ValueError for a schedule whose value is negative or no number anywhere in [0, 1]."""
+    for progress in (i / 100 for i in range(101)):
+        value = schedule(progress)
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ValueError(
+                f"the schedule of {what} gives {value!r} at progress {progress}; a schedule is a "
+                "function from progress in [0, 1] to a multiplier, 0 or more, of the peak value"
+            )
+
+
 def one_cycle(*, div: float = 25.0, div_final: float = 1e5, pct_start: float = 0.25) -> OneCycle:
     """The learning rate of one cycle: `peak / div -> peak -> peak / div_final`."""
     for name, value in (("div", div), ("div_final", div_final)):
@@ -113,7 +151,7 @@ def one_cycle_momentum(
     return OneCycle(high, low, high, pct_start)
 
 
-_BUILT_IN = {cls.__name__: cls for cls in (Constant, OneCycle, FlatCosine, Exponential)}
+_BUILT_IN = {cls.__name__: cls for cls in (Constant, OneCycle, FlatCosine, Exponential, Delayed)}
 
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
@@ -122,6 +160,9 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
     >>> to_dict(Constant(0.9))
     {'name': 'Constant', 'value': 0.9}
     """
+    if isinstance(schedule, Delayed):
+        inner = to_dict(schedule.schedule)
+        return {"name": "Delayed", "start": schedule.start, "schedule": inner}
     if type(schedule) in _BUILT_IN.values():
         return {"name": type(schedule).__name__, **asdict(schedule)}  # type: ignore[call-overload]
     return {"name": getattr(schedule, "__qualname__", type(schedule).__qualname__), "custom": True}
@@ -136,4 +177,6 @@ def from_dict(data: dict[str, Any]) -> Schedule:
             f"schedule {name!r} is your own function and can't be read from a file; "
             "make the same call again with checkpoint=, which brings the function along"
         )
+    if "schedule" in arguments:
+        arguments["schedule"] = from_dict(arguments["schedule"])
     return _BUILT_IN[name](**arguments)

@@ -8,6 +8,7 @@
             Precompute              (now and then, while the frozen layers are run once)
             for each step:          (one update of the weights: `accumulate` batches)
                 StepEnd
+                GroupUpdates        (at steps that a callback asked for with `updates_every`)
             (validation)
             EpochEnd
     FitEnd                          (always, to every callback, also after an error)
@@ -89,6 +90,20 @@ class StepEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupUpdates:
+    """How large a step was, one value per layer group; NaN for those that are frozen.
+
+    gradient: norm, before clipping. ratio: `|w_new - w| / |w|`.
+    """
+
+    phase: str
+    epoch: int
+    step: int
+    gradient: tuple[float, ...]
+    ratio: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EpochEnd:
     """train_loss: mean over the epoch's steps. valid: "loss" and each metric, or empty."""
 
@@ -106,7 +121,9 @@ class FitEnd:
     reason: str
 
 
-Event: TypeAlias = FitStart | PhaseStart | EpochStart | Precompute | StepEnd | EpochEnd | FitEnd
+Event: TypeAlias = (
+    FitStart | PhaseStart | EpochStart | Precompute | StepEnd | GroupUpdates | EpochEnd | FitEnd
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +148,14 @@ class Callback:
     """Base of callbacks: override the methods of the events you care about.
 
     State that must survive a resume goes through `state_dict` and `load_state_dict`.
+    updates_every: n > 0 asks for `GroupUpdates` at every n-th step of an epoch, from its first.
 
     >>> class StopWhenGood(Callback):
     ...     def on_epoch_end(self, event: EpochEnd) -> Answer:
     ...         return Stop("good enough") if event.valid["accuracy"] > 0.9 else None
     """
+
+    updates_every: int = 0
 
     def on_fit_start(self, event: FitStart) -> Answer:
         return None
@@ -150,6 +170,9 @@ class Callback:
         return None
 
     def on_step_end(self, event: StepEnd) -> Answer:
+        return None
+
+    def on_group_updates(self, event: GroupUpdates) -> Answer:
         return None
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:
@@ -179,6 +202,8 @@ def deliver(callback: Callback, event: Event) -> Answer:
             return callback.on_precompute(event)
         case StepEnd():
             return callback.on_step_end(event)
+        case GroupUpdates():
+            return callback.on_group_updates(event)
         case EpochEnd():
             return callback.on_epoch_end(event)
         case FitEnd():

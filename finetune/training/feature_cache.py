@@ -1,60 +1,98 @@
 """The frozen prefix of a model runs once a view; what follows trains on its kept outputs."""
 
+import random
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from finetune import distributed
 from finetune.data.loaders import Batch, Batches, DataLoaders, IndexedLoader
 from finetune.data.memory import memory_bytes
+from finetune.randomness import isolated, seed_everything
 from finetune.training.events import Precompute
-from finetune.training.plan import Phase
-from finetune.training.step import Setup, forward
+from finetune.training.folding import FoldedNorms, eval_mode, results_of, same_results
+from finetune.training.phase import Phase
+from finetune.training.prefix import Prefix, Suffix
+from finetune.training.step import Setup, folded_norms
 
 FRACTION = 0.125
 """Share of the machine's memory that the features of one phase may take."""
 
+Computing: TypeAlias = Callable[[], AbstractContextManager[object]]
 
-def split_frozen(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential] | None:
-    """(what gives the same output whatever is trained, the rest), None if there is no such prefix.
 
-    A prefix ends where a `Sequential` goes from one child to the next, nested ones included, before
-    the first parameter that trains and the first module in train mode.
+def find_suffix(model: nn.Module, pictures: Tensor, computing: Computing) -> Suffix | None:
+    """What may train on kept features; None where the results would not be those of the model.
+
+    model: with the modes and flags of training; it is left as it was. pictures: [N, ...], some to
+    try it on. computing: what goes around a forward pass.
     """
-    layers = list(_chain(model))
-    frozen = list(takewhile(_is_constant, layers))
-    worthwhile = any(True for layer in frozen for _ in layer.parameters())
-    if not worthwhile or len(frozen) == len(layers):
-        return None
-    return nn.Sequential(*frozen), nn.Sequential(*layers[len(frozen) :])
+    with _untouched(model), torch.no_grad():
+        try:
+            with computing():
+                suffix = Suffix.find(model, pictures[[0, -1]])
+            if suffix is None:
+                return None
+            # one more than was watched: a size that has nothing to do with their number shows
+            return suffix if _is_proven(suffix, pictures[[0, -1, 0]], computing) else None
+        except Exception:  # NaN that is changed in place, no room: all will run in every step
+            return None
 
 
-def _chain(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that are called one after the other, each with the output of the last."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    bare = not any(hooks) and not module._backward_pre_hooks and "forward" not in vars(module)
-    if type(module).forward is nn.Sequential.forward and bare:
-        for child in module._modules.values():  # children() leaves out what comes again
-            assert child is not None
-            yield from _chain(child)
-    else:
-        yield module
+def _is_proven(suffix: Suffix, pictures: Tensor, computing: Computing) -> bool:
+    """Outputs and gradients are those of the whole model, and features are always the same."""
+    whole = FoldedNorms([])
+    with suffix.active():
+        with eval_mode(suffix.model):
+            with computing():
+                features = suffix.prefix(pictures)
+            with computing():  # each by itself, since autocast keeps weights that it converted
+                expected = results_of(suffix.model, pictures, whole)
+            with computing():
+                found = results_of(suffix, features, whole)
+        if not same_results(expected, found):
+            return False
+        seed_everything(0, "prefix")
+        undrawn = _next_numbers(pictures.device)
+        seed_everything(0, "prefix")
+        with computing():
+            again = suffix.prefix(pictures)
+        if _next_numbers(pictures.device) != undrawn or not torch.equal(features, again):
+            return False
+        with computing():  # in train mode, too, nothing may go round the boundary
+            outputs = tree_leaves(suffix(features))
+    return not any(isinstance(o, Tensor) and bool(o.isnan().any()) for o in outputs)
 
 
-def _is_constant(module: nn.Module) -> bool:
-    """Whether a picture's output depends on the picture only."""
-    trains = any(parameter.requires_grad for parameter in module.parameters())
-    return not trains and not any(map(_depends_on_more, module.modules()))
+def _next_numbers(device: torch.device) -> list[float]:
+    """Of the generators that dropout may draw from."""
+    on_device, on_cpu = torch.rand((), device=device), torch.rand(())
+    return [float(on_device), float(on_cpu), random.random(), float(np.random.rand())]
 
 
-def _depends_on_more(part: nn.Module) -> bool:
-    without_statistics = isinstance(part, _BatchNorm) and part.running_mean is None
-    return part.training or without_statistics
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Buffers and random generators are as before on leaving."""
+    buffers = [
+        (owner._buffers, name, buffer, buffer.clone())
+        for owner in model.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    with isolated():
+        try:
+            yield
+        finally:
+            for own, name, buffer, value in buffers:
+                own[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @dataclass(slots=True)
@@ -76,23 +114,23 @@ class FeatureLoader:
 class FeatureCache:
     """The features of one phase: `fill` before each epoch, then train with `setup`.
 
-    setup: the whole one, but its model is what trains, and its data are features. first: the
-    number of the phase's first epoch. Make one with `create`.
+    setup: the whole one, but its model is what trains, and its data are features; torch.compile
+    can't follow that model, which runs as it is. first: the number of the phase's first epoch. Make
+    one with `create`, and do both inside `suffix.active()`.
     """
 
     def __init__(
         self,
         whole: Setup,
-        parts: tuple[nn.Sequential, nn.Sequential],
+        suffix: Suffix,
         train: IndexedLoader,
         valid: IndexedLoader | None,
         phase: Phase,
         first: int,
     ) -> None:
-        self.whole, self.train, self.valid, self.phase, self.first = (
-            whole, train, valid, phase, first,
-        )  # fmt: skip
-        self.prefix, suffix = parts
+        self.whole, self.suffix, self.train, self.valid = whole, suffix, train, valid
+        self.phase, self.first = phase, first
+        self._folded: FoldedNorms | None = None  # what the first pictures show
         self.views = min(phase.views or phase.epochs, phase.epochs)
         # small enough for a processor's cache, large enough to keep a graphics card busy
         self._chunk = 32 if whole.runtime.device.type == "cpu" else 256
@@ -104,35 +142,31 @@ class FeatureCache:
             None if valid is None else FeatureLoader(valid, lambda _: kept_valid[None]),
         )
         data = DataLoaders(*loaders, seed=whole.data.seed, classes=whole.data.classes)
-        self.setup = replace(whole, model=suffix, data=data)
+        runtime = replace(whole.runtime, compile=False)
+        self.setup = replace(whole, model=suffix, data=data, runtime=runtime)
 
     @classmethod
     def create(cls, setup: Setup, phase: Phase, first: int) -> "FeatureCache | None":
         """None where no prefix is frozen, the pictures have no numbers, or there is no room."""
         train, valid = setup.data.train, setup.data.valid
-        parts = split_frozen(setup.model)
-        if parts is None or not isinstance(train, IndexedLoader):
+        if not isinstance(train, IndexedLoader):
             return None
         if valid is not None and not isinstance(valid, IndexedLoader):
             return None
-        distributed.share_weights(parts[0])
-        cache = cls(setup, parts, train, valid, phase, first)
-        views = 1 if phase.views is None else cache.views
-        count = views * len(train.targets) + (0 if valid is None else len(valid.targets))
-        size = cache._bytes_of_one()
+        distributed.share_weights(setup.model)
+        suffix = _find_suffix_for(setup, train)
+        cache = None if suffix is None else cls(setup, suffix, train, valid, phase, first)
         # a fixed limit: what a plan is like must not depend on what else is kept at the moment
-        refused = size is None or size * count > FRACTION * memory_bytes()
+        refused = cache is None or cache.bytes > FRACTION * memory_bytes()
         # processes must agree, or they would wait for each other in different places
         return None if distributed.any_process(refused, setup.runtime.device) else cache
 
-    def _bytes_of_one(self) -> int | None:
-        """Of one picture's features; None if they are no tensor with a row for each picture."""
-        numbers = torch.arange(min(2, len(self.train.targets)))
-        with closing(self.train.fetch([numbers])) as batches:
-            features = self._run(next(batches), None).inputs
-        if not isinstance(features, Tensor) or len(features) != len(numbers):
-            return None
-        return 4 * features[0].numel()
+    @property
+    def bytes(self) -> int:
+        """Of all features that are kept at a time."""
+        views = 1 if self.phase.views is None else self.views
+        valid = 0 if self.valid is None else len(self.valid.targets)
+        return 4 * self.suffix.features.shape.numel() * (views * len(self.train.targets) + valid)
 
     def fill(self, number: int) -> Generator[Precompute, None, None]:
         """Makes sure that the features of epoch `number` are there, and those for validation."""
@@ -169,5 +203,19 @@ class FeatureCache:
     @torch.no_grad()
     def _run(self, raw: Batch, view: int | None) -> Batch:
         batch = self.whole.data.prepare(raw.to(self.whole.runtime.device), view)
-        with self.whole.runtime.computing():
-            return replace(batch, inputs=forward(self.prefix, batch.inputs))
+        if self._folded is None:
+            prefix = replace(self.whole, model=Prefix(self.suffix))
+            self._folded = folded_norms(prefix, batch.inputs, training=False)
+        with self.whole.runtime.computing(), self._folded.active():
+            return replace(batch, inputs=self.suffix.prefix(batch.inputs))
+
+
+def _find_suffix_for(setup: Setup, train: IndexedLoader) -> Suffix | None:
+    """Tried on the first pictures."""
+    numbers = torch.arange(min(2, len(train.targets)))
+    with closing(train.fetch([numbers])) as batches:
+        raw = next(batches).to(setup.runtime.device)
+    pictures = setup.data.prepare(raw, None).inputs
+    if not isinstance(pictures, Tensor):
+        return None
+    return find_suffix(setup.model, pictures, setup.runtime.computing)

@@ -29,31 +29,29 @@ class FoldedNorms:
     Weights and buffers stay where they are, under their names; only what the layers see differs.
     """
 
-    def __init__(self, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
-        self.pairs = pairs
+    def __init__(self, pairs: list[tuple[nn.Module, nn.Module]], *, training: bool = True) -> None:
+        self.pairs, self.training = pairs, training
+        self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # by convolution
 
     @classmethod
-    def find(cls, model: nn.Module, inputs: Tensor) -> "FoldedNorms":
+    def find(cls, model: nn.Module, inputs: Tensor, *, training: bool = True) -> "FoldedNorms":
         """Pairs of a convolution that trains and a norm in eval mode that alone gets its output.
 
         inputs: a few pictures, to see which layer feeds which, and that outputs and gradients stay
-        the same: if they don't, nothing is folded. The model is left as it was.
+        the same: if they don't, nothing is folded. training: False finds all pairs, also those with
+        a frozen convolution, for as long as weights and statistics stay as they are. The model is
+        left as it was.
         """
         norms = [m for m in model.modules() if type(m) in _NORMS and not m.training]
         norms = [norm for norm in norms if norm.running_mean is not None]
         if computes_again(model) or not norms:
             return cls([])
-        modes = {module: module.training for module in model.modules()}
-        with isolated():
-            try:
-                for module in modes:  # not eval(), which may do more
-                    module.training = False
-                folded = cls(_watch(model, inputs, set(norms)))
-                same = folded.pairs and _same(_results(model, inputs, cls([])),
-                                              _results(model, inputs, folded))  # fmt: skip
-            finally:
-                for module, mode in modes.items():
-                    module.training = mode
+        with isolated(), eval_mode(model):
+            folded = cls(_watch(model, inputs, set(norms), training), training=training)
+            if not folded.pairs:
+                return folded
+            plain = results_of(model, inputs, cls([]), training)
+            same = same_results(plain, results_of(model, inputs, folded, training))
         return folded if same else cls([])
 
     def active(self) -> AbstractContextManager[None]:
@@ -67,7 +65,9 @@ class FoldedNorms:
                 if norm.training:
                     continue
                 # an instance's own attributes come before its registered parameters
-                weight, bias = _folded(conv, norm)
+                weight, bias = self._kept.get(conv) or _folded(conv, norm)
+                if not self.training:
+                    self._kept[conv] = weight, bias
                 conv.__dict__.update(weight=weight, bias=bias)
                 norm.__dict__["forward"] = _Activation(norm)
             yield
@@ -98,6 +98,19 @@ def _folded(conv: nn.Module, norm: Any) -> tuple[Tensor, Tensor]:
     return weight * scale.view(-1, 1, 1, 1), shift if norm.bias is None else shift + norm.bias
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """As model.eval(), which may do more; the modes are as before on leaving."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def computes_again(model: nn.Module) -> bool:
     """Whether outputs are computed again in the backward pass, where no context of ours is open."""
     flags = ("grad_checkpointing", "gradient_checkpointing")  # timm's, transformers'
@@ -107,9 +120,9 @@ def computes_again(model: nn.Module) -> bool:
 class _Consumers(TorchFunctionMode):
     """Notes every use of a convolution's output that is not its norm's."""
 
-    def __init__(self, norms: set[nn.Module]) -> None:
+    def __init__(self, norms: set[nn.Module], training: bool) -> None:
         super().__init__()
-        self.norms = norms
+        self.norms, self.training = norms, training
         self.source: dict[int, nn.Module] = {}  # id of an output -> its convolution
         self.outputs: list[Tensor] = []  # held, so that no other gets its id
         self.inside: nn.Module | None = None  # the norm that is running
@@ -140,7 +153,8 @@ class _Consumers(TorchFunctionMode):
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if module is self.inside:
             self.inside = None
-        if type(module) in _CONVOLUTIONS and _trains(module) and _is_free(module, own=1):
+        wanted = _trains(module) if self.training else "weight" in module._parameters
+        if type(module) in _CONVOLUTIONS and wanted and is_free(module, own=1):
             self.source[id(output)] = module
             self.outputs.append(output)
             self.used.setdefault(module, [])
@@ -148,10 +162,10 @@ class _Consumers(TorchFunctionMode):
 
 @torch.no_grad()
 def _watch(
-    model: nn.Module, inputs: Tensor, norms: set[nn.Module]
+    model: nn.Module, inputs: Tensor, norms: set[nn.Module], training: bool = True
 ) -> list[tuple[nn.Module, nn.Module]]:
     """Convolutions whose output goes to one of the norms only; both are called once."""
-    seen = _Consumers({norm for norm in norms if _is_free(norm)})
+    seen = _Consumers({norm for norm in norms if is_free(norm)}, training)
     hooks = [module.register_forward_pre_hook(seen.enter) for module in model.modules()]
     hooks += [module.register_forward_hook(seen.leave) for module in model.modules()]
     try:
@@ -168,22 +182,26 @@ def _watch(
     ]
 
 
-def _results(model: nn.Module, inputs: Tensor, folded: FoldedNorms) -> list[Tensor]:
+def results_of(
+    model: nn.Module, inputs: Tensor, folded: FoldedNorms, training: bool = True
+) -> list[Tensor]:
     """Output, and the gradient of every weight that trains; none where it is no single tensor."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    with torch.enable_grad():
+    weights = [p for p in model.parameters() if p.requires_grad and training]
+    with torch.set_grad_enabled(bool(weights)):
         with folded.active():
             output = model(inputs)
         if not isinstance(output, Tensor):
             return []
-        found = torch.autograd.grad(output.square().mean(), weights, allow_unused=True)
+        loss = output.square().mean()
+        found = torch.autograd.grad(loss, weights, allow_unused=True) if weights else ()
     return [output.detach(), *(g for g in found if g is not None)]
 
 
-def _same(expected: list[Tensor], found: list[Tensor]) -> bool:
+def same_results(expected: list[Tensor], found: list[Tensor]) -> bool:
     if not expected or len(expected) != len(found):
         return False
-    floor = 1e-5 * max(float(e.norm()) for e in expected[1:])  # gradients that are all rounding
+    # of gradients that are all rounding
+    floor = 1e-5 * max((float(e.norm()) for e in expected[1:]), default=0.0)
     return all(
         float((e - f).norm()) <= 1e-2 * float(e.norm()) + floor
         for e, f in zip(expected, found, strict=True)
@@ -195,7 +213,7 @@ def _trains(conv: nn.Module) -> bool:
     return weight is not None and weight.requires_grad
 
 
-def _is_free(module: nn.Module, own: int = 0) -> bool:
+def is_free(module: nn.Module, own: int = 0) -> bool:
     """Nobody listens to what goes in and out. own: how many hooks of each kind are ours."""
     forward = max(len(module._forward_hooks), len(module._forward_pre_hooks)) <= own
     backward = module._backward_hooks or module._backward_pre_hooks

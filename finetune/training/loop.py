@@ -3,17 +3,15 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from finetune import distributed
 from finetune.data.loaders import take
 from finetune.randomness import isolated
 from finetune.training.allocator import keep_freed_memory
+from finetune.training.divergence import DivergenceError
 from finetune.training.events import (
     Answer,
     Callback,
@@ -31,9 +29,11 @@ from finetune.training.events import (
 )
 from finetune.training.feature_cache import FeatureCache
 from finetune.training.interrupt import Interruption, deferred_signals
-from finetune.training.plan import Phase
+from finetune.training.pending import Pending
+from finetune.training.phase import Phase
 from finetune.training.run import Run
-from finetune.training.step import DivergenceError, Setup, TrainStep, evaluate
+from finetune.training.step import Setup, TrainStep, evaluate
+from finetune.training.update_meter import UpdateMeter
 
 DELAY = 16
 """Steps whose losses are read together on an accelerator; a CPU has no reason to wait."""
@@ -62,7 +62,7 @@ class Loop:
     note: str = ""
     checkpoint_seconds: float = 60.0
     _interruption: Interruption = field(default_factory=Interruption)
-    _pending: list[tuple[StepEnd, Tensor]] = field(default_factory=list)
+    _pending: Pending = field(default_factory=Pending)
     _saved_at: float = 0.0
 
     def run(self, run: Run) -> None:
@@ -107,6 +107,7 @@ class Loop:
             phase = run.plan[run.phase]
             groups.freeze_to(phase.frozen)
             groups.set_training_modes()
+            groups.set_peaks(phase.largest())
             self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch))
             self._phase(run, phase)  # what it keeps in memory ends with it
 
@@ -114,9 +115,10 @@ class Loop:
         cached = self.cache_features and phase.frozen
         features = FeatureCache.create(self.setup, phase, run.phase_number) if cached else None
         setup = self.setup if features is None else features.setup
+        active = nullcontext() if features is None else features.suffix.active()
         # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
-        with distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
-            step = TrainStep(net, setup)
+        with active, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
+            step = TrainStep(net, setup, UpdateMeter(self.callbacks))
             index = run.phase
             while run.phase == index:
                 try:
@@ -163,7 +165,7 @@ class Loop:
                     loss = step(taken, view, number, i)
                 except DivergenceError as error:
                     raise self._diverged(error, row) from None
-                self._pending.append((row, loss))
+                self._pending.add(row, loss, step.meter.take())
                 run.step = i + 1
                 look = (i + 1) % DELAY == 0 or run.step == steps
                 if look or loss.device.type == "cpu":
@@ -185,20 +187,15 @@ class Loop:
         return StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum, phase.frozen)
 
     def _flush(self, run: Run) -> None:
-        """Reads the losses of the pending steps in one transfer and emits their events."""
-        if not self._pending:
-            return
-        rows, losses = zip(*self._pending, strict=True)
-        self._pending.clear()
-        values = [losses[0].item()]
-        if len(losses) > 1 or distributed.world_size() > 1:
-            values = (distributed.total(torch.stack(losses)) / distributed.world_size()).tolist()
+        """Reads the numbers of the pending steps and emits their events."""
         answers: list[Answer] = []
-        for row, value in zip(rows, values, strict=True):
-            if not math.isfinite(value):
-                raise self._diverged(DivergenceError(f"the training loss is {value}"), row)
-            run.loss_sum += value
-            answers += self._tell(replace(row, loss=value))
+        for event in self._pending.read():
+            if isinstance(event, StepEnd):
+                if not math.isfinite(event.loss):
+                    error = DivergenceError(f"the training loss is {event.loss}")
+                    raise self._diverged(error, event)
+                run.loss_sum += event.loss
+            answers += self._tell(event)
         self._act(answers)  # only now: the later steps are done, and belong in what is saved
 
     def _between_steps(self, run: Run) -> None:

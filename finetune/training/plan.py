@@ -1,99 +1,62 @@
-"""Phase and plans: what is going to happen, as data to be printed, plotted, stored, resumed."""
+"""The plans that the fits run: what is going to happen, to be printed, plotted, stored, resumed."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Mapping
 
-from finetune.models.layer_groups import LayerGroups, LearningRates
-from finetune.optim import schedules
-from finetune.optim.schedules import Constant, FlatCosine, Schedule, one_cycle, one_cycle_momentum
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """Some epochs under one rule.
-
-    frozen: how many groups, counted from the first, are frozen. peaks: hyper-parameter -> one value
-    per group. schedules: hyper-parameter -> multiplier over the phase's progress in [0, 1].
-    The value of hyper-parameter h of group g is `peaks[h][g] * schedules[h](progress)`.
-    views: None shows every epoch new random views of the pictures, k > 1 goes round k of them,
-    and 1 is the view of validation.
-    """
-
-    name: str
-    epochs: int
-    frozen: int
-    peaks: Mapping[str, tuple[float, ...]]
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    views: int | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
-        if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
-            raise ValueError(f"views must be a positive whole number or None, got {self.views!r}")
-        unknown = sorted(set(self.schedules) - set(self.peaks))
-        if unknown:
-            raise ValueError(f"schedules without a peak: {', '.join(unknown)}")
-
-    def values(self, progress: float) -> dict[str, tuple[float, ...]]:
-        """Hyper-parameter -> value per group at this point of the phase."""
-        multipliers = {name: self.schedules.get(name, Constant())(progress) for name in self.peaks}
-        return {n: tuple(peak * multipliers[n] for peak in self.peaks[n]) for n in self.peaks}
-
-    def at(self, epoch: int, step: int, steps: int) -> dict[str, tuple[float, ...]]:
-        """The values of step i of n in epoch e of E, at progress `(e + i / n) / E`."""
-        return self.values((epoch + step / steps) / self.epochs)
-
-    def view(self, epoch: int, first: int) -> int | None:
-        """What the phase's epoch sees, see `DataLoaders.prepare`. first: number of epoch 0."""
-        if self.views == 1:
-            return None
-        return first + (epoch if self.views is None else epoch % self.views)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "epochs": self.epochs,
-            "frozen": self.frozen,
-            "peaks": {name: list(peaks) for name, peaks in self.peaks.items()},
-            "schedules": {name: schedules.to_dict(s) for name, s in self.schedules.items()},
-            "views": self.views,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Phase":
-        return cls(
-            data["name"],
-            data["epochs"],
-            data["frozen"],
-            {name: tuple(peaks) for name, peaks in data["peaks"].items()},
-            {name: schedules.from_dict(s) for name, s in data["schedules"].items()},
-            data.get("views"),
-        )
-
-
-Plan: TypeAlias = tuple[Phase, ...]
+from finetune.models.group_values import LearningRates, PerGroup
+from finetune.models.layer_groups import LayerGroups
+from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
+from finetune.training.phase import Phase, Plan
 
 KEPT_EPOCHS = 4
 """Of the head on kept features: one of them takes 2 % of what it takes to run the backbone."""
 
 
-def plan_values(
-    plan: Plan, steps_per_epoch: int
-) -> Iterator[tuple[Phase, dict[str, tuple[float, ...]]]]:
-    """The hyper-parameters of every step of a plan, without running it."""
+def check(plan: Plan, groups: LayerGroups) -> None:
+    """Raises ValueError for a plan that these groups can't follow.
+
+    A momentum is no reason, where the optimizer has none: the cycles have one for any.
+    """
     for phase in plan:
-        for epoch in range(phase.epochs):
-            for step in range(steps_per_epoch):
-                yield phase, phase.at(epoch, step, steps_per_epoch)
+        for name, values in phase.peaks.items():
+            if len(values) != len(groups):
+                raise ValueError(
+                    f"phase {phase.name!r} has {len(values)} values of {name} for {len(groups)} "
+                    f"groups ({', '.join(groups.names)})"
+                )
+            if name != "momentum":
+                groups.values_of(name)
 
 
 def fit_plan(
-    groups: LayerGroups, epochs: int, lr: LearningRates, *, momentum: float | None = 0.9
+    groups: LayerGroups,
+    epochs: int,
+    lr: LearningRates,
+    *,
+    peaks: Mapping[str, PerGroup[float]] | None = None,
+    schedules: Mapping[str, PerGroup[Schedule]] | None = None,
+    momentum: PerGroup[float] | None = 0.9,
 ) -> Plan:
-    """One phase at constant rates and constant momentum."""
-    return (_with_momentum("fit", groups, epochs, lr, Constant(), momentum),)
+    """One phase, with every hyper-parameter constant but those that have a schedule.
+
+    peaks: of hyper-parameters besides lr, momentum among them, in any way of
+    `LayerGroups.per_group`; a schedule of one that is not there is over its present value.
+    schedules: hyper-parameter -> multiplier over the progress, for all groups or by group:
+    `{"lr": {"head": one_cycle(), "*": delayed(0.3, one_cycle())}}`.
+    """
+    given = {"lr": groups.spread(lr)}
+    if momentum is not None:
+        given["momentum"] = groups.per_group(momentum, "momentum")
+    for name, values in (peaks or {}).items():
+        if name == "lr":
+            raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
+        given[name] = tuple(map(float, groups.per_group(values, name)))
+    found: dict[str, Schedule | tuple[Schedule, ...]] = {}
+    for name, own in (schedules or {}).items():
+        if name not in given:
+            given[name] = groups.values_of(name)
+        each = groups.per_group(own, f"schedule of {name}")
+        found[name] = each[0] if all(one == each[0] for one in each) else each
+    return (Phase("fit", epochs, groups.frozen_count, given, found),)
 
 
 def one_cycle_plan(
@@ -172,6 +135,32 @@ def fine_tune_plan(
     )
 
 
+def gradual_unfreeze_plan(
+    groups: LayerGroups,
+    *,
+    epochs_per_group: int = 1,
+    base_lr: float = 2e-3,
+    lr_mult: float = 100.0,
+) -> Plan:
+    """The head alone, then one group more in each phase, until everything trains.
+
+    The head's rate peaks at `base_lr` while it is alone and at half of it later; the groups below
+    have up to `lr_mult` less, each its own rate in all phases.
+    Source: gradual unfreezing (Howard and Ruder 2018, ULMFiT), with cycles as in `fine_tune`.
+    """
+    if len(groups) < 2:
+        raise ValueError("there is one layer group only, so nothing can be frozen; pass split=")
+    plan: Plan = ()
+    for frozen in reversed(range(len(groups))):
+        alone = frozen == len(groups) - 1
+        name = "all" if not frozen else f"{groups[frozen].name}{'' if alone else ' and above'}"
+        rates = slice(base_lr) if alone else slice(base_lr / 2 / lr_mult, base_lr / 2)
+        plan += one_cycle_plan(
+            groups, epochs_per_group, rates, pct_start=0.3, div=5.0, frozen=frozen, name=name
+        )
+    return plan
+
+
 def flat_cosine_plan(
     groups: LayerGroups,
     epochs: int,
@@ -179,7 +168,7 @@ def flat_cosine_plan(
     *,
     div_final: float = 1e5,
     pct_start: float = 0.75,
-    momentum: float | None = 0.9,
+    momentum: PerGroup[float] | None = 0.9,
 ) -> Plan:
     """Flat, then cosine to `lr / div_final` from `pct_start` on."""
     schedule = FlatCosine(pct_start, 1 / div_final)
@@ -193,7 +182,7 @@ def restarts_plan(
     lr: LearningRates,
     *,
     cycle_mult: int = 2,
-    momentum: float | None = 0.9,
+    momentum: PerGroup[float] | None = 0.9,
 ) -> Plan:
     """Cosine to 0 with restarts, every cycle longer (SGDR, Loshchilov and Hutter 2016)."""
     if not isinstance(cycles, int) or cycles < 1:
@@ -212,7 +201,7 @@ def _with_momentum(
     epochs: int,
     lr: LearningRates,
     schedule: Schedule,
-    momentum: float | None,
+    momentum: PerGroup[float] | None,
 ) -> Phase:
     """A phase whose momentum is constant; None for an optimizer that has none.
 
@@ -220,5 +209,5 @@ def _with_momentum(
     """
     peaks = {"lr": groups.spread(lr)}
     if momentum is not None:
-        peaks["momentum"] = (momentum,) * len(groups)
+        peaks["momentum"] = groups.per_group(momentum, "momentum")
     return Phase(name, epochs, groups.frozen_count, peaks, {"lr": schedule})

@@ -16,7 +16,7 @@ import torch
 from finetune import distributed
 from finetune.data.loaders import Batch, take
 from finetune.randomness import isolated
-from finetune.training.plan import Plan
+from finetune.training.phase import Plan
 from finetune.training.runtime import Runtime
 from finetune.training.step import Setup, TrainStep
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.training.plan import Plan
+from finetune.training.phase import Plan
 
 
 @dataclass(slots=True)

@@ -5,8 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -17,26 +16,13 @@ from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.randomness import seed_everything
-from finetune.training.events import StepEnd
+from finetune.training.divergence import DivergenceError
 from finetune.training.folding import FoldedNorms
 from finetune.training.runtime import Runtime
+from finetune.training.update_meter import UpdateMeter
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> mean loss over the batch, a scalar."""
-
-
-class DivergenceError(ArithmeticError):
-    """The training loss is NaN or infinite."""
-
-    def at(self, row: StepEnd, groups: Sequence[str], checkpoint: Path | None) -> "DivergenceError":
-        """With the place where it happened, and what to do."""
-        named = list(zip(groups, row.lr, strict=True))[row.frozen :]
-        rates = ", ".join(f"{name} {lr:.2g}" for name, lr in named)
-        kept = "" if checkpoint is None else f"; the last checkpoint, {checkpoint}, is intact"
-        return DivergenceError(
-            f"{self} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
-            f"(learning rates: {rates}); lower the learning rate or set clip_norm{kept}"
-        )
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
@@ -107,11 +93,13 @@ class Setup:
 class TrainStep:
     """One update of the weights from a few batches, which count as one batch of their total size.
 
-    net: the model, or a wrapper around it that averages gradients over processes.
+    net: the model, or a wrapper around it that averages gradients over processes. meter: measures
+    the updates that callbacks want to see.
     """
 
     net: nn.Module
     setup: Setup
+    meter: UpdateMeter = field(default_factory=UpdateMeter)
     _folded: FoldedNorms | None = None  # what the first batch shows
     _parts: int = 1  # of a batch, where memory is short
 
@@ -129,11 +117,13 @@ class TrainStep:
         if free and not math.isfinite(mean.item()):
             self.setup.optimizer.zero_grad()
             raise DivergenceError(f"the training loss is {mean.item()}")
-        self._clip()
-        self.setup.optimizer.step(self.setup.scaler)
-        if self.setup.scaler is not None:
-            self.setup.scaler.update()
-        self.setup.optimizer.zero_grad()
+        optimizer, scaler = self.setup.optimizer, self.setup.scaler
+        with self.meter.measuring(optimizer.groups, number[-1], scaler):
+            self._clip()
+            optimizer.step(scaler)
+        if scaler is not None:
+            scaler.update()
+        optimizer.zero_grad()
         return mean
 
     def _gradients(
@@ -173,7 +163,7 @@ class TrainStep:
 
     def _backward(self, batch: Batch, weight: float) -> Tensor:
         if self._folded is None:
-            self._folded = self._find_norms(batch.inputs)
+            self._folded = folded_norms(self.setup, batch.inputs, training=True)
         with self.setup.runtime.computing(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
         loss = self.setup.loss(_float32(outputs), batch.targets)
@@ -181,22 +171,24 @@ class TrainStep:
         (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _find_norms(self, inputs: Any) -> FoldedNorms:
-        if self.setup.runtime.fold and isinstance(inputs, Tensor):
-            return FoldedNorms.find(self.setup.model, inputs[:2])
-        return FoldedNorms([])
-
     def _clip(self) -> None:
         if self.setup.settings.clip_norm is None:
             return
         if self.setup.scaler is not None:
-            self.setup.scaler.unscale_(self.setup.optimizer.torch_optimizer)
+            self.setup.optimizer.unscale(self.setup.scaler)
         parameters = (p for g in self.setup.optimizer.groups for p in g.parameters.values())
         torch.nn.utils.clip_grad_norm_(parameters, self.setup.settings.clip_norm)
 
     def _no_sync(self) -> Any:
         net = self.net
         return net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext()
+
+
+def folded_norms(setup: Setup, inputs: Any, *, training: bool) -> FoldedNorms:
+    """Those that the runtime folds; the first inputs show which they are."""
+    if not setup.runtime.fold or not isinstance(inputs, Tensor):
+        return FoldedNorms([])
+    return FoldedNorms.find(setup.model, inputs[:2], training=training)
 
 
 def _float32(outputs: Any) -> Any:
@@ -216,12 +208,14 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
     sums = torch.zeros(2, device=device)  # loss, examples
     for metric in metrics.values():
         metric.reset()
+    folded: FoldedNorms | None = None
     with torch.no_grad():  # a tensor that a model keeps for later must be able to train
         for raw in loader.epoch(setup.data.seed, 0):
             if not len(raw):  # this process has no share of a short last batch
                 continue
             batch = setup.data.prepare(raw.to(device), None)
-            with setup.runtime.computing():
+            folded = folded or folded_norms(setup, batch.inputs, training=False)
+            with setup.runtime.computing(), folded.active():
                 outputs = forward(setup.model, batch.inputs)
             outputs = _float32(outputs)
             sums[0] += setup.loss(outputs, batch.targets) * len(batch)

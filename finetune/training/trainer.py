@@ -11,12 +11,14 @@ import torch
 from finetune import distributed
 from finetune.randomness import isolated
 from finetune.training import checkpoint as checkpoints
+from finetune.training import plan as plans
 from finetune.training import probe
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback
 from finetune.training.feature_cache import FeatureCache
 from finetune.training.loop import Loop
-from finetune.training.plan import Phase, Plan
+from finetune.training.origin import Origin
+from finetune.training.phase import Phase, Plan
 from finetune.training.run import Run
 from finetune.training.runtime import Runtime
 from finetune.training.step import Setup
@@ -31,6 +33,7 @@ class Trainer:
     def __init__(self, setup: Setup, callbacks: Sequence[Callback]) -> None:
         self.setup = setup
         self.callbacks = list(callbacks)
+        self.origin = Origin(setup.optimizer.groups)
         self.run: Run | None = None
         self._next_epoch = 0
         self._stored_run: dict[str, Any] | None = None
@@ -51,10 +54,11 @@ class Trainer:
         when it holds another plan.
         """
         note = ""
+        plans.check(plan, self.setup.optimizer.groups)
         if checkpoint is not None and checkpoint.exists():
             content = checkpoints.read(checkpoint)
             stored = (content["run"] or {}).get("plan", [])
-            if tuple(map(Phase.from_dict, stored)) != plan:
+            if stored != [phase.to_dict() for phase in plan]:
                 raise CheckpointError(
                     f"{str(checkpoint)!r} belongs to another plan; remove it, name another file, "
                     "or repeat the call that wrote it"
@@ -84,8 +88,10 @@ class Trainer:
             groups.set_training_modes()
             with isolated():
                 cache = FeatureCache.create(self.setup, phase, 0)
-            last = set(groups[-1].parameters.values())
-            return cache is not None and last.issuperset(cache.setup.model.parameters())
+            if cache is None:
+                return False
+            skipped = {p for module in cache.suffix.blanks for p in module.parameters()}
+            return all(skipped.issuperset(g.parameters.values()) for g in groups[:-1])
         finally:
             for group, frozen in zip(groups, before, strict=True):
                 group.set_frozen(frozen)
@@ -126,6 +132,7 @@ class Trainer:
         cache_features: bool,
         note: str = "",
     ) -> None:
+        self.origin.keep()
         self._active = [*self.callbacks, *callbacks]
         for name, callback in _named(self._active):
             if name in self._stored_callbacks:
@@ -156,7 +163,7 @@ class Trainer:
         return {
             "model": setup.model.state_dict(),
             "optimizer": {
-                "class": type(setup.optimizer.torch_optimizer).__name__,
+                "class": setup.optimizer.name,
                 "state": setup.optimizer.state_dict(),
             },
             "scaler": None if setup.scaler is None else setup.scaler.state_dict(),
@@ -184,7 +191,7 @@ class Trainer:
         checkpoints.check_fits(path, content["model"], setup.model.state_dict())
         own = {
             "layer groups": list(groups.names),
-            "optimizer": type(setup.optimizer.torch_optimizer).__name__,
+            "optimizer": setup.optimizer.name,
             "seed": setup.data.seed,
             "classes": _list(setup.data.classes),
         }
@@ -199,6 +206,7 @@ class Trainer:
                 raise CheckpointError(
                     f"{str(path)!r} was made with {name} {saved[name]!r}, here it is {value!r}"
                 )
+        self.origin.keep()
         setup.optimizer.load_state_dict(content["optimizer"]["state"])
         self._keep_runtime(content["runtime"])
         setup = self.setup

@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--family", choices=["clothing", "digits"], default="digits")
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), help="some of the variants")
     parser.add_argument("--weights", type=Path, default=Path("/tmp/efficientnet_lite0.safetensors"))
     options = parser.parse_args()
@@ -117,7 +117,7 @@ def main() -> None:
     augmentations = {"strong": Augmentation(flip=standard.flip, **STRONG), None: None}
 
     found: dict[tuple[str, int], list[tuple[float, float, float]]] = defaultdict(list)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         usual = make(seed, standard)
         for name in options.only:
             augment = VARIANTS[name].get("augment", "standard")
@@ -131,7 +131,7 @@ def main() -> None:
                 found[name, epochs].append(result)
                 print(json.dumps([options.family, name, epochs, seed, *result]), flush=True)
 
-    print(f"\n{options.family}: mean validation accuracy of {options.seeds} seeds")
+    print(f"\n{options.family}: mean validation accuracy of {len(options.seeds)} seeds")
     for (name, epochs), results in found.items():
         frozen, accuracy, seconds = (
             sum(column) / len(results) for column in zip(*results, strict=True)

@@ -34,7 +34,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.loaders import Batch, Batches, DataLoaders
 from finetune.demo import BACKBONE
-from finetune.optim.group_optimizer import adamw
+from finetune.optim.factories import adamw
 from finetune.training.allocator import keep_freed_memory
 from finetune.training.runtime import Runtime, choose_runtime
 

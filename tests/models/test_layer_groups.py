@@ -12,7 +12,7 @@ from support import PARITY, copy_of, needs_parity, same_state, tiny_data, tiny_l
 from torch import nn
 
 from finetune import LayerGroups, Learner, adamw
-from finetune.optim.group_optimizer import OptimizerFactory
+from finetune.optim.factories import OptimizerFactory
 
 GROUPS_OF_TINY = [1, 2]
 

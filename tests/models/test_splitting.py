@@ -1,13 +1,16 @@
 """The ways to say where layer groups begin."""
 
 import re
+from collections import OrderedDict
 from itertools import chain
 
 import pytest
 import timm
+import torch
 from torch import nn
 
-from finetune.models.splitting import body_halves, split_model
+from finetune.models.partition import partition_parameters
+from finetune.models.splitting import Split, body_halves, split_model
 
 
 def stack(count: int = 4) -> nn.Sequential:
@@ -42,10 +45,137 @@ def test_named_children_give_their_names_to_the_groups():
     assert [name for name, _ in split_model(model)] == ["body", "classifier"]
 
 
-@pytest.mark.parametrize("model", [stack(3), Named()], ids=["three children", "no Sequential"])
-def test_any_other_model_needs_split(model: nn.Module):
+def test_a_model_without_a_classifier_needs_split():
     with pytest.raises(ValueError, match=r"this model is a .* children.*split=\[5, 8\]"):
-        split_model(model)
+        split_model(stack(3))
+
+
+@pytest.mark.parametrize("split", [None, "halves", 3])
+def test_a_model_with_a_classifier_is_split_into_halves(split: Split):
+    model = Named()
+    groups = split_model(model, split)
+    assert [name for name, _ in groups] == ["body_1", "body_2", "head"]
+    owners = [{n.partition(".")[0] for n in names_of(model, list(m))} for _, m in groups]
+    assert owners == [{"stem", "layer1"}, {"layer2"}, {"fc"}]
+
+
+def test_the_head_is_the_classifier_and_nothing_before_it():
+    model = nn.Module()
+    model.body = stack(2)
+    model.classifier = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    _, (_, head) = split_model(model, "backbone_head")
+    assert list(head) == [model.classifier[2]]
+
+
+def test_a_classifier_put_in_later_is_found():
+    with torch.device("meta"):
+        model = timm.create_model("test_resnet")
+        model.fc = nn.Linear(model.num_features, 7)
+    assert list(split_model(model)[-1][1]) == [model.fc]
+
+
+def test_a_model_made_without_classes_says_so():
+    with torch.device("meta"):
+        model = timm.create_model("test_vit", num_classes=0)
+    with pytest.raises(ValueError, match=r"VisionTransformer .* no classifier \(made without"):
+        split_model(model, "stages")
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("backbone_head", ["backbone", "head"]),
+        ("stages", ["stem", "layer1", "layer2", "layer3", "layer4", "head"]),
+        ("layers", ["stem", "layer1.0", "layer2.0", "layer3.0", "layer4.0", "head"]),
+        (2, ["backbone", "head"]),
+        (4, ["body_1", "body_2", "body_3", "head"]),
+        (["layer3", "head"], ["start", "layer3", "head"]),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_resnet_in_every_way(split: Split, names: list[str], wrapped: bool):
+    with torch.device("meta"):
+        model = timm.create_model("resnet10t")
+        if wrapped:
+            model.reset_classifier(0)
+            model = nn.Sequential(OrderedDict(backbone=model, head=nn.Linear(512, 2)))
+        elif isinstance(split, list):
+            split, names = ["layer3", "fc"], [*names[:-1], "fc"]
+    assert [name for name, _ in split_model(model, split)] == names
+
+
+def test_a_weight_of_the_head_that_is_tied_to_the_body_belongs_there():
+    model = Named()
+    model.fc.weight = model.stem.weight
+    body, head = split_model(model, "backbone_head")
+    assert "stem.weight" in names_of(model, list(body[1]))
+    partition = partition_parameters(model, [body, head])
+    assert list(partition["head"]) == ["fc.bias"]
+
+
+@pytest.mark.parametrize("word", ["stage", "Layers", "backbone-head"])
+def test_an_unknown_word_names_the_nearest(word: str):
+    with pytest.raises(ValueError, match=f"split='{word}' is not understood; did you mean '"):
+        split_model(Named(), word)
+
+
+def test_a_number_of_groups_is_cut_at_equal_numbers_of_blocks():
+    model = nn.Sequential(stack(7), nn.Linear(2, 2))
+    groups = [names_of(model, list(members)) for _, members in split_model(model, 4)]
+    assert [len(names) // 2 for names in groups] == [2, 2, 3, 1]
+
+
+def test_more_groups_than_blocks_says_how_many_there_are():
+    with pytest.raises(
+        ValueError, match=r"7 groups need 6 blocks .* has 4 blocks; .* for 5 groups"
+    ):
+        split_model(nn.Sequential(stack(4), nn.Linear(2, 2)), 7)
+
+
+@pytest.mark.parametrize("count", [1, 0, -3])
+def test_fewer_than_two_groups_is_an_error(count: int):
+    with pytest.raises(ValueError, match=f"split={count} needs 2 groups or more"):
+        split_model(Named(), count)
+
+
+def test_names_are_given_to_paths():
+    model = Named()
+    names = {"fc": "head", "layer2": "late", "stem": "early", "layer1": "early"}
+    groups = split_model(model, names)
+    assert [name for name, _ in groups] == ["early", "late", "head"]
+    assert names_of(model, list(groups[0][1]))[:3] == [
+        *("stem.weight", "stem.bias", "layer1.0.weight"),
+    ]
+
+
+def test_names_may_be_given_to_parameters():
+    model = nn.Sequential(nn.Linear(2, 2))
+    groups = split_model(model, {"0.bias": "b", "0.weight": "a"})
+    assert groups == [("a", [model[0].weight]), ("b", [model[0].bias])]
+
+
+def test_names_that_leave_out_parameters_are_an_error():
+    with pytest.raises(ValueError, match=r"leaves out 4 parameters: stem.weight, stem.bias, fc.we"):
+        split_model(Named(), {"layer1": "a", "layer2": "b"})
+
+
+def test_names_that_overlap_are_an_error():
+    with pytest.raises(ValueError, match=r"names 'layer1' and 'layer1.0', which is in it"):
+        split_model(Named(), {"layer1": "a", "layer1.0": "b"})
+
+
+def test_names_for_an_unknown_path_name_the_nearest():
+    with pytest.raises(ValueError, match=r"names module 'layer22'.*did you mean 'layer2"):
+        split_model(Named(), {"layer22": "a"})
+
+
+def test_paths_follow_the_order_in_which_modules_run():
+    with torch.device("meta"):
+        model = timm.create_model("twins_pcpvt_small")
+    groups = split_model(model, ["patch_embeds.1", "head"])
+    early = names_of(model, list(groups[0][1]))
+    assert {name.split(".")[0] for name in early} == {"patch_embeds", "pos_block", "blocks"}
+    assert not any(name.startswith(("blocks.1", "pos_block.1")) for name in early)
 
 
 def test_indices_begin_groups():
@@ -108,10 +238,10 @@ def test_a_function_that_gives_no_group_is_an_error():
         split_model(stack(), lambda model: [])
 
 
-@pytest.mark.parametrize("split", [[], [1, "fc"], [1.5]])
-def test_anything_else_is_not_understood(split: list):
+@pytest.mark.parametrize("split", [[], [1, "fc"], [1.5], 1.5, True, [True]])
+def test_anything_else_is_not_understood(split: object):
     with pytest.raises(ValueError, match=r"is not understood. Say where groups begin"):
-        split_model(stack(), split)
+        split_model(stack(), split)  # type: ignore[arg-type]
 
 
 def halves(name: str) -> tuple[nn.Module, list[list[str]]]:
@@ -146,6 +276,11 @@ def test_no_block_is_cut_in_two(name: str):
     assert blocks[0].isdisjoint(blocks[1])
 
 
+def test_halves_have_a_name_and_a_function():
+    model = nn.Sequential(stack(4), nn.Linear(2, 2))
+    assert body_halves(model) == [members for _, members in split_model(model, "halves")]
+
+
 def test_a_backbone_that_timm_did_not_make_is_cut_in_the_middle_of_its_blocks():
     model = nn.Sequential(nn.Sequential(stack(2), stack(2)), nn.Linear(2, 2))
     first, second, head = (names_of(model, list(members)) for members in body_halves(model))
@@ -155,5 +290,7 @@ def test_a_backbone_that_timm_did_not_make_is_cut_in_the_middle_of_its_blocks():
 
 
 def test_a_backbone_of_one_block_has_no_halves():
-    with pytest.raises(ValueError, match="the backbone Linear has no two blocks"):
+    with pytest.raises(
+        ValueError, match=r"3 groups need 2 blocks and a head, .* has 1 block; ask for 2"
+    ):
         body_halves(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))

@@ -4,14 +4,15 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import copy_of, same_state, tiny_data, tiny_learner
+from support import StopAt, copy_of, same_state, tiny_data, tiny_learner
 from torch import Tensor, nn
 
-from finetune import GroupOptimizer, LayerGroups, adamw
+from finetune import GroupOptimizer, LayerGroups, Learner, adamw, muon
 
 OPTIMIZERS = [
     torch.optim.AdamW,
@@ -103,7 +104,7 @@ def test_a_tied_weight_is_a_member_once():
 
 
 def test_the_default_is_adamw_with_known_settings():
-    optimizer = optimizer_of(model_of_two()).torch_optimizer
+    optimizer = optimizer_of(model_of_two()).torch_optimizers[0]
     assert type(optimizer) is torch.optim.AdamW
     settings = {k: optimizer.defaults[k] for k in ("betas", "eps", "weight_decay", "lr")}
     assert settings == {"betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": 0.01, "lr": 1e-3}
@@ -171,7 +172,8 @@ def test_weight_decay_for_an_optimizer_that_has_none_is_an_error():
 
 def test_the_groups_start_with_the_factorys_values():
     groups = optimizer_of(model_of_two(), partial(torch.optim.SGD, lr=0.5, momentum=0.7)).groups
-    assert [g.values for g in groups] == [{"lr": 0.5, "momentum": 0.7, "weight_decay": 0.0}] * 2
+    values = {"lr": 0.5, "momentum": 0.7, "dampening": 0.0, "weight_decay": 0.0}
+    assert [g.values for g in groups] == [values] * 2
 
 
 def test_values_are_applied_at_the_step():
@@ -218,7 +220,7 @@ def test_a_rate_changed_by_hand_is_the_rate_of_the_next_step_and_nothing_multipl
 
 def test_in_a_fit_torch_steps_with_the_rates_of_the_history():
     learner = tiny_learner(3, data=tiny_data(12, 4))
-    torch_optimizer = learner.trainer.setup.optimizer.torch_optimizer
+    torch_optimizer = learner.trainer.setup.optimizer.torch_optimizers[0]
     used: list[tuple[float, ...]] = []
 
     def note(*_: object) -> None:
@@ -236,23 +238,25 @@ def test_in_a_fit_torch_steps_with_the_rates_of_the_history():
 
 @pytest.mark.parametrize("factory", [adamw, torch.optim.Adam, torch.optim.Adagrad])
 def test_fused_kernels_are_used_where_there_are_any(factory: Callable[..., Any]):
-    assert optimizer_of(model_of_two(), factory).torch_optimizer.defaults["fused"] is True
+    assert optimizer_of(model_of_two(), factory).torch_optimizers[0].defaults["fused"] is True
 
 
 @pytest.mark.parametrize(
     "asked", [{"fused": False}, {"foreach": True}], ids=["not fused", "foreach"]
 )
 def test_the_kernels_asked_for_are_used(asked: dict[str, bool]):
-    defaults = optimizer_of(
-        model_of_two(), partial(torch.optim.AdamW, **asked)
-    ).torch_optimizer.defaults
+    defaults = (
+        optimizer_of(model_of_two(), partial(torch.optim.AdamW, **asked))
+        .torch_optimizers[0]
+        .defaults
+    )
     assert not defaults["fused"]
     assert {name: defaults[name] for name in asked} == asked
 
 
 def test_where_torch_has_no_fused_kernel_it_uses_another():
     factory = partial(torch.optim.AdamW, differentiable=True)  # torch refuses it with fused=True
-    assert not optimizer_of(model_of_two(), factory).torch_optimizer.defaults["fused"]
+    assert not optimizer_of(model_of_two(), factory).torch_optimizers[0].defaults["fused"]
 
 
 # --- steps
@@ -448,3 +452,95 @@ def test_weights_of_a_group_may_start_at_different_times(optimizer: Callable[...
     learner = tiny_learner(3, optimizer=optimizer, norm="train")
     learner.fine_tune(1, base_lr=1e-3)
     assert len(learner.history.steps) == 16
+
+
+# --- an optimizer per group
+
+sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+MIXED: dict[str, Any] = {"head": adamw, "*": sgd}
+
+
+def test_every_group_steps_with_its_own_optimizer():
+    mixed, by_hand = model_of_two(), model_of_two()
+    train(mixed, optimizer_of(mixed, MIXED, weight_decay=0.0), 3)
+    body = sgd(by_hand[0].parameters())
+    head = adamw(by_hand[1].parameters(), weight_decay=0.0, fused=True)
+    for i in range(3):
+        by_hand.zero_grad()
+        backward(by_hand, seed=i)
+        body.step()
+        head.step()
+    assert same_state(weights(mixed), weights(by_hand))
+
+
+def test_groups_that_chose_the_same_factory_share_an_optimizer():
+    learner = tiny_learner(groups=3, optimizer={"2": adamw, "*": sgd})
+    names = [type(one).__name__ for one in learner.optimizer.torch_optimizers]
+    assert names == ["SGD", "AdamW"]
+    assert [group.optimizer for group in learner.layer_groups] == ["SGD", "SGD", "AdamW"]
+    assert [group.values["lr"] for group in learner.layer_groups] == [0.1, 0.1, 1e-3]
+
+
+def test_one_schedule_and_one_zero_grad_serve_several_optimizers():
+    learner = tiny_learner(groups=2, optimizer={"0": sgd, "1": adamw})
+    learner.fit_one_cycle(2, [0.1, 0.01])
+    rates = {group["lr"] for group in learner.optimizer.param_groups}
+    assert rates == set(learner.history.steps[-1].lr)
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+
+
+def test_a_scaler_skips_the_step_of_all_optimizers():
+    model = model_of_two()
+    before, optimizer = weights(model), optimizer_of(model, MIXED)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(model(torch.ones(8, 4)).sum()).backward()
+    model[1].weight.grad[0, 0] = float("inf")
+    optimizer.step(scaler)
+    scaler.update()
+    assert same_state(weights(model), before)
+    assert scaler.get_scale() == 512.0
+
+
+def test_state_of_several_optimizers_is_by_name_and_survives_another_order():
+    model, other = model_of_two(), model_of_two()
+    optimizer = optimizer_of(model, {"backbone": sgd, "head": adamw})
+    train(model, optimizer, 2)
+    again = optimizer_of(other, {"head": adamw, "*": sgd})
+    other.load_state_dict(model.state_dict())
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 2, first=2)
+    train(other, again, 2, first=2)
+    assert same_state(weights(model), weights(other))
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest():
+    optimizer = optimizer_of(model_of_two(), {"backbone": muon, "head": adamw})
+    members = {
+        type(row.optimizer).__name__: [n for r in optimizer._rows if r.optimizer is row.optimizer
+                                       for n in r.names]
+        for row in optimizer._rows
+    }  # fmt: skip
+    assert members == {
+        "Muon": ["0.0.weight"],
+        "AdamW": ["0.0.bias", "0.1.weight", "0.1.bias", "1.weight", "1.bias"],
+    }
+    assert [group.optimizer for group in optimizer.groups] == ["Muon, AdamW", "AdamW"]
+
+
+def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path: Path):
+    def learner() -> Learner:
+        return tiny_learner(groups=3, optimizer={"2": adamw, "*": muon})
+
+    whole, first, second = learner(), learner(), learner()
+    whole.fit_one_cycle(2, 1e-2, callbacks=[StopAt(11)])
+    first.fit_one_cycle(2, 1e-2, callbacks=[StopAt(11)])
+    first.save(tmp_path / "run.pt")
+    second.load(tmp_path / "run.pt")
+    whole.resume()
+    second.resume()
+    assert same_state(whole.model.state_dict(), second.model.state_dict())
+
+
+def test_a_group_without_an_optimizer_is_an_error():
+    with pytest.raises(ValueError, match="layer group 'backbone' has no optimizer"):
+        optimizer_of(model_of_two(), {"head": adamw})

@@ -1,5 +1,7 @@
 """Schedules are pure functions from progress in [0, 1] to a multiplier."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from finetune.optim.schedules import (
     OneCycle,
     Schedule,
     cosine,
+    delayed,
     one_cycle,
     one_cycle_momentum,
 )
@@ -159,3 +162,26 @@ def test_divisors_are_positive(name: str, value: float):
         ValueError, match=f"{name} divides the peak .* must be positive, got {value}"
     ):
         one_cycle(**{name: value})
+
+
+# --- delayed
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_delayed_schedule_is_zero_and_then_the_whole_of_the_other(start: float, progress: float):
+    late, cycle = delayed(start, one_cycle()), one_cycle()
+    if progress < start:
+        assert late(progress) == 0
+    elif start < 1:
+        assert late(progress) == cycle((progress - start) / (1 - start))
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.1])
+def test_a_delay_is_a_fraction_of_the_phase(start: float):
+    with pytest.raises(ValueError, match=f"needs 0 <= start <= 1, got {start}"):
+        delayed(start, one_cycle())
+
+
+def test_a_delayed_schedule_survives_json():
+    late = delayed(0.5, delayed(0.25, FlatCosine()))
+    assert schedules.from_dict(json.loads(json.dumps(schedules.to_dict(late)))) == late

@@ -195,9 +195,9 @@ def test_every_process_is_told_of_all_features(ranks, single):
 
 
 def test_each_process_runs_the_frozen_layers_on_its_share(ranks):
-    # first two examples for the features' shape; the second process has no share of the last of
-    # 65 and runs one for nothing
-    assert [rank["frozen runs"] for rank in ranks] == [[2, 32, 1, 32, 1]] * 2
+    # first a few examples, to find the boundary and to prove it; the second process has no share of
+    # the last of 65 and runs one for nothing
+    assert [rank["frozen runs"] for rank in ranks] == [[2, 3, 3, 3, 32, 1, 32, 1]] * 2
 
 
 def test_ctrl_c_in_one_process_while_precomputing_ends_both(ranks):

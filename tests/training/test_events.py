@@ -10,6 +10,7 @@ from finetune.training.events import (
     EpochStart,
     FitEnd,
     FitStart,
+    GroupUpdates,
     PhaseStart,
     StepEnd,
     deliver,
@@ -21,6 +22,7 @@ EVENTS = {
     "on_phase_start": PhaseStart("fit", 1, 0),
     "on_epoch_start": EpochStart("fit", 0, 2, 0),
     "on_step_end": StepEnd("fit", 0, 0, 0.5, (1e-3,), ()),
+    "on_group_updates": GroupUpdates("fit", 0, 0, (1.0,), (1e-3,)),
     "on_epoch_end": EpochEnd("fit", 0, 0.5),
     "on_fit_end": FitEnd("finished"),
 }

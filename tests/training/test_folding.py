@@ -11,7 +11,7 @@ from support import copy_of, same_state
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from finetune import Runtime
+from finetune import ImageDataLoaders, Learner, Runtime, vision_learner
 from finetune.training import folding
 from finetune.training.folding import FoldedNorms
 
@@ -94,6 +94,34 @@ def test_a_norm_without_statistics_is_left_alone():
 
 def test_a_frozen_convolution_is_left_alone():
     assert not FoldedNorms.find(small().requires_grad_(False), pictures()).pairs
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "densenet121"])
+def test_all_are_folded_in_evaluation_and_give_the_same(name: str):
+    torch.manual_seed(0)
+    model = estimated(timm.create_model(name, num_classes=5)).requires_grad_(False)
+    folded = FoldedNorms.find(model, pictures(), training=False)
+    assert len(folded.pairs) >= 49
+    with torch.no_grad():
+        separate = model(pictures())
+        with folded.active():
+            torch.testing.assert_close(model(pictures()), separate, rtol=1e-3, atol=1e-5)
+
+
+def test_an_evaluation_is_the_same_with_it(photos):
+    def learner(fold: bool) -> Learner:
+        data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+        settings = {"weights": None, "progress": False, "runtime": Runtime(CPU, fold=fold)}
+        made = vision_learner(data, "test_efficientnet", **settings)
+        estimated(made.model.backbone)
+        return made
+
+    with_it, without = learner(True), learner(False)
+    state = copy_of(with_it.model.state_dict())
+    found = with_it.validate()
+    assert found == pytest.approx(without.validate(), rel=1e-4)
+    assert same_state(state, with_it.model.state_dict())
+    assert not any("forward" in vars(module) for module in with_it.model.modules())
 
 
 class Branching(nn.Module):
@@ -283,8 +311,6 @@ def test_a_folded_norm_keeps_no_input_for_the_backward_pass():
 
 
 def test_training_with_it_is_training_without_it(photos):
-    from finetune import ImageDataLoaders, vision_learner
-
     def trained(fold: bool) -> list[float]:
         data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
         learner = vision_learner(
@@ -303,12 +329,12 @@ def test_only_where_the_runtime_says_so(monkeypatch):
 
     asked = []
 
-    def find(cls: type, model: nn.Module, inputs: Tensor) -> FoldedNorms:
-        asked.append(len(inputs))
+    def find(cls: type, model: nn.Module, inputs: Tensor, *, training: bool) -> FoldedNorms:
+        asked.append((len(inputs), training))
         return FoldedNorms([])
 
     monkeypatch.setattr(FoldedNorms, "find", classmethod(find))
     tiny_learner(device=None, runtime=Runtime(CPU)).fit(1)
     assert not asked
     tiny_learner(device=None, runtime=Runtime(CPU, fold=True)).fit(1)
-    assert asked == [2]
+    assert asked == [(2, True), (2, False)]

@@ -17,7 +17,8 @@ from finetune import Callback, DivergenceError, Learner, Save, Stop
 from finetune.training import checkpoint
 from finetune.training.events import EpochEnd, EpochStart, FitEnd, FitStart, PhaseStart, StepEnd
 from finetune.training.loop import Loop
-from finetune.training.plan import fine_tune_plan, fit_plan, plan_values
+from finetune.training.phase import plan_values
+from finetune.training.plan import fine_tune_plan, fit_plan
 from finetune.training.run import Run
 
 
@@ -202,7 +203,7 @@ def test_a_save_amid_losses_that_are_read_late_has_all_their_rows():
     )
     for i in range(3):
         row = StepEnd("frozen", 0, i, 0.0, (), ())
-        loop._pending.append((row, torch.tensor(1.0)))
+        loop._pending.add(row, torch.tensor(1.0))
     loop._flush(run)
     assert saved == [(3, 3.0)]  # the run's position is after the third step
 

@@ -1,6 +1,8 @@
 """Plans: what is going to happen, as data; and the figures of fastai, step by step."""
 
 import json
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,14 +10,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import PARITY, needs_parity, tiny_data, tiny_learner, tiny_model
+from support import (
+    PARITY,
+    needs_parity,
+    same_state,
+    tiny_data,
+    tiny_learner,
+    tiny_model,
+)
 from torch import nn
 
 from finetune import Callback, LayerGroups, Phase
 from finetune.learner import Learner
-from finetune.optim.schedules import Constant, FlatCosine, one_cycle, one_cycle_momentum
+from finetune.optim.schedules import (
+    Constant,
+    FlatCosine,
+    delayed,
+    one_cycle,
+    one_cycle_momentum,
+)
 from finetune.training import plan as plans
 from finetune.training.events import StepEnd
+from finetune.training.phase import plan_values
 
 
 def groups_of(count: int) -> LayerGroups:
@@ -179,7 +195,7 @@ def test_progress_runs_from_0_to_just_below_1_over_the_epochs_of_a_phase():
         return t
 
     plan = (phase(peaks={"lr": (1.0,)}, schedules={"lr": progress}),)
-    rates = [values["lr"][0] for _, values in plans.plan_values(plan, 4)]
+    rates = [values["lr"][0] for _, values in plan_values(plan, 4)]
     assert rates == [i / 8 for i in range(8)]
 
 
@@ -187,8 +203,76 @@ def test_plan_values_foretell_a_run():
     learner = tiny_learner(3, data=tiny_data(12, 4))
     plan = plans.fine_tune_plan(learner.layer_groups, 2)
     learner.fit_plan(plan)
-    told = [(p.name, v["lr"], v["momentum"]) for p, v in plans.plan_values(plan, 3)]
+    told = [(p.name, v["lr"], v["momentum"]) for p, v in plan_values(plan, 3)]
     assert told == [(row.phase, row.lr, row.momentum) for row in learner.history.steps]
+
+
+def test_every_group_may_have_a_schedule_of_its_own():
+    both = (delayed(0.5, FlatCosine(0.0, 0.0)), FlatCosine(0.0, 0.0))
+    own = phase(schedules={"lr": both})
+    assert own.values(0.25)["lr"] == pytest.approx((0.0, 0.2 * both[1](0.25)))
+    assert own.values(0.75)["lr"] == pytest.approx((0.05, 0.2 * both[1](0.75)))
+    assert own.largest() == {"lr": (0.1, 0.2)}
+    assert Phase.from_dict(json.loads(json.dumps(own.to_dict()))) == own
+
+
+def test_fit_takes_schedules_by_group_and_hyper_parameter():
+    learner = tiny_learner(3)
+    learner.fit(
+        2,
+        [1e-3, 1e-2, 1e-1],
+        peaks={"weight_decay": {"2": 0.5, "*": 0.1}},
+        schedules={
+            "lr": {"2": one_cycle(), "*": delayed(0.5, one_cycle())},
+            "eps": lambda progress: 1 + progress,
+        },
+    )
+    half = len(learner.history.steps) // 2
+    assert [row.lr[0] for row in learner.history.steps[:half]] == [0.0] * half
+    assert learner.history.steps[half].lr == pytest.approx((4e-5, 4e-4, 1e-1 * one_cycle()(0.5)))
+    values = [group.values for group in learner.layer_groups]
+    assert [own["weight_decay"] for own in values] == [0.1, 0.1, 0.5]
+    assert all(1.9e-5 < own["eps"] < 2e-5 for own in values)
+
+
+def test_gradual_unfreezing_frees_one_group_more_in_each_phase():
+    groups = groups_of(3)
+    plan = plans.gradual_unfreeze_plan(groups, epochs_per_group=2, base_lr=1e-2, lr_mult=10)
+    assert [(p.name, p.epochs, p.frozen) for p in plan] == [
+        ("2", 2, 2),
+        ("1 and above", 2, 1),
+        ("all", 2, 0),
+    ]
+    assert plan[0].peaks["lr"][-1] == 1e-2
+    for later in plan[1:]:
+        assert later.peaks["lr"] == pytest.approx((5e-4, 5e-3 / 10**0.5, 5e-3))
+
+
+def test_gradual_unfreezing_trains_the_groups_in_turn():
+    learner = tiny_learner(3)
+    learner.gradual_unfreeze()
+    ran = [(row.phase, row.frozen) for row in learner.history.steps[:: len(learner.data.train)]]
+    assert ran == [("2", 2), ("1 and above", 1), ("all", 0)]
+    assert [group.frozen for group in learner.layer_groups] == [False] * 3
+
+
+def test_a_run_with_your_own_schedule_goes_on_from_its_checkpoint(tmp_path: Path):
+    def falling(progress: float) -> float:
+        return 1 - progress
+
+    class CtrlC(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            if (event.epoch, event.step) == (1, 3):
+                signal.raise_signal(signal.SIGINT)
+
+    options: dict = {"schedules": {"lr": falling}, "checkpoint": tmp_path / "run.pt"}
+    whole, first, second = tiny_learner(3), tiny_learner(3), tiny_learner(3)
+    whole.fit(2, 0.1, schedules={"lr": falling})
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(2, 0.1, **options, callbacks=[CtrlC()])
+    second.fit(2, 0.1, **options)
+    assert len(second.history.steps) == len(whole.history.steps)
+    assert same_state(whole.model.state_dict(), second.model.state_dict())
 
 
 # --- plans as data
@@ -221,6 +305,49 @@ def test_a_phase_with_your_own_schedule_can_not_be_read_back():
 
 
 # --- errors
+
+
+@pytest.mark.parametrize(
+    ("schedule", "value"),
+    [
+        (lambda t: -1.0, "-1.0"),
+        (lambda t: float("nan"), "nan"),
+        (lambda t: "1", "'1'"),
+    ],
+)
+def test_a_schedule_gives_numbers_that_are_not_negative(schedule: Any, value: str):
+    with pytest.raises(ValueError, match=f"the schedule of lr gives {value} at progress"):
+        phase(schedules={"lr": schedule})
+
+
+def test_schedules_are_as_many_as_groups():
+    with pytest.raises(ValueError, match="lr has 3 schedules for 2 groups"):
+        phase(schedules={"lr": (Constant(),) * 3})
+
+
+def test_a_schedule_for_a_group_that_is_not_there_is_an_error():
+    schedules = {"lr": {"hed": one_cycle(), "*": one_cycle()}}
+    with pytest.raises(ValueError, match=r"'hed' \(schedule of lr\); there are 0, 1, 2"):
+        plans.fit_plan(groups_of(3), 1, 0.1, schedules=schedules)
+
+
+def test_the_peaks_of_the_rate_are_an_argument():
+    with pytest.raises(ValueError, match="the peaks of lr are the argument lr"):
+        plans.fit_plan(groups_of(3), 1, 0.1, peaks={"lr": 0.1})
+
+
+def test_a_plan_for_other_groups_is_refused_before_anything_happens():
+    learner = tiny_learner(3)
+    with pytest.raises(ValueError, match=r"phase 'p' has 2 values of lr for 3 groups \(0, 1, 2\)"):
+        learner.fit_plan((phase(),))
+    with pytest.raises(ValueError, match="AdamW has no hyper-parameter 'speed'"):
+        learner.fit_plan((phase(peaks={"lr": (0.1,) * 3, "speed": (1.0,) * 3}),))
+    assert not learner.history.steps
+
+
+def test_gradual_unfreezing_needs_two_groups():
+    with pytest.raises(ValueError, match="one layer group only"):
+        plans.gradual_unfreeze_plan(LayerGroups.from_model(tiny_model(2), lambda m: [[m]]))
 
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "3"])

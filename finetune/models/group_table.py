@@ -1,0 +1,69 @@
+"""Layer groups as a table: in the terminal, and as HTML in a notebook."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetune.models.layer_groups import LayerGroup
+
+_NAMES = {"lr": "learning rate", "weight_decay": "weight decay"}
+_ALWAYS = ("lr", "momentum", "weight_decay")
+
+
+def _rows(groups: Iterable[LayerGroup]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells; hyper-parameters at their peaks."""
+    groups = list(groups)
+    values = [{**group.values, **group.peaks} for group in groups]
+    found = dict.fromkeys(name for own in values for name in own)
+    # the others are worth a column only where groups differ
+    differ = [n for n in found if n not in _ALWAYS and len({own.get(n) for own in values}) > 1]
+    names = [n for n in _ALWAYS if n in found] + differ
+    header = ["group", "modules", "layers", "parameters", "trainable", "norm", "optimizer"]
+    rows = [
+        [
+            group.name,
+            group.span,
+            f"{len({name.rpartition('.')[0] for name in group.parameters}):,}",
+            f"{group.parameter_count:,}",
+            f"{group.trainable_count:,}",
+            group.norm,
+            group.optimizer,
+            *(f"{own[name]:.3g}" if name in own else "-" for name in names),
+        ]
+        for group, own in zip(groups, values, strict=True)
+    ]
+    return header + [_NAMES.get(name, name) for name in names], rows
+
+
+def as_text(groups: Iterable[LayerGroup]) -> str:
+    """For a terminal; as wide as it needs to be, up to 160 characters."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    header, rows = _rows(groups)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for i, column in enumerate(header):
+        right = column not in ("group", "modules", "norm", "optimizer")
+        table.add_column(column, justify="right" if right else "left", no_wrap=right or not i)
+    for row in rows:
+        table.add_row(*row)
+    stream = io.StringIO()
+    Console(file=stream, width=160, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+
+
+def as_html(groups: Iterable[LayerGroup]) -> str:
+    """For a notebook, light or dark: no colour of its own."""
+    header, rows = _rows(groups)
+
+    def line(cells: list[str], tag: str) -> str:
+        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
+    return f"<table>{head}<tbody>{body}</tbody></table>"

@@ -1,0 +1,62 @@
+"""torchvision's classification models as backbones: "torchvision/resnet50"."""
+
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from finetune.models.splitting import classifier_layers
+from finetune.wording import did_you_mean
+
+PREFIX = "torchvision/"
+_BUILT_FOR_ONE_SIZE = ("vit_", "maxvit")
+# what weights were trained with, and what random weights must be loaded into later
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": True},
+    "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": True},
+}
+_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError, with the nearest names, for a model that torchvision does not have."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name.removeprefix(PREFIX) not in names:
+        hint = did_you_mean(name, [PREFIX + known for known in names], count=3)
+        raise ValueError(f"there is no classification model {name!r}; {hint}")
+
+
+def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
+    """The model without the layer that gives the classes; what pools in front of it stays.
+
+    Its `pretrained_cfg` says how pictures are normalised, as timm's does. Raises ValueError for a
+    size that the model can't take, OSError where the weights can't be downloaded.
+    """
+    own, native = name.removeprefix(PREFIX), input_size(name)
+    if own.startswith(_BUILT_FOR_ONE_SIZE) and image_size != native:
+        raise ValueError(
+            f"{name!r} takes pictures of {native} pixels only, got image_size={image_size}; "
+            f"timm's models of this kind take others"
+        )
+    options = {"weights": "DEFAULT"} if pretrained else {"weights": None, **_OPTIONS.get(own, {})}
+    model: nn.Module = torchvision.models.get_model(own, **options)
+    for part in _AUXILIARY:  # further classifiers, for training from scratch
+        if getattr(model, part, None) is not None:
+            setattr(model, part, None)
+            model.aux_logits = False  # type: ignore[assignment]
+    for layer in classifier_layers(model):
+        path = next(path for path, module in model.named_modules() if module is layer)
+        model.set_submodule(path, nn.Identity())
+    transforms = _transforms(name)
+    cfg = {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
+    model.pretrained_cfg = cfg  # type: ignore[assignment]
+    return model
+
+
+def input_size(name: str) -> int:
+    """Side of the pictures that the model was trained with, in pixels."""
+    return int(_transforms(name).crop_size[0])
+
+
+def _transforms(name: str) -> Any:
+    return torchvision.models.get_model_weights(name.removeprefix(PREFIX)).DEFAULT.transforms()

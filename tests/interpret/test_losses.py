@@ -1,0 +1,50 @@
+"""The picture of losses."""
+
+import numpy as np
+import pytest
+
+from finetune.interpret.losses import plot_losses, smoothed
+from finetune.interpret.timeline import find_spans
+
+SPANS = find_spans([("one", 0, 0, 0), ("one", 0, 0, 1), ("two", 0, 0, 0), ("two", 0, 0, 1)], 2)
+LOSSES = [3.0, 2.0, 2.5, 1.0]
+
+
+def test_a_constant_stays_as_it_is_when_smoothed() -> None:
+    assert smoothed(np.full(50, 2.5), 10) == pytest.approx(np.full(50, 2.5))
+
+
+def test_smoothing_takes_the_noise_away() -> None:
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert smoothed(noise, 50)[100:].std() < 0.25
+
+
+def test_every_phase_is_smoothed_on_its_own() -> None:
+    lines = plot_losses(SPANS, LOSSES, []).axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines[1:4:2]] == [[3.0, 2.0], [2.5, 1.0]]
+    assert [line.get_alpha() for line in lines[:4]] == [0.28, None, 0.28, None]
+
+
+def test_validation_is_at_the_end_of_its_epoch() -> None:
+    valid = [(1.0, {"loss": 2.2, "accuracy": 0.5}), (2.0, {"loss": 1.1, "accuracy": 0.75})]
+    figure = plot_losses(SPANS, LOSSES, valid)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+    (line,) = [own for own in figure.axes[0].lines if own.get_label() == "validation"]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1.0, 2.0], [2.2, 1.1])
+    assert list(figure.axes[1].lines[0].get_ydata()) == [0.5, 0.75]
+
+
+def test_several_metrics_have_a_legend() -> None:
+    figure = plot_losses(SPANS, LOSSES, [(1.0, {"loss": 2.2, "accuracy": 0.5, "f1": 0.4})])
+    names = [text.get_text() for text in figure.axes[1].get_legend().texts]
+    assert (figure.axes[1].get_ylabel(), names) == ("metrics", ["accuracy", "f1"])
+
+
+def test_without_validation_there_is_one_axes() -> None:
+    assert len(plot_losses(SPANS, LOSSES, []).axes) == 1
+
+
+def test_few_high_losses_do_not_press_down_the_rest() -> None:
+    spans = find_spans([("fit", 0, 0, i) for i in range(1000)], 1000)
+    figure = plot_losses(spans, [1e6, *np.linspace(2, 1, 999)], [])
+    assert figure.axes[0].get_ylim()[1] < 3

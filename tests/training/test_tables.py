@@ -1,0 +1,71 @@
+"""Plans and histories as tables."""
+
+import pytest
+from support import tiny_learner
+
+from finetune.optim.schedules import delayed, one_cycle
+from finetune.training import tables
+from finetune.training.events import EpochEnd, StepEnd
+from finetune.training.plan import fine_tune_plan, fit_plan
+
+
+def step(phase: str, epoch: int, number: int, loss: float = 1.0) -> StepEnd:
+    return StepEnd(phase, epoch, number, loss, (0.1,), ())
+
+
+def test_the_table_of_a_plan_is_what_the_fit_does() -> None:
+    learner = tiny_learner(3)
+    plan = fine_tune_plan(learner.layer_groups, 2)
+    spans, rates, momenta = tables.plan_table(plan, learner.trainer.setup.steps_per_epoch)
+    learner.fit_plan(plan)
+    assert rates == [row.lr for row in learner.history.steps]
+    assert momenta == [row.momentum for row in learner.history.steps]
+    assert spans == tables.step_spans(learner.history.steps, 8)
+    assert [(span.name, span.frozen, span.start, span.end) for span in spans] == [
+        ("frozen", 2, 0, 1), ("unfrozen", 0, 1, 3)
+    ]  # fmt: skip
+
+
+def test_a_long_plan_is_thinned_out() -> None:
+    plan = fit_plan(tiny_learner().layer_groups, 30, 1e-3)
+    (span,), rates, _ = tables.plan_table(plan, 12_345)
+    assert len(rates) == span.last <= tables.MOST_STEPS + 1
+    assert span.epochs[0] == 0
+    assert span.epochs[-1] == pytest.approx(30 - 1 / 12_345)
+
+
+def test_rates_of_a_delayed_group_begin_at_0() -> None:
+    groups = tiny_learner().layer_groups
+    schedules = {"lr": {"1": one_cycle(), "*": delayed(0.5, one_cycle())}}
+    _, rates, _ = tables.plan_table(fit_plan(groups, 1, 1e-3, schedules=schedules), 10)
+    assert [row[0] > 0 for row in rates] == [False] * 5 + [True] * 5
+
+
+def test_without_a_momentum_there_is_none() -> None:
+    plan = fit_plan(tiny_learner().layer_groups, 1, 1e-3, momentum=None)
+    assert tables.plan_table(plan, 4)[2] == []
+
+
+def test_before_the_first_fit_there_are_no_spans() -> None:
+    with pytest.raises(ValueError, match="nothing to plot before the first fit"):
+        tables.step_spans([], 4)
+
+
+def test_every_epoch_has_its_validation_at_its_end() -> None:
+    steps = [step("a", 0, 0), step("a", 0, 1), step("a", 1, 0), step("a", 1, 1), step("b", 0, 0)]
+    epochs = [EpochEnd("a", i, 1.0, {"loss": float(i)}) for i in range(2)]
+    epochs.append(EpochEnd("b", 0, 1.0, {"loss": 7.0}))
+    points = tables.valid_points(tables.step_spans(steps, 2), steps, epochs)
+    assert points == [(1, {"loss": 0.0}), (2, {"loss": 1.0}), (3, {"loss": 7.0})]
+
+
+def test_an_epoch_that_was_interrupted_has_no_validation() -> None:
+    steps = [step("a", 0, 0, 9.0), step("a", 0, 0, 1.0), step("a", 0, 1, 2.0)]
+    epochs = [EpochEnd("a", 0, 1.5, {"loss": 3.0})]
+    points = tables.valid_points(tables.step_spans(steps, 2), steps, epochs)
+    assert points == [(2, {"loss": 3.0})]
+
+
+def test_without_validation_there_are_no_points() -> None:
+    steps = [step("a", 0, 0)]
+    assert tables.valid_points(tables.step_spans(steps, 1), steps, [EpochEnd("a", 0, 1.0)]) == []
