@@ -54,8 +54,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path: Path) -> 
     arguments = list(map(str, command))
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        while not process.stdout.readline().startswith("unfrozen"):
-            pass
+        assert any(line.startswith("unfrozen") for line in iter(process.stdout.readline, ""))
         process.send_signal(signal.SIGINT)
         process.stdout.read()
     assert process.returncode == 130

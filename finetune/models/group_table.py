@@ -40,20 +40,23 @@ def _rows(groups: Iterable[LayerGroup]) -> tuple[list[str], list[list[str]]]:
 
 
 def as_text(groups: Iterable[LayerGroup]) -> str:
-    """For a terminal; as wide as it needs to be, up to 160 characters."""
+    """For a terminal: about 120 characters wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     header, rows = _rows(groups)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(header):
-        right = column not in ("group", "modules", "norm", "optimizer")
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or not i)
+    for column in header:
+        if column == "modules":
+            table.add_column(column, max_width=34, overflow="fold")
+        else:
+            left = column in ("group", "norm", "optimizer")
+            table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     stream = io.StringIO()
-    Console(file=stream, width=160, color_system=None).print(table)
+    Console(file=stream, width=200, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
 
 

@@ -90,6 +90,8 @@ def _check_keys(by_path: Mapping[str, Any], groups: Mapping[str, Iterable[str]],
 def _value(by_path: Mapping[str, T], group: str, parameters: Sequence[str], what: str) -> T:
     if group in by_path:
         return by_path[group]
+    # a group that is named after a module, with a norm behind it, say, is where that module is
+    parameters = [name for name in parameters if f".{group}." in f".{name}"] or parameters
     for path in sorted(by_path, key=len, reverse=True):
         covered = [_covers(path, name) for name in parameters]
         if all(covered):

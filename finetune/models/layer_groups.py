@@ -221,6 +221,7 @@ class LayerGroups(Sequence[LayerGroup]):
         message = f"{name} must not be negative, and finite, got {given!r}"
         values = self.per_group(given, name)
         self.set_values(name, group_values.numbers(values, lambda value: value >= 0, message))
+        self.set_peaks({})  # those of an earlier plan
 
     def values_of(self, name: str) -> tuple[float, ...]:
         """A hyper-parameter of every group. Raises ValueError for one that no group has."""
@@ -239,7 +240,6 @@ class LayerGroups(Sequence[LayerGroup]):
             group.values[name] = value
 
     def set_peaks(self, peaks: Mapping[str, Sequence[float]]) -> None:
-        """What the table shows: hyper-parameter -> one value per group."""
         for i, group in enumerate(self):
             group.peaks = {name: values[i] for name, values in peaks.items()}
 

@@ -39,6 +39,13 @@ def test_a_value_reaches_the_groups_it_is_said_for(given: Any, expected: tuple):
     assert per_group(GROUPS, given, "value") == expected
 
 
+def test_a_group_named_after_a_module_is_where_that_module_is():
+    groups = {"stem": ["net.cls"], "blocks.1": ["net.blocks.1.w"], "blocks.11": [
+        "net.blocks.11.w", "net.norm.w"], "head": ["head.w"]}  # fmt: skip
+    given = {"net": {"blocks": 1, "*": 2}, "head": 3}
+    assert per_group(groups, given, "value") == (2, 1, 1, 3)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
