@@ -9,6 +9,7 @@ import torchvision
 from support import StopAt, copy_of, same_state, write_photos
 
 from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
+from finetune.data.memory import memory_bytes
 from finetune.models.backbones import input_size_of
 
 SIZES = (64, 128, 224)  # the smallest that works is taken, or else the model's own
@@ -61,8 +62,7 @@ TORCHVISION = (
     *("regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5"),
     *("squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
 )
-# timm's modules without a classifier: they give tokens to another model
-ENCODERS = ()
+LARGE = ("deepseek_vit_412m",)  # and it has no smaller one
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +103,14 @@ def assert_trains_and_ships(photos: Path, name: str, folder: Path) -> None:
 
 
 def test_every_module_of_timm_has_its_model():
-    assert TIMM.keys() | set(ENCODERS) == set(timm.list_modules())
+    assert TIMM.keys() == set(timm.list_modules())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM.values())
 def test_a_family_of_timm(name: str, few: Path, tmp_path: Path):
+    if name in LARGE and memory_bytes() < 20e9:
+        pytest.skip(f"{name} needs 12 GB")
     assert_trains_and_ships(few, name, tmp_path / "model")
 
 
