@@ -15,7 +15,7 @@ class TrainConfig:
     Args:
         data: folder with one folder of images a class
         output: folder for the run: checkpoint, history, plots and the exported model
-        model: any timm model name
+        model: any timm model name, or one of torchvision's (torchvision/resnet50)
         weights: "pretrained" (downloaded), a .safetensors or .pth file, or null for random weights
         train: folder of a given split, below data
         valid: folder of a given split, below data

@@ -29,6 +29,7 @@ from finetune.randomness import isolated
 from finetune.training import plan as plans
 from finetune.training import tables
 from finetune.training.events import Callback
+from finetune.training.folding import eval_mode
 from finetune.training.phase import Plan
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.step import Loss, Setup, StepSettings, evaluate
@@ -236,7 +237,7 @@ class Learner:
         """Constant rates until `pct_start`, then a cosine down to `lr / div_final`."""
         plan = plans.flat_cosine_plan(
             self.layer_groups, epochs, lr, div_final=div_final, pct_start=pct_start,
-            momentum=self.optimizer.default_momentum,
+            momentum=self.optimizer.base_momentum,
         )  # fmt: skip
         self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
@@ -253,7 +254,7 @@ class Learner:
         """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last."""
         plan = plans.restarts_plan(
             self.layer_groups, cycles, cycle_epochs, lr, cycle_mult=cycle_mult,
-            momentum=self.optimizer.default_momentum,
+            momentum=self.optimizer.base_momentum,
         )  # fmt: skip
         self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
@@ -275,7 +276,7 @@ class Learner:
         """
         plan = plans.fit_plan(
             self.layer_groups, epochs, lr, peaks=peaks, schedules=schedules,
-            momentum=self.optimizer.default_momentum,
+            momentum=self.optimizer.base_momentum,
         )  # fmt: skip
         self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
 
@@ -339,7 +340,7 @@ class Learner:
         """`{"loss": ..., metric: ...}` on the validation data. Raises ValueError without any."""
         if self.data.valid is None:
             raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
-        with isolated():
+        with isolated(), eval_mode(self.model):  # in the middle of a fit, too
             return evaluate(self.trainer.setup, self.data.valid)
 
     def predict(self, item: Any) -> Any:

@@ -123,8 +123,9 @@ def relative_factors(
 ) -> tuple[float, ...]:
     """What each group has of the test's rate: at most 1, and 1 for a group that trains.
 
-    factors: in any way of `LayerGroups.spread`; None: the ratios of the rates in force. group: the
-    only one whose rate is not 0. Raises ValueError for both, for an unknown group or a frozen one.
+    factors: in any way of `LayerGroups.spread`; None: the ratios of the last plan's peaks. group:
+    the only one whose rate is not 0. Raises ValueError for both, for an unknown group or a frozen
+    one.
     """
     if group is not None:
         if factors is not None:
@@ -138,10 +139,11 @@ def relative_factors(
                 "unfreeze it first"
             )
         return tuple(float(name == group) for name in groups.names)
-    rates = groups.values_of("lr") if factors is None else groups.spread(factors)
+    peaks = tuple(own.peaks.get("lr", own.values.get("lr", 0.0)) for own in groups)
+    rates = peaks if factors is None else groups.spread(factors)
     largest = max(rate for rate, own in zip(rates, groups, strict=True) if not own.frozen)
     if not largest > 0:
-        raise ValueError(f"the learning rates in force are {rates}; say their ratios with factors=")
+        raise ValueError(f"the learning rates were {rates}; say their ratios with factors=")
     return tuple(rate / largest for rate in rates)
 
 

@@ -17,7 +17,7 @@ from finetune.models.classifier import Architecture
 from finetune.models.group_values import PerGroup
 from finetune.models.heads import HeadKind
 from finetune.models.normalisation import NormPolicy
-from finetune.models.splitting import Split, body_halves
+from finetune.models.splitting import Split
 from finetune.optim.factories import adamw
 from finetune.optim.group_optimizer import OptimizerChoice
 from finetune.predictor import Predictor
@@ -38,7 +38,7 @@ def vision_learner(
     metrics: Sequence[MetricLike] = ("accuracy",),
     loss: Loss = nn.functional.cross_entropy,
     optimizer: OptimizerChoice = adamw,
-    split: Split = body_halves,
+    split: Split = "halves",
     norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
     weight_decay: PerGroup[float] | None = None,
     device: str | torch.device | None = None,
@@ -49,10 +49,11 @@ def vision_learner(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Learner:
-    """A Learner with a pretrained timm backbone and a new head; pictures are normalised to suit it.
+    """A Learner with a pretrained backbone and a new head; pictures are normalised to suit it.
 
-    backbone: any timm model name. weights: "pretrained" downloads through timm; a path to a
-    .safetensors or .pth file, or a mapping of tensors, is used instead; None is random weights.
+    backbone: any timm model name, or one of torchvision's as "torchvision/resnet50". weights:
+    "pretrained" downloads them; a path to a .safetensors or .pth file, or a mapping of tensors, is
+    used instead; None is random weights.
     head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
     outputs for the backward pass and compute the others again: less memory, more time.
     split: by default three layer groups, two halves of the backbone and the head. The other

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune import Callback, DataLoaders, Learner
-from finetune.training.events import FitEnd
+from finetune.training.events import FitEnd, StepEnd
 from finetune.training.phase import Phase
 from finetune.training.plan import gradual_unfreeze_plan
 
@@ -283,10 +283,22 @@ def test_validate_is_the_loss_and_every_metric():
     learner = tiny_learner(metrics=["accuracy"])
     inputs, targets = tiny_pairs().tensors
     results = learner.validate()
-    outputs = learner.model(inputs).detach()
+    outputs = learner.model.eval()(inputs).detach()
     loss = nn.functional.cross_entropy(outputs, targets).item()
     accuracy = (outputs.argmax(1) == targets).float().mean().item()
     assert results == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-4)
+
+
+def test_validate_in_the_middle_of_a_fit_leaves_the_modes_of_training():
+    learner, modes = tiny_learner(), []
+
+    class Validating(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            learner.validate()
+            modes.append(learner.model.training)
+
+    learner.fit(1, callbacks=[Validating()])
+    assert modes == [True] * len(learner.data.train)
 
 
 def test_validate_needs_validation_data():

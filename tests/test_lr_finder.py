@@ -151,7 +151,7 @@ def test_factors_and_group_are_one_too_many():
 def test_rates_of_0_have_no_ratios():
     learner = tiny_learner()
     learner.layer_groups.set_values("lr", [0.0, 0.0])
-    with pytest.raises(ValueError, match=r"rates in force are \(0.0, 0.0\); say their ratios"):
+    with pytest.raises(ValueError, match=r"learning rates were \(0.0, 0.0\); say their ratios"):
         learner.lr_find()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ def plot_losses(
 
 def _limits(losses: np.ndarray, valid: Sequence[float]) -> tuple[float, float]:
     """All of it, but for the few highest training losses, which would press down the rest."""
-    top = max([float(np.quantile(losses, 0.995)), *valid])
-    low = min([float(losses.min()), *valid])
+    finite = [loss for loss in valid if math.isfinite(loss)]
+    top = max([float(np.quantile(losses, 0.995)), *finite])
+    low = min([float(losses.min()), *finite])
     margin = 0.05 * (top - low) or 0.1
     return (0.0 if 0 <= low < 0.3 * top else low - margin), top + margin

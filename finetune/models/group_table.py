@@ -26,7 +26,7 @@ def _rows(groups: Iterable[LayerGroup]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             group.name,
-            group.span,
+            _span(group),
             f"{len({name.rpartition('.')[0] for name in group.parameters}):,}",
             f"{group.parameter_count:,}",
             f"{group.trainable_count:,}",
@@ -39,10 +39,17 @@ def _rows(groups: Iterable[LayerGroup]) -> tuple[list[str], list[list[str]]]:
     return header + [_NAMES.get(name, name) for name in names], rows
 
 
+def _span(group: LayerGroup) -> str:
+    """The range of layers, as module paths: 'backbone.conv_stem .. backbone.blocks.3.1'."""
+    owners = [name.rpartition(".")[0] or name for name in group.parameters]
+    return owners[0] if owners[0] == owners[-1] else f"{owners[0]} .. {owners[-1]}"
+
+
 def as_text(groups: Iterable[LayerGroup]) -> str:
     """For a terminal: about 120 characters wide."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     header, rows = _rows(groups)
@@ -54,7 +61,7 @@ def as_text(groups: Iterable[LayerGroup]) -> str:
             left = column in ("group", "norm", "optimizer")
             table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     stream = io.StringIO()
     Console(file=stream, width=200, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")

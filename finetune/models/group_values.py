@@ -1,7 +1,7 @@
 """The ways to say one value per layer group: alike, in order, by name or path, as a structure."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -52,6 +52,7 @@ def per_group(groups: Mapping[str, Iterable[str]], given: PerGroup[T], what: str
     >>> per_group(groups, {"0": 1e-4, "head": 1e-2}, "learning rate")
     (0.0001, 0.01)
     """
+    given = _plain(given)
     if isinstance(given, Mapping):
         by_path = dict(_flat(given))
         _check_keys(by_path, groups, what)
@@ -88,48 +89,61 @@ def _check_keys(by_path: Mapping[str, Any], groups: Mapping[str, Iterable[str]],
 
 
 def _value(by_path: Mapping[str, T], group: str, parameters: Sequence[str], what: str) -> T:
-    if group in by_path:
-        return by_path[group]
+    """The group's name, or else the longest path that covers it; no longer one may cut it."""
     # a group that is named after a module, with a norm behind it, say, is where that module is
-    parameters = [name for name in parameters if f".{group}." in f".{name}"] or parameters
-    for path in sorted(by_path, key=len, reverse=True):
-        covered = [_covers(path, name) for name in parameters]
-        if all(covered):
-            return by_path[path]
-        if any(covered):
+    main = [name for name in parameters if f".{group}." in f".{name}"] or parameters
+    covering = [path for path in by_path if all(_covers(path, name) for name in main)]
+    best = group if group in by_path else max(covering, key=len, default=None)
+    for path in by_path:
+        inside = [_covers(path, name) for name in parameters]
+        if path != best and path not in covering and any(inside) and not all(inside):
             raise ValueError(
                 f"{path!r} is a part of layer group {group!r} only, which has one {what}; "
                 "begin a group there with split="
             )
-    raise ValueError(f"layer group {group!r} has no {what}; name it, or add '*' for the rest")
+    if best is None:
+        raise ValueError(f"layer group {group!r} has no {what}; name it, or add '*' for the rest")
+    return by_path[best]
 
 
 def spread(groups: Mapping[str, Iterable[str]], lr: LearningRates) -> tuple[float, ...]:
     """Learning rates, see `LayerGroups.spread`."""
-    given: PerGroup[float]
+    given: PerGroup[float] = _plain(lr)
     if isinstance(lr, slice):
         given = _spread_slice(lr, len(groups))
     elif isinstance(lr, LayerDecay):
         given = lr.spread(len(groups))
-    elif isinstance(lr, Iterable) and not isinstance(lr, Mapping | str):
-        given = list(lr)  # an array, say
-    else:
-        given = lr
-    return numbers(
-        per_group(groups, given, "learning rate"),
-        lambda rate: rate > 0,
-        f"learning rates must be positive and finite, got {lr!r}",
-    )
+    rates = per_group(groups, given, "learning rate")
+    return numbers(rates, "learning rates", shown=lr)
 
 
 def numbers(
-    values: Iterable[Any], fits: Callable[[float], bool], message: str
+    values: Iterable[Any], name: str, present: Sequence[float] = (), *, shown: object = None
 ) -> tuple[float, ...]:
-    """As plain floats: no numpy number gets into a plan. Raises ValueError with the message."""
+    """As plain floats: no numpy number gets into a plan.
+
+    present: values of the same hyper-parameter; it may be negative if they are. Raises ValueError
+    for what is no number, not finite, or no possible value. shown: in the message.
+    """
+    values = list(values)
+    shown = values if shown is None else shown
+    for value in values:
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            raise ValueError(f"{name} must be numbers, got {value!r} in {shown!r}")
     floats = tuple(float(value) for value in values)
-    if not all(math.isfinite(value) and fits(value) for value in floats):
-        raise ValueError(message)
+    if name in ("lr", "learning rates"):
+        if not all(value > 0 and math.isfinite(value) for value in floats):
+            raise ValueError(f"learning rates must be positive and finite, got {shown!r}")
+    elif not all(math.isfinite(v) and (v >= 0 or min(present, default=0) < 0) for v in floats):
+        raise ValueError(f"{name} must not be negative, and finite, got {shown!r}")
+    elif name.startswith(("momentum", "beta")) and max(floats) > 1:
+        raise ValueError(f"{name} must not be above 1, got {shown!r}")
     return floats
+
+
+def _plain(given: Any) -> Any:
+    """Arrays and tensors as numbers and lists."""
+    return given.tolist() if hasattr(given, "tolist") else given
 
 
 def _spread_slice(lr: slice, count: int) -> list[float]:

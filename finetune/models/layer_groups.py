@@ -4,7 +4,7 @@ The one handle for everything that differs along the depth of a network: freezin
 rates, weight decay, normalisation policy, optimizer membership, tables and checkpoints.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
@@ -39,7 +39,8 @@ class LayerGroup:
     "train" uses batch statistics and trains weight and bias even while the group is frozen;
     "follow" is "train" while the group trains and "eval" while it is frozen.
     values: the hyper-parameters in force, such as lr; `GroupOptimizer` reads them at every step.
-    peaks: their largest values in the phase that runs or ran last. optimizer: its name.
+    base: those that hold where a plan says nothing. peaks: the largest values in the phase that
+    runs or ran last. optimizer: its name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LayerGroup:
     norm_parameters: frozenset[str]
     frozen: bool = False
     values: dict[str, float] = field(default_factory=dict)
+    base: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
     optimizer: str = "-"
 
@@ -60,12 +62,6 @@ class LayerGroup:
     @property
     def trainable_count(self) -> int:
         return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
-
-    @property
-    def span(self) -> str:
-        """The range of layers, as module paths: 'backbone.conv_stem .. backbone.blocks.3.1'."""
-        owners = [name.rpartition(".")[0] or name for name in self.parameters]
-        return owners[0] if owners[0] == owners[-1] else f"{owners[0]} .. {owners[-1]}"
 
     def set_frozen(self, frozen: bool) -> None:
         self.frozen = frozen
@@ -178,7 +174,7 @@ class LayerGroups(Sequence[LayerGroup]):
         Gradients of frozen parameters are dropped, optimizer state and membership stay.
         """
         last = len(self) - 1
-        if not -last <= count <= last:
+        if not isinstance(count, int) or not -last <= count <= last:
             raise ValueError(
                 f"freeze_to(n) needs 0 <= n <= {last} for {len(self)} groups "
                 f"({', '.join(self.names)}), got {count}"
@@ -202,46 +198,49 @@ class LayerGroups(Sequence[LayerGroup]):
         the next one. A sequence: one per group. A mapping: by group name, module path or "*", see
         `per_group`. All must be positive.
         """
-        return group_values.spread(self._parameter_names(), lr)
+        return group_values.spread({g.name: g.parameters for g in self}, lr)
 
     def per_group(self, given: PerGroup[T], what: str) -> tuple[T, ...]:
         """One value per group from any way of saying it, see `group_values.per_group`."""
-        return group_values.per_group(self._parameter_names(), given, what)
-
-    def _parameter_names(self) -> dict[str, Iterable[str]]:
-        return {group.name: group.parameters for group in self}
+        return group_values.per_group({g.name: g.parameters for g in self}, given, what)
 
     def set(self, name: str, given: PerGroup[float]) -> None:
         """Sets a hyper-parameter of the optimizer ("weight_decay", "eps"), see `per_group`.
 
-        It stays until it is set again, or a plan that has it runs; optimizer state is kept.
-        Raises ValueError for one that no group's optimizer has.
+        It holds wherever a plan says nothing about it; optimizer state is kept. Raises ValueError
+        for one that no group's optimizer has, and for lr, which every fit is given.
         """
-        self._check_hyper_parameter(name)
-        message = f"{name} must not be negative, and finite, got {given!r}"
-        values = self.per_group(given, name)
-        self.set_values(name, group_values.numbers(values, lambda value: value >= 0, message))
-        self.set_peaks({})  # those of an earlier plan
+        if name == "lr":
+            raise ValueError("every fit has its own learning rates: pass lr to it, by group or not")
+        present, values = self.values_of(name), self.per_group(given, name)
+        values = group_values.numbers(values, name, present, shown=given)
+        for group, value in zip(self, values, strict=True):
+            if name in group.base:
+                group.values[name] = group.base[name] = value
+                group.peaks.pop(name, None)
 
     def values_of(self, name: str) -> tuple[float, ...]:
-        """A hyper-parameter of every group. Raises ValueError for one that no group has."""
-        self._check_hyper_parameter(name)
-        return tuple(group.values.get(name, 0.0) for group in self)
+        """A hyper-parameter of every group, as it is where a plan says nothing about it.
 
-    def _check_hyper_parameter(self, name: str) -> None:
-        known = dict.fromkeys(key for group in self for key in group.values)
+        0 for a group without it; ValueError for one that no group has.
+        """
+        known = dict.fromkeys(key for group in self for key in group.base)
         if name not in known:
             used = ", ".join(dict.fromkeys(group.optimizer for group in self))
             raise ValueError(f"{used} has no hyper-parameter {name!r}; {did_you_mean(name, known)}")
+        return tuple(group.base.get(name, 0.0) for group in self)
 
     def set_values(self, name: str, values: Sequence[float]) -> None:
-        """Sets one hyper-parameter, one value per group."""
+        """Puts a hyper-parameter in force, one value per group."""
         for group, value in zip(self, values, strict=True):
-            group.values[name] = value
+            if name in group.base or not group.base:
+                group.values[name] = value
 
-    def set_peaks(self, peaks: Mapping[str, Sequence[float]]) -> None:
+    def begin_phase(self, peaks: Mapping[str, Sequence[float]]) -> None:
+        """Base values are in force again. peaks: hyper-parameter -> largest value per group."""
         for i, group in enumerate(self):
-            group.peaks = {name: values[i] for name, values in peaks.items()}
+            group.values.update(group.base)
+            group.peaks = {n: values[i] for n, values in peaks.items() if n in group.base}
 
     def __str__(self) -> str:
         return group_table.as_text(self)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import TypeAlias
 
 from torch import nn
@@ -53,26 +54,22 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
         return _named_children(model) if _is_pair(model) else _by_word(model, "halves")
     if isinstance(split, str):
         return _by_word(model, split)
-    if isinstance(split, int) and not isinstance(split, bool):
-        return _by_count(model, split)
+    if isinstance(split, Integral) and not isinstance(split, bool):
+        return _by_count(model, int(split))
     if isinstance(split, Mapping):
         return _by_names(model, split)
     if callable(split):
-        members = [list(group) for group in split(model)]
+        alone = nn.Module | nn.Parameter
+        members = [[g] if isinstance(g, alone) else list(g) for g in split(model)]
         if not members:
             raise ValueError(f"the split function gives no group. {_HOW}")
         return list(zip(_default_names(len(members)), members, strict=True))
     points = list(split) if isinstance(split, Iterable) else []
-    if points and all(isinstance(p, int) and not isinstance(p, bool) for p in points):
-        return _at_indices(model, [point for point in points if isinstance(point, int)])
+    if points and all(isinstance(p, Integral) and not isinstance(p, bool) for p in points):
+        return _at_indices(model, [int(p) for p in points if isinstance(p, Integral)])
     if points and all(isinstance(point, str) for point in points):
         return _at_paths(model, [point for point in points if isinstance(point, str)])
     raise ValueError(f"split={split!r} is not understood. {_HOW}")
-
-
-def body_halves(model: nn.Module) -> list[Members]:
-    """Two halves of the body and the head: `split="halves"` as a function."""
-    return [members for _, members in _by_word(model, "halves")]
 
 
 def _default_names(count: int) -> list[str]:
@@ -127,8 +124,7 @@ def classifier_layers(model: nn.Module) -> list[nn.Module]:
     inside = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}
     layers = [m for m in modules.values() if isinstance(m, _LAYERS) and id(m) in inside]
     classes = getattr(model, "num_classes", None)
-    told = [m for m in layers if m.weight.shape[0] == classes] or layers[-1:]
-    return [*told]
+    return [*([m for m in layers if m.weight.shape[0] == classes] or layers[-1:])]
 
 
 def _by_word(model: nn.Module, word: str) -> NamedMembers:
@@ -197,10 +193,13 @@ def _at_indices(model: nn.Module, starts: list[int]) -> NamedMembers:
 def _at_paths(model: nn.Module, starts: list[str]) -> NamedMembers:
     remaining = [_full_path(model, start) for start in starts]
     groups: list[list[nn.Module | nn.Parameter]] = [[]]
+    seen: list[str] = []
     for path, module in modules_in_order(model):
-        if remaining and f"{path}.".startswith(f"{remaining[0]}."):
+        start = f"{remaining[0]}." if remaining else "."
+        if f"{path}.".startswith(start) and not any(p.startswith(start) for p in seen):
             groups.append([])
             remaining.pop(0)
+        seen.append(f"{path}.")
         leaf = not list(module.children())
         groups[-1].extend([module] if leaf else module.parameters(recurse=False))
     if remaining:
@@ -228,8 +227,11 @@ def _by_names(model: nn.Module, names: Mapping[str, str]) -> NamedMembers:
             group = next((g for p, g in group_of.items() if f"{name}.".startswith(f"{p}.")), None)
             if group is None:
                 left_out.append(name)
-            else:
-                groups.setdefault(group, []).append(parameter)
+                continue
+            if group in groups and group != [*groups][-1]:
+                behind = f"split puts {name!r} into group {group!r}, behind group {[*groups][-1]!r}"
+                raise ValueError(f"{behind}; groups are neighbouring layers, in order of depth")
+            groups.setdefault(group, []).append(parameter)
     if left_out:
         listed = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         raise ValueError(f"split leaves out {len(left_out)} parameters: {listed}; name them, too")

@@ -1,5 +1,6 @@
 """GroupOptimizer: layer groups x torch optimizers, whose membership never changes, as one."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -50,11 +51,15 @@ class GroupOptimizer:
         self.groups, self.factory = groups, factory
         self._rows = make_rows(groups, groups.per_group(factory, "optimizer"))
         self.torch_optimizers = tuple({id(r.optimizer): r.optimizer for r in self._rows}.values())
+        self._together = _Together(self.torch_optimizers)  # one, as a scaler tells them by identity
         self._set_initial_values()
         if weight_decay is not None:
             self._set_weight_decay(weight_decay)
 
     def _set_initial_values(self) -> None:
+        for group in self.groups:
+            group.values.clear()
+        # a group's first optimizer, that of what decays, is the one that counts
         for row in sorted(self._rows, key=lambda row: not row.decays):
             name = type(row.optimizer).__name__
             if "lr" not in row.optimizer.defaults:
@@ -62,30 +67,25 @@ class GroupOptimizer:
                     f"{name} has no lr for each group; scale its updates instead: "
                     f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
                 )
-            values, own = row.group.values, row.param_group
-            # a group's first optimizer, that of what decays, is the one that counts
-            for key in row.keys:
-                values.setdefault(key, float(own[key]))
-            for i, beta in enumerate(own.get("betas", ())):
-                values.setdefault(f"beta{i + 1}" if i else "momentum", float(beta))
+            for key, value in row.own_values.items():
+                row.group.values.setdefault(key, value)
+        for row in self._rows:
+            row.applied.update({key: row.group.values[key] for key in row.keys})
         for group in self.groups:
             used = (type(row.optimizer).__name__ for row in self._rows if row.group is group)
             group.optimizer = ", ".join(dict.fromkeys(used))
+            group.base = dict(group.values)
 
     def _set_weight_decay(self, given: PerGroup[float]) -> None:
-        message = f"weight_decay must not be negative, got {given}"
         values = self.groups.per_group(given, "weight decay")
-        decays = numbers(values, lambda value: value >= 0, message)
+        decays = numbers(values, "weight_decay", shown=given)
         for group, value in zip(self.groups, decays, strict=True):
-            if "weight_decay" not in group.values:
+            if "weight_decay" in group.values:
+                group.values["weight_decay"] = group.base["weight_decay"] = value
+            elif value:
                 raise ValueError(
                     f"{group.optimizer} has no weight_decay; leave weight_decay={value} out"
                 )
-            group.values["weight_decay"] = value
-
-    @property
-    def name(self) -> str:
-        return ", ".join(dict.fromkeys(type(one).__name__ for one in self.torch_optimizers))
 
     @property
     def has_momentum(self) -> bool:
@@ -93,15 +93,9 @@ class GroupOptimizer:
         return any({"momentum", "betas"} & one.defaults.keys() for one in self.torch_optimizers)
 
     @property
-    def default_momentum(self) -> tuple[float, ...] | None:
-        """The momentum that each group's optimizer was made with, None if none has any."""
-        found: dict[str, float] = {}
-        for row in self._rows:
-            defaults = row.optimizer.defaults
-            momentum = defaults.get("betas", (defaults.get("momentum"),))[0]
-            if momentum is not None:
-                found.setdefault(row.group.name, float(momentum))
-        return tuple(found.get(name, 0.0) for name in self.groups.names) if found else None
+    def base_momentum(self) -> tuple[float, ...] | None:
+        """The momentum that each group's optimizer has, None if none has any."""
+        return self.groups.values_of("momentum") if self.has_momentum else None
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -127,8 +121,7 @@ class GroupOptimizer:
 
     def _as_one(self) -> Any:
         """For a scaler, which must skip the step of all where one gradient is not finite."""
-        several = len(self.torch_optimizers) > 1
-        return _Together(self.torch_optimizers) if several else self.torch_optimizers[0]
+        return self._together if len(self.torch_optimizers) > 1 else self.torch_optimizers[0]
 
     def zero_grad(self) -> None:
         """Drops the gradients; torch's own method takes as long for its profiler's marks alone."""
@@ -144,6 +137,18 @@ class GroupOptimizer:
             for name, parameter in row.parameters.items()
             if parameter in row.optimizer.state
         }
+
+    def settings(self) -> list[dict[str, Any]]:
+        """The plain entries of torch's param groups: some optimizers count in them."""
+        return [
+            {k: v for k, v in group.items() if isinstance(v, int | float | str | tuple | None)}
+            for group in self.param_groups
+        ]
+
+    def load_settings(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Takes back what `settings` gave."""
+        for group, own in zip(self.param_groups, saved, strict=True):
+            group.update(own)
 
     def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
         """Takes back what `state_dict` gave, by name, so that it survives a change of order.
@@ -184,8 +189,5 @@ class _Together:
 
 
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:
-    """A number, the parameter's shape, or 1 along some of its dimensions, as Adafactor has it."""
-    return not state or (
-        len(state) == len(parameter)
-        and all(a in (1, b) for a, b in zip(state, parameter, strict=True))
-    )
+    """The parameter's shape, or with 1 or another of its sizes; of another rank it may be any."""
+    return len(state) != len(parameter) or {*state} <= {1, *parameter}

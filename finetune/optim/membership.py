@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,17 +13,25 @@ from torch.optim import Optimizer
 from finetune.models.layer_groups import LayerGroup, LayerGroups
 from finetune.optim.factories import OptimizerFactory, build, shares
 
+_SHARED = ("lr", "momentum", "weight_decay")
+"""What the optimizers of a group have in common; the others keep their own until it is changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One of torch's param groups: the parameters of a layer group that decay, or do not."""
+    """One of torch's param groups: the parameters of a layer group that decay, or do not.
+
+    keys: names of the hyper-parameters that are real numbers -> key in torch's param group, and
+    position there, for betas. applied: the group's values that were seen last.
+    """
 
     group: LayerGroup
     decays: bool
     names: list[str]
     optimizer: Optimizer
     index: int  # in the optimizer's param groups, which are other objects after load_state_dict
-    keys: tuple[str, ...]  # of numbers in the param group, but the betas
+    keys: dict[str, tuple[str, int | None]]
+    applied: dict[str, float] = field(default_factory=dict)
 
     @property
     def param_group(self) -> dict[str, Any]:
@@ -32,16 +41,26 @@ class Row:
     def parameters(self) -> dict[str, Tensor]:
         return dict(zip(self.names, self.param_group["params"], strict=True))
 
+    @property
+    def own_values(self) -> dict[str, float]:
+        own = self.param_group
+        return {
+            name: float(own[key] if i is None else own[key][i])
+            for name, (key, i) in self.keys.items()
+        }
+
     def apply_values(self) -> None:
-        values, own = self.group.values, self.param_group
-        for key in self.keys:
-            if self.decays or key != "weight_decay":
-                own[key] = values[key]
-        if "betas" in own:
-            own["betas"] = (
-                values["momentum"],
-                *(values[f"beta{i + 2}"] for i in range(len(own["betas"]) - 1)),
-            )
+        """An optimizer may count in its param group, and what it writes there must stay."""
+        own = self.param_group
+        for name, (key, i) in self.keys.items():
+            value = self.group.values[name]
+            if name not in _SHARED and value == self.applied.get(name):
+                continue
+            self.applied[name] = value
+            if i is not None:
+                own[key] = (*own[key][:i], value, *own[key][i + 1 :])
+            elif self.decays or key != "weight_decay":
+                own[key] = value
         if own.get("momentum") and isinstance(self.optimizer, torch.optim.RMSprop):
             self._make_momentum_buffers()
 
@@ -55,6 +74,12 @@ class Row:
 
 def make_rows(groups: LayerGroups, choices: Sequence[OptimizerFactory]) -> list[Row]:
     """In the order of the groups; a factory makes one optimizer for all groups that chose it."""
+    for choice in choices:
+        if not callable(choice) or isinstance(choice, Optimizer):
+            raise TypeError(
+                "optimizer must be a torch optimizer class, a functools.partial of one, or a "
+                f"mapping of group names to them, got {choice!r}"
+            )
     members = [
         (one, group, decays, {n: p for n, p in share.items() if (n in group.no_decay) != decays})
         for group, choice in zip(groups, choices, strict=True)
@@ -79,10 +104,17 @@ def make_rows(groups: LayerGroups, choices: Sequence[OptimizerFactory]) -> list[
     return rows
 
 
-def _number_keys(defaults: dict[str, Any]) -> tuple[str, ...]:
-    """Of hyper-parameters that are real numbers; a count (ns_steps) is none, an integer 0 is."""
-    return tuple(
-        key
-        for key, value in defaults.items()
-        if isinstance(value, float) or (value == 0 and type(value) is int) or key == "lr"
-    )
+def _number_keys(defaults: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
+    """Where real numbers are; a count (ns_steps) is none, but an integer that means one is."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for key, value in defaults.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if (
+            key == "lr"
+            or (whole and (value == 0 or key in ("eps", "momentum", "weight_decay")))
+            or (isinstance(value, Real) and not isinstance(value, int))
+        ):
+            found[key] = key, None
+        elif key == "betas":
+            found |= {f"beta{i + 1}" if i else "momentum": (key, i) for i in range(len(value))}
+    return found

@@ -37,6 +37,7 @@ class ScaledUpdates(Optimizer):
         for own in self.param_groups:
             for key, value in extra.items():
                 own.setdefault(key, value)
+        self._seen = [dict(own) for own in self.param_groups]
         self.state = self.inner.state
 
     @torch.no_grad()
@@ -46,9 +47,13 @@ class ScaledUpdates(Optimizer):
             raise ValueError("ScaledUpdates takes no closure")
         moving = [[p for p in g["params"] if p.grad is not None] for g in self.param_groups]
         before = [[p.clone() for p in parameters] for parameters in moving]
-        for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
-            inner.update({k: own[k] for k in inner if k not in ("params", "lr")})
+        groups = list(zip(self.param_groups, self.inner.param_groups, self._seen, strict=True))
+        for own, inner, seen in groups:
+            inner.update({k: v for k, v in _settings(own).items() if v != seen.get(k)})
         self.inner.step()
+        for own, inner, seen in groups:  # an optimizer may count in its param group
+            own.update(_settings(inner))
+            seen.update(_settings(own))
         for own, parameters, old in zip(self.param_groups, moving, before, strict=True):
             if parameters:
                 scaled = torch._foreach_lerp(old, parameters, own["lr"])
@@ -62,3 +67,14 @@ class ScaledUpdates(Optimizer):
         super().load_state_dict(state_dict)
         self.inner.load_state_dict({**self.inner.state_dict(), "state": state_dict["state"]})
         self.state = self.inner.state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "inner": self.inner, "_seen": self._seen}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.state = self.inner.state
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}

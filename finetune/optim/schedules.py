@@ -125,12 +125,17 @@ def delayed(start: float, schedule: Schedule) -> Delayed:
 
 def check(schedule: Schedule, what: str) -> None:
     """Raises ValueError for a schedule whose value is negative or no number anywhere in [0, 1]."""
+    rule = (
+        "a schedule is a function from progress in [0, 1] to a multiplier, 0 or more, of the peak"
+    )
+    if not callable(schedule) or isinstance(schedule, type):
+        raise TypeError(f"the schedule of {what} is {schedule!r}; {rule}")
     for progress in (i / 100 for i in range(101)):
         value = schedule(progress)
-        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        is_number = hasattr(value, "__float__") and math.isfinite(value)
+        if not is_number or not value >= 0:
             raise ValueError(
-                f"the schedule of {what} gives {value!r} at progress {progress}; a schedule is a "
-                "function from progress in [0, 1] to a multiplier, 0 or more, of the peak value"
+                f"the schedule of {what} gives {value!r} at progress {progress}; {rule}"
             )
 
 
@@ -162,9 +167,10 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
     """
     if isinstance(schedule, Delayed):
         inner = to_dict(schedule.schedule)
-        return {"name": "Delayed", "start": schedule.start, "schedule": inner}
+        return {"name": "Delayed", "start": float(schedule.start), "schedule": inner}
     if type(schedule) in _BUILT_IN.values():
-        return {"name": type(schedule).__name__, **asdict(schedule)}  # type: ignore[call-overload]
+        fields = asdict(schedule)  # type: ignore[call-overload]
+        return {"name": type(schedule).__name__, **{n: float(v) for n, v in fields.items()}}
     return {"name": getattr(schedule, "__qualname__", type(schedule).__qualname__), "custom": True}
 
 

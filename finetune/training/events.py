@@ -219,3 +219,14 @@ def deliver_last(callbacks: Iterable[Callback], event: FitEnd) -> Exception | No
         except Exception as error:
             first = first or error
     return first
+
+
+def named(callbacks: Iterable[Callback]) -> list[tuple[str, Callback]]:
+    """Class name -> callback; the second of a class is "Name 2"."""
+    counts: dict[str, int] = {}
+    named = []
+    for callback in callbacks:
+        name = type(callback).__name__
+        counts[name] = counts.get(name, 0) + 1
+        named.append((name if counts[name] == 1 else f"{name} {counts[name]}", callback))
+    return named

@@ -183,6 +183,7 @@ class FeatureCache:
         self, loader: IndexedLoader, view: int | None, position: int | None
     ) -> Generator[Precompute, None, Batch]:
         """Features and targets of all examples, by number."""
+        self._folded = None  # a callback may have changed the frozen layers meanwhile
         count, done = len(loader.targets), 0
         rank, world = distributed.rank(), distributed.world_size()
         parts = torch.split(torch.arange(count), self._chunk * world)

@@ -107,7 +107,7 @@ class Loop:
             phase = run.plan[run.phase]
             groups.freeze_to(phase.frozen)
             groups.set_training_modes()
-            groups.set_peaks(phase.largest())
+            groups.begin_phase(phase.largest())
             self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch))
             self._phase(run, phase)  # what it keeps in memory ends with it
 
@@ -183,7 +183,7 @@ class Loop:
         lr = tuple(group.values["lr"] for group in optimizer.groups)
         momentum: tuple[float, ...] = ()
         if optimizer.has_momentum:
-            momentum = tuple(group.values["momentum"] for group in optimizer.groups)
+            momentum = tuple(group.values.get("momentum", 0.0) for group in optimizer.groups)
         return StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum, phase.frozen)
 
     def _flush(self, run: Run) -> None:

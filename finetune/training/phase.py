@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, TypeAlias
 
+from finetune.models.group_values import numbers
 from finetune.optim import schedules
 from finetune.optim.schedules import Schedule
 
@@ -30,8 +32,15 @@ class Phase:
     views: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or self.epochs < 1:
+        if not isinstance(self.epochs, Integral) or self.epochs < 1:
             raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
+        # plain numbers and tuples: a phase is compared, and stored in checkpoints
+        peaks = {
+            name: numbers(v, name if name != "lr" else "peaks") for name, v in self.peaks.items()
+        }
+        given = {n: tuple(s) if isinstance(s, list) else s for n, s in self.schedules.items()}
+        for name, value in (("epochs", int(self.epochs)), ("peaks", peaks), ("schedules", given)):
+            object.__setattr__(self, name, value)
         if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
             raise ValueError(f"views must be a positive whole number or None, got {self.views!r}")
         unknown = sorted(set(self.schedules) - set(self.peaks))
@@ -53,9 +62,9 @@ class Phase:
             schedule = self.schedules.get(name)
             if isinstance(schedule, tuple):
                 pairs = zip(peaks, schedule, strict=True)
-                peaks = tuple(peak * own(progress) for peak, own in pairs)
+                peaks = tuple(peak * float(own(progress)) for peak, own in pairs)
             elif schedule is not None:
-                multiplier = schedule(progress)
+                multiplier = float(schedule(progress))
                 peaks = tuple(peak * multiplier for peak in peaks)
             found[name] = peaks
         return found

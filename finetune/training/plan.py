@@ -1,8 +1,9 @@
 """The plans that the fits run: what is going to happen, to be printed, plotted, stored, resumed."""
 
 from collections.abc import Mapping
+from numbers import Real
 
-from finetune.models.group_values import LearningRates, PerGroup
+from finetune.models.group_values import LearningRates, PerGroup, numbers
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
 from finetune.training.phase import Phase, Plan
@@ -16,6 +17,10 @@ def check(plan: Plan, groups: LayerGroups) -> None:
 
     A momentum is no reason, where the optimizer has none: the cycles have one for any.
     """
+    if not isinstance(plan, tuple) or not all(isinstance(phase, Phase) for phase in plan):
+        raise TypeError(f"a plan is a tuple of phases, got {plan!r}; one phase is (phase,)")
+    if not plan:
+        raise ValueError("the plan has no phase")
     for phase in plan:
         for name, values in phase.peaks.items():
             if len(values) != len(groups):
@@ -25,6 +30,13 @@ def check(plan: Plan, groups: LayerGroups) -> None:
                 )
             if name != "momentum":
                 groups.values_of(name)
+        if not 0 <= phase.frozen < len(groups):
+            raise ValueError(
+                f"phase {phase.name!r} freezes {phase.frozen} of {len(groups)} groups "
+                f"({', '.join(groups.names)}); it must be 0 or more, and leave one"
+            )
+        if "lr" not in phase.peaks:
+            raise ValueError(f"phase {phase.name!r} has no lr among its peaks")
 
 
 def fit_plan(
@@ -49,7 +61,8 @@ def fit_plan(
     for name, values in (peaks or {}).items():
         if name == "lr":
             raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
-        given[name] = tuple(map(float, groups.per_group(values, name)))
+        present = groups.values_of(name)
+        given[name] = numbers(groups.per_group(values, name), name, present, shown=values)
     found: dict[str, Schedule | tuple[Schedule, ...]] = {}
     for name, own in (schedules or {}).items():
         if name not in given:
@@ -111,10 +124,7 @@ def fine_tune_plan(
             "fine_tune freezes all groups but the last, and this model has one group only; "
             "pass split= to say where groups begin, or use fit_one_cycle"
         )
-    if not isinstance(base_lr, int | float):
-        raise TypeError(f"base_lr is one number; lr_mult spreads it over the groups: {base_lr!r}")
-    if not lr_mult > 0:
-        raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
+    _check_rates(base_lr, lr_mult)
     peak_at = 0.99
     if freeze_epochs is None:
         freeze_epochs, peak_at = KEPT_EPOCHS, 0.3
@@ -135,6 +145,13 @@ def fine_tune_plan(
     )
 
 
+def _check_rates(base_lr: float, lr_mult: float) -> None:
+    if not isinstance(base_lr, Real):
+        raise TypeError(f"base_lr is one number; lr_mult spreads it over the groups: {base_lr!r}")
+    if not lr_mult > 0:
+        raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
+
+
 def gradual_unfreeze_plan(
     groups: LayerGroups,
     *,
@@ -148,6 +165,7 @@ def gradual_unfreeze_plan(
     have up to `lr_mult` less, each its own rate in all phases.
     Source: gradual unfreezing (Howard and Ruder 2018, ULMFiT), with cycles as in `fine_tune`.
     """
+    _check_rates(base_lr, lr_mult)
     if len(groups) < 2:
         raise ValueError("there is one layer group only, so nothing can be frozen; pass split=")
     plan: Plan = ()

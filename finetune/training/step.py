@@ -69,10 +69,10 @@ class Setup:
     def copied(self, runtime: Runtime) -> "Setup":
         """To train on trial, without a trace in this one: its model, optimizer and loss are new."""
         groups = copy.deepcopy(self.optimizer.groups)
-        values = [dict(group.values) for group in groups]
+        values = [(dict(group.values), dict(group.base)) for group in groups]
         optimizer = GroupOptimizer(groups, self.optimizer.factory)
         for group, own in zip(groups, values, strict=True):
-            group.values = own
+            group.values, group.base = own
         return replace(
             self,
             model=runtime.place(groups.model),

@@ -1,6 +1,6 @@
 """Trainer: starts, continues, saves and loads runs; the state behind a Learner."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
 from finetune.training import probe
 from finetune.training.checkpoint import CheckpointError
-from finetune.training.events import Callback
+from finetune.training.events import Callback, named
 from finetune.training.feature_cache import FeatureCache
 from finetune.training.loop import Loop
 from finetune.training.origin import Origin
@@ -134,7 +134,7 @@ class Trainer:
     ) -> None:
         self.origin.keep()
         self._active = [*self.callbacks, *callbacks]
-        for name, callback in _named(self._active):
+        for name, callback in named(self._active):
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks[name])
         self._stored_callbacks = {}
@@ -145,7 +145,7 @@ class Trainer:
             self._next_epoch = run.epochs_begun
             # the others keep their own state; a long history would take its time
             own = set(map(id, self.callbacks))
-            passing = [(n, c) for n, c in _named(self._active) if id(c) not in own]
+            passing = [(n, c) for n, c in named(self._active) if id(c) not in own]
             self._stored_callbacks = {name: callback.state_dict() for name, callback in passing}
 
     def save(self, path: Path) -> None:
@@ -163,12 +163,18 @@ class Trainer:
         return {
             "model": setup.model.state_dict(),
             "optimizer": {
-                "class": setup.optimizer.name,
+                "classes": [group.optimizer for group in groups],
                 "state": setup.optimizer.state_dict(),
+                "settings": setup.optimizer.settings(),
             },
             "scaler": None if setup.scaler is None else setup.scaler.state_dict(),
             "groups": {
-                group.name: {"norm": group.norm, "values": dict(group.values)} for group in groups
+                group.name: {
+                    "norm": group.norm,
+                    "values": dict(group.values),
+                    "base": dict(group.base),
+                }
+                for group in groups
             },
             "frozen": groups.frozen_count,
             "run": self._stored_run
@@ -180,7 +186,7 @@ class Trainer:
             "runtime": setup.runtime.to_dict(),
             "callbacks": {
                 **self._stored_callbacks,
-                **{name: callback.state_dict() for name, callback in _named(self._active)},
+                **{name: callback.state_dict() for name, callback in named(self._active)},
             },
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         }
@@ -191,13 +197,13 @@ class Trainer:
         checkpoints.check_fits(path, content["model"], setup.model.state_dict())
         own = {
             "layer groups": list(groups.names),
-            "optimizer": setup.optimizer.name,
+            "optimizer": [group.optimizer for group in groups],
             "seed": setup.data.seed,
             "classes": _list(setup.data.classes),
         }
         saved = {
             "layer groups": list(content["groups"]),
-            "optimizer": content["optimizer"]["class"],
+            "optimizer": content["optimizer"]["classes"],
             "seed": content["seed"],
             "classes": content["classes"],
         }
@@ -208,6 +214,7 @@ class Trainer:
                 )
         self.origin.keep()
         setup.optimizer.load_state_dict(content["optimizer"]["state"])
+        setup.optimizer.load_settings(content["optimizer"]["settings"])
         self._keep_runtime(content["runtime"])
         setup = self.setup
         setup.model.load_state_dict(content["model"])
@@ -216,11 +223,12 @@ class Trainer:
         for group in groups:
             group.norm = content["groups"][group.name]["norm"]
             group.values = dict(content["groups"][group.name]["values"])
+            group.base = dict(content["groups"][group.name]["base"])
         groups.freeze_to(content["frozen"])
         self.run, self._stored_run = None, content["run"]
         self._next_epoch = content["next_epoch"]
         self._active, self._stored_callbacks = self.callbacks, dict(content["callbacks"])
-        for name, callback in _named(self.callbacks):
+        for name, callback in named(self.callbacks):
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks.pop(name))
 
@@ -233,17 +241,6 @@ class Trainer:
         if runtime != self.setup.runtime:
             runtime.place(self.setup.model)
             self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
-
-
-def _named(callbacks: Iterable[Callback]) -> list[tuple[str, Callback]]:
-    """Class name -> callback; the second of a class is "Name 2"."""
-    counts: dict[str, int] = {}
-    named = []
-    for callback in callbacks:
-        name = type(callback).__name__
-        counts[name] = counts.get(name, 0) + 1
-        named.append((name if counts[name] == 1 else f"{name} {counts[name]}", callback))
-    return named
 
 
 def _list(names: Sequence[str] | None) -> list[str] | None:

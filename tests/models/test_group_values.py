@@ -1,6 +1,7 @@
 """One value per layer group, in every way of saying it."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from support import tiny_learner, tiny_model
 from torch import nn
 
-from finetune import LayerDecay, LayerGroups, Learner
+from finetune import LayerDecay, LayerGroups, Learner, one_cycle
 from finetune.models.group_values import per_group
 
 GROUPS = {
@@ -31,7 +32,6 @@ GROUPS = {
         ({"backbone": 1, "layer1": 3, "head": 2}, (1, 3, 1, 2)),
         ({"backbone": 1, "backbone.layer1": 3, "*": 2}, (1, 3, 1, 2)),
         ({"backbone": {"layer1": 3, "*": 1}, "head": 2}, (1, 3, 1, 2)),
-        ({"backbone": {"layer1": {"0": 3, "1": 3}, "*": 1}, "layer1": 4, "head": 2}, (1, 4, 1, 2)),
         ("text", ("text",) * 4),
     ],
 )
@@ -55,6 +55,7 @@ def test_a_group_named_after_a_module_is_where_that_module_is():
         ({"*": 1, "backbone": {"layer2": 2}}, "did you mean 'backbone.layer"),
         ({"*": 1, "backbone.conv": 2}, "'backbone.conv' is a part of layer group 'stem' only"),
         ({"*": 1, "backbone.layer1.0": 2}, "is a part of layer group 'layer1' only"),
+        ({"*": 1, "layer1": 3, "backbone.layer1.0": 2}, "is a part of layer group 'layer1' only"),
     ],
 )
 def test_what_reaches_no_group_or_half_of_one_is_an_error(given: Any, message: str):
@@ -72,6 +73,7 @@ def test_what_reaches_no_group_or_half_of_one_is_an_error(given: Any, message: s
         ({"2": 0.1, "*": 0.01}, (0.01, 0.01, 0.1)),
         (np.array([0.1, 0.2, 0.3]), (0.1, 0.2, 0.3)),
         (torch.tensor([0.5, 0.25, 1.0]), (0.5, 0.25, 1.0)),
+        (np.array(0.5), (0.5, 0.5, 0.5)),
     ],
 )
 def test_rates_are_spread_over_the_groups(lr: Any, expected: tuple[float, ...]):
@@ -157,3 +159,68 @@ def test_a_notebook_gets_the_table_as_html():
     html = LayerGroups.from_model(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))._repr_html_()
     assert html.count("<tr>") == 3
     assert "<td>backbone</td><td>0</td><td>1</td><td>15</td>" in html
+
+
+# --- what a plan says holds for that plan
+
+
+def test_a_value_that_a_plan_leaves_out_is_the_base_again():
+    learner = learner_of()
+    falling = {"weight_decay": one_cycle()}
+    for _ in range(3):
+        learner.fit(1, 1e-3, schedules=falling)
+        assert learner.trainer.run.plan[0].peaks["weight_decay"] == (0.01,) * 3
+    learner.fit(1, 1e-3, peaks={"weight_decay": 0.3})
+    learner.fine_tune(1)
+    assert [group.values["weight_decay"] for group in learner.layer_groups] == [0.01] * 3
+
+
+def test_a_value_that_is_set_holds_in_every_fit(tmp_path: Path):
+    learner, again = (learner_of(optimizer=torch.optim.SGD) for _ in range(2))
+    learner.layer_groups.set("momentum", 0.95)
+    learner.fit(1, 1e-3)
+    assert learner.history.steps[-1].momentum == (0.95,) * 3
+    learner.save(tmp_path / "run.pt")
+    again.load(tmp_path / "run.pt")
+    again.fit(1, 1e-3)
+    assert again.history.steps[-1].momentum == (0.95,) * 3
+
+
+def test_the_rate_is_an_argument_of_the_fits():
+    with pytest.raises(ValueError, match="every fit has its own learning rates"):
+        learner_of().layer_groups.set("lr", 0.1)
+
+
+def test_a_value_whose_default_is_negative_may_be_so():
+    learner = learner_of(optimizer=torch.optim.Adafactor)
+    learner.layer_groups.set("beta2_decay", -0.7)
+    assert [group.values["beta2_decay"] for group in learner.layer_groups] == [-0.7] * 3
+
+
+def test_setting_one_value_keeps_the_peaks_of_the_others():
+    learner = learner_of()
+    learner.fit_one_cycle(1, [1e-3, 1e-2, 1e-1])
+    learner.layer_groups.set("weight_decay", 0.25)
+    row = str(learner.layer_groups).splitlines()[2].split()
+    assert row[-3:] == ["0.001", "0.95", "0.25"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("beta2", 7.0, "beta2 must not be above 1, got 7.0"),
+        ("eps", float("inf"), "eps must not be negative, and finite"),
+        ("eps", "0.1", r"eps must be numbers, got '0.1'"),
+        ("eps", None, r"eps must be numbers, got None"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(name: str, value: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        learner_of().layer_groups.set(name, value)
+
+
+def test_a_group_name_with_brackets_is_shown_as_it_is():
+    split = {"0": "early [red]", "1": "late[/]", "2": "head"}
+    table = str(learner_of(split=split).layer_groups)
+    assert "early [red]" in table
+    assert "late[/]" in table

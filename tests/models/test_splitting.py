@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from finetune.models.partition import partition_parameters
-from finetune.models.splitting import Split, body_halves, split_model
+from finetune.models.splitting import Split, split_model
 
 
 def stack(count: int = 4) -> nn.Sequential:
@@ -246,7 +246,7 @@ def test_anything_else_is_not_understood(split: object):
 
 def halves(name: str) -> tuple[nn.Module, list[list[str]]]:
     model = nn.Sequential(timm.create_model(name, num_classes=0), nn.Linear(2, 2))
-    return model, [names_of(model, list(members)) for members in body_halves(model)]
+    return model, [names_of(model, list(members)) for _, members in split_model(model, "halves")]
 
 
 def test_a_resnet_is_cut_behind_its_second_stage():
@@ -276,14 +276,10 @@ def test_no_block_is_cut_in_two(name: str):
     assert blocks[0].isdisjoint(blocks[1])
 
 
-def test_halves_have_a_name_and_a_function():
-    model = nn.Sequential(stack(4), nn.Linear(2, 2))
-    assert body_halves(model) == [members for _, members in split_model(model, "halves")]
-
-
 def test_a_backbone_that_timm_did_not_make_is_cut_in_the_middle_of_its_blocks():
     model = nn.Sequential(nn.Sequential(stack(2), stack(2)), nn.Linear(2, 2))
-    first, second, head = (names_of(model, list(members)) for members in body_halves(model))
+    groups = split_model(model, "halves")
+    first, second, head = (names_of(model, list(members)) for _, members in groups)
     assert {n[:3] for n in first} == {"0.0"}
     assert {n[:3] for n in second} == {"0.1"}
     assert head == ["1.weight", "1.bias"]
@@ -293,4 +289,16 @@ def test_a_backbone_of_one_block_has_no_halves():
     with pytest.raises(
         ValueError, match=r"3 groups need 2 blocks and a head, .* has 1 block; ask for 2"
     ):
-        body_halves(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+        split_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "halves")
+
+
+def test_a_path_inside_one_that_comes_later_in_the_list_is_out_of_order():
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))), nn.ReLU())
+    with pytest.raises(ValueError, match="must name modules in the order of the model"):
+        split_model(model, ["0.1.0", "0.1"])
+
+
+def test_a_group_that_comes_back_is_refused():
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    with pytest.raises(ValueError, match=r"puts '2.weight' into group 'a', behind group 'b'"):
+        split_model(model, {"0": "a", "1": "b", "2": "a"})

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,16 @@ import torch
 from support import StopAt, copy_of, same_state, tiny_data, tiny_learner
 from torch import Tensor, nn
 
-from finetune import GroupOptimizer, LayerGroups, Learner, adamw, muon
+from finetune import (
+    CheckpointError,
+    GroupOptimizer,
+    LayerGroups,
+    Learner,
+    Phase,
+    ScaledUpdates,
+    adamw,
+    muon,
+)
 
 OPTIMIZERS = [
     torch.optim.AdamW,
@@ -158,7 +168,7 @@ def test_a_factory_function_decays_no_bias_either():
 
 
 def test_negative_weight_decay_is_an_error():
-    with pytest.raises(ValueError, match=r"weight_decay must not be negative, got -0.1"):
+    with pytest.raises(ValueError, match=r"weight_decay must not be negative, .* got -0\.1"):
         optimizer_of(model_of_two(), weight_decay=-0.1)
 
 
@@ -544,3 +554,113 @@ def test_a_run_with_muon_goes_on_bit_for_bit(tmp_path: Path):
 def test_a_group_without_an_optimizer_is_an_error():
     with pytest.raises(ValueError, match="layer group 'backbone' has no optimizer"):
         optimizer_of(model_of_two(), {"head": adamw})
+
+
+@pytest.mark.parametrize("optimizer", [sgd, {"0": sgd, "1": partial(torch.optim.SGD, lr=0.1)}])
+def test_clipping_under_a_scaler_unscales_once(optimizer: Any):
+    def trained(scaled: bool) -> dict[str, Tensor]:
+        learner = tiny_learner(optimizer=optimizer, clip_norm=1e9, dropout=0.0)
+        if scaled:
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            learner.trainer.setup = replace(learner.trainer.setup, scaler=scaler)
+        learner.fit(1, 0.1)
+        return weights(learner.model)
+
+    scaled, plain = trained(True), trained(False)
+    for name, value in plain.items():
+        torch.testing.assert_close(scaled[name], value)
+
+
+class Counting(torch.optim.SGD):
+    """Keeps what it found out in its param groups, as Prodigy and schedule-free optimizers do."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, lr)
+        self.defaults["size"] = 1e-6
+        for group in self.param_groups:
+            group.setdefault("size", 1e-6)
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        for group in self.param_groups:
+            group["size"] *= 10
+            group["count"] = group.get("count", 0) + 1
+
+
+@pytest.mark.parametrize("factory", [Counting, partial(ScaledUpdates, optimizer=Counting)])
+def test_what_an_optimizer_counts_in_its_param_groups_stays_and_is_saved(factory, tmp_path: Path):
+    learner, again = tiny_learner(optimizer=factory), tiny_learner(optimizer=factory)
+    learner.fit(1, 0.1)
+    for group in learner.optimizer.param_groups:
+        assert group["count"] == 8
+        assert group["size"] == pytest.approx(1e2)
+    learner.save(tmp_path / "run.pt")
+    again.load(tmp_path / "run.pt")
+    assert again.optimizer.settings() == learner.optimizer.settings()
+    again.fit(1, 0.1)
+    learner.fit(1, 0.1)
+    assert again.optimizer.settings() == learner.optimizer.settings()
+    assert same_state(weights(again.model), weights(learner.model))
+
+
+class Preconditioned(torch.optim.SGD):
+    """With state of another shape than the parameters', as Shampoo."""
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            self.state[parameter]["left"] = torch.eye(len(parameter))
+
+
+def test_state_of_any_shape_is_loaded(tmp_path: Path):
+    learner, again = (tiny_learner(optimizer=Preconditioned) for _ in range(2))
+    learner.fit(1, 0.1)
+    learner.save(tmp_path / "run.pt")
+    again.load(tmp_path / "run.pt")
+    for name, state in learner.optimizer.state_dict().items():
+        assert torch.equal(again.optimizer.state_dict()[name]["left"], state["left"])
+
+
+def test_each_optimizer_of_a_group_keeps_its_own_settings_until_they_are_set():
+    optimizer = optimizer_of(model_of_two(), {"backbone": muon, "head": adamw})
+    optimizer.apply_values()
+    body = [row for row in optimizer._rows if row.group.name == "backbone"]
+    rows = {type(row.optimizer).__name__: row for row in body}
+    assert (rows["Muon"].param_group["eps"], rows["AdamW"].param_group["eps"]) == (1e-7, 1e-5)
+    assert rows["AdamW"].param_group["betas"][1] == 0.99
+    optimizer.groups.set("eps", 0.5)
+    optimizer.apply_values()
+    assert {row.param_group["eps"] for row in rows.values()} == {0.5}
+
+
+def test_another_assignment_of_the_same_optimizers_is_refused(tmp_path: Path):
+    learner = tiny_learner(groups=3, optimizer={"0": sgd, "*": adamw})
+    learner.save(tmp_path / "run.pt")
+    other = tiny_learner(groups=3, optimizer={"2": adamw, "*": sgd})
+    with pytest.raises(CheckpointError, match=r"optimizer \['SGD', 'AdamW', 'AdamW'\], here it is"):
+        other.load(tmp_path / "run.pt")
+
+
+def test_some_groups_may_have_no_momentum():
+    learner = tiny_learner(optimizer={"0": torch.optim.Adagrad, "1": adamw})
+    learner.fit_plan((Phase("p", 1, 0, {"lr": (1e-3, 1e-3)}),))
+    learner.fit_one_cycle(1)
+    assert "momentum" not in learner.layer_groups[0].values
+
+
+def test_whole_numbers_are_hyper_parameters_too():
+    groups = optimizer_of(model_of_two(), partial(torch.optim.AdamW, weight_decay=1)).groups
+    assert [group.values["weight_decay"] for group in groups] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("factory", ["adam", torch.optim.SGD([nn.Parameter(torch.ones(1))])])
+def test_an_optimizer_that_is_no_factory_is_an_error(factory: Any):
+    with pytest.raises(TypeError, match="must be a torch optimizer class"):
+        optimizer_of(model_of_two(), factory)
+
+
+def test_a_second_optimizer_over_the_same_groups_starts_anew():
+    groups = LayerGroups.from_model(model_of_two())
+    GroupOptimizer(groups, partial(torch.optim.SGD, lr=0.5))
+    GroupOptimizer(groups, partial(torch.optim.AdamW, lr=0.1))
+    assert [group.values["lr"] for group in groups] == [0.1, 0.1]

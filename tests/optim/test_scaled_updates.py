@@ -1,5 +1,6 @@
 """ScaledUpdates: the update is scaled, not the gradient."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -88,3 +89,12 @@ def test_a_run_that_is_saved_goes_on_bit_for_bit(tmp_path):
     second.load(tmp_path / "run.pt")
     second.fit(1, [0.1, 1.0])
     assert same_state(whole.model.state_dict(), second.model.state_dict())
+
+
+def test_a_copy_of_a_learner_trains():
+    learner = tiny_learner(optimizer=partial(ScaledUpdates, optimizer=adam))
+    learner.fit(1, 1.0)
+    copied = copy.deepcopy(learner)
+    learner.fit(1, 1.0)
+    copied.fit(1, 1.0)
+    assert same_state(learner.model.state_dict(), copied.model.state_dict())

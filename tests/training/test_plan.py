@@ -25,6 +25,7 @@ from finetune.learner import Learner
 from finetune.optim.schedules import (
     Constant,
     FlatCosine,
+    OneCycle,
     delayed,
     one_cycle,
     one_cycle_momentum,
@@ -318,6 +319,44 @@ def test_a_phase_with_your_own_schedule_can_not_be_read_back():
 def test_a_schedule_gives_numbers_that_are_not_negative(schedule: Any, value: str):
     with pytest.raises(ValueError, match=f"the schedule of lr gives {value} at progress"):
         phase(schedules={"lr": schedule})
+
+
+@pytest.mark.parametrize("schedule", [0.5, OneCycle, None])
+def test_a_schedule_is_a_function(schedule: Any):
+    with pytest.raises(TypeError, match="a schedule is a function from progress"):
+        phase(schedules={"lr": schedule})
+
+
+def test_a_phase_of_numpy_numbers_is_plain():
+    own = phase(
+        epochs=np.int64(2),
+        peaks={"lr": np.array([0.1, 0.2])},
+        schedules={"lr": [delayed(np.float64(0.5), one_cycle()), lambda t: np.float32(1)]},
+    )
+    assert type(own.epochs) is int
+    assert all(type(value) is float for value in own.values(0.7)["lr"])
+    content = phase(schedules={"lr": delayed(np.float64(0.5), one_cycle())}).to_dict()
+    assert type(content["schedules"]["lr"]["start"]) is float
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "message"),
+    [
+        ((), ValueError, "the plan has no phase"),
+        (phase(), TypeError, "a plan is a tuple of phases"),
+        ((phase(frozen=2),), ValueError, "phase 'p' freezes 2 of 2 groups"),
+        ((phase(peaks={"momentum": (0.9, 0.9)}),), ValueError, "has no lr among its peaks"),
+    ],
+)
+def test_a_plan_that_can_not_be_run_is_refused(plan: Any, error: type, message: str):
+    with pytest.raises(error, match=message):
+        tiny_learner(2).fit_plan(plan)
+
+
+@pytest.mark.parametrize("options", [{"base_lr": slice(1e-3)}, {"lr_mult": 0}])
+def test_gradual_unfreezing_takes_one_rate_and_a_positive_multiple(options: dict):
+    with pytest.raises((TypeError, ValueError), match=r"base_lr is one number|must be positive"):
+        plans.gradual_unfreeze_plan(groups_of(3), **options)
 
 
 def test_schedules_are_as_many_as_groups():

@@ -293,7 +293,10 @@ def with_named_groups(model: nn.Module) -> list[list[nn.Module]]:
     ("options", "message"),
     [
         ({"data": tiny_data(seed=1)}, "made with seed 0, here it is 1"),
-        ({"optimizer": torch.optim.SGD}, "made with optimizer 'AdamW', here it is 'SGD'"),
+        (
+            {"optimizer": torch.optim.SGD},
+            r"made with optimizer \['AdamW'.*, here it is \['SGD'",
+        ),
         ({"split": with_named_groups}, "made with layer groups .*, here it is"),
     ],
 )

@@ -246,8 +246,8 @@ def test_evaluation_uses_no_dropout_and_moves_no_statistics():
     learner = tiny_learner()
     learner.model.train()
     before = learner.model[0][1].running_mean.clone()
-    learner.validate()
-    assert not learner.model.training
+    assert learner.validate() == learner.validate()
+    assert learner.model.training
     assert torch.equal(before, learner.model[0][1].running_mean)
 
 
