@@ -13,6 +13,8 @@ from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import OptimizerFactory, adamw
 from finetune.optim.membership import make_rows
 
+_KERNELS = ("fused", "foreach", "capturable", "differentiable")  # another device has others
+
 OptimizerChoice: TypeAlias = PerGroup[OptimizerFactory]
 """One factory for all groups, or one per group in any way of `LayerGroups.per_group`."""
 
@@ -140,8 +142,9 @@ class GroupOptimizer:
 
     def settings(self) -> list[dict[str, Any]]:
         """The plain entries of torch's param groups: some optimizers count in them."""
+        plain = (int, float, str, tuple, type(None))
         return [
-            {k: v for k, v in group.items() if isinstance(v, int | float | str | tuple | None)}
+            {k: v for k, v in group.items() if isinstance(v, plain) and k not in _KERNELS}
             for group in self.param_groups
         ]
 
