@@ -46,7 +46,7 @@ def plot_losses(
         figure, axes = shared.new_axes(*heights)
         for span in spans:
             own = values[span.first : span.last]
-            mean = smoothed(own, max(1.0, min(50.0, len(own) / 8)))
+            mean = smoothed(own, max(1.0, min(25.0, len(own) / 20)))
             axes[0].plot(span.epochs, own, color=TRAINING, alpha=0.28, linewidth=0.9)
             label = "training" if span is spans[0] else None
             axes[0].plot(span.epochs, mean, color=TRAINING, linewidth=2, label=label)
