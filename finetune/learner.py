@@ -165,7 +165,7 @@ class Learner:
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
         freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
-        (pictures, a Sequential, see cache_features), 4 over the view of validation, so without
+        (pictures, see cache_features), 4 over the view of validation, so without
         augmentation, with rates that come down again: they take as long and end better. A number is
         that many epochs whose rates rise to the end, as in fastai.
         freeze_views: how many views of each picture the frozen phase goes round: 1 is the one of

@@ -1,6 +1,6 @@
 """What the tests share: tiny data and models, synthetic photos, the shared figures' places."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import Callback, DataLoaders, Learner, Stop
 from finetune.training.events import StepEnd
+from finetune.training.phase import Phase, Plan
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLOTHING = SHARED / "data" / "clothing"
@@ -96,3 +97,13 @@ def write_photos(
             pixels = noise.normal(COLOURS[label], 40, (size[1], size[0], 3)).clip(0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / label / name(i))
     return folder
+
+
+def plan_values(
+    plan: Plan, steps_per_epoch: int
+) -> Iterator[tuple[Phase, dict[str, tuple[float, ...]]]]:
+    """The hyper-parameters of every step of a plan, without running it."""
+    for phase in plan:
+        for epoch in range(phase.epochs):
+            for step in range(steps_per_epoch):
+                yield phase, phase.at(epoch, step, steps_per_epoch)

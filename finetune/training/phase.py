@@ -1,6 +1,6 @@
 """Phase: some epochs under one rule; a plan is a tuple of phases, plain data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeAlias
@@ -35,9 +35,7 @@ class Phase:
         if not isinstance(self.epochs, Integral) or self.epochs < 1:
             raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
         # plain numbers and tuples: a phase is compared, and stored in checkpoints
-        peaks = {
-            name: numbers(v, name if name != "lr" else "peaks") for name, v in self.peaks.items()
-        }
+        peaks = {name: numbers(v, name, list(v)) for name, v in self.peaks.items()}
         given = {n: tuple(s) if isinstance(s, list) else s for n, s in self.schedules.items()}
         for name, value in (("epochs", int(self.epochs)), ("peaks", peaks), ("schedules", given)):
             object.__setattr__(self, name, value)
@@ -120,13 +118,3 @@ class Phase:
 
 
 Plan: TypeAlias = tuple[Phase, ...]
-
-
-def plan_values(
-    plan: Plan, steps_per_epoch: int
-) -> Iterator[tuple[Phase, dict[str, tuple[float, ...]]]]:
-    """The hyper-parameters of every step of a plan, without running it."""
-    for phase in plan:
-        for epoch in range(phase.epochs):
-            for step in range(steps_per_epoch):
-                yield phase, phase.at(epoch, step, steps_per_epoch)

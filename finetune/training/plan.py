@@ -29,7 +29,7 @@ def check(plan: Plan, groups: LayerGroups) -> None:
                     f"groups ({', '.join(groups.names)})"
                 )
             if name != "momentum":
-                groups.values_of(name)
+                numbers(values, name, groups.values_of(name))
         if not 0 <= phase.frozen < len(groups):
             raise ValueError(
                 f"phase {phase.name!r} freezes {phase.frozen} of {len(groups)} groups "

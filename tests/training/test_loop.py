@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import StopAt, copy_of, same_state, tiny_data, tiny_learner
+from support import StopAt, copy_of, plan_values, same_state, tiny_data, tiny_learner
 from torch import Tensor, nn
 
 from finetune import Callback, DivergenceError, Learner, Save, Stop
 from finetune.training import checkpoint
 from finetune.training.events import EpochEnd, EpochStart, FitEnd, FitStart, PhaseStart, StepEnd
 from finetune.training.loop import Loop
-from finetune.training.phase import plan_values
 from finetune.training.plan import fine_tune_plan, fit_plan
 from finetune.training.run import Run
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support import (
     PARITY,
     needs_parity,
+    plan_values,
     same_state,
     tiny_data,
     tiny_learner,
@@ -32,7 +33,6 @@ from finetune.optim.schedules import (
 )
 from finetune.training import plan as plans
 from finetune.training.events import StepEnd
-from finetune.training.phase import plan_values
 
 
 def groups_of(count: int) -> LayerGroups:
@@ -461,3 +461,16 @@ def test_base_lr_is_positive(base_lr: float, freeze_epochs: int):
 def test_rates_that_make_no_sense_are_an_error(make, lr: Any, message: str):
     with pytest.raises(ValueError, match=message):
         make(groups_of(3), 1, lr)
+
+
+def test_a_value_whose_default_is_negative_may_be_so_in_a_plan():
+    learner = tiny_learner(2, optimizer=torch.optim.Adafactor)
+    learner.fit(1, 1e-3, peaks={"beta2_decay": {"0": -0.7, "1": -0.9}})
+    assert [group.values["beta2_decay"] for group in learner.layer_groups] == [-0.7, -0.9]
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "eps"])
+def test_other_values_of_a_plan_may_not_be_negative(name: str):
+    own = phase(peaks={"lr": (0.1, 0.2), name: (0.1, -5.0)})
+    with pytest.raises(ValueError, match=f"{name} must not be negative"):
+        tiny_learner(2).fit_plan((own,))
