@@ -30,7 +30,7 @@ def main(folder: Path) -> float:
         photos, valid_fraction=0.2, image_size=48, batch_size=32, augment=Augmentation(flip=0)
     )
     learner = vision_learner(data, "tf_efficientnet_lite0", weights=weights)
-    learner.fine_tune(3, lr_mult=10)
+    learner.fine_tune(3)
     print(learner.validate())
 
     image = next((photos / "7").iterdir())

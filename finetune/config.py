@@ -30,7 +30,8 @@ class TrainConfig:
         epochs: epochs with everything unfrozen
         freeze_epochs: epochs before, with the head alone; null as in `Learner.fine_tune`
         base_lr: peak learning rate of the head in the frozen phase
-        lr_mult: how much lower the rate of the first layers is than the head's
+        lr_mult: how much lower the rate of the first layers is than the head's; null as in
+            `Learner.fine_tune`
         precision: of the forward pass
         accumulate: batches per update
         clip_norm: largest norm of the gradient
@@ -54,7 +55,7 @@ class TrainConfig:
     epochs: int = 5
     freeze_epochs: int | None = None
     base_lr: float = 2e-3
-    lr_mult: float = 100.0
+    lr_mult: float | None = None
     precision: PrecisionChoice = "auto"
     accumulate: int = 1
     clip_norm: float | None = None

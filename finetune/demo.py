@@ -65,7 +65,7 @@ def run(output: str | Path) -> dict[str, float]:
     )
     learner = vision_learner(data, BACKBONE, weights=weights)
     print(f"{learner.layer_groups}\n")
-    learner.fine_tune(4, lr_mult=10)
+    learner.fine_tune(4)
     results = learner.validate()
 
     learner.export(folder / "model", overwrite=True)

@@ -152,7 +152,7 @@ class Learner:
         *,
         freeze_epochs: int | None = None,
         freeze_views: int | None = None,
-        lr_mult: float = 100.0,
+        lr_mult: float | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
         cache_features: bool = True,
@@ -164,6 +164,7 @@ class Learner:
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
+        lr_mult: None is 100 for up to 2 epochs and 10 for more: early layers need time to move.
         freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
         (pictures, see cache_features), 4 over the view of validation, so without
         augmentation, with rates that come down again: they take as long and end better. A number is
@@ -175,7 +176,7 @@ class Learner:
         checkpoint: a file that is written as the run goes; the same call continues from it.
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept; and
-        freeze_epochs, as above.
+        freeze_epochs and lr_mult, as above.
         Raises ValueError for a model with one group only.
         """
         plan = self._fine_tune_plan(
@@ -191,7 +192,7 @@ class Learner:
         base_lr: float = 2e-3,
         freeze_epochs: int | None = None,
         freeze_views: int | None = None,
-        lr_mult: float = 100.0,
+        lr_mult: float | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
         cache_features: bool = True,

@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "head='linear'": {"head": "linear"},
     "lr_mult=3": {"lr_mult": 3},
     "lr_mult=10": {"lr_mult": 10},
+    "lr_mult=100": {"lr_mult": 100},
     "base_lr=1e-3": {"base_lr": 1e-3},
     "base_lr=4e-3": {"base_lr": 4e-3},
     "augment=None": {"augment": None},

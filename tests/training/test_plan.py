@@ -77,8 +77,10 @@ class FrozenGroups(Callback):
 def test_rates_momenta_and_freezing_are_those_of_fastai(case: dict[str, Any]):
     learner = tiny_learner(case["groups"], data=tiny_data(28, 4), optimizer=torch.optim.Adam)
     frozen, call = FrozenGroups(learner), case["call"]
-    arguments = map(as_argument, call["args"])
-    getattr(learner, call["method"])(*arguments, **call["kwargs"], callbacks=[frozen])
+    arguments, options = map(as_argument, call["args"]), dict(call["kwargs"])
+    if call["method"] == "fine_tune":
+        options.setdefault("lr_mult", 100.0)  # fastai's default; ours depends on the epochs
+    getattr(learner, call["method"])(*arguments, **options, callbacks=[frozen])
 
     steps, expected = learner.history.steps, np.array(case["lr"])
     assert [row.step for row in steps] == case["batch"]
@@ -94,7 +96,9 @@ def test_rates_momenta_and_freezing_are_those_of_fastai(case: dict[str, Any]):
 
 
 def test_fine_tune_is_a_frozen_and_an_unfrozen_cycle():
-    frozen, unfrozen = plans.fine_tune_plan(groups_of(3), 4, base_lr=2e-3, freeze_epochs=2)
+    frozen, unfrozen = plans.fine_tune_plan(
+        groups_of(3), 4, base_lr=2e-3, freeze_epochs=2, lr_mult=100
+    )
     assert (frozen.name, frozen.epochs, frozen.frozen) == ("frozen", 2, 2)
     assert frozen.peaks["lr"] == (2e-4, 2e-4, 2e-3)
     assert frozen.schedules["lr"] == one_cycle(div=25, pct_start=0.99)
@@ -427,6 +431,14 @@ def test_a_refused_fine_tune_changes_nothing():
         learner.fine_tune(1)
     assert torch.equal(learner.model[0].weight, before)
     assert learner.history.steps == []
+
+
+@pytest.mark.parametrize(("epochs", "lr_mult"), [(1, 100), (2, 100), (3, 10), (5, 10)])
+def test_fine_tune_takes_higher_rates_for_early_layers_in_longer_runs(epochs: int, lr_mult: float):
+    groups = groups_of(3)
+    plan = plans.fine_tune_plan(groups, epochs)
+    assert plan == plans.fine_tune_plan(groups, epochs, lr_mult=lr_mult)
+    assert plan[-1].peaks["lr"] == pytest.approx((1e-3 / lr_mult, 1e-3 / lr_mult**0.5, 1e-3))
 
 
 @pytest.mark.parametrize("lr_mult", [0, -1.0])
