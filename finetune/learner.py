@@ -32,7 +32,8 @@ from finetune.training.events import Callback
 from finetune.training.folding import eval_mode
 from finetune.training.phase import Plan
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
-from finetune.training.step import Loss, Setup, StepSettings, evaluate
+from finetune.training.settings import StepSettings
+from finetune.training.step import Loss, Setup, evaluate
 from finetune.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ class Learner:
     split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
     `LayerGroup`. device, precision: see `choose_runtime`; runtime: says both and more, and is then
     never measured or changed. accumulate: batches per update. clip_norm: largest gradient norm.
-    callbacks: for every fit. progress: print bar and table.
+    mixup, cutmix: alpha of the Beta distribution by which each training picture is mixed with
+    another, targets likewise, 0 for none; with both, each batch takes one of them. Pictures whose
+    kept features train the head are not mixed. label_smoothing: of the training loss, for
+    cross-entropy; validation's is the plain one. ema: decay, such as 0.999, of an average of the
+    weights, which validation sees and which the model has whenever no fit runs; `resume` goes on
+    with the weights themselves. callbacks: for every fit. progress: print bar and table.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -81,6 +87,10 @@ class Learner:
         runtime: Runtime | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        label_smoothing: float = 0.0,
+        ema: float | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
@@ -100,7 +110,7 @@ class Learner:
             metrics=create_metrics(metrics, classes, runtime.device),
             optimizer=GroupOptimizer(groups, optimizer, weight_decay=weight_decay),
             runtime=runtime,
-            settings=StepSettings(accumulate, clip_norm),
+            settings=StepSettings(accumulate, clip_norm, mixup, cutmix, label_smoothing, ema),
             scaler=runtime.gradient_scaler(),
         )
         self.history = History()

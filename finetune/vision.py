@@ -46,6 +46,10 @@ def vision_learner(
     runtime: Runtime | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    label_smoothing: float = 0.0,
+    ema: float | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Learner:
@@ -81,6 +85,10 @@ def vision_learner(
         runtime=runtime,
         accumulate=accumulate,
         clip_norm=clip_norm,
+        mixup=mixup,
+        cutmix=cutmix,
+        label_smoothing=label_smoothing,
+        ema=ema,
         callbacks=callbacks,
         progress=progress,
     )

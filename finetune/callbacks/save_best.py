@@ -10,7 +10,9 @@ from finetune.training.events import Answer, Callback, EpochEnd, Save
 class SaveBest(Callback):
     """Writes a checkpoint to `path` whenever `monitor` has a new best value.
 
-    `learner.load(path)` brings the best epoch back.
+    `learner.load(path)` brings the best epoch back. With `ema=` the file holds both the averaged
+    weights, which that epoch's figures are of and which the learner then has, and those that were
+    trained, with which `learner.resume()` goes on.
     """
 
     def __init__(

@@ -124,3 +124,25 @@ def check_fits(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor
         shown = "; ".join(differences[:3])
         more = f"; and {len(differences) - 3} more differences" if len(differences) > 3 else ""
         raise CheckpointError(f"{str(path)!r} is a checkpoint of another model: {shown}{more}")
+
+
+def check_same(path: Path, both: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raises CheckpointError unless the value in the file and the own one are the same."""
+    for name, (saved, own) in both.items():
+        if saved != own:
+            raise CheckpointError(
+                f"{str(path)!r} was made with {name} {saved!r}, here it is {own!r}"
+            )
+
+
+def check_settings(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless an interrupted run goes on as it began.
+
+    saved: files from before there was a setting are without it, and then it was off.
+    """
+    for name, value in own.items():
+        if (before := saved.get(name) or None) != (value or None):
+            raise CheckpointError(
+                f"the interrupted run had {name}={before}, this learner has {name}={value or None};"
+                " continue with the same"
+            )

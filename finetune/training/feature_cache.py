@@ -143,7 +143,9 @@ class FeatureCache:
         )
         data = DataLoaders(*loaders, seed=whole.data.seed, classes=whole.data.classes)
         runtime = replace(whole.runtime, compile=False)
-        self.setup = replace(whole, model=suffix, data=data, runtime=runtime)
+        # what is kept is of whole pictures: a mixture of features is none of a mixture of pictures
+        settings = replace(whole.settings, mixup=0.0, cutmix=0.0)
+        self.setup = replace(whole, model=suffix, data=data, runtime=runtime, settings=settings)
 
     @classmethod
     def create(cls, setup: Setup, phase: Phase, first: int) -> "FeatureCache | None":

@@ -11,6 +11,7 @@ from finetune import distributed
 from finetune.data.loaders import take
 from finetune.randomness import isolated
 from finetune.training.allocator import keep_freed_memory
+from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.events import (
     Answer,
@@ -32,7 +33,7 @@ from finetune.training.interrupt import Interruption, deferred_signals
 from finetune.training.pending import Pending
 from finetune.training.phase import Phase
 from finetune.training.run import Run
-from finetune.training.step import Setup, TrainStep, evaluate
+from finetune.training.step import Setup, TrainStep
 from finetune.training.update_meter import UpdateMeter
 
 DELAY = 16
@@ -51,7 +52,7 @@ class Loop:
 
     save: writes a checkpoint to a path. checkpoint: where to write one as the run goes, after every
     epoch, at an interruption, and inside long epochs every `checkpoint_seconds`. cache_features:
-    keep what frozen layers give. note: for FitStart.
+    keep what frozen layers give. note: for FitStart. average: of the weights.
     """
 
     setup: Setup
@@ -60,6 +61,7 @@ class Loop:
     checkpoint: Path | None = None
     cache_features: bool = True
     note: str = ""
+    average: Average = field(default_factory=Average)
     checkpoint_seconds: float = 60.0
     _interruption: Interruption = field(default_factory=Interruption)
     _pending: Pending = field(default_factory=Pending)
@@ -67,13 +69,14 @@ class Loop:
 
     def run(self, run: Run) -> None:
         """Runs the rest of the plan. FitEnd reaches every callback, however this ends."""
-        reason = "finished"
+        reason, model = "finished", self.setup.model
         if self.setup.runtime.device.type == "cpu":
             keep_freed_memory()
         self._saved_at = time.monotonic()
         try:
-            with isolated(), deferred_signals() as self._interruption:
+            with isolated(), deferred_signals() as self._interruption, self.average.aside(model):
                 self._phases(run)
+            self.average.forget()
             run.ended = reason
             self._write_checkpoint()
         except _Stopped as stop:
@@ -90,7 +93,7 @@ class Loop:
         finally:
             self._pending.clear()
             self.setup.optimizer.zero_grad()
-            self.setup.model.eval()
+            model.eval()
             error_at_end = deliver_last(self.callbacks, FitEnd(reason))
         if error_at_end is not None:
             raise error_at_end
@@ -118,7 +121,8 @@ class Loop:
         active = nullcontext() if features is None else features.suffix.active()
         # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
         with active, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
-            step = TrainStep(net, setup, UpdateMeter(self.callbacks))
+            self.average.follow(self.setup.model)  # all processes have the same weights by now
+            step = TrainStep(net, setup, UpdateMeter(self.callbacks), self.average)
             index = run.phase
             while run.phase == index:
                 try:
@@ -141,8 +145,7 @@ class Loop:
         self.setup.optimizer.groups.set_training_modes()
         if run.step < self.setup.steps_per_epoch:
             self._steps(run, phase, step)
-        valid = step.setup.data.valid
-        results = {} if valid is None else evaluate(step.setup, valid)
+        results = step.validate()
         train_loss = run.loss_sum / self.setup.steps_per_epoch
         seconds = time.perf_counter() - started
         ended = EpochEnd(phase.name, run.epoch, train_loss, results, seconds)

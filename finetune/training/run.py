@@ -52,11 +52,15 @@ class Run:
         if self.phase == index:
             self.phase, self.epoch, self.step, self.loss_sum = index + 1, 0, 0, 0.0
 
-    def to_dict(self, steps: int) -> dict[str, Any]:
-        """Plain data. steps: per epoch; the position means nothing with another number."""
+    def to_dict(self, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
+        """Plain data. steps: per epoch; the position means nothing with another number.
+
+        settings: those that the rest must have, too.
+        """
         return {
             "plan": [phase.to_dict() for phase in self.plan],
             "steps": steps,
+            "settings": settings,
             "first_epoch": self.first_epoch,
             "phase": self.phase,
             "epoch": self.epoch,

@@ -16,9 +16,12 @@ from finetune import distributed
 from finetune.data.loaders import Batch, DataLoaders, EpochLoader
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.randomness import seed_everything
+from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.folding import FoldedNorms
+from finetune.training.mixing import Mixer, training_loss
 from finetune.training.runtime import Runtime
+from finetune.training.settings import StepSettings
 from finetune.training.update_meter import UpdateMeter
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
@@ -33,22 +36,6 @@ def forward(model: nn.Module, inputs: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class StepSettings:
-    """accumulate: batches per update. clip_norm: largest norm of the gradient, None for any."""
-
-    accumulate: int = 1
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise ValueError(
-                f"accumulate must be a positive number of batches: {self.accumulate!r}"
-            )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
-
-
-@dataclass(frozen=True, slots=True)
 class Setup:
     """What is trained, on what, and how; shared by the step, the loop and the rate finder."""
 
@@ -60,6 +47,15 @@ class Setup:
     runtime: Runtime
     settings: StepSettings
     scaler: torch.amp.GradScaler | None
+
+    def __post_init__(self) -> None:
+        _ = self.training_loss  # what can't be had is told here, not at the first step
+
+    @property
+    def training_loss(self) -> Loss:
+        """What is minimised; `loss` itself where targets are neither smoothed nor mixed."""
+        own = self.settings
+        return training_loss(self.loss, own.label_smoothing, mixes=bool(own.mixup or own.cutmix))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,14 +90,22 @@ class TrainStep:
     """One update of the weights from a few batches, which count as one batch of their total size.
 
     net: the model, or a wrapper around it that averages gradients over processes. meter: measures
-    the updates that callbacks want to see.
+    the updates that callbacks want to see. average: of the weights, follows each update.
     """
 
     net: nn.Module
     setup: Setup
     meter: UpdateMeter = field(default_factory=UpdateMeter)
+    average: Average = field(default_factory=Average)
+    _loss: Loss = field(init=False)
+    _mixer: Mixer = field(init=False)
     _folded: FoldedNorms | None = None  # what the first batch shows
     _parts: int = 1  # of a batch, where memory is short
+
+    def __post_init__(self) -> None:
+        settings = self.setup.settings
+        self._loss = self.setup.training_loss
+        self._mixer = Mixer(settings.mixup, settings.cutmix, self.setup.data.classes)
 
     def __call__(self, batches: Sequence[Batch], view: int | None, *number: int) -> Tensor:
         """Returns the mean loss as a detached scalar on the device, without waiting for it.
@@ -124,7 +128,18 @@ class TrainStep:
         if scaler is not None:
             scaler.update()
         optimizer.zero_grad()
+        self.average.update()
         return mean
+
+    def validate(self) -> dict[str, float]:
+        """What `evaluate` gives for the averaged weights, or else for the present ones.
+
+        Empty without validation data.
+        """
+        if self.setup.data.valid is None:
+            return {}
+        with self.average.in_place():
+            return evaluate(self.setup, self.setup.data.valid)
 
     def _gradients(
         self, batches: Sequence[Batch], view: int | None, number: Sequence[int]
@@ -156,7 +171,7 @@ class TrainStep:
         for i, raw in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
-                batch = self.setup.data.prepare(raw.to(device), view)
+                batch = self._mixer(self.setup.data.prepare(raw.to(device), view))
                 for part in batch.split(self._parts) if self._parts > 1 else [batch]:
                     losses.append(self._backward(part, len(part) / examples))
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
@@ -166,7 +181,7 @@ class TrainStep:
             self._folded = folded_norms(self.setup, batch.inputs, training=True)
         with self.setup.runtime.computing(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
-        loss = self.setup.loss(_float32(outputs), batch.targets)
+        loss = self._loss(_float32(outputs), batch.targets)
         loss = loss if weight == 1 else loss * weight
         (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()

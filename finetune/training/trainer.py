@@ -13,6 +13,7 @@ from finetune.randomness import isolated
 from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
 from finetune.training import probe
+from finetune.training.averaging import Average
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback, named
 from finetune.training.feature_cache import FeatureCache
@@ -35,6 +36,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.origin = Origin(setup.optimizer.groups)
         self.run: Run | None = None
+        self.average = Average()
         self._next_epoch = 0
         self._stored_run: dict[str, Any] | None = None
         self._active = self.callbacks
@@ -63,7 +65,7 @@ class Trainer:
                     f"{str(checkpoint)!r} belongs to another plan; remove it, name another file, "
                     "or repeat the call that wrote it"
                 )
-            self._check_steps(content["run"])
+            self._check_continues(content["run"])
             self.load_state_dict(content, checkpoint)
             self.run = Run.from_dict(content["run"], plan)
             if self.run.ended is not None:
@@ -71,6 +73,7 @@ class Trainer:
         else:
             self.run, self._stored_run = Run(plan, self._next_epoch), None
             self._stored_callbacks = {}
+            self.average = Average(self.setup.settings.ema)
             runtime, note = probe.fastest(self.setup, plan)
             self._use(runtime)
         self._execute(self.run, callbacks, checkpoint, cache_features, note)
@@ -107,7 +110,7 @@ class Trainer:
     ) -> None:
         """Continues the run that was interrupted or stopped. Raises RuntimeError without one."""
         if self.run is None and self._stored_run is not None:
-            self._check_steps(self._stored_run)
+            self._check_continues(self._stored_run)
             plan = tuple(map(Phase.from_dict, self._stored_run["plan"]))
             self.run = Run.from_dict(self._stored_run, plan)
         if self.run is None or self.run.phase == len(self.run.plan):
@@ -115,10 +118,13 @@ class Trainer:
         self.run.ended = None
         self._execute(self.run, callbacks, checkpoint, cache_features)
 
-    def _check_steps(self, stored: dict[str, Any]) -> None:
+    def _check_continues(self, stored: dict[str, Any]) -> None:
         """A position in an epoch means nothing when the epoch has another length."""
-        steps = self.setup.steps_per_epoch
-        if stored["steps"] != steps and stored["phase"] < len(stored["plan"]):
+        if stored["phase"] == len(stored["plan"]):
+            return
+        settings, steps = self.setup.settings, self.setup.steps_per_epoch
+        checkpoints.check_settings(stored.get("settings", {}), settings.to_dict())
+        if stored["steps"] != steps:
             raise CheckpointError(
                 f"the interrupted run had {stored['steps']} steps an epoch, this data and "
                 f"accumulation give {steps}; continue with the same data"
@@ -138,7 +144,9 @@ class Trainer:
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks[name])
         self._stored_callbacks = {}
-        loop = Loop(self.setup, self._active, self.save, checkpoint, cache_features, note)
+        loop = Loop(
+            self.setup, self._active, self.save, checkpoint, cache_features, note, self.average
+        )
         try:
             loop.run(run)
         finally:
@@ -179,7 +187,8 @@ class Trainer:
             "frozen": groups.frozen_count,
             "run": self._stored_run
             if self.run is None
-            else self.run.to_dict(setup.steps_per_epoch),
+            else self.run.to_dict(setup.steps_per_epoch, setup.settings.to_dict()),
+            "average": self.average.state_dict(),
             "next_epoch": self._next_epoch if self.run is None else self.run.epochs_begun,
             "seed": setup.data.seed,
             "classes": _list(setup.data.classes),
@@ -195,29 +204,21 @@ class Trainer:
         """Checks everything first, so that an error leaves model and optimizer as they were."""
         setup, groups = self.setup, self.setup.optimizer.groups
         checkpoints.check_fits(path, content["model"], setup.model.state_dict())
-        own = {
-            "layer groups": list(groups.names),
-            "optimizer": [group.optimizer for group in groups],
-            "seed": setup.data.seed,
-            "classes": _list(setup.data.classes),
+        optimizers = [group.optimizer for group in groups]
+        both = {
+            "layer groups": (list(content["groups"]), list(groups.names)),
+            "optimizer": (content["optimizer"]["classes"], optimizers),
+            "seed": (content["seed"], setup.data.seed),
+            "classes": (content["classes"], _list(setup.data.classes)),
         }
-        saved = {
-            "layer groups": list(content["groups"]),
-            "optimizer": content["optimizer"]["classes"],
-            "seed": content["seed"],
-            "classes": content["classes"],
-        }
-        for name, value in own.items():
-            if saved[name] != value:
-                raise CheckpointError(
-                    f"{str(path)!r} was made with {name} {saved[name]!r}, here it is {value!r}"
-                )
+        checkpoints.check_same(path, both)
         self.origin.keep()
         setup.optimizer.load_state_dict(content["optimizer"]["state"])
         setup.optimizer.load_settings(content["optimizer"]["settings"])
         self._keep_runtime(content["runtime"])
         setup = self.setup
         setup.model.load_state_dict(content["model"])
+        self.average = Average.restored(content.get("average"), setup.model)
         if setup.scaler is not None and content["scaler"] is not None:
             setup.scaler.load_state_dict(content["scaler"])
         for group in groups:

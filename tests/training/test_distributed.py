@@ -27,6 +27,7 @@ RUNS = {
     "plain": {},
     "accumulating": {"accumulate": 3},
     "clipped": {"clip_norm": 0.05, "accumulate": 2},
+    "averaged": {"ema": 0.9, "label_smoothing": 0.1},
 }
 FROZEN_RUNS = {
     "cached": {"freeze_views": 2},

@@ -38,6 +38,9 @@ STOPS = {
     "pictures": (2, 4, 6),
     # in each of three frozen epochs of three steps, which go round two views, and behind them
     "views": (2, 4, 8, 9, 11),
+    # with what draws from the generators, and with averaged weights
+    "averaged": (3, 8, 13, 16),
+    "mixed": (3, 16, 18, 22),
 }
 SAVED = [(kind, stop) for kind, stops in STOPS.items() for stop in stops]
 DEATHS = {
@@ -45,6 +48,9 @@ DEATHS = {
     ("adamw", 9): signal.SIGKILL,
     ("accumulating", 5): signal.SIGKILL,
     ("pictures", 6): signal.SIGKILL,
+    ("averaged", 5): signal.SIGKILL,
+    ("averaged", 9): signal.SIGINT,
+    ("mixed", 19): signal.SIGTERM,
     ("adamw", 3): signal.SIGINT,
     ("accumulating", 7): signal.SIGINT,
     ("adamw", 11): signal.SIGTERM,
@@ -67,11 +73,15 @@ EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: -2, signal.SIGTERM: 143}  # a s
 
 def new_learner(kind: str, folder: Path) -> Learner:
     """The same learner in every process."""
-    if kind in ("pictures", "views"):
-        name, size = ("photos", 4) if kind == "pictures" else ("many", 24)
+    if kind in ("pictures", "views", "mixed"):
+        name, size = ("many", 24) if kind == "views" else ("photos", 4)
+        mixed = {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema": 0.9}
         data = ImageDataLoaders.from_folder(folder / name, image_size=32, batch_size=size)
         name = "test_efficientnet.r160_in1k"
-        return vision_learner(data, name, weights=None, device="cpu", progress=False)
+        options = mixed if kind == "mixed" else {}
+        return vision_learner(data, name, weights=None, device="cpu", progress=False, **options)
+    if kind == "averaged":
+        return tiny_learner(groups=3, metrics=["accuracy"], ema=0.9, mixup=0.4)
     if kind == "adamw":
         return tiny_learner(groups=3, metrics=["accuracy"])
     sgd = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)

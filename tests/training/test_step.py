@@ -305,11 +305,11 @@ def short_of_memory(rows: int, **options: object) -> Learner:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), SmallMemory(rows))
     arguments = {"loss": nn.functional.cross_entropy, "optimizer": plain_sgd, **options}
-    data = DataLoaders(DataLoader(tiny_pairs(72), 24, shuffle=True))
+    data = DataLoaders(DataLoader(tiny_pairs(72), 24, shuffle=True), classes=["no", "yes"])
     return Learner(data, model, device="cpu", progress=False, **arguments)
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"clip_norm": 0.1}])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"clip_norm": 0.1}, {"mixup": 1.0}])
 def test_a_batch_too_large_for_the_memory_goes_through_in_parts(options: dict):
     small, large = short_of_memory(7, **options), short_of_memory(24, **options)
     with pytest.warns(UserWarning, match=r"too small for a batch of 24.* in [24] parts"):
