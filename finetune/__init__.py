@@ -1,8 +1,12 @@
 """finetune: from a folder of images to a classifier you trust."""
 
+from finetune.callbacks.csv_log import CSVLog
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.history import History
+from finetune.callbacks.live_plot import LivePlot
+from finetune.callbacks.mlflow_log import MLflow
 from finetune.callbacks.save_best import SaveBest
+from finetune.callbacks.tensorboard_log import TensorBoard
 from finetune.callbacks.update_norms import UpdateNorms
 from finetune.data.augment import Augmentation
 from finetune.data.decode import ImageError
@@ -27,6 +31,7 @@ from finetune.vision import load_learner, vision_learner
 __all__ = [
     "Augmentation",
     "Batch",
+    "CSVLog",
     "Callback",
     "CheckpointError",
     "DataLoaders",
@@ -40,6 +45,8 @@ __all__ = [
     "LayerGroup",
     "LayerGroups",
     "Learner",
+    "LivePlot",
+    "MLflow",
     "Matrices",
     "Phase",
     "Prediction",
@@ -49,6 +56,7 @@ __all__ = [
     "SaveBest",
     "ScaledUpdates",
     "Stop",
+    "TensorBoard",
     "UpdateNorms",
     "WeightsError",
     "adamw",

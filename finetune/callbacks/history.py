@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from finetune.callbacks import epoch_table
 from finetune.training.events import Callback, EpochEnd, StepEnd
 
 
@@ -56,6 +57,9 @@ class History(Callback):
         rows = zip(*(state["steps"][f.name] for f in fields(StepEnd)), strict=True)
         self.steps = [StepEnd(*row) for row in rows]
         self.epochs = [EpochEnd(**row) for row in state["epochs"]]
+
+    def _repr_html_(self) -> str:
+        return epoch_table.as_html([repr(self), *self.epochs])
 
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs, {len(self.steps)} steps)"

@@ -1,10 +1,11 @@
-"""Progress: a bar while an epoch runs and a table that grows a row per epoch, as plain text."""
+"""Progress: bars with the remaining time, and a table that grows a row per epoch."""
 
+import os
 import sys
-from typing import Any
 
-from tqdm.std import tqdm
-
+from finetune.callbacks.display import Bar, Display, TextDisplay
+from finetune.callbacks.notebook import NotebookDisplay, in_notebook
+from finetune.callbacks.pace import Pace, clock, now
 from finetune.training.events import (
     Callback,
     EpochEnd,
@@ -16,82 +17,112 @@ from finetune.training.events import (
     StepEnd,
 )
 
-_WIDTH = 11
+_MEMORY = 0.95
+"""Weight of the past in the mean of the losses beside the bar."""
+
+
+def choose_display() -> Display:
+    """In a notebook HTML; on a terminal text with bars; in a pipe or a file text alone."""
+    if in_notebook():
+        return NotebookDisplay()
+    return TextDisplay(bars=sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
 class Progress(Callback):
-    """Prints to standard output; no bar where that is neither a terminal nor a notebook."""
+    """A bar for the epoch, one for the run, and the table, where standard output is shown.
+
+    Remaining time is from the pace of the present phase: with a plus where frozen layers will
+    train later, and steps take longer then.
+    """
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        self._shown = ""
-        self._steps = self._rows = 0
-        self._told_of_features = False
+        self._display: Display = TextDisplay(bars=False)
+        self._fit = FitStart((), 0, 0, (), 0)
+        self._phase = PhaseStart("", 0, 0)
+        self._epochs_before = 0  # this phase
+        self._epoch = EpochStart("", 0, 0, 0)
+        self._begun = self._due = 0.0
+        self._loss = self._weight = 0.0
+        self._features = ""
+        self._run, self._view = Pace(), Pace()
 
     def on_fit_start(self, event: FitStart) -> None:
-        self._rows = 0
+        self._display = choose_display()
+        self._fit, self._begun, self._due = event, now(), 0.0
+        self._phase = PhaseStart("", 0, 0)
+        self._epochs_before, self._run = event.first_epoch, Pace()
         if event.note:
-            self._print(event.note)
+            self._display.line(event.note)
         if event.first_epoch:
-            self._print(f"continuing after {event.first_epoch} of {event.epochs} epochs")
+            told = f"continuing after {event.first_epoch} of {event.epochs} epochs"
+            self._display.line(told)
 
     def on_phase_start(self, event: PhaseStart) -> None:
-        self._told_of_features = False
+        # all epochs of a phase that ended early count as done
+        self._epochs_before += self._phase.epochs - event.first_epoch
+        self._phase, self._features = event, ""
+        self._run.forget()
 
     def on_epoch_start(self, event: EpochStart) -> None:
-        self._steps = event.steps
-        self._show(f"{event.phase} {event.epoch + 1}", " steps", event.first_step, event.steps)
+        self._epoch, self._loss, self._weight = event, 0.0, 0.0
+        self._run.begin(event.first_step, now())
+        if now() >= self._due:
+            self._show_epoch(event.first_step)
 
     def on_precompute(self, event: Precompute) -> None:
-        if not self._told_of_features:
-            self._told_of_features = True
-            self._close()
+        if not self._features:
             views = f"{event.views} view" + ("s" if event.views > 1 else "")
-            self._print(f"{event.phase}: the frozen layers run once for {views} of each picture")
+            told = f"{event.phase}: the frozen layers run once for {views} of each picture"
+            self._display.line(told)
         name = "validation" if event.view is None else f"view {event.view} of {event.views}"
-        self._show(f"features, {name}", " pictures", event.done, event.total)
+        if self._features != name:
+            self._features = name
+            self._view = Pace()
+            self._view.begin(event.done, now())
+        self._view.step(event.done, now())
+        self._run.begin(self._epoch.first_step, now())  # the steps have not begun
+        if now() >= self._due:
+            left = self._view.epoch_left(event.total)
+            text = f"{event.done}/{event.total} pictures{_left(left)}"
+            self._show(Bar(f"features, {name}", event.done / event.total, text))
 
     def on_step_end(self, event: StepEnd) -> None:
-        name = f"{event.phase} {event.epoch + 1}"
-        self._show(name, " steps", event.step + 1, self._steps)
+        self._loss = _MEMORY * self._loss + (1 - _MEMORY) * event.loss
+        self._weight = _MEMORY * self._weight + (1 - _MEMORY)
+        at = now()
+        if at < self._due and event.step + 1 < self._epoch.steps:
+            return
+        self._run.step(event.step + 1, at)
+        if at >= self._due:
+            self._show_epoch(event.step + 1)
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        self._close()
-        results = {"train loss": event.train_loss}
-        results.update({f"valid {n}" if n == "loss" else n: v for n, v in event.valid.items()})
-        if not self._rows:
-            heads = "".join(f"{name:>{max(_WIDTH, len(name) + 2)}}" for name in results)
-            self._print(f"{'phase':<12}{'epoch':>5}{heads}{'seconds':>{_WIDTH}}")
-        cells = "".join(f"{v:>{max(_WIDTH, len(n) + 2)}.4f}" for n, v in results.items())
-        self._print(f"{event.phase:<12}{event.epoch + 1:>5}{cells}{event.seconds:>{_WIDTH}.1f}")
-        self._rows += 1
+        self._run.end(now())
+        self._display.row(event)
 
     def on_fit_end(self, event: FitEnd) -> None:
-        self._close()
         if event.reason.startswith(("stopped", "interrupted")):
-            self._print(event.reason)
+            self._display.line(event.reason)
+        self._display.end()
 
-    def _show(self, name: str, unit: str, done: int, total: int) -> None:
-        if self._bar is not None and self._shown == name:
-            self._bar.update(done - self._bar.n)
-            return
-        self._close()
-        self._shown = name
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=name,
-            unit=unit,
-            leave=False,
-            file=sys.stdout,
-            dynamic_ncols=True,
-            disable=not (sys.stdout.isatty() or "ipykernel" in sys.modules),
-        )
+    def _show_epoch(self, done: int) -> None:
+        steps = self._epoch.steps
+        loss = f", loss {self._loss / self._weight:.4f}" if self._weight else ""
+        text = f"{done}/{steps} steps{loss}{_left(self._run.epoch_left(steps))}"
+        name = f"{self._epoch.phase} {self._epoch.epoch + 1}/{self._phase.epochs}"
+        self._show(Bar(name, done / steps, text), done / steps)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def _show(self, bar: Bar, epoch_done: float = 0.0) -> None:
+        """This bar and that of the run."""
+        number = self._epochs_before + self._epoch.epoch
+        total = self._fit.epochs
+        left = self._run.run_left(self._epoch.steps, total - number - 1)
+        slower = self._phase.frozen and self._epochs_before + self._phase.epochs < total
+        text = f"{number}/{total} epochs, {clock(now() - self._begun)} so far"
+        text += _left(left, "+" if slower else "")
+        self._display.bars([bar, Bar("run", (number + epoch_done) / total, text)])
+        self._due = now() + self._display.interval
 
-    def _print(self, line: str) -> None:
-        print(line, flush=True)
+
+def _left(seconds: float | None, more: str = "") -> str:
+    return "" if seconds is None else f", {clock(seconds)}{more} left"

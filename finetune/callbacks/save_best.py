@@ -10,9 +10,10 @@ from finetune.training.events import Answer, Callback, EpochEnd, Save
 class SaveBest(Callback):
     """Writes a checkpoint to `path` whenever `monitor` has a new best value.
 
-    `learner.load(path)` brings the best epoch back. With `ema=` the file holds both the averaged
-    weights, which that epoch's figures are of and which the learner then has, and those that were
-    trained, with which `learner.resume()` goes on.
+    `learner.load(path)` after the fit brings the best epoch back as it was, with the optimizer and
+    a history that ends there; beside `EarlyStopping` that is what others call restoring the best.
+    With `ema=` the file holds both the averaged weights, which that epoch's figures are of and
+    which the learner then has, and those that were trained, with which `resume()` goes on.
     """
 
     def __init__(

@@ -41,12 +41,16 @@ class FitStart:
 
 @dataclass(frozen=True, slots=True)
 class PhaseStart:
-    """frozen: how many groups, from the first, do not train. first_epoch: as in FitStart."""
+    """frozen: how many groups, from the first, do not train. first_epoch: as in FitStart.
+
+    peaks: the largest value of each hyper-parameter in this phase, one per layer group.
+    """
 
     phase: str
     epochs: int
     frozen: int
     first_epoch: int = 0
+    peaks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

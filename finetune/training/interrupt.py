@@ -42,7 +42,10 @@ def deferred_signals() -> Iterator[Interruption]:
         if interruption:
             raise interruption.error()
         interruption.signal = number
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        # from here to the end of a terminal's screen there are bars, which will be drawn anew
+        start = "\r\x1b[J" if sys.stderr.isatty() else "\n"
+        told = f"{start}stopping after this step; once more to stop at once"
+        print(told, file=sys.stderr, flush=True)
 
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     ours = [number for number, handler in defaults.items() if signal.getsignal(number) == handler]

@@ -110,8 +110,9 @@ class Loop:
             phase = run.plan[run.phase]
             groups.freeze_to(phase.frozen)
             groups.set_training_modes()
-            groups.begin_phase(phase.largest())
-            self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch))
+            peaks = phase.largest()
+            groups.begin_phase(peaks)
+            self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch, peaks))
             self._phase(run, phase)  # what it keeps in memory ends with it
 
     def _phase(self, run: Run, phase: Phase) -> None:

@@ -1,18 +1,19 @@
-"""Progress: a bar and a table on a terminal, plain lines in a pipe."""
+"""Progress: bars and a table on a terminal, plain lines in a pipe."""
 
-import contextlib
-import fcntl
-import pty
-import struct
+import os
+import re
+import signal
+import subprocess
 import sys
-import termios
-import types
-from collections.abc import Callable
+import time
+from pathlib import Path
 
 import pytest
 from support import StopAt, tiny_data, tiny_learner
+from terminal import on_a_terminal, screen_after
+from tqdm import tqdm
 
-from finetune import ImageDataLoaders, Learner, vision_learner
+from finetune import Callback, ImageDataLoaders, Learner, vision_learner
 from finetune.callbacks.progress import Progress
 from finetune.training.events import (
     EpochEnd,
@@ -24,65 +25,83 @@ from finetune.training.events import (
     StepEnd,
 )
 
+HEAD = "phase       epoch  train loss  valid loss   accuracy    seconds"
+ROW = "frozen          1      0.5000      0.2500     0.7500        1.5"
 
-def play(progress: Progress, *, first_epoch: int = 0, reason: str = "finished") -> None:
-    progress.on_fit_start(FitStart(("frozen",), 4, 2, ("body", "head"), first_epoch))
+
+def play(
+    progress: Progress, *, first_epoch: int = 0, reason: str = "finished", pause: float = 0.0
+) -> None:
+    """The first of two phases, one epoch of two steps."""
+    phases = ("frozen", "unfrozen")
+    progress.on_fit_start(FitStart(phases, 4, 2, ("body", "head"), first_epoch))
+    progress.on_phase_start(PhaseStart("frozen", 1, 1))
     progress.on_epoch_start(EpochStart("frozen", 0, 2, 0))
     for step in range(2):
+        time.sleep(pause)
         progress.on_step_end(StepEnd("frozen", 0, step, 0.5, (1e-3,), ()))
     progress.on_epoch_end(EpochEnd("frozen", 0, 0.5, {"loss": 0.25, "accuracy": 0.75}, 1.5))
     progress.on_fit_end(FitEnd(reason))
 
 
-def play_features(progress: Progress, *, views: int = 2, first_epoch: int = 0) -> None:
+def play_features(progress: Progress, *, views: int = 2, pause: float = 0.0) -> None:
     """Two epochs of one step, both with a view to compute."""
-    progress.on_fit_start(FitStart(("frozen",), 2, 1, ("body", "head"), first_epoch))
+    progress.on_fit_start(FitStart(("frozen",), 2, 1, ("body", "head"), 0))
     progress.on_phase_start(PhaseStart("frozen", 2, 1))
     for epoch in range(2):
         progress.on_epoch_start(EpochStart("frozen", epoch, 1, 0))
         for done in (32, 64, 70):
+            time.sleep(pause)
             progress.on_precompute(Precompute("frozen", epoch % views + 1, views, done, 70))
         if epoch == 0:
+            time.sleep(pause)
             progress.on_precompute(Precompute("frozen", None, views, 9, 9))
+        time.sleep(pause)
         progress.on_step_end(StepEnd("frozen", epoch, 0, 0.5, (1e-3,), ()))
         progress.on_epoch_end(EpochEnd("frozen", epoch, 0.5, {}, 1.5))
     progress.on_fit_end(FitEnd("finished"))
 
 
-def on_a_terminal(monkeypatch, progress: Progress, play: Callable[[Progress], None] = play) -> str:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with open(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", terminal)
-        play(progress)
-    text = b""
-    with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as screen:
-        while part := screen.read(4096):  # an OSError says that nobody writes any more
-            text += part
-    return text.decode()
+class Slowly(Callback):
+    """Long enough a step for the bars to be drawn now and then."""
+
+    def on_step_end(self, event: StepEnd) -> None:
+        time.sleep(0.03)
+
+
+# --- lines
 
 
 def test_a_pipe_gets_a_table_without_control_characters(capsys):
     play(Progress())
-    out = capsys.readouterr().out
-    assert out.splitlines() == [
-        "phase       epoch  train loss  valid loss   accuracy    seconds",
-        "frozen          1      0.5000      0.2500     0.7500        1.5",
-    ]
-    assert all(c == "\n" or c.isprintable() for c in out)
+    assert capsys.readouterr().out == f"{HEAD}\n{ROW}\n"
 
 
-def test_a_terminal_gets_a_bar_and_the_table(monkeypatch):
-    text = on_a_terminal(monkeypatch, Progress())
-    assert "frozen 1:   0%" in text
-    assert "\r" in text
-    assert text.rstrip().endswith("0.7500        1.5")
+def test_a_program_in_a_pipe_writes_the_table_and_nothing_else():
+    code = (
+        "from support import tiny_data, tiny_learner\n"
+        "tiny_learner(data=tiny_data(8), progress=True, metrics=['accuracy']).fine_tune(2)\n"
+    )
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, env={**os.environ, **paths}
+    )
+    assert done.stderr == b""
+    lines = done.stdout.decode().split("\n")
+    assert lines[0] == HEAD
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["frozen", "1"], ["unfrozen", "1"], ["unfrozen", "2"], [],
+    ]  # fmt: skip
+    assert all(c.isprintable() for line in lines for c in line)
 
 
-def test_a_notebook_gets_a_bar(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    play(Progress())
-    assert "frozen 1:   0%" in capsys.readouterr().out
+def test_a_terminal_that_moves_no_cursor_gets_lines(monkeypatch):
+    def act() -> None:
+        monkeypatch.setenv("TERM", "dumb")
+        play(Progress())
+
+    text = on_a_terminal(monkeypatch, act)
+    assert text.splitlines() == [HEAD, ROW]
 
 
 def test_the_header_comes_once(capsys):
@@ -97,14 +116,20 @@ def test_a_resumed_run_says_so(capsys):
     assert capsys.readouterr().out.startswith("continuing after 3 of 4 epochs\n")
 
 
+def test_the_note_of_a_fit_is_told(capsys):
+    Progress().on_fit_start(FitStart((), 1, 1, (), 0, note="chosen: fp32"))
+    assert capsys.readouterr().out == "chosen: fp32\n"
+
+
 @pytest.mark.parametrize("reason", ["stopped: enough", "interrupted"])
 def test_an_early_end_is_told(capsys, reason: str):
     play(Progress(), reason=reason)
     assert capsys.readouterr().out.endswith(f"{reason}\n")
 
 
-def test_an_error_in_the_middle_closes_the_bar(capsys):
+def test_an_error_in_the_middle_is_told_by_the_error(capsys):
     progress = Progress()
+    progress.on_fit_start(FitStart(("fit",), 1, 2, ("a",), 0))
     progress.on_epoch_start(EpochStart("fit", 0, 2, 0))
     progress.on_fit_end(FitEnd("failed: mine"))
     assert capsys.readouterr().out == ""
@@ -120,6 +145,150 @@ def test_a_quiet_learner_prints_nothing(capsys):
     learner.fine_tune(1, callbacks=[StopAt(1)])
     learner.resume()
     assert capsys.readouterr().out == ""
+
+
+# --- bars
+
+
+def test_a_terminal_gets_bars_and_is_left_with_the_table(monkeypatch):
+    text = on_a_terminal(monkeypatch, lambda: play(Progress(), pause=0.11))
+    assert "frozen 1/1   0%|" in text
+    assert re.search(r"\| 1/2 steps, loss 0.5000, \d+:\d\d left", text)
+    assert "run         12%|" in text
+    screen = screen_after(text)
+    assert screen.lines == [HEAD, ROW]
+    assert (screen.row, screen.column) == (2, 0)
+
+
+def test_time_left_is_more_where_frozen_layers_will_train(monkeypatch):
+    text = on_a_terminal(monkeypatch, lambda: play(Progress(), pause=0.11))
+    assert re.search(r"0/4 epochs, \d+:\d\d so far, \d+:\d\d\+ left", text)
+
+
+def test_bars_are_drawn_ten_times_a_second_at_most(monkeypatch):
+    class Many(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            time.sleep(0.001)
+
+    learner = tiny_learner(data=tiny_data(400), progress=True, callbacks=[Many()])
+    started = time.perf_counter()
+    text = on_a_terminal(monkeypatch, lambda: learner.fit(2))
+    seconds = time.perf_counter() - started
+    # a row redraws them, too, and an end clears them
+    assert text.count(" steps") <= seconds * 10 + 6
+
+
+def test_a_step_costs_little_when_nothing_is_drawn(capsys):
+    progress = Progress()
+    progress.on_fit_start(FitStart(("fit",), 1, 20_000, ("a",), 0))
+    progress.on_phase_start(PhaseStart("fit", 1, 0))
+    progress.on_epoch_start(EpochStart("fit", 0, 20_000, 0))
+    event = StepEnd("fit", 0, 0, 0.5, (1e-3,), ())
+    shortest = 1.0
+    for _ in range(20):
+        started = time.perf_counter()
+        for _ in range(1000):
+            progress.on_step_end(event)
+        shortest = min(shortest, time.perf_counter() - started)
+    assert shortest / 1000 < 10e-6
+
+
+def test_the_bar_of_the_run_counts_a_phase_that_ended_early(monkeypatch):
+    def act() -> None:
+        progress = Progress()
+        progress.on_fit_start(FitStart(("a", "b"), 10, 1, ("body", "head"), 0))
+        progress.on_phase_start(PhaseStart("a", 5, 1))
+        progress.on_epoch_start(EpochStart("a", 0, 1, 0))
+        time.sleep(0.11)
+        progress.on_phase_start(PhaseStart("b", 5, 0))
+        progress.on_epoch_start(EpochStart("b", 0, 1, 0))
+        progress.on_fit_end(FitEnd("finished"))
+
+    text = on_a_terminal(monkeypatch, act)
+    assert "run     0%|" in text
+    assert "run    50%|" in text
+    assert "5/10 epochs" in text
+
+
+def test_a_resumed_run_counts_the_epochs_before(monkeypatch):
+    def act() -> None:
+        learner = tiny_learner(data=tiny_data(16), callbacks=[Slowly()])
+        learner.fine_tune(3, callbacks=[StopAt(10)])
+        learner.progress = True
+        learner.resume()
+
+    text = on_a_terminal(monkeypatch, act)
+    assert "unfrozen 2/3  50%|" in text
+    assert "run           62%|" in text
+    lines = screen_after(text).lines
+    assert lines[0] == "continuing after 2 of 4 epochs"
+    assert [line.split()[:2] for line in lines[2:]] == [["unfrozen", "2"], ["unfrozen", "3"]]
+
+
+def test_ctrl_c_leaves_the_table_and_what_was_said(monkeypatch):
+    class Interrupt(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            if event.phase == "unfrozen" and event.step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def act() -> None:
+        learner = tiny_learner(data=tiny_data(16), progress=True, callbacks=[Slowly()])
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            learner.fine_tune(1, callbacks=[Interrupt()])
+        print("after")
+
+    lines = screen_after(on_a_terminal(monkeypatch, act)).lines
+    assert [line.split()[0] for line in lines] == [
+        "phase", "frozen", "stopping", "interrupted", "after",
+    ]  # fmt: skip
+
+
+def test_an_error_leaves_no_bars(monkeypatch):
+    class Fail(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            if event.phase == "unfrozen":
+                raise OSError("the disk is full")
+
+    def act() -> None:
+        learner = tiny_learner(data=tiny_data(8), progress=True)
+        with pytest.raises(OSError, match="the disk is full"):
+            learner.fine_tune(1, callbacks=[Slowly(), Fail()])
+        print("after")
+
+    lines = screen_after(on_a_terminal(monkeypatch, act)).lines
+    assert [line.split()[0] for line in lines] == ["phase", "frozen", "after"]
+
+
+def test_a_fit_inside_a_fit_has_its_own_bars_and_table(monkeypatch):
+    class Inner(Callback):
+        def on_epoch_end(self, event: EpochEnd) -> None:
+            inner = tiny_learner(data=tiny_data(8), progress=True, callbacks=[Slowly()])
+            inner.fit(1)
+
+    def act() -> None:
+        learner = tiny_learner(
+            data=tiny_data(16), progress=True, metrics=["accuracy"], callbacks=[Slowly()]
+        )
+        learner.fine_tune(1, callbacks=[Inner()])
+        print("after")
+
+    lines = screen_after(on_a_terminal(monkeypatch, act)).lines
+    inner = ["phase", "fit"]
+    assert [line.split()[0] for line in lines] == [
+        *inner, "phase", "frozen", *inner, "unfrozen", "after",
+    ]  # fmt: skip
+
+
+def test_a_bar_of_the_program_stays_below_the_tables(monkeypatch):
+    def act() -> None:
+        for seed in tqdm(range(2), desc="seeds", file=sys.stdout):
+            tiny_learner(data=tiny_data(8, seed=seed), progress=True, callbacks=[Slowly()]).fit(1)
+
+    lines = screen_after(on_a_terminal(monkeypatch, act)).lines
+    assert [line.split()[0] for line in lines] == ["phase", "fit", "phase", "fit", "seeds:"]
+
+
+# --- frozen layers, run once
 
 
 def told_of_features(text: str) -> list[str]:
@@ -149,23 +318,15 @@ def test_precomputing_is_told_before_the_table(capsys):
     assert [line.split()[0] for line in lines] == ["frozen:", "phase", "frozen", "frozen"]
 
 
-def test_precomputing_has_a_bar_of_pictures(monkeypatch):
-    text = on_a_terminal(monkeypatch, Progress(), play_features)
+def test_precomputing_has_a_bar_of_pictures_then_steps_have_theirs(monkeypatch):
+    text = on_a_terminal(monkeypatch, lambda: play_features(Progress(), pause=0.11))
     for name in ("view 1 of 2", "view 2 of 2", "validation"):
-        assert f"features, {name}: " in text
-    assert " 32/70 " in text
-    assert " 9/9 " in text
-
-
-def test_precomputing_is_told_on_a_line_of_its_own(monkeypatch):
-    text = on_a_terminal(monkeypatch, Progress(), play_features)
-    before, _, _ = text.partition("frozen: the frozen layers")
-    assert before.endswith(("\n", "\r"))
-
-
-def test_the_bar_of_steps_comes_back_after_precomputing(monkeypatch):
-    text = on_a_terminal(monkeypatch, Progress(), play_features)
-    assert text.index("features, validation: ") < text.index("frozen 1: 100%")
+        assert f"features, {name} " in text
+    assert re.search(r"\| 64/70 pictures, \d+:\d\d left", text)
+    assert "| 9/9 pictures" in text
+    assert text.index("features, validation ") < text.index("frozen 1/2 100%")
+    lines = screen_after(text).lines
+    assert [line.split()[0] for line in lines] == ["frozen:", "phase", "frozen", "frozen"]
 
 
 def test_a_fit_that_precomputes_tells_so(capsys, photos):

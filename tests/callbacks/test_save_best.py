@@ -35,3 +35,5 @@ def test_loading_it_brings_the_best_epoch_back(tmp_path: Path):
     learner.load(tmp_path / "best.pt")
     assert same_state(learner.model.state_dict(), states[losses.index(min(losses))])
     assert learner.validate()["loss"] == min(losses)
+    best = losses.index(min(losses))
+    assert [row.valid["loss"] for row in learner.history.epochs] == losses[: best + 1]

@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune import Batch, Callback, DataLoaders, DivergenceError, Learner, distributed
+from finetune import (
+    Batch,
+    Callback,
+    CSVLog,
+    DataLoaders,
+    DivergenceError,
+    Learner,
+    MLflow,
+    TensorBoard,
+    distributed,
+)
 from finetune.randomness import generator, uniforms
 from finetune.training import checkpoint
 from finetune.training.events import Precompute, StepEnd
@@ -215,6 +225,12 @@ def test_only_the_first_process_writes_checkpoints(ranks):
     assert ranks[1]["writes"] == 0
 
 
+def test_only_the_first_process_writes_logs(ranks):
+    assert [rank["logged"] for rank in ranks] == [("1,fit,0", "1,fit,1")] * 2
+    assert [rank["event files"] for rank in ranks] == [1, 1]
+    assert ranks[1]["tracked"] is None
+
+
 def test_a_stopped_run_goes_on_from_the_file_in_both_processes(ranks, single):
     for rank in ranks:
         assert close(rank["resumed"]["model"], single["plain"]["model"])
@@ -296,6 +312,20 @@ def _reductions() -> int:
     return len([index for index in calls if index == 0])
 
 
+def _logs(folder: Path) -> dict:
+    """What two epochs leave in files that both processes would write, and the second's MLflow."""
+    log, events, tracker = folder / "log.csv", folder / "events", MLflow()
+    second = [tracker] if distributed.rank() else []
+    new_learner(callbacks=[CSVLog(log), TensorBoard(events), *second]).fit(2)
+    dist.barrier()
+    _, *rows = log.read_text().splitlines()
+    return {
+        "logged": tuple(",".join(row.split(",")[:3]) for row in rows),
+        "event files": len(list(events.iterdir())),
+        "tracked": tracker.run_id,
+    }
+
+
 def _runs(folder: Path) -> dict:
     results: dict = {}
     writes = []
@@ -310,6 +340,7 @@ def _runs(folder: Path) -> dict:
     for name, options in FROZEN_RUNS.items():
         results[name] = fine_tune_numbered(**options)
     results["frozen runs"] = _frozen_runs()
+    results.update(_logs(folder))
     counter = CountPrecompute(interrupt=True)
     try:
         new_learner(data=numbered_data()).fine_tune(1, callbacks=[counter])

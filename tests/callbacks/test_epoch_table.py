@@ -1,0 +1,58 @@
+"""Epochs as text and as HTML."""
+
+import re
+
+from finetune import History
+from finetune.callbacks.epoch_table import as_html, as_lines
+from finetune.training.events import EpochEnd
+
+FIRST = EpochEnd("frozen", 0, 0.5, {"loss": 0.25, "accuracy": 0.75}, 1.5)
+BARE = EpochEnd("fit", 1, 0.25)
+
+
+def cells(html: str) -> list[list[str]]:
+    """Of each row of the table."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_lines_are_those_of_the_terminal():
+    assert as_lines(["a note", FIRST, "stopped"]) == [
+        "a note",
+        "phase       epoch  train loss  valid loss   accuracy    seconds",
+        "frozen          1      0.5000      0.2500     0.7500        1.5",
+        "stopped",
+    ]
+    assert as_lines(["a note"]) == ["a note"]
+
+
+def test_html_has_a_row_per_epoch_and_notes_where_they_came():
+    html = as_html(["first", FIRST, "between", FIRST])
+    assert html.startswith("<div>first</div><table")
+    row = ["frozen", "1", "0.5000", "0.2500", "0.7500", "1.5"]
+    head = ["phase", "epoch", "train loss", "valid loss", "accuracy", "seconds"]
+    assert cells(html) == [head, row, ["between"], row]
+
+
+def test_what_an_epoch_lacks_is_empty():
+    assert cells(as_html([FIRST, BARE]))[2] == ["fit", "2", "0.2500", "", "", "0.0"]
+    assert as_lines([FIRST, BARE])[2].split() == ["fit", "2", "0.2500", "0.0"]
+    assert len({len(line) for line in as_lines([FIRST, BARE])}) == 1
+
+
+def test_names_are_text_in_html():
+    html = as_html(["<note>", EpochEnd("<b>", 0, 0.5, {"f<1>": 0.5})])
+    assert "<div>&lt;note&gt;</div>" in html
+    assert cells(html)[0][3] == "f&lt;1&gt;"
+    assert cells(html)[1][0] == "&lt;b&gt;"
+
+
+def test_html_has_no_colour_of_its_own():
+    assert not re.search(r"colou?r|background", as_html(["a", FIRST, "b"]))
+
+
+def test_the_history_is_a_table_in_a_notebook():
+    history = History()
+    assert history._repr_html_() == "<div>History(0 epochs, 0 steps)</div>"
+    history.on_epoch_end(FIRST)
+    assert cells(history._repr_html_())[1][0] == "frozen"
