@@ -7,23 +7,12 @@ and a network, leave out `weights=`, and `augment=` if a mirrored picture is as 
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
 from finetune import Augmentation, ImageDataLoaders, load_learner, vision_learner
-from finetune.demo import digits, imagenet_weights
-
-
-def write_folder(folder: Path, count: int = 600) -> Path:
-    """One folder a class, as your photos would be: folder/7/0017.png."""
-    for i, (image, name) in enumerate(zip(*digits(), strict=True)):
-        if i < count:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / name / f"{i:04d}.png")
-    return folder
+from finetune.demo import imagenet_weights, write_photos
 
 
 def main(folder: Path) -> float:
-    photos = write_folder(folder / "photos")
+    photos = write_photos(folder / "photos")
     weights = imagenet_weights(folder / "weights.safetensors")
 
     data = ImageDataLoaders.from_folder(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from finetune.data.augment import Augmentation
@@ -26,6 +27,16 @@ def digits() -> tuple[list[np.ndarray], list[str]]:
     bunch = load_digits()
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)
     return list(images), [str(target) for target in bunch.target]
+
+
+def write_photos(folder: str | Path, count: int = 600) -> Path:
+    """Digits as your photos would be, a folder for each class: `folder/7/0017.png`."""
+    for i, (image, name) in enumerate(zip(*digits(), strict=True)):
+        if i < count:
+            file = Path(folder) / name / f"{i:04d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return Path(folder)
 
 
 def imagenet_weights(path: str | Path) -> Path:

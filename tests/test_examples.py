@@ -25,6 +25,23 @@ def test_quickstart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_notebook(notebook: Path, tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    page = nbformat.read(notebook, 4)
+    assert not any(cell.get("outputs") for cell in page.cells)  # what CI makes is not kept
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(page, timeout=900, kernel_name="python3", resources=place).execute()
+    outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     assert demo.run(tmp_path)["accuracy"] >= 0.96
     pictures = {"predictions.png", "learning_rates.png"}
