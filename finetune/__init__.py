@@ -1,5 +1,6 @@
 """finetune: from a folder of images to a classifier you trust."""
 
+from finetune.batch_prediction import FilePrediction, write_csv, write_jsonl
 from finetune.callbacks.csv_log import CSVLog
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.history import History
@@ -37,6 +38,7 @@ __all__ = [
     "DataLoaders",
     "DivergenceError",
     "EarlyStopping",
+    "FilePrediction",
     "GroupOptimizer",
     "History",
     "ImageDataLoaders",
@@ -65,6 +67,8 @@ __all__ = [
     "muon",
     "one_cycle",
     "vision_learner",
+    "write_csv",
+    "write_jsonl",
 ]
 
 __version__ = "0.1.0"

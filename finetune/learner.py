@@ -12,6 +12,8 @@ from finetune import distributed, export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
+from finetune.export import Format
+from finetune.export.card import model_card
 from finetune.interpret.losses import plot_losses
 from finetune.interpret.movement import Moved, plot_movement
 from finetune.interpret.rates import plot_rates
@@ -31,6 +33,7 @@ from finetune.training import tables
 from finetune.training.events import Callback
 from finetune.training.folding import eval_mode
 from finetune.training.phase import Plan
+from finetune.training.record import training_record
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.settings import StepSettings
 from finetune.training.step import Loss, Setup, evaluate
@@ -454,17 +457,32 @@ class Learner:
         """
         self.trainer.load(Path(path))
 
-    def export(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Model, classes and preprocessing as safetensors and JSON, for `load_learner`.
+    def export(
+        self,
+        folder: str | Path,
+        format: Format | Sequence[Format] = "safetensors",
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Model, classes and preprocessing as a folder that needs no finetune; a model card in it.
 
+        format: one or several of "safetensors" (weights, for `load_learner` and for timm alone),
+        "onnx" and "torch_export" (graphs that take RGB in [0, 1] and give probabilities; each is
+        read back and compared with the model). The folder's README.md shows how to use each.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
-        not built by `vision_learner` (save `learner.model.state_dict()` then).
+        not built by `vision_learner` (save `learner.model.state_dict()` then), RuntimeError for one
+        that can't be made a graph.
         """
+        formats = export.check_formats(format)
         if distributed.rank():
             return
-        export.write(Path(folder), self.model, self._description(), overwrite=overwrite)
+        description = self._description(formats)
+        card = model_card(description, self.model.source())  # type: ignore[operator]
+        export.write(
+            Path(folder), self.model, description, formats=formats, card=card, overwrite=overwrite
+        )
 
-    def _description(self) -> dict[str, Any]:
+    def _description(self, formats: Sequence[Format]) -> dict[str, Any]:
         architecture = getattr(self.model, "architecture", None)
         inputs = self.data.describe_inputs()
         if architecture is None or inputs is None or self.data.classes is None:
@@ -472,9 +490,12 @@ class Learner:
                 "only a learner made by vision_learner knows how to rebuild its model; "
                 "save learner.model.state_dict() and rebuild the model in your own code"
             )
+        history = self.history
         return {
             "architecture": architecture.to_dict(),
             "classes": list(self.data.classes),
             "preprocessing": inputs,
+            "formats": export.describe_formats(formats, inputs["image_size"]),
+            **training_record(self.trainer.setup, history.steps, history.epochs),
             "versions": {name: version(name) for name in _RECORDED},
         }

@@ -1,10 +1,13 @@
 """Predictor: a model with its preprocessing and class names, for one picture or many."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from finetune.batch_prediction import FilePrediction, Files, predict_files
 
 
 class Prediction(NamedTuple):
@@ -47,6 +50,25 @@ class Predictor:
                 for row in self.probabilities(item[start : start + batch_size])
             ]
         return self._prediction(self.probabilities([item])[0])
+
+    def predict_folder(
+        self, folder: Files, *, batch_size: int = 64, progress: bool = True
+    ) -> Iterator[FilePrediction]:
+        """Predictions for a folder of images or any number of paths, one by one as they are made.
+
+        `list(...)` keeps them all; `write_csv(rows, file)` and `write_jsonl` write them as they
+        come, so that a million pictures take no more memory than a few. A picture that can't be
+        read has a row with its `error` and no label.
+        """
+        ready = copy.copy(self)  # decoding runs ahead in threads, so that its inputs are there
+        ready._inputs = lambda tensors, device: torch.cat(list(tensors)).to(device)
+        return predict_files(
+            folder,
+            lambda path: self._inputs([path], torch.device("cpu")),
+            lambda tensors: ready.predict(list(tensors), batch_size=batch_size),
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def probabilities(self, items: Sequence[Any]) -> Tensor:
         """Probabilities of one batch: float32 [len(items), classes], on the CPU."""

@@ -14,7 +14,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"config", "vision"},
     {"learner"},
     {"lr_finder", "callbacks", "predictor"},
-    {"training"},
+    {"training", "batch_prediction"},
     {"optim", "data"},
     {"models", "interpret", "export", "metrics"},
     {"randomness", "distributed", "wording"},
@@ -83,7 +83,8 @@ def test_importing_finetune_loads_nothing_heavy_and_leaves_signals_alone() -> No
         "import signal, sys\n"
         "before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]\n"
         "import finetune\n"
-        "heavy = {'matplotlib', 'torchmetrics', 'rich', 'jsonargparse', 'sklearn', 'pandas'}\n"
+        "heavy = {'matplotlib', 'torchmetrics', 'rich', 'jsonargparse', 'sklearn', 'pandas',\n"
+        "    'onnx', 'onnxruntime', 'onnxscript'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))\n"
         "print(before == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])\n"
     )

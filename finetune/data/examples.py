@@ -232,3 +232,23 @@ def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:
         return examples
     names = [examples.classes[label] for label in examples.labels.tolist()]
     return from_pairs(examples.items, names, classes)
+
+
+def class_counts(examples: Examples) -> dict[str, int]:
+    """Class -> how many examples have it."""
+    counts = torch.bincount(examples.labels, minlength=len(examples.classes)).tolist()
+    return dict(zip(examples.classes, counts, strict=True))
+
+
+def image_files(folder: str | Path) -> list[str]:
+    """The images in and below a folder, sorted. Raises FileNotFoundError, or ValueError for none.
+
+    Hidden files and folders are left out.
+    """
+    if not Path(folder).is_dir():
+        what = "is a file" if Path(folder).exists() else "does not exist"
+        raise FileNotFoundError(f"image folder {str(folder)!r} {what}")
+    files = sorted(_image_files(str(folder)))
+    if not files:
+        raise ValueError(f"there is no image in {str(folder)!r} or below")
+    return files

@@ -159,6 +159,10 @@ class ImageDataLoaders(DataLoaders):
     def describe_inputs(self) -> dict[str, Any]:
         return self.preprocessing.to_dict()
 
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        parts = {"train": self.train_examples, "valid": self.valid_examples}
+        return {name: sources.class_counts(part) for name, part in parts.items()}
+
     def __repr__(self) -> str:
         return (
             f"ImageDataLoaders({len(self.train_examples)} training and "

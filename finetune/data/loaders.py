@@ -227,6 +227,10 @@ class DataLoaders:
         """The preprocessing as plain data, if `inputs` can be rebuilt from it elsewhere."""
         return None
 
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """`{"train": {class: how many}, "valid": ...}`; empty where it is not known."""
+        return {}
+
 
 def _epoch_loader(loader: Any) -> EpochLoader:
     own = callable(getattr(loader, "epoch", None)) and hasattr(loader, "__len__")

@@ -14,6 +14,8 @@ from torch import Tensor
 from finetune.data.augment import center_crop
 from finetune.data.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
 
+_DERIVED = ("presized_side", "steps")
+
 
 @lru_cache(maxsize=16)  # a copy to a device per batch would make the host wait
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
@@ -67,9 +69,29 @@ class Preprocessing:
         return center_crop(images, self.image_size, *self.normalisation(device))
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data, with what follows from it and every step in words, for other programs."""
+        return {**asdict(self), "presized_side": self.presized_side, "steps": self.steps()}
+
+    def steps(self) -> list[str]:
+        """From a file to the model's input, in words; sizes in pixels."""
+        side, size = self.presized_side, self.image_size
+        square = {
+            "crop": f"the shorter side becomes {side}, the middle of the longer one stays",
+            "squish": f"both sides become {side}",
+            "pad": f"the longer side becomes {side}, the rest black",
+        }[self.resize]
+        return [
+            "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
+            f"{2 * side} (PIL: draft)",
+            "turn upright as EXIF says; 16-bit values to 8 bits; transparent parts on white; RGB",
+            f"resize to {side} x {side}: {square}; bilinear with antialiasing (PIL: BILINEAR)",
+            f"crop the middle {size} x {size}",
+            f"divide by 255: RGB in [0, 1], float32 [batch, 3, {size}, {size}]",
+            "normalise each channel: (value - mean) / std",
+        ]
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
-        mean, std = (tuple(float(v) for v in data[name]) for name in ("mean", "std"))
-        return cls(**{**data, "mean": mean, "std": std})
+        own = {name: value for name, value in data.items() if name not in _DERIVED}
+        mean, std = (tuple(float(v) for v in own[name]) for name in ("mean", "std"))
+        return cls(**{**own, "mean": mean, "std": std})

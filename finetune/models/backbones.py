@@ -59,11 +59,30 @@ def create_backbone(name: str, *, image_size: int, weights: Weights = "pretraine
 def _build(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
     if name.startswith(torchvision_backbones.PREFIX):
         return torchvision_backbones.create(name, image_size=image_size, pretrained=pretrained)
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, **_options(name, image_size))
+    return model
+
+
+def _options(name: str, image_size: int) -> dict[str, Any]:
     options: dict[str, Any] = {"num_classes": 0}
     if _is_built_for_one_size(name) and image_size != input_size_of(name):
         options["img_size"] = image_size
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    return model
+    return options
+
+
+def source_of(name: str, image_size: int) -> str:
+    """Python that makes `backbone`, without weights, from timm's or torchvision's own parts.
+
+    >>> print(source_of("resnet18", 224))
+    import timm
+    <BLANKLINE>
+    backbone = timm.create_model("resnet18", num_classes=0)
+    """
+    check_name(name)
+    if name.startswith(torchvision_backbones.PREFIX):
+        return torchvision_backbones.source_of(name)
+    options = "".join(f", {key}={value!r}" for key, value in _options(name, image_size).items())
+    return f'import timm\n\nbackbone = timm.create_model("{name}"{options})'
 
 
 def normalisation_of(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,8 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from finetune.models import backbones
 from finetune.models.backbones import Weights, create_backbone, features_of
 from finetune.models.heads import HeadKind, create_head
+
+_DEFAULTS = (
+    *("bias=True", "inplace=False"),
+    *("eps=1e-05", "momentum=0.1", "affine=True", "track_running_stats=True"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +43,22 @@ class ImageClassifier(nn.Sequential):
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__(OrderedDict(backbone=backbone, head=head))
         self.architecture = architecture
+
+    def source(self) -> str:
+        """Python that makes `backbone` and `head` without finetune, and without weights."""
+        name, size = self.architecture.backbone, self.architecture.image_size
+        layers = "".join(
+            f"    {_source_of(layer)},\n" for layer in self.get_submodule("head").children()
+        )
+        imports, _, backbone = backbones.source_of(name, size).partition("\n\n")
+        if "import nn" not in imports:
+            imports += "\nfrom torch import nn"
+        return f"{imports}\n\n{backbone}\nhead = nn.Sequential(\n{layers})"
+
+
+def _source_of(layer: nn.Module) -> str:
+    """torch's own words for a layer, which are Python, without what is so by default."""
+    words = f"nn.{layer!r}"
+    for default in _DEFAULTS:
+        words = words.replace(f", {default}", "")
+    return words

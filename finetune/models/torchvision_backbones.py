@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
@@ -16,6 +17,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": True},
     "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": True},
 }
+_CONVERTING = "mnasnet"
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
@@ -45,16 +47,44 @@ def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
         if getattr(model, part, None) is not None:
             setattr(model, part, None)
             model.aux_logits = False  # type: ignore[assignment]
-    if own.startswith("mnasnet"):  # its way converts old files, told by what safetensors leaves out
+    if own.startswith(
+        _CONVERTING
+    ):  # its way converts old files, told by what safetensors leaves out
         loads = partial(nn.Module._load_from_state_dict, model)
         model._load_from_state_dict = loads  # type: ignore[method-assign]
-    for layer in classifier_layers(model):
-        path = next(path for path, module in model.named_modules() if module is layer)
+    for path in _classifier_paths(model):
         model.set_submodule(path, nn.Identity())
     transforms = _transforms(name)
     cfg = {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
     model.pretrained_cfg = cfg  # type: ignore[assignment]
     return model
+
+
+def _classifier_paths(model: nn.Module) -> list[str]:
+    layers = set(map(id, classifier_layers(model)))
+    return [path for path, module in model.named_modules() if id(module) in layers]
+
+
+def source_of(name: str) -> str:
+    """Python that makes `backbone`, without weights, from torchvision's own parts."""
+    own = name.removeprefix(PREFIX)
+    given = _OPTIONS.get(own, {})
+    with torch.device("meta"):  # only to see the names of its layers
+        model = torchvision.models.get_model(own, weights=None, **given)
+    options = "".join(f", {key}={value!r}" for key, value in given.items())
+    lines = [
+        "import torchvision",
+        "from torch import nn",
+        "",
+        f'backbone = torchvision.models.get_model("{own}", weights=None{options})',
+        *(f'backbone.set_submodule("{p}", nn.Identity())' for p in _classifier_paths(model)),
+    ]
+    if own.startswith(_CONVERTING):
+        lines.insert(0, "from functools import partial")
+        lines.append(
+            "backbone._load_from_state_dict = partial(nn.Module._load_from_state_dict, backbone)"
+        )
+    return "\n".join(lines)
 
 
 def input_size(name: str) -> int:

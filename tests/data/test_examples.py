@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.data.examples import (
     Examples,
+    class_counts,
     from_dataset,
     from_folder,
     from_marked,
     from_pairs,
+    image_files,
 )
 
 
@@ -443,3 +445,16 @@ def test_dataset_label_without_a_class_is_refused(labels: list[int]) -> None:
 def test_dataset_of_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least two classes, found only \['0'\]"):
         from_dataset(Pictures([0, 0]), None)
+
+
+def test_class_counts_name_every_class() -> None:
+    examples = Examples(["a", "b", "c"], torch.tensor([2, 0, 2]), ("x", "y", "z"))
+    assert class_counts(examples) == {"x": 1, "y": 0, "z": 2}
+
+
+def test_image_files_are_sorted_and_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b/1.PNG", "a.jpg", ".hidden/c.jpg", ".d.jpg", "e.txt"):
+        (tmp_path / name).touch()
+    assert image_files(tmp_path) == [str(tmp_path / "a.jpg"), str(tmp_path / "b/1.PNG")]

@@ -432,6 +432,13 @@ def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
     assert torch.equal(rebuilt.inputs(items, CPU), data.inputs(items, CPU))
 
 
+def test_pictures_are_counted_by_class_and_part(photos: Path) -> None:
+    counts = from_photos(photos).class_counts()
+    assert list(counts) == ["train", "valid"]
+    assert counts["train"].keys() == {"blue", "green", "red"}
+    assert {name: sum(part.values()) for name, part in counts.items()} == {"train": 18, "valid": 6}
+
+
 class Named:
     """A data set of grey pictures with its own list of classes."""
 

@@ -66,6 +66,18 @@ def test_dictionary_and_back(resize: str) -> None:
     assert Preprocessing.from_dict(json.loads(json.dumps(there.to_dict()))) == there
 
 
+def test_dictionary_says_what_follows_from_it_in_words() -> None:
+    described = Preprocessing(16, "pad", 0.5).to_dict()
+    assert described["presized_side"] == 32
+    assert "the longer side becomes 32, the rest black" in described["steps"][2]
+    assert "stay at least 64" in described["steps"][0]
+
+
+def test_unknown_keys_of_a_dictionary_are_refused() -> None:
+    with pytest.raises(TypeError, match="crop_friction"):
+        Preprocessing.from_dict({**Preprocessing(16).to_dict(), "crop_friction": 0.9})
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_bad_image_size_is_refused(size: int) -> None:
     with pytest.raises(

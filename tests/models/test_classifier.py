@@ -1,6 +1,7 @@
 """ImageClassifier and the description it can be rebuilt from."""
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from support import same_state
 from torch import nn
 
 from finetune.models.classifier import Architecture, ImageClassifier
+from finetune.models.heads import HeadKind
 from finetune.models.layer_groups import LayerGroups
 
 TINY = Architecture("test_resnet", classes=3, image_size=32, head="linear", dropout=0.1)
@@ -53,3 +55,16 @@ def test_given_weights_reach_the_backbone():
 def test_an_unknown_head_is_an_error():
     with pytest.raises(ValueError, match="head must be one of mlp, linear"):
         Architecture("test_resnet", 3, 32, head="conv").build()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "torchvision/squeezenet1_0"])
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+def test_its_source_makes_the_same_model(backbone: str, head: HeadKind) -> None:
+    model = Architecture(backbone, classes=3, image_size=64, head=head).build().eval()
+    names: dict[str, nn.Module] = {}
+    exec(model.source(), names)
+    same = nn.Sequential(OrderedDict(backbone=names["backbone"], head=names["head"])).eval()
+    same.load_state_dict(model.state_dict())
+    pictures = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(same(pictures), model(pictures))
+    assert "finetune" not in model.source()

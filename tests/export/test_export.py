@@ -20,8 +20,9 @@ def folder(trained: Learner, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_folder_holds_weights_and_json_only(folder: Path) -> None:
-    assert sorted(p.name for p in folder.iterdir()) == ["model.json", "model.safetensors"]
+def test_the_folder_holds_weights_json_and_a_card_only(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "model.json", "model.safetensors"]
     description = json.loads((folder / "model.json").read_text())
     assert description["classes"] == ["blue", "green", "red"]
     assert description["architecture"]["backbone"] == "test_efficientnet"
@@ -61,6 +62,46 @@ def test_overwrite_spares_a_folder_with_anything_else_in_it(folder: Path) -> Non
     with pytest.raises(FileExistsError, match=r"holds other files and stays: thesis\.txt"):
         export.write(folder, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
     assert (folder / "thesis.txt").read_text() == "irreplaceable"
+
+
+def test_overwrite_spares_a_folder_whose_files_only_have_our_names(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("my own")
+    with pytest.raises(FileExistsError, match=r"holds other files and stays: README\.md"):
+        export.write(tmp_path, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+    assert (tmp_path / "README.md").read_text() == "my own"
+
+
+def test_overwrite_does_not_replace_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    with pytest.raises(FileExistsError, match="exists already"):
+        export.write(tmp_path / "model", nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+    assert (tmp_path / "model").read_text() == "a file"
+
+
+def test_overwrite_removes_the_files_of_other_formats(folder: Path, trained: Learner) -> None:
+    (folder / "model.onnx").write_bytes(b"of the earlier model")
+    trained.export(folder, overwrite=True)
+    assert not (folder / "model.onnx").exists()
+
+
+def test_a_folder_without_weights_says_what_it_holds(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.onnx")
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors; .* as onnx without"):
+        load_learner(folder)
+
+
+def test_a_description_of_the_first_version_is_still_read(folder: Path, photos: Path) -> None:
+    description = json.loads((folder / "model.json").read_text())
+    old = {"image_size", "resize", "crop_fraction", "mean", "std"}
+    description["preprocessing"] = {k: description["preprocessing"][k] for k in old}
+    names = ("format", "architecture", "classes", "preprocessing", "versions")
+    kept = {name: description[name] for name in names}
+    (folder / "model.json").write_text(json.dumps({**kept, "version": 1}))
+    assert load_learner(folder).predict(photos / "red" / "000.jpg").label in (
+        "blue",
+        "green",
+        "red",
+    )
 
 
 def test_a_failing_export_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Export: a model <-> a folder that needs no finetune: weights or graphs, JSON, a model card."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from finetune.export import graphs
+from finetune.export.formats import (
+    CARD,
+    DESCRIPTION,
+    FILES,
+    OWN_FILES,
+    WEIGHTS,
+    Format,
+    check_formats,
+    describe_formats,
+)
+
+__all__ = [
+    "Format",
+    "check_formats",
+    "describe_formats",
+    "read_description",
+    "read_weights",
+    "write",
+]
+
+FORMAT, VERSION = "finetune model", 2
+
+
+def write(
+    folder: Path,
+    model: nn.Module,
+    description: dict[str, Any],
+    *,
+    formats: Sequence[Format] = ("safetensors",),
+    card: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Writes model, description and card; the folder appears whole or not at all.
+
+    card: the text of its README.md; empty: none. Raises FileExistsError for a folder with something
+    in it, unless it is an exported model that is to be overwritten; what is not ours is never
+    removed.
+    """
+    _check_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir()
+        text = json.dumps({"format": FORMAT, "version": VERSION, **description}, indent=2)
+        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        if card:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+        if "safetensors" in formats:
+            save_model(model, str(temporary / WEIGHTS))
+            mode = (temporary / DESCRIPTION).stat().st_mode
+            (temporary / WEIGHTS).chmod(mode)  # safetensors writes for the owner only
+        graphs.write(temporary, model, description, formats)
+        if folder.exists():
+            _check_free(folder, overwrite)  # minutes may have passed
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Only a folder that holds nothing but an exported model may be replaced."""
+    if not folder.exists():
+        return
+    inside = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_dir() and not inside:
+        return
+    if not overwrite or not folder.is_dir():
+        raise FileExistsError(f"{str(folder)!r} exists already; pass overwrite=True to replace it")
+    others = sorted(inside - OWN_FILES) or sorted(inside if DESCRIPTION not in inside else ())
+    if others:
+        raise FileExistsError(
+            f"{str(folder)!r} holds other files and stays: {', '.join(others[:3])}"
+        )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The description. Raises FileNotFoundError, or ValueError for what is no exported model."""
+    if not (folder / DESCRIPTION).is_file():
+        raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {DESCRIPTION}")
+    if not (folder / WEIGHTS).is_file():
+        there = [name for name, file in FILES.items() if (folder / file).is_file()]
+        hint = f"; it was exported as {' and '.join(there)} without 'safetensors'" if there else ""
+        raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {WEIGHTS}{hint}")
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(folder / DESCRIPTION)!r} is not valid JSON: {error}") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ValueError(f"{str(folder / DESCRIPTION)!r} does not describe a finetune model")
+    if description["version"] > VERSION:
+        raise ValueError(
+            f"{str(folder)!r} has format version {description['version']}, this finetune reads "
+            f"up to {VERSION}; update finetune"
+        )
+    return description
+
+
+def read_weights(folder: Path, model: nn.Module) -> None:
+    """Loads the weights into the model. Raises ValueError if they are damaged or of another one."""
+    try:
+        load_model(model, str(folder / WEIGHTS))
+    except Exception as error:  # safetensors raises its own types for damaged files
+        raise ValueError(f"{str(folder / WEIGHTS)!r} can't be loaded: {error}") from error

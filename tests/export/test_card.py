@@ -1,0 +1,97 @@
+"""The model card holds facts, and nothing that is not known."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune import Learner
+from finetune.export.card import MOST_CLASSES, model_card
+
+SOURCE = "import timm\nfrom torch import nn\n\nbackbone = nn.Identity()\nhead = nn.Identity()"
+
+
+@pytest.fixture
+def description(trained: Learner) -> dict[str, Any]:
+    return copy.deepcopy(trained._description(("safetensors",)))
+
+
+def section(card: str, name: str) -> str:
+    return card.partition(f"## {name}\n")[2].partition("\n## ")[0]
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_card_lies_in_the_folder(trained: Learner, tmp_path: Path) -> None:
+    trained.export(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: timm\npipeline_tag: image-classification\n")
+    assert 'backbone = timm.create_model("test_efficientnet", num_classes=0)' in card
+    assert "onnx" not in card
+
+
+def test_it_counts_the_pictures_of_each_class(description: dict[str, Any]) -> None:
+    data = section(model_card(description, SOURCE), "Data")
+    assert "18 training pictures and 6 validation pictures." in data
+    assert "| green | 6 | 2 |" in data
+
+
+def test_it_has_the_last_validation(description: dict[str, Any], trained: Learner) -> None:
+    card = model_card(description, SOURCE)
+    accuracy = trained.history.epochs[-1].valid["accuracy"]
+    assert f"| accuracy | {accuracy:.4f} |" in section(card, "Validation")
+    assert front_matter(card)["metrics"] == ["accuracy"]
+
+
+def test_it_claims_no_result_that_is_not_known(description: dict[str, Any]) -> None:
+    card = model_card({**description, "validation": {}}, SOURCE)
+    assert "were not validated" in section(card, "Validation")
+    assert "figures" not in section(card, "Limits")
+    assert "metrics" not in front_matter(card)
+
+
+def test_its_limits_have_the_numbers(description: dict[str, Any]) -> None:
+    description["data"]["valid"]["green"] = 1
+    limits = section(model_card(description, SOURCE), "Limits")
+    assert "18 training pictures and 5 for validation, of which 1 of the rarest class" in limits
+    assert "The figures above are of its validation pictures" in limits
+
+
+def test_it_tells_what_was_trained_and_how(description: dict[str, Any]) -> None:
+    training = section(model_card(description, SOURCE), "Training")
+    assert "| frozen | 4 | body_1, body_2 | head 0.00194 |" in training
+    assert "| unfrozen | 2 | none | body_1 " in training
+    assert "| AdamW | 0.01 |" in training
+
+
+def test_an_untrained_model_is_called_so(description: dict[str, Any]) -> None:
+    description["training"]["phases"] = []
+    assert "without any training" in section(model_card(description, SOURCE), "Training")
+
+
+def test_many_classes_are_cut_short(description: dict[str, Any]) -> None:
+    description["classes"] = [f"class {i}" for i in range(MOST_CLASSES + 7)]
+    data = section(model_card(description, SOURCE), "Data")
+    assert "and 7 more, in `model.json`." in data
+    assert f"| class {MOST_CLASSES - 1} |" in data
+    assert f"| class {MOST_CLASSES} |" not in data
+
+
+def test_names_do_not_break_tables(description: dict[str, Any]) -> None:
+    description["classes"] = ["a|b", "c\nd"]
+    data = section(model_card(description, SOURCE), "Data")
+    assert "| a\\|b | 0 | 0 |\n| c d | 0 | 0 |" in data
+
+
+def test_a_torchvision_model_names_its_library(description: dict[str, Any]) -> None:
+    description["architecture"]["backbone"] = "torchvision/resnet18"
+    assert front_matter(model_card(description, SOURCE))["library_name"] == "torchvision"
+
+
+def test_a_temperature_is_in_the_code(description: dict[str, Any]) -> None:
+    card = model_card({**description, "temperature": 1.5}, SOURCE)
+    assert "(logits / 1.5).softmax(dim=1)" in card
