@@ -21,7 +21,7 @@ from finetune.optim.factories import Matrices, adamw, muon
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.scaled_updates import ScaledUpdates
 from finetune.optim.schedules import delayed, one_cycle
-from finetune.predictor import Prediction, Predictor
+from finetune.predictor import LabelsPrediction, Prediction, Predictor, ValuesPrediction
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.divergence import DivergenceError
 from finetune.training.events import Callback, Save, Stop
@@ -43,6 +43,7 @@ __all__ = [
     "History",
     "ImageDataLoaders",
     "ImageError",
+    "LabelsPrediction",
     "LayerDecay",
     "LayerGroup",
     "LayerGroups",
@@ -60,6 +61,7 @@ __all__ = [
     "Stop",
     "TensorBoard",
     "UpdateNorms",
+    "ValuesPrediction",
     "WeightsError",
     "adamw",
     "delayed",

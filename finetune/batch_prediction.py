@@ -23,7 +23,12 @@ _Pictures: TypeAlias = list[tuple[str, Future[Tensor]]]
 
 
 class FilePrediction(NamedTuple):
-    """A `Prediction` for a file; of one that can't be read only `path` and `error` are known."""
+    """What is predicted for a file; of one that can't be read only `path` and `error` are known.
+
+    label: the class; of several, all that are above their thresholds with a comma between them;
+    None for a regression. probability: of the one class. probabilities: by class, or the values of
+    a regression by target.
+    """
 
     path: str
     label: str | None = None
@@ -106,14 +111,23 @@ def _rows(
         if i in errors:
             yield FilePrediction(path, error=str(getattr(errors[i], "reason", errors[i])))
         else:
-            own = next(found)
-            yield FilePrediction(path, own.label, own.probability, own.probabilities)
+            yield _row(path, next(found))
+
+
+def _row(path: str, own: Any) -> FilePrediction:
+    """own: as `Predictor.predict` gives it for the task."""
+    if hasattr(own, "labels"):
+        return FilePrediction(path, ", ".join(own.labels), None, own.probabilities)
+    if hasattr(own, "values"):
+        return FilePrediction(path, probabilities=own.values)
+    return FilePrediction(path, own.label, own.probability, own.probabilities)
 
 
 def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Written:
     """Writes rows as they come: path, label, probability, error, and a column for each class.
 
-    target: a file, replaced if it exists, or an open stream. A class's column is "p(its name)".
+    target: a file, replaced if it exists, or an open stream. A class's column is "p(its name)", a
+    regression's has the name of the target.
     """
     rows = iter(rows)
     first: list[FilePrediction] = []
@@ -125,7 +139,8 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     with _opened(target) as stream:
         writer = csv.writer(stream)
         fixed = ["path", "label", "probability", "error"]
-        writer.writerow([*fixed, *(f"p({name})" for name in names)])
+        regression = bool(first) and first[-1].label is None
+        writer.writerow([*fixed, *(n if regression else f"p({n})" for n in names)])
 
         def write(row: FilePrediction) -> None:
             cells = [row.path, row.label, row.probability, row.error]

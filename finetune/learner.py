@@ -37,6 +37,7 @@ from finetune.training.record import training_record
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.settings import StepSettings
 from finetune.training.step import Loss, Setup, evaluate
+from finetune.training.thresholds import tune_thresholds
 from finetune.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -110,13 +111,14 @@ class Learner:
             model=model,
             data=data,
             loss=loss,
-            metrics=create_metrics(metrics, classes, runtime.device),
+            metrics=create_metrics(metrics, classes, runtime.device, data.task),
             optimizer=GroupOptimizer(groups, optimizer, weight_decay=weight_decay),
             runtime=runtime,
             settings=StepSettings(accumulate, clip_norm, mixup, cutmix, label_smoothing, ema),
             scaler=runtime.gradient_scaler(),
         )
         self.history = History()
+        self.thresholds: dict[str, float] | None = None
         self.progress = progress
         self.trainer = Trainer(setup, [self.history, *callbacks])
 
@@ -360,6 +362,8 @@ class Learner:
     def predict(self, item: Any) -> Any:
         """A `Prediction` (label, probability, probabilities by class); a list of them for a list.
 
+        Of several labels a picture, (labels, probabilities); of a regression, (values,).
+
         item: for pictures a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
         """
         return self.predictor().predict(item)
@@ -368,7 +372,20 @@ class Learner:
         """The model with its preprocessing and classes, apart from data and optimizer."""
         if self.data.classes is None:
             raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
-        return Predictor(self.model, self.data.classes, self.data.inputs)
+        return Predictor(
+            self.model, self.data.classes, self.data.inputs,
+            task=self.data.task, thresholds=self.thresholds,
+        )  # fmt: skip
+
+    def tune_thresholds(self) -> dict[str, float]:
+        """For several labels a picture: the probability from which on each class is predicted.
+
+        They give the best F1 of each class on the validation data; `predict` and `export` use them,
+        `validate` does not. They are kept in `thresholds` until the next call: tune them again
+        after more training. Raises ValueError for another task, or without validation data.
+        """
+        self.thresholds = tune_thresholds(self.trainer.setup)
+        return dict(self.thresholds)
 
     # --- pictures and the rate finder
 
@@ -494,8 +511,10 @@ class Learner:
         return {
             "architecture": architecture.to_dict(),
             "classes": list(self.data.classes),
+            "task": self.data.task,
+            **({} if self.thresholds is None else {"thresholds": self.thresholds}),
             "preprocessing": inputs,
-            "formats": export.describe_formats(formats, inputs["image_size"]),
+            "formats": export.describe_formats(formats, inputs["image_size"], self.data.task),
             **training_record(self.trainer.setup, history.steps, history.epochs),
             "versions": {name: version(name) for name in _RECORDED},
         }

@@ -1,15 +1,18 @@
 """Metrics: thin adapters over torchmetrics, with update(outputs, targets), compute and reset."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
+from finetune.task import Task, activation
 from finetune.wording import did_you_mean
 
 MetricLike: TypeAlias = "str | Callable[[Any, Any], Any] | Any"
 
-_NAMES = {
+_SINGLE_LABEL: dict[str, tuple[str, dict[str, Any]]] = {
     "accuracy": ("MulticlassAccuracy", {"average": "micro"}),
     "balanced_accuracy": ("MulticlassAccuracy", {"average": "macro"}),
     "f1": ("MulticlassF1Score", {"average": "macro"}),
@@ -17,21 +20,50 @@ _NAMES = {
     "recall": ("MulticlassRecall", {"average": "macro"}),
     "auroc": ("MulticlassAUROC", {"average": "macro"}),
 }
+_MULTI_LABEL: dict[str, tuple[str, dict[str, Any]]] = {
+    "accuracy": ("MultilabelAccuracy", {"average": "micro"}),
+    "exact_match": ("MultilabelExactMatch", {}),
+    "f1": ("MultilabelF1Score", {"average": "macro"}),
+    "f1_micro": ("MultilabelF1Score", {"average": "micro"}),
+    "precision": ("MultilabelPrecision", {"average": "macro"}),
+    "recall": ("MultilabelRecall", {"average": "macro"}),
+    "average_precision": ("MultilabelAveragePrecision", {"average": "macro"}),
+    "auroc": ("MultilabelAUROC", {"average": "macro"}),
+}
+_REGRESSION: dict[str, tuple[str, dict[str, Any]]] = {
+    "mae": ("MeanAbsoluteError", {}),
+    "mse": ("MeanSquaredError", {}),
+    "rmse": ("MeanSquaredError", {"squared": False}),
+    "r2": ("R2Score", {}),
+}
+_NAMES = {"single_label": _SINGLE_LABEL, "multi_label": _MULTI_LABEL, "regression": _REGRESSION}
+DEFAULTS: dict[Task, tuple[str, ...]] = {
+    "single_label": ("accuracy",),
+    "multi_label": ("f1", "accuracy"),
+    "regression": ("mae", "r2"),
+}
+"""What is measured unless it is said otherwise."""
 
 
 def create_metrics(
-    metrics: Sequence[MetricLike], num_classes: int | None, device: torch.device
+    metrics: Sequence[MetricLike],
+    num_classes: int | None,
+    device: torch.device,
+    task: Task = "single_label",
 ) -> dict[str, Any]:
     """Name -> metric, from names, torchmetrics objects, or functions (outputs, targets) -> number.
 
-    A function's values are averaged over the examples. Raises ValueError for an unknown name.
+    A function's values are averaged over the examples; it gets the model's outputs as they are, and
+    so does an object. Of several labels a picture, names count those with a probability above 0.5,
+    and "f1", "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share
+    of all yes-or-no answers that are right. Raises ValueError for a name that the task has not.
     """
     if isinstance(metrics, str):
         metrics = [metrics]
     created: dict[str, Any] = {}
     for metric in metrics:
         if isinstance(metric, str):
-            name, value = metric, _by_name(metric, num_classes)
+            name, value = metric, _by_name(metric, num_classes, task)
         elif all(hasattr(metric, method) for method in ("update", "compute", "reset")):
             name, value = type(metric).__name__.lower(), metric
         elif callable(metric):
@@ -47,15 +79,103 @@ def create_metrics(
     return created
 
 
-def _by_name(name: str, num_classes: int | None) -> Any:
-    if name not in _NAMES:
-        raise ValueError(f"there is no metric {name!r}; {did_you_mean(name, _NAMES)}")
-    if num_classes is None:
+def _by_name(name: str, num_classes: int | None, task: Task) -> Any:
+    known = _NAMES[task]
+    if name not in known:
+        others = [other for other, names in _NAMES.items() if name in names]
+        hint = f"it is for {' and '.join(others)}; " if others else ""
+        of = "" if task == "single_label" and not others else f" for task={task!r}"
+        raise ValueError(f"there is no metric {name!r}{of}; {hint}{did_you_mean(name, known)}")
+    if num_classes is None and task != "regression":
         raise ValueError(f"metric {name!r} needs the classes; pass DataLoaders(..., classes=[...])")
-    from torchmetrics import classification  # a second to import, so not at the top
+    import torchmetrics  # a second to import, so not at the top
+    from torchmetrics import classification
 
-    kind, options = _NAMES[name]
+    kind, options = known[name]
+    if task == "regression":
+        return _Numbers(getattr(torchmetrics, kind)(**options))
+    if task == "multi_label":
+        metric = getattr(classification, kind)(
+            num_labels=num_classes, validate_args=False, **options
+        )
+        return _OfProbabilities(metric)
     return getattr(classification, kind)(num_classes=num_classes, validate_args=False, **options)
+
+
+class _Adapter:
+    """A torchmetrics object behind what it needs of outputs and targets."""
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+
+    def to(self, device: torch.device) -> "_Adapter":
+        self.metric.to(device)
+        return self
+
+    def compute(self) -> Any:
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        self.metric.reset()
+
+
+class _OfProbabilities(_Adapter):
+    """torchmetrics guesses whether it got logits; those of a batch may all lie in [0, 1]."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.metric.update(activation(outputs, "multi_label"), targets.int())
+
+
+class _Numbers(_Adapter):
+    """Shapes must agree: [B] against [B, 1] would be spread to [B, B]."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.shape != targets.shape:
+            raise ValueError(
+                f"a regression needs targets like the outputs, {list(outputs.shape)}, "
+                f"got {list(targets.shape)}"
+            )
+        self.metric.update(outputs.float().contiguous(), targets.float().contiguous())
+
+    def compute(self) -> Any:
+        try:
+            return self.metric.compute()
+        except ValueError:  # R2 of a single example
+            return torch.nan
+
+
+class ThresholdSearch(_OfProbabilities):
+    """The macro F1 that the best threshold of each class reaches; `thresholds` afterwards."""
+
+    def __init__(self, num_classes: int) -> None:
+        from torchmetrics.classification import MultilabelPrecisionRecallCurve
+
+        super().__init__(MultilabelPrecisionRecallCurve(num_classes, validate_args=False))
+        self.thresholds = [0.5] * num_classes
+
+    def compute(self) -> float:
+        with warnings.catch_warnings():
+            # a class without an example keeps 0.5
+            warnings.filterwarnings("ignore", "No positive samples")
+            curves = self.metric.compute()
+        best = [_best_threshold(*curve) for curve in zip(*curves, strict=True)]
+        self.thresholds = [threshold for threshold, _ in best]
+        return sum(f1 for _, f1 in best) / len(best)
+
+
+def _best_threshold(precision: Tensor, recall: Tensor, thresholds: Tensor) -> tuple[float, float]:
+    """In the middle between the last score that is in and the next one below; and its F1.
+
+    Of thresholds that are equally good, the one next to 0.5; 0.5 for a class without an example.
+    """
+    f1 = (2 * precision * recall / (precision + recall)).nan_to_num()[:-1]
+    if not len(f1) or not float(f1.max()) > 0:
+        return 0.5, 0.0
+    scores = thresholds.double()
+    middles = (scores + torch.cat([scores.new_zeros(1), scores[:-1]])) / 2
+    equal = torch.nonzero(f1 >= f1.max() - 1e-7).flatten()
+    chosen = equal[(middles[equal] - 0.5).abs().argmin()]
+    return float(middles[chosen]), float(f1[chosen])
 
 
 def _mean_of(function: Callable[[Any, Any], Any]) -> Any:

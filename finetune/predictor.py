@@ -1,13 +1,15 @@
 """Predictor: a model with its preprocessing and class names, for one picture or many."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from finetune.batch_prediction import FilePrediction, Files, predict_files
+from finetune.task import Task, activation, check_task
+from finetune.wording import did_you_mean
 
 
 class Prediction(NamedTuple):
@@ -18,10 +20,32 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]
 
 
+class LabelsPrediction(NamedTuple):
+    """labels: the classes above their thresholds, in order. probabilities: by class name."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+class ValuesPrediction(NamedTuple):
+    """values: by the name of the target."""
+
+    values: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        """The only one. Raises ValueError where there are several."""
+        (*_, last) = self.values.values()
+        if len(self.values) > 1:
+            raise ValueError(f"there are several values, see .values: {', '.join(self.values)}")
+        return last
+
+
 class Predictor:
     """Predicts classes; has no data and does not train. `load_learner` makes one from a folder.
 
-    inputs: (items, device) -> one batch of model inputs.
+    inputs: (items, device) -> one batch of model inputs. task: what the outputs mean. thresholds:
+    of the probability, by class, for several labels a picture; 0.5 unless given.
     """
 
     def __init__(
@@ -29,9 +53,14 @@ class Predictor:
         model: nn.Module,
         classes: Sequence[str],
         inputs: Callable[[Sequence[Any], torch.device], Any],
+        *,
+        task: Task = "single_label",
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.classes = tuple(classes)
+        self.task = check_task(task)
+        self.thresholds = check_thresholds(thresholds, self.classes)
         self._inputs = inputs
 
     def __repr__(self) -> str:
@@ -39,6 +68,9 @@ class Predictor:
 
     def predict(self, item: Any, *, batch_size: int = 64) -> Any:
         """A `Prediction` for one item, or a list of them for a list or tuple of items.
+
+        It is a `LabelsPrediction` where there may be several labels, a `ValuesPrediction` of a
+        regression.
 
         For pictures an item is a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
         Computed in float32. Raises ImageError for a picture that can't be read.
@@ -71,7 +103,10 @@ class Predictor:
         )
 
     def probabilities(self, items: Sequence[Any]) -> Tensor:
-        """Probabilities of one batch: float32 [len(items), classes], on the CPU."""
+        """Probabilities of one batch: float32 [len(items), classes], on the CPU.
+
+        Of a regression, the values.
+        """
         device = next(self.model.parameters()).device
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
@@ -81,10 +116,28 @@ class Predictor:
         finally:
             for module, training in modes:
                 module.training = training
-        return logits.float().softmax(dim=1).cpu()
+        return activation(logits, self.task).cpu()
 
-    def _prediction(self, row: Tensor) -> Prediction:
+    def _prediction(self, row: Tensor) -> Prediction | LabelsPrediction | ValuesPrediction:
         values = row.tolist()
+        by_name = dict(zip(self.classes, values, strict=True))
+        if self.task == "regression":
+            return ValuesPrediction(by_name)
+        if self.task == "multi_label":
+            found = (name for name, p in by_name.items() if p >= self.thresholds[name])
+            return LabelsPrediction(tuple(found), by_name)
         best = int(row.argmax())
-        probabilities = dict(zip(self.classes, values, strict=True))
-        return Prediction(self.classes[best], values[best], probabilities)
+        return Prediction(self.classes[best], values[best], by_name)
+
+
+def check_thresholds(
+    thresholds: Mapping[str, float] | None, classes: Sequence[str]
+) -> dict[str, float]:
+    """One for each class, 0.5 where none is given. Raises ValueError for one of no class."""
+    given = dict(thresholds or {})
+    for name, value in given.items():
+        if name not in classes:
+            raise ValueError(f"there is no class {name!r}; {did_you_mean(name, classes)}")
+        if not 0 <= value <= 1:
+            raise ValueError(f"a threshold is a probability, got {value} for {name!r}")
+    return {name: float(given.get(name, 0.5)) for name in classes}

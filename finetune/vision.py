@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from finetune import export
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.preprocessing import Preprocessing
 from finetune.learner import Learner
-from finetune.metrics import MetricLike
+from finetune.metrics import DEFAULTS, MetricLike
 from finetune.models import backbones
 from finetune.models.backbones import Weights, input_size_of, normalisation_of
 from finetune.models.classifier import Architecture
@@ -22,6 +21,7 @@ from finetune.optim.factories import adamw
 from finetune.optim.group_optimizer import OptimizerChoice
 from finetune.predictor import Predictor
 from finetune.randomness import isolated, seed_everything
+from finetune.task import check_task, default_loss
 from finetune.training.events import Callback
 from finetune.training.runtime import PrecisionChoice, Runtime
 from finetune.training.step import Loss
@@ -35,8 +35,8 @@ def vision_learner(
     head: HeadKind = "mlp",
     dropout: float = 0.5,
     checkpoint_activations: bool = False,
-    metrics: Sequence[MetricLike] = ("accuracy",),
-    loss: Loss = nn.functional.cross_entropy,
+    metrics: Sequence[MetricLike] | None = None,
+    loss: Loss | None = None,
     optimizer: OptimizerChoice = adamw,
     split: Split = "halves",
     norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
@@ -60,23 +60,30 @@ def vision_learner(
     used instead; None is random weights.
     head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
     outputs for the backward pass and compute the others again: less memory, more time.
+    metrics, loss: None is what suits the task of the data: accuracy and cross-entropy; F1, accuracy
+    and binary cross-entropy for several labels a picture; the mean absolute error, R2 and the mean
+    squared error for a regression, whose outputs are scaled to the targets of training.
     split: by default three layer groups, two halves of the backbone and the head. The other
     options are `Learner`'s.
     Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
     """
     size = data.image_size or input_size_of(backbone)
-    architecture = Architecture(backbone, len(data.classes), size, head, dropout)
+    architecture = Architecture(
+        backbone, len(data.classes), size, head, dropout, scaled=data.task == "regression"
+    )
     with isolated():
         seed_everything(data.seed, "head")
         model = architecture.build(weights)
+    if data.task == "regression":
+        model.get_submodule("head.scale").fit(data.train_examples.labels)  # type: ignore[operator]
     if checkpoint_activations:
         backbones.checkpoint_activations(model.get_submodule("backbone"))
     return Learner(
         data.for_backbone(size, *normalisation_of(model.get_submodule("backbone"))),
         model,
-        loss=loss,
+        loss=default_loss(data.task) if loss is None else loss,
         optimizer=optimizer,
-        metrics=metrics,
+        metrics=DEFAULTS[data.task] if metrics is None else metrics,
         split=split,
         norm=norm,
         weight_decay=weight_decay,
@@ -106,9 +113,11 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
         architecture = Architecture(**description["architecture"])
         preprocessing = Preprocessing.from_dict(description["preprocessing"])
         classes = description["classes"]
+        task = check_task(description.get("task", "single_label"))  # which older ones lack
+        thresholds = description.get("thresholds")
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description in {str(path)!r} is incomplete: {error}") from error
     model = architecture.build(weights=None)
     export.read_weights(path, model)
     model.to(device).eval()
-    return Predictor(model, classes, preprocessing.inputs)
+    return Predictor(model, classes, preprocessing.inputs, task=task, thresholds=thresholds)

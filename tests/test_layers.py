@@ -17,7 +17,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"training", "batch_prediction"},
     {"optim", "data"},
     {"models", "interpret", "export", "metrics"},
-    {"randomness", "distributed", "wording"},
+    {"randomness", "distributed", "wording", "task"},
 )
 
 

@@ -1,10 +1,13 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from sklearn import metrics as sklearn_metrics
 from torchmetrics import MeanSquaredError
 
-from finetune.metrics import create_metrics
+from finetune.metrics import DEFAULTS, ThresholdSearch, create_metrics
+from finetune.task import TASKS
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 4, 1], [1, 2, 0], [0, 0, 5], [9, 0, 1]])
@@ -124,3 +127,112 @@ def test_metric_may_not_be_called_loss() -> None:
 def test_other_object_is_refused() -> None:
     with pytest.raises(TypeError, match="a metric is a name, a function or a torchmetrics object"):
         create_metrics([3], 3, CPU)
+
+
+# --- several labels a picture, and numbers
+
+SCORES = torch.tensor([[2.0, -1, 0.4], [0.3, 0.2, -3], [-2, 1, 0.6], [0.1, -1, 3], [-1, 2, -1]])
+THERE = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1], [1, 1, 0]])
+
+
+def value_for(task: str, name: str, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    metric = create_metrics([name], targets.shape[1], CPU, task)[name]  # type: ignore[arg-type]
+    for rows in (slice(0, 2), slice(2, None)):
+        metric.update(outputs[rows], targets[rows])
+    return float(metric.compute())
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("accuracy", lambda y, p: ((p > 0.5) == y).mean()),
+        ("exact_match", lambda y, p: sklearn_metrics.accuracy_score(y, p > 0.5)),
+        ("f1", lambda y, p: sklearn_metrics.f1_score(y, p > 0.5, average="macro")),
+        ("f1_micro", lambda y, p: sklearn_metrics.f1_score(y, p > 0.5, average="micro")),
+        ("precision", lambda y, p: sklearn_metrics.precision_score(y, p > 0.5, average="macro")),
+        ("recall", lambda y, p: sklearn_metrics.recall_score(y, p > 0.5, average="macro")),
+        ("average_precision", lambda y, p: sklearn_metrics.average_precision_score(y, p)),
+        ("auroc", lambda y, p: sklearn_metrics.roc_auc_score(y, p)),
+    ],
+)
+def test_metric_of_several_labels(name: str, reference: Any) -> None:
+    expected = reference(THERE.numpy(), SCORES.sigmoid().numpy())
+    found = value_for("multi_label", name, SCORES, THERE)
+    assert math.isclose(found, expected, abs_tol=1e-6)
+
+
+def test_logits_between_zero_and_one_are_still_logits() -> None:
+    """torchmetrics would take a batch of them for probabilities."""
+    outputs, there = torch.full((4, 2), 0.2), torch.ones(4, 2)
+    assert value_for("multi_label", "accuracy", outputs, there) == 1
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("mae", sklearn_metrics.mean_absolute_error),
+        ("mse", sklearn_metrics.mean_squared_error),
+        ("rmse", lambda y, p: sklearn_metrics.mean_squared_error(y, p) ** 0.5),
+        ("r2", sklearn_metrics.r2_score),
+    ],
+)
+def test_metric_of_a_regression(name: str, width: int, reference: Any) -> None:
+    targets = torch.arange(10.0).view(5, 2)[:, :width]
+    outputs = SCORES[:, :width] + targets
+    found = value_for("regression", name, outputs, targets)
+    assert math.isclose(found, reference(targets.numpy(), outputs.numpy()), rel_tol=1e-5)
+
+
+def test_r2_of_one_example_is_no_number() -> None:
+    metric = create_metrics(["r2"], 1, CPU, "regression")["r2"]
+    metric.update(torch.ones(1, 1), torch.ones(1, 1))
+    assert math.isnan(metric.compute())
+
+
+def test_targets_that_would_be_spread_are_refused() -> None:
+    metric = create_metrics(["mae"], 1, CPU, "regression")["mae"]
+    with pytest.raises(ValueError, match=r"targets like the outputs, \[3, 1\], got \[3\]"):
+        metric.update(torch.ones(3, 1), torch.ones(3))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_default_metrics_are_known(task: Any) -> None:
+    assert list(create_metrics(DEFAULTS[task], 3, CPU, task)) == list(DEFAULTS[task])
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "message"),
+    [
+        ("regression", "accuracy", "for task='regression'; it is for single_label and multi_label"),
+        ("single_label", "mae", "for task='single_label'; it is for regression; there are acc"),
+        ("multi_label", "exactmatch", "task='multi_label'; did you mean 'exact_match'"),
+    ],
+)
+def test_name_that_does_not_fit_the_task_is_refused(task: Any, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_metrics([name], 3, CPU, task)
+
+
+def thresholds(scores: list[float], there: list[int]) -> tuple[float, float]:
+    """Of one class: the F1 reached, and the threshold."""
+    search = ThresholdSearch(1)
+    search.update(torch.tensor(scores).logit().view(-1, 1), torch.tensor(there).view(-1, 1).float())
+    best = search.compute()
+    return best, search.thresholds[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "there", "f1", "threshold"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], 1, 0.25),  # in the middle of the gap
+        ([0.6, 0.7, 0.9, 0.95], [0, 0, 1, 1], 1, 0.8),
+        ([0.4, 0.6], [1, 1], 1, 0.2),  # all are in
+        ([0.1, 0.9], [0, 0], 0, 0.5),  # nothing to learn from
+        ([0.2, 0.3, 0.8], [1, 0, 1], 0.8, 0.1),
+    ],
+)
+def test_threshold_has_the_best_f1(
+    scores: list[float], there: list[int], f1: float, threshold: float
+) -> None:
+    assert thresholds(scores, there) == pytest.approx((f1, threshold), abs=1e-6)

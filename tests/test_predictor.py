@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,3 +143,54 @@ def test_prediction_leaves_no_gradient(photos: dict[str, Path]) -> None:
     predictor = make_predictor()
     assert not predictor.probabilities([photos["red"]]).requires_grad
     assert all(parameter.grad is None for parameter in predictor.model.parameters())
+
+
+# --- several labels, and values
+
+
+def predict_with(task: str, photos: dict[str, Path], **options: Any) -> Any:
+    preprocessing = Preprocessing(32)
+    predictor = Predictor(
+        ChannelMeans().eval(), CLASSES, preprocessing.inputs, task=task, **options
+    )  # type: ignore[arg-type]
+    return predictor, predictor.predict(photos["red"])
+
+
+def test_several_labels_are_those_above_their_thresholds(photos: dict[str, Path]) -> None:
+    predictor, one = predict_with("multi_label", photos)
+    assert predictor.thresholds == dict.fromkeys(CLASSES, 0.5)
+    assert one.labels == tuple(name for name in CLASSES if one.probabilities[name] >= 0.5)
+    assert one.labels == ("red",)
+    assert sum(one.probabilities.values()) != pytest.approx(1)
+    _, all_of_them = predict_with("multi_label", photos, thresholds=dict.fromkeys(CLASSES, 0.0))
+    assert all_of_them.labels == CLASSES
+    high = {"red": one.probabilities["red"] + 1e-4}
+    assert predict_with("multi_label", photos, thresholds=high)[1].labels == ()
+
+
+def test_values_are_the_outputs(photos: dict[str, Path]) -> None:
+    _, one = predict_with("regression", photos)
+    inputs = Preprocessing(32).inputs([photos["red"]], torch.device("cpu"))
+    expected = ChannelMeans().eval()(inputs)[0].tolist()
+    assert one.values == pytest.approx(dict(zip(CLASSES, expected, strict=True)))
+
+
+def test_single_label_stays_a_label_and_its_probability(photos: dict[str, Path]) -> None:
+    _, (label, probability, probabilities) = predict_with("single_label", photos)
+    assert (label, probability) == ("red", max(probabilities.values()))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [({"rde": 0.5}, "no class 'rde'; did you mean 'red'"), ({"red": 2.0}, "got 2.0 for 'red'")],
+)
+def test_wrong_threshold_is_refused(
+    thresholds: dict, message: str, photos: dict[str, Path]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict_with("multi_label", photos, thresholds=thresholds)
+
+
+def test_unknown_task_is_refused(photos: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"task must be one of 'single_label', .* got 'multi'"):
+        predict_with("multi", photos)

@@ -1,14 +1,22 @@
 """Batched augmentation on the device: one projective resample and one colour transform an image."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune.wording import did_you_mean
+
 DRAWS = 12
 """How many random numbers one image needs."""
+AugmentName: TypeAlias = Literal["none", "light", "standard", "strong"]
+Transform: TypeAlias = Callable[[Tensor], Any]
+"""One presized picture, uint8 [3, S, S] -> tensor [3, h, w], uint8 or float in [0, 1]."""
+Augment: TypeAlias = "AugmentName | Augmentation | Transform | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,33 @@ class Augmentation:
             )
 
 
+LIGHT = Augmentation(min_window=0.9, rotate=0.0, warp=0.0, lighting=0.1)
+STANDARD = Augmentation()
+STRONG = Augmentation(min_window=0.5, rotate=20.0, warp=0.2, lighting=0.4)
+NAMED: dict[str, Augmentation | None] = {
+    "none": None, "light": LIGHT, "standard": STANDARD, "strong": STRONG
+}  # fmt: skip
+
+
+def resolve(augment: Augment) -> Augmentation | Transform | None:
+    """What a name stands for; anything else as it is.
+
+    >>> resolve("light").min_window
+    0.9
+    """
+    if isinstance(augment, str):
+        if augment not in NAMED:
+            hint = did_you_mean(augment, NAMED)
+            raise ValueError(f"there is no augmentation {augment!r}; {hint}")
+        return NAMED[augment]
+    if augment is None or isinstance(augment, Augmentation) or callable(augment):
+        return augment
+    raise TypeError(
+        f"augment must be one of {', '.join(map(repr, NAMED))}, an Augmentation, None or a "
+        f"function of a picture, got {augment!r}"
+    )
+
+
 def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
     """The deterministic view: the middle of the presized picture, normalised.
 
@@ -52,7 +87,7 @@ def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
     """
     edge = (images.shape[-1] - size) // 2
     view = images[:, :, edge : edge + size, edge : edge + size]
-    return _normalise(view.float().mul_(1 / 255), mean, std)
+    return normalise(view.float().mul_(1 / 255), mean, std)
 
 
 def augment(
@@ -67,7 +102,7 @@ def augment(
     view = F.grid_sample(
         images.float().mul_(1 / 255), grid, padding_mode="reflection", align_corners=False
     )
-    return _normalise(_relight(view, draws, spec), mean, std)
+    return normalise(_relight(view, draws, spec), mean, std)
 
 
 def homographies(draws: Tensor, spec: Augmentation) -> Tensor:
@@ -112,5 +147,6 @@ def _relight(view: Tensor, draws: Tensor, spec: Augmentation) -> Tensor:
     return view.mul_(scale).add_(offset).clamp_(0, 1)
 
 
-def _normalise(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalise(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """In place: [B, 3, h, w] in [0, 1] -> what the backbone expects."""
     return view.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))

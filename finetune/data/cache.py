@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.dataset_images import DatasetImages
 from finetune.data.decode import ImageError, ImageSource
-from finetune.data.examples import DatasetImages, Examples
+from finetune.data.examples import Examples
 from finetune.data.memory import reserve
 from finetune.data.picture_store import CacheFolder, PictureStore, allocate, map_file
 from finetune.data.preprocessing import Preprocessing

@@ -1,36 +1,37 @@
-"""Where examples come from: a folder, a CSV file, lists, a data set -> Examples(items, labels)."""
+"""Examples(items, labels), and where they come from: a folder, or lists."""
 
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.decode import EXTENSIONS, ImageError, ImageSource
+from finetune.data.dataset_images import DatasetImages
+from finetune.data.decode import EXTENSIONS, ImageSource
+from finetune.data.targets import encode, numbered, plain, texts
 from finetune.randomness import generator
+from finetune.task import Task
 
 _SUFFIXES = tuple(sorted(EXTENSIONS))
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
-class ImageDataset(Protocol):
-    """A torchvision-style data set of (image, label)."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Pictures and their labels. labels: [N] int64, indices into `classes`."""
+    """Pictures and their labels.
+
+    labels: [N] int64, indices into `classes`; for several labels a picture float32 [N, C], 0 and 1;
+    for a regression float32 [N, K], and `classes` are the names of the K targets.
+    """
 
     items: Sequence[ImageSource]
     labels: Tensor
     classes: tuple[str, ...]
+    task: Task = "single_label"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -38,22 +39,36 @@ class Examples:
     def select(self, indices: Tensor) -> "Examples":
         items, numbers = self.items, indices.tolist()
         if isinstance(items, DatasetImages):  # reading a picture can wait
-            return Examples(items.select(numbers), self.labels[indices], self.classes)
-        chosen = [items[i] for i in numbers]
-        return Examples(chosen, self.labels[indices], self.classes)
+            return replace(self, items=items.select(numbers), labels=self.labels[indices])
+        return replace(self, items=[items[i] for i in numbers], labels=self.labels[indices])
+
+    def counts(self) -> list[int]:
+        """How many pictures each class has; none for a regression."""
+        if self.task == "single_label":
+            found: list[int] = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+            return found
+        return [] if self.task == "regression" else self.labels.sum(dim=0).int().tolist()
+
+    def texts(self) -> list[str]:
+        """Each label in words."""
+        return texts(self.labels, self.classes, self.task)
 
     def split(self, valid_fraction: float, seed: int) -> tuple["Examples", "Examples"]:
         """A random split that is the same for the same seed, with `valid_fraction` of each class.
 
         Every class keeps at least one training example, and has one for validation if it has two.
+        Where pictures have several labels, or numbers, the fraction is of all of them.
         """
         if not 0 < valid_fraction < 1:
             raise ValueError(f"valid_fraction needs 0 < valid_fraction < 1, got {valid_fraction}")
         held_out = []
-        # sorted once: a search per class would read all labels as often as there are classes
-        by_class = torch.from_numpy(np.argsort(self.labels.numpy(), kind="stable"))
-        sizes = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
-        for label, members in enumerate(torch.split(by_class, sizes)):
+        if self.task == "single_label":
+            # sorted once: a search per class would read all labels as often as there are classes
+            by_class = torch.from_numpy(np.argsort(self.labels.numpy(), kind="stable"))
+            strata = torch.split(by_class, self.counts())
+        else:
+            strata = (torch.arange(len(self)),)
+        for label, members in enumerate(strata):
             order = torch.randperm(len(members), generator=generator(seed, "split", label))
             count = min(max(round(valid_fraction * len(members)), 1), len(members) - 1)
             held_out.append(members[order[: max(count, 0)]])
@@ -65,46 +80,23 @@ class Examples:
 
 
 def from_pairs(
-    items: Sequence[ImageSource], labels: Sequence[str], classes: Sequence[str] | None = None
+    items: Sequence[ImageSource],
+    labels: Sequence[Any],
+    classes: Sequence[str] | None = None,
+    task: Task = "single_label",
+    *,
+    of_training: bool = True,
 ) -> Examples:
-    """Examples from pictures and class names; classes in sorted order unless given.
+    """Examples from pictures and labels, see `encode`; classes in sorted order unless given.
 
     Raises ValueError for no example, one class, classes that differ only in case, or a label
-    that `classes` lacks.
+    that `classes` lacks. of_training: `classes` are those that training has.
     """
     if len(items) != len(labels):
         raise ValueError(f"got {len(items)} images but {len(labels)} labels")
     if not len(items):
         raise ValueError("there are no images")
-    labels = [str(label) for label in labels]
-    names, index = _numbered(set(labels), classes)
-    return Examples(items, torch.tensor([index[label] for label in labels]), names)
-
-
-def _numbered(
-    found: Collection[str], classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes, which are those found in sorted order unless given, and each one's index."""
-    names = check_classes(sorted(found) if classes is None else classes)
-    index = {name: i for i, name in enumerate(names)}
-    unknown = sorted(set(found) - index.keys())
-    if unknown:
-        raise ValueError(
-            f"validation has classes that training lacks: {', '.join(map(repr, unknown))}; "
-            f"training has {', '.join(map(repr, names))}"
-        )
-    return names, index
-
-
-def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    if len(classes) < 2:
-        raise ValueError(f"a classifier needs at least two classes, found only {list(classes)}")
-    folded: dict[str, str] = {}
-    for name in classes:
-        twin = folded.setdefault(name.casefold(), name)
-        if twin != name:
-            raise ValueError(f"classes {twin!r} and {name!r} differ only in case; rename one")
-    return tuple(str(name) for name in classes)
+    return Examples(items, *encode(labels, classes, task, of_training=of_training), task)
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
@@ -133,9 +125,23 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
             )
         items += files
         counts.append(len(files))
-    classes, index = _numbered(names, classes)
+    classes, index = numbered(names, classes)
     labels = torch.tensor([index[name] for name in names])
     return Examples(items, labels.repeat_interleave(torch.tensor(counts)), classes)
+
+
+def image_files(folder: str | Path) -> list[str]:
+    """The images in and below a folder, sorted. Raises FileNotFoundError, or ValueError for none.
+
+    Hidden files and folders are left out.
+    """
+    if not Path(folder).is_dir():
+        what = "is a file" if Path(folder).exists() else "does not exist"
+        raise FileNotFoundError(f"image folder {str(folder)!r} {what}")
+    files = sorted(_image_files(str(folder)))
+    if not files:
+        raise ValueError(f"there is no image in {str(folder)!r} or below")
+    return files
 
 
 def _image_files(folder: str) -> list[str]:
@@ -155,14 +161,18 @@ def _image_files(folder: str) -> list[str]:
 
 def from_marked(
     items: Sequence[ImageSource],
-    labels: Sequence[str],
+    labels: Sequence[Any],
     is_valid: Sequence[bool] | None,
     valid_fraction: float,
     seed: int,
+    *,
+    classes: Sequence[str] | None = None,
+    task: Task = "single_label",
 ) -> tuple[Examples, Examples]:
     """Training and validation examples, as marked or else split at random."""
     if is_valid is None:
-        return from_pairs(items, labels).split(valid_fraction, seed)
+        whole = from_pairs(items, labels, classes, task, of_training=False)
+        return whole.split(valid_fraction, seed)
     if not len(is_valid) == len(items) == len(labels):
         raise ValueError(
             f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of validation"
@@ -172,83 +182,10 @@ def from_marked(
         raise ValueError(
             f"all {len(marks)} images are marked for {'validation' if all(marks) else 'training'}"
         )
-    sides: list[tuple[list[ImageSource], list[str]]] = [([], []), ([], [])]
+    labels = plain(labels)
+    sides: list[tuple[list[ImageSource], list[Any]]] = [([], []), ([], [])]
     for item, label, mark in zip(items, labels, marks, strict=True):
         sides[mark][0].append(item)
         sides[mark][1].append(label)
-    train = from_pairs(*sides[False])
-    return train, from_pairs(*sides[True], train.classes)
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetImages(Sequence[ImageSource]):
-    """The pictures of a torchvision-style data set, read when asked for."""
-
-    dataset: ImageDataset
-    numbers: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: Any) -> Any:
-        try:
-            return self.dataset[self.numbers[index]][0]
-        except Exception as error:
-            name = f"{self.numbers[index]} of {type(self.dataset).__name__}"
-            raise ImageError(name, f"{error} ({type(error).__name__})") from error
-
-    def select(self, positions: Sequence[int]) -> "DatasetImages":
-        return DatasetImages(self.dataset, [self.numbers[i] for i in positions])
-
-
-def from_dataset(dataset: ImageDataset, classes: Sequence[str] | None) -> Examples:
-    """Examples from a data set of (image, label), labels being class indices.
-
-    Class names come from `classes`, or the data set's own, or else are the numbers. Labels
-    come from `dataset.targets` where it has them; otherwise every item is read once.
-    """
-    targets = getattr(dataset, "targets", None)
-    if targets is None or getattr(dataset, "target_transform", None) is not None:
-        targets = [dataset[i][1] for i in range(len(dataset))]
-    labels = torch.as_tensor(targets).long().flatten()
-    if not len(labels):
-        raise ValueError("the data set is empty")
-    if len(labels) != len(dataset):
-        raise ValueError(f"the data set has {len(dataset)} items but {len(labels)} targets")
-    names = classes or getattr(dataset, "classes", None)
-    names = names or [str(i) for i in range(int(labels.max()) + 1)]
-    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
-        raise ValueError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}, "
-            f"but there are {len(names)} classes"
-        )
-    images: Sequence[ImageSource] = DatasetImages(dataset, range(len(dataset)))
-    return Examples(images, labels, check_classes([str(name) for name in names]))
-
-
-def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:
-    """The same examples with labels that count in `classes`. Raises ValueError for one it lacks."""
-    if examples.classes == classes:
-        return examples
-    names = [examples.classes[label] for label in examples.labels.tolist()]
-    return from_pairs(examples.items, names, classes)
-
-
-def class_counts(examples: Examples) -> dict[str, int]:
-    """Class -> how many examples have it."""
-    counts = torch.bincount(examples.labels, minlength=len(examples.classes)).tolist()
-    return dict(zip(examples.classes, counts, strict=True))
-
-
-def image_files(folder: str | Path) -> list[str]:
-    """The images in and below a folder, sorted. Raises FileNotFoundError, or ValueError for none.
-
-    Hidden files and folders are left out.
-    """
-    if not Path(folder).is_dir():
-        what = "is a file" if Path(folder).exists() else "does not exist"
-        raise FileNotFoundError(f"image folder {str(folder)!r} {what}")
-    files = sorted(_image_files(str(folder)))
-    if not files:
-        raise ValueError(f"there is no image in {str(folder)!r} or below")
-    return files
+    train = from_pairs(*sides[False], classes, task, of_training=False)
+    return train, from_pairs(*sides[True], train.classes, task)

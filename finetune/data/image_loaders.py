@@ -1,40 +1,40 @@
-"""ImageDataLoaders: pictures as batches; long because four constructors spell out their options."""
+"""ImageDataLoaders; long because each of its constructors spells out the options of all."""
 
-import copy
-import os
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from finetune.data import datasets
 from finetune.data import examples as sources
-from finetune.data.augment import DRAWS, Augmentation, augment, center_crop
-from finetune.data.cache import ImageCache
-from finetune.data.decode import ImageError, ImageSource, Resize
-from finetune.data.examples import Examples, ImageDataset
-from finetune.data.image_loader import ImageLoader
-from finetune.data.loaders import Batch, DataLoaders
-from finetune.data.picture_store import CacheFolder
-from finetune.data.preprocessing import Preprocessing
-from finetune.data.table import read_csv
-from finetune.randomness import uniforms
-
-OnError = Literal["raise", "skip"]
-STANDARD = Augmentation()
+from finetune.data.augment import STANDARD as STANDARD
+from finetune.data.augment import Augment
+from finetune.data.dataset_images import ImageDataset
+from finetune.data.decode import ImageSource, Resize
+from finetune.data.names import Pattern, from_names
+from finetune.data.picture_loaders import OnError as OnError
+from finetune.data.picture_loaders import PictureLoaders
+from finetune.data.table import Layout, read_csv, read_table
+from finetune.task import Task, check_task
 
 
-class ImageDataLoaders(DataLoaders):
+class ImageDataLoaders(PictureLoaders):
     """Training and validation pictures; make one with `from_folder` and its sisters.
 
     All of them take: image_size, the side of the model's input in pixels (None: what the backbone
     was trained with); batch_size; seed, of the split, the order, the augmentation and the new
-    head; augment, an `Augmentation` or None; resize, how a rectangle becomes a square; on_error,
-    "raise" at an unreadable file or "skip" it (counted, listed in `skipped`, never replaced by
-    another); workers, the decoding threads; cache_folder, cache_gigabytes.
+    head; augment, see below; resize, how a rectangle becomes a square; on_error, "raise" at an
+    unreadable file or "skip" it (counted, listed in `skipped`, never replaced by another); workers,
+    the decoding threads; cache_folder, cache_gigabytes.
+
+    augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
+    picture, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
+    out, uint8 or float in [0, 1]. It is called for each picture with the global generators of
+    torch, numpy and Python seeded by (seed, epoch, the picture's number), so that epochs repeat;
+    it may keep no other state. Its result is resized to image_size and then normalised.
+
+    task: "single_label", one class name a picture; "multi_label", any number of them, targets
+    float32 [B, C]; "regression", one or more numbers, targets float32 [B, K], whose names `classes`
+    are. A random split holds out a share of each class, or else of all pictures.
 
     Pictures are decoded once and kept, for as long as the loaders live, in memory (a quarter of it
     for the whole process) or else in a temporary file. With a cache_folder those that are files
@@ -44,131 +44,6 @@ class ImageDataLoaders(DataLoaders):
     one. You may delete the folder when no run uses it. A folder that can't be written or a full
     disk is an OSError; pictures that fit nowhere are decoded in every epoch, with a warning.
     """
-
-    classes: tuple[str, ...]
-
-    def __init__(
-        self,
-        train_examples: Examples,
-        valid_examples: Examples,
-        *,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augmentation | None = STANDARD,
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}")
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be positive, got {workers}")
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        self.train_examples, self.valid_examples = train_examples, valid_examples
-        self.image_size, self.batch_size, self.augmentation = image_size, batch_size, augment
-        self.workers = workers if workers is not None else min(8, os.cpu_count() or 1)
-        self.skipped: tuple[ImageError, ...] = ()
-        self._folder = None if cache_folder is None else CacheFolder(cache_folder, cache_gigabytes)
-        self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
-        self.seed = seed
-        self._use(Preprocessing(224 if image_size is None else image_size, resize))
-        if on_error == "skip":
-            self._skip_unreadable()
-
-    def _use(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-        # normalisation does not change the stored pictures, so that backbones can share them
-        stored = Preprocessing(
-            preprocessing.image_size, preprocessing.resize, preprocessing.crop_fraction
-        )
-        if stored not in self._caches:
-            both, keep = (self.train_examples, self.valid_examples), self._folder
-            train, valid = (
-                ImageCache(part, stored, self.workers, folder=keep, others=other.items)
-                for part, other in zip(both, both[::-1], strict=True)
-            )
-            self._caches[stored] = train, valid
-        train, valid = self._caches[stored]
-        super().__init__(
-            ImageLoader(train, self.batch_size, shuffle=True),
-            ImageLoader(valid, 2 * self.batch_size, shuffle=False),
-            seed=self.seed,
-            classes=self.train_examples.classes,
-        )
-
-    def _skip_unreadable(self) -> None:
-        found: list[ImageError] = []
-        kept = []
-        (stored, caches), *_ = self._caches.items()
-        for cache in caches:
-            bad = dict(cache.unreadable())
-            found += bad.values()
-            good = [i for i in range(len(cache.examples)) if i not in bad]
-            kept.append(cache.select(torch.tensor(good, dtype=torch.int64)))
-        if not found:
-            return
-        train, valid = kept
-        if len(set(train.examples.labels.tolist())) < len(train.examples.classes):
-            raise ValueError(
-                f"a class is left without a readable training image; first: {found[0]}"
-            )
-        self.skipped = tuple(found)
-        self.train_examples, self.valid_examples = train.examples, valid.examples
-        self._caches[stored] = train, valid
-        self._use(self.preprocessing)
-        listed = "\n".join(f"  {error}" for error in found[:10])
-        more = f"\n  and {len(found) - 10} more, see .skipped" if len(found) > 10 else ""
-        warnings.warn(f"left out {len(found)} unreadable images:\n{listed}{more}", stacklevel=4)
-
-    def for_backbone(
-        self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> "ImageDataLoaders":
-        """The same pictures, normalised for a backbone, and in its size unless one was given."""
-        new = copy.copy(self)
-        new._use(
-            replace(
-                self.preprocessing,
-                image_size=self.image_size or image_size,
-                mean=mean,
-                std=std,
-            )
-        )
-        return new
-
-    def prepare(self, batch: Batch, view: int | None) -> Batch:
-        images, size = batch.inputs, self.preprocessing.image_size
-        mean, std = self.preprocessing.normalisation(images.device)
-        if view is not None and self.augmentation is not None:
-            assert batch.indices is not None
-            draws = uniforms(self.seed, "augment", view, batch.indices, DRAWS)
-            if images.is_cuda:
-                draws = draws.pin_memory()
-            draws = draws.to(images.device, non_blocking=images.is_cuda)
-            inputs = augment(images, draws, self.augmentation, size, mean, std)
-        else:
-            inputs = center_crop(images, size, mean, std)
-        return replace(batch, inputs=inputs)
-
-    def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:
-        return self.preprocessing.inputs(items, device)
-
-    def describe_inputs(self) -> dict[str, Any]:
-        return self.preprocessing.to_dict()
-
-    def class_counts(self) -> dict[str, dict[str, int]]:
-        parts = {"train": self.train_examples, "valid": self.valid_examples}
-        return {name: sources.class_counts(part) for name, part in parts.items()}
-
-    def __repr__(self) -> str:
-        return (
-            f"ImageDataLoaders({len(self.train_examples)} training and "
-            f"{len(self.valid_examples)} validation images, {len(self.classes)} classes, "
-            f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
-        )
 
     @classmethod
     def from_folder(
@@ -181,7 +56,7 @@ class ImageDataLoaders(DataLoaders):
         image_size: int | None = None,
         batch_size: int = 64,
         seed: int = 0,
-        augment: Augmentation | None = STANDARD,
+        augment: Augment = "standard",
         resize: Resize = "crop",
         on_error: OnError = "raise",
         workers: int | None = None,
@@ -198,22 +73,17 @@ class ImageDataLoaders(DataLoaders):
         if (train is None) != (valid is None):
             raise ValueError(f"give both train= and valid=, or neither; got {train=}, {valid=}")
         if train is None or valid is None:
+            folders = [root]
             parts = sources.from_folder(root).split(valid_fraction, seed)
         else:
+            folders = [root / train, root / valid]
             first = sources.from_folder(root / train)
             parts = (first, sources.from_folder(root / valid, first.classes))
         return cls(
-            *parts,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-            resize=resize,
-            on_error=on_error,
-            workers=workers,
-            cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes,
-        )
+            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
+            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
+            cache_gigabytes=cache_gigabytes, folders=folders,
+        )  # fmt: skip
 
     @classmethod
     def from_csv(
@@ -222,13 +92,15 @@ class ImageDataLoaders(DataLoaders):
         folder: str | Path | None = None,
         *,
         image_column: str | None = None,
-        label_column: str | None = None,
+        label_column: str | Sequence[str] | None = None,
         valid_column: str | None = None,
+        task: Task = "single_label",
+        label_delimiter: str = " ",
         valid_fraction: float = 0.2,
         image_size: int | None = None,
         batch_size: int = 64,
         seed: int = 0,
-        augment: Augmentation | None = STANDARD,
+        augment: Augment = "standard",
         resize: Resize = "crop",
         on_error: OnError = "raise",
         workers: int | None = None,
@@ -239,59 +111,135 @@ class ImageDataLoaders(DataLoaders):
 
         folder: what the paths are relative to, by default the CSV file's folder. valid_column: a
         column that marks validation rows with 1, true, yes or valid; without it, a random split.
+        label_delimiter: what is between the labels of a picture, if task is "multi_label"; none is
+        an empty cell. label_column: of a regression, one column or a list of them.
         """
         path = Path(file)
         base = path.parent if folder is None else Path(folder)
-        items, labels, marks = read_csv(path, base, image_column, label_column, valid_column)
-        parts = sources.from_marked(items, labels, marks, valid_fraction, seed)
+        layout = Layout(image_column, label_column, valid_column, check_task(task), label_delimiter)
+        rows = read_csv(path, base, layout)
+        parts = sources.from_marked(
+            rows.items, rows.labels, rows.is_valid, valid_fraction, seed,
+            classes=rows.names, task=task,
+        )  # fmt: skip
         return cls(
-            *parts,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-            resize=resize,
-            on_error=on_error,
-            workers=workers,
-            cache_folder=cache_folder,
+            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
+            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
             cache_gigabytes=cache_gigabytes,
-        )
+        )  # fmt: skip
 
     @classmethod
-    def from_lists(
+    def from_table(
         cls,
-        images: Sequence[ImageSource],
-        labels: Sequence[str],
+        table: Any,
+        folder: str | Path | None = None,
         *,
-        is_valid: Sequence[bool] | None = None,
+        image_column: str | None = None,
+        label_column: str | Sequence[str] | None = None,
+        valid_column: str | None = None,
+        task: Task = "single_label",
+        label_delimiter: str = " ",
         valid_fraction: float = 0.2,
         image_size: int | None = None,
         batch_size: int = 64,
         seed: int = 0,
-        augment: Augmentation | None = STANDARD,
+        augment: Augment = "standard",
         resize: Resize = "crop",
         on_error: OnError = "raise",
         workers: int | None = None,
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Pictures (paths, PIL images, arrays or tensors) with one class name each.
+        """Pictures and labels from a data frame (pandas, polars, pyarrow, or whatever speaks their
+        protocols), or from a mapping of names to lists; the columns are as in `from_csv`.
 
-        is_valid: which of them are for validation; without it the split is random.
+        folder: what the paths are relative to, by default the present folder. Instead of paths
+        there may be pictures, and instead of labels with a delimiter lists of them.
         """
-        parts = sources.from_marked(images, labels, is_valid, valid_fraction, seed)
+        layout = Layout(image_column, label_column, valid_column, check_task(task), label_delimiter)
+        rows = read_table(table, None if folder is None else Path(folder), layout)
+        parts = sources.from_marked(
+            rows.items, rows.labels, rows.is_valid, valid_fraction, seed,
+            classes=rows.names, task=task,
+        )  # fmt: skip
         return cls(
-            *parts,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-            resize=resize,
-            on_error=on_error,
-            workers=workers,
-            cache_folder=cache_folder,
+            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
+            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
             cache_gigabytes=cache_gigabytes,
+        )  # fmt: skip
+
+    @classmethod
+    def from_lists(
+        cls,
+        images: Sequence[ImageSource],
+        labels: Sequence[Any],
+        *,
+        is_valid: Sequence[bool] | None = None,
+        classes: Sequence[str] | None = None,
+        task: Task = "single_label",
+        valid_fraction: float = 0.2,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augment = "standard",
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+        cache_folder: str | Path | None = None,
+        cache_gigabytes: float = 20.0,
+    ) -> "ImageDataLoaders":
+        """Pictures (paths, PIL images, arrays or tensors) with one class name each; or, as task
+        says, a list of names each, or a number or a list of numbers.
+
+        is_valid: which of them are for validation; without it the split is random. classes: the
+        names in the order of the model's outputs, by default sorted; of a regression the targets'.
+        """
+        parts = sources.from_marked(
+            images, labels, is_valid, valid_fraction, seed, classes=classes, task=check_task(task)
         )
+        return cls(
+            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
+            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
+            cache_gigabytes=cache_gigabytes,
+        )  # fmt: skip
+
+    @classmethod
+    def from_name(
+        cls,
+        files: str | Path | Sequence[str | Path],
+        pattern: Pattern,
+        *,
+        is_valid: Callable[[Path], bool] | None = None,
+        classes: Sequence[str] | None = None,
+        task: Task = "single_label",
+        valid_fraction: float = 0.2,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: Augment = "standard",
+        resize: Resize = "crop",
+        on_error: OnError = "raise",
+        workers: int | None = None,
+        cache_folder: str | Path | None = None,
+        cache_gigabytes: float = 20.0,
+    ) -> "ImageDataLoaders":
+        """Pictures with labels in their names: files, or all in and below a folder.
+
+        pattern: a regular expression whose one group is the label, searched in the file's name:
+        `r"^(.+)_\\d+"` for "tabby_12.jpg"; or a function of the path that gives the label.
+        is_valid: a function of the path; without it the split is random. classes: see `from_lists`.
+        """
+        items, labels = from_names(files, pattern)
+        marks = None if is_valid is None else [is_valid(Path(item)) for item in items]
+        parts = sources.from_marked(
+            items, labels, marks, valid_fraction, seed, classes=classes, task=check_task(task)
+        )
+        folders = [Path(files)] if isinstance(files, str | Path) else []
+        return cls(
+            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
+            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
+            cache_gigabytes=cache_gigabytes, folders=folders,
+        )  # fmt: skip
 
     @classmethod
     def from_dataset(
@@ -300,37 +248,39 @@ class ImageDataLoaders(DataLoaders):
         valid: ImageDataset | None = None,
         *,
         classes: Sequence[str] | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
         valid_fraction: float = 0.2,
         image_size: int | None = None,
         batch_size: int = 64,
         seed: int = 0,
-        augment: Augmentation | None = STANDARD,
+        augment: Augment = "standard",
         resize: Resize = "crop",
         on_error: OnError = "raise",
         workers: int | None = None,
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Data sets of (image, class index), as torchvision's are, without a transform.
+        """Data sets of (image, class index), as torchvision's are, without a transform; or of rows
+        with a picture and a class index or name, as those of Hugging Face.
 
         classes: names, by default the data set's own. Without `valid` the split is random.
+        image_column, label_column: of rows, where their types don't tell. Pictures are read when
+        they are needed, labels at once.
         """
-        examples = sources.from_dataset(train, classes)
+        columns = image_column, label_column
+        examples = datasets.from_dataset(train, classes, *columns)
         if valid is None:
             parts = examples.split(valid_fraction, seed)
         else:
-            own = classes or getattr(valid, "classes", None) or examples.classes
-            found = sources.from_dataset(valid, own)
-            parts = (examples, sources.in_classes(found, examples.classes))
+            own = classes or getattr(valid, "classes", None)
+            has_names = isinstance(getattr(valid, "features", None), dict)
+            found = datasets.from_dataset(
+                valid, own if own or has_names else examples.classes, *columns
+            )
+            parts = (examples, datasets.in_classes(found, examples.classes))
         return cls(
-            *parts,
-            image_size=image_size,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-            resize=resize,
-            on_error=on_error,
-            workers=workers,
-            cache_folder=cache_folder,
+            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
+            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
             cache_gigabytes=cache_gigabytes,
-        )
+        )  # fmt: skip

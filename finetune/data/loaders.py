@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.randomness import key, seed_everything
+from finetune.task import Task, check_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,9 @@ class DataLoaders:
     """Training and validation batches, and the seed of every random decision.
 
     train, valid: torch DataLoaders, other sized iterables of (inputs, targets), or EpochLoaders.
-    classes: names of the classes in the order of the model's outputs, if there are any.
+    classes: names of the classes in the order of the model's outputs, if there are any. task:
+    what targets are: one class, as int64 [B]; several ("multi_label"), as float32 [B, C] of 0 and
+    1; or numbers ("regression"), as float32 [B, K], whose names `classes` are.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> pairs = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
@@ -203,10 +206,12 @@ class DataLoaders:
         *,
         seed: int = 0,
         classes: Sequence[str] | None = None,
+        task: Task = "single_label",
     ) -> None:
         self.train = _epoch_loader(train)
         self.valid = None if valid is None else _epoch_loader(valid)
         self.seed = seed
+        self.task = check_task(task)
         self.classes = None if classes is None else tuple(classes)
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
@@ -227,8 +232,11 @@ class DataLoaders:
         """The preprocessing as plain data, if `inputs` can be rebuilt from it elsewhere."""
         return None
 
-    def class_counts(self) -> dict[str, dict[str, int]]:
-        """`{"train": {class: how many}, "valid": ...}`; empty where it is not known."""
+    def class_counts(self) -> dict[str, dict[str, Any]]:
+        """`{"train": {"pictures": how many, "classes": {class: how many}}, "valid": ...}`.
+
+        Empty where it is not known; `classes` is empty for a regression.
+        """
         return {}
 
 

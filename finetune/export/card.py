@@ -50,9 +50,12 @@ def _front_matter(description: dict[str, Any]) -> str:
 def _summary(description: dict[str, Any]) -> str:
     made, versions = description["architecture"], description["versions"]
     size = made["image_size"]
+    kind, what = "An image classifier", "classes"
+    if description.get("task") == "regression":
+        kind, what = "A regression on images", "targets"
     return (
-        f"# {made['backbone']}, {len(description['classes'])} classes\n\n"
-        f"An image classifier: the backbone `{made['backbone']}` with a head of kind "
+        f"# {made['backbone']}, {len(description['classes'])} {what}\n\n"
+        f"{kind}: the backbone `{made['backbone']}` with a head of kind "
         f"`{made['head']}` (dropout {made['dropout']}), made with finetune "
         f"{versions['finetune-vision']}. It takes RGB pictures of {size} x {size} pixels."
     )
@@ -60,8 +63,11 @@ def _summary(description: dict[str, Any]) -> str:
 
 def _data(description: dict[str, Any]) -> str:
     counts, classes = description.get("data", {}), description["classes"]
-    said = " and ".join(f"{sum(counts[part].values()):,} {_PARTS[part]}" for part in counts)
-    rows = [[name, *(counts[part].get(name, 0) for part in counts)] for name in classes]
+    said = " and ".join(f"{own['pictures']:,} {_PARTS[part]}" for part, own in counts.items())
+    if description.get("task") == "regression":
+        return f"## Data\n\n{said}. Targets: {', '.join(classes)}."
+    by_class = [own["classes"] for own in counts.values()]
+    rows = [[name, *(own.get(name, 0) for own in by_class)] for name in classes]
     shown = table(["class", *(_PARTS[part] for part in counts)], rows[:MOST_CLASSES])
     left = len(rows) - MOST_CLASSES
     more = f"\n\nand {left:,} more, in `model.json`." if left > 0 else ""
@@ -72,7 +78,7 @@ def _results(description: dict[str, Any]) -> str:
     results = description.get("validation", {})
     if not results:
         return "## Validation\n\nThese weights, as they are, were not validated."
-    count = sum(description.get("data", {}).get("valid", {}).values())
+    count = description.get("data", {}).get("valid", {}).get("pictures", 0)
     on = f"On the {count} validation pictures" if count else "On the validation data"
     cells = table(["metric", "value"], [[name, f"{v:.4f}"] for name, v in results.items()])
     return f"## Validation\n\n{on}, after the last epoch:\n\n{cells}"
@@ -110,14 +116,17 @@ def _inputs(preprocessing: dict[str, Any]) -> str:
 
 def _limits(description: dict[str, Any]) -> str:
     counts = description.get("data", {})
-    train, valid = (sum(counts.get(part, {}).values()) for part in ("train", "valid"))
-    lines = ["It answers with one of its classes for any picture, also for one that shows none."]
+    lines = []
+    if description.get("task", "single_label") == "single_label":
+        lines.append("It answers with one of its classes for any picture, also for one of none.")
     if counts:
-        rarest = min(counts["valid"], key=counts["valid"].__getitem__)
-        lines.append(
-            f"There were {train:,} training pictures and {valid:,} for validation, of which "
-            f"{counts['valid'][rarest]:,} of the rarest class, {rarest}."
-        )
+        train, valid = (counts[part]["pictures"] for part in ("train", "valid"))
+        line = f"There were {train:,} training pictures and {valid:,} for validation"
+        by_class = counts["valid"]["classes"]
+        if by_class:
+            rarest = min(by_class, key=by_class.__getitem__)
+            line += f", of which {by_class[rarest]:,} of the rarest class, {rarest}"
+        lines.append(f"{line}.")
     if description.get("validation"):
         lines += [
             "The figures above are of its validation pictures; pictures from another camera, place "

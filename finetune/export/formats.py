@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
+from finetune.task import Task
 from finetune.wording import did_you_mean
 
 Format: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
@@ -39,9 +40,13 @@ def check_formats(given: Format | Sequence[Format]) -> tuple[Format, ...]:
     return tuple(name for name in FILES if name in names)
 
 
-def describe_formats(formats: Sequence[Format], image_size: int) -> dict[str, Any]:
+def describe_formats(
+    formats: Sequence[Format], image_size: int, task: Task = "single_label"
+) -> dict[str, Any]:
     """What goes in and comes out, by format, as plain data."""
     shape = ["batch", 3, image_size, image_size]
+    graph = "values" if task == "regression" else "probabilities"
+    raw = "values" if task == "regression" else "logits"
     return {
         name: {
             "file": FILES[name],
@@ -51,7 +56,7 @@ def describe_formats(formats: Sequence[Format], image_size: int) -> dict[str, An
                 "shape": shape,
                 "is": "normalised RGB" if name == "safetensors" else "RGB in [0, 1]",
             },
-            "output": "logits" if name == "safetensors" else "probabilities",
+            "output": raw if name == "safetensors" else graph,
         }
         for name in formats
     }

@@ -14,18 +14,23 @@ from torch import Tensor, nn
 
 from finetune.export.formats import FILES, Format
 from finetune.randomness import generator, isolated
+from finetune.task import Task
 
 TOLERANCE = 1e-4
 """How far a graph's probabilities may be from the model's; rounding is about 1e-6."""
 
 _LARGEST_FILE = 1_900_000_000  # protobuf can't hold 2 GB
-_ACTIVATIONS = {"softmax": nn.Softmax(dim=1), "sigmoid": nn.Sigmoid(), "none": nn.Identity()}
+_ACTIVATIONS: dict[Task, nn.Module] = {
+    "single_label": nn.Softmax(dim=1),
+    "multi_label": nn.Sigmoid(),
+    "regression": nn.Identity(),
+}
 
 
 class Served(nn.Module):
     """RGB in [0, 1], float32 [B, 3, S, S] -> probabilities [B, C]: the model with both its ends.
 
-    activation: "softmax", "sigmoid" or "none", after the logits are divided by the temperature.
+    Of a regression, the values. The logits are divided by the temperature before.
     """
 
     mean: Tensor
@@ -37,14 +42,14 @@ class Served(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         *,
-        activation: str = "softmax",
+        task: Task = "single_label",
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        self.activation, self.temperature = _ACTIVATIONS[activation], temperature
+        self.activation, self.temperature = _ACTIVATIONS[task], temperature
 
     @classmethod
     def from_description(cls, model: nn.Module, description: dict[str, Any]) -> "Served":
@@ -56,7 +61,7 @@ class Served(nn.Module):
             own,
             inputs["mean"],
             inputs["std"],
-            activation=description.get("activation", "softmax"),
+            task=description.get("task", "single_label"),
             temperature=description.get("temperature", 1.0),
         )
         served.eval().requires_grad_(False)

@@ -81,16 +81,31 @@ def usage(description: dict[str, Any], source: str) -> str:
     ]
     for name in description["formats"]:
         parts += [_INTRODUCTIONS[name], _block(load_source(name, description, source))]
-    parts.append("`probabilities` is [batch, classes], in the order of the classes:")
-    parts.append(
-        _block('print(spec["classes"][probabilities[0].argmax()], probabilities[0].max())')
-    )
+    text, code = _RESULTS[description.get("task", "single_label")]
+    parts += [text, _block(code)]
     if "safetensors" in description["formats"]:
         parts.append("With finetune, the whole of it, from anywhere:")
         parts.append(_block("from finetune import load_learner\n\n" + _FINETUNE))
     return "\n\n".join(parts)
 
 
+_RESULTS = {
+    "single_label": (
+        "`probabilities` is [batch, classes], in the order of the classes:",
+        'print(spec["classes"][probabilities[0].argmax()], probabilities[0].max())',
+    ),
+    "multi_label": (
+        "`probabilities` is [batch, classes], in the order of the classes; a picture has those "
+        "above their thresholds:",
+        'limits = spec.get("thresholds") or {}\n'
+        'pairs = zip(spec["classes"], probabilities[0])\n'
+        "print([name for name, p in pairs if p >= limits.get(name, 0.5)])",
+    ),
+    "regression": (
+        "`probabilities` holds the values, [batch, targets], in the order of the targets:",
+        'print(dict(zip(spec["classes"], probabilities[0].tolist())))',
+    ),
+}
 _FINETUNE = 'load_learner("path/to/this/folder").predict("photo.jpg")'
 _INTRODUCTIONS = {
     "safetensors": f"From `{FILES['safetensors']}`, weights that go into the original library's "
@@ -134,8 +149,8 @@ def _sorted(imports: list[str]) -> str:
 def _activation(description: dict[str, Any]) -> str:
     temperature = description.get("temperature", 1.0)
     scaled = "logits" if temperature == 1.0 else f"(logits / {temperature!r})"
-    kinds = {"softmax": f"{scaled}.softmax(dim=1)", "sigmoid": f"{scaled}.sigmoid()"}
-    return kinds.get(description.get("activation", "softmax"), scaled)
+    kinds = {"single_label": f"{scaled}.softmax(dim=1)", "multi_label": f"{scaled}.sigmoid()"}
+    return kinds.get(description.get("task", "single_label"), scaled)
 
 
 def _block(code: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,4 +41,19 @@ def plot_predictions(
                 fontsize=10,
                 color="#1a7f37" if right else "#c62828",
             )
+    return figure
+
+
+def plot_pictures(images: Sequence[Any], titles: Sequence[str], *, columns: int = 6) -> Figure:
+    """Pictures with a text above each. images: [N] anything that matplotlib shows."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    lines = [textwrap.wrap(title, 20, max_lines=3, placeholder=" ...") or [""] for title in titles]
+    with shared.look():
+        figure = shared.new_figure(columns * 1.6, rows * (1.6 + 0.17 * max(map(len, lines))))
+        for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+            axes.set_axis_off()
+            if i < len(images):
+                axes.imshow(images[i], cmap="gray" if np.ndim(images[i]) == 2 else None)
+                axes.set_title("\n".join(lines[i]), fontsize=9.5, color=shared.INK, pad=4)
     return figure

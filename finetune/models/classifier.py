@@ -8,7 +8,7 @@ from torch import nn
 
 from finetune.models import backbones
 from finetune.models.backbones import Weights, create_backbone, features_of
-from finetune.models.heads import HeadKind, create_head
+from finetune.models.heads import HeadKind, TargetScale, create_head
 
 _DEFAULTS = (
     *("bias=True", "inplace=False"),
@@ -18,19 +18,25 @@ _DEFAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What is needed to rebuild a classifier without its weights."""
+    """What is needed to rebuild a classifier without its weights.
+
+    scaled: the head ends with a `TargetScale`, as for a regression.
+    """
 
     backbone: str
     classes: int
     image_size: int
     head: HeadKind = "mlp"
     dropout: float = 0.5
+    scaled: bool = False
 
     def build(self, weights: Weights = None) -> "ImageClassifier":
         """A classifier with a new head; the backbone's weights as in `create_backbone`."""
         backbone = create_backbone(self.backbone, image_size=self.image_size, weights=weights)
         features = features_of(backbone, self.image_size)
         head = create_head(self.head, features, self.classes, dropout=self.dropout)
+        if self.scaled:
+            head.add_module("scale", TargetScale(self.classes))
         return ImageClassifier(backbone, head, self)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from typing import Literal, TypeAlias, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 HeadKind: TypeAlias = Literal["mlp", "linear"]
 
@@ -34,3 +35,27 @@ def create_head(
         nn.Dropout(dropout),
         nn.Linear(hidden, classes),
     )
+
+
+class TargetScale(nn.Module):
+    """outputs * std + mean, of the training targets: rates that suit logits then suit years, too.
+
+    It has no parameters; mean and std [K] are saved with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, targets: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(targets))
+        self.register_buffer("std", torch.ones(targets))
+
+    def fit(self, targets: Tensor) -> None:
+        """targets: [N, K]. A target that is always the same is only shifted."""
+        std = targets.std(dim=0, correction=0)
+        self.mean.copy_(targets.mean(dim=0))
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs * self.std + self.mean

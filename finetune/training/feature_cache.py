@@ -141,7 +141,8 @@ class FeatureCache:
             FeatureLoader(train, lambda number: kept[phase.view(number - first, first)]),
             None if valid is None else FeatureLoader(valid, lambda _: kept_valid[None]),
         )
-        data = DataLoaders(*loaders, seed=whole.data.seed, classes=whole.data.classes)
+        own = whole.data
+        data = DataLoaders(*loaders, seed=own.seed, classes=own.classes, task=own.task)
         runtime = replace(whole.runtime, compile=False)
         # what is kept is of whole pictures: a mixture of features is none of a mixture of pictures
         settings = replace(whole.settings, mixup=0.0, cutmix=0.0)

@@ -5,19 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import write_photos
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune.data.examples import (
-    Examples,
-    class_counts,
-    from_dataset,
-    from_folder,
-    from_marked,
-    from_pairs,
-    image_files,
-)
+from finetune.data.examples import Examples, from_folder, from_marked, from_pairs, image_files
 
 
 def numbered(counts: tuple[int, ...]) -> Examples:
@@ -348,113 +339,16 @@ def test_folder_class_that_training_lacks_is_named(tmp_path: Path) -> None:
         from_folder(tmp_path, ("a", "b"))
 
 
-# --- CSV files
-
-
-# --- data sets
-
-
-class Pictures:
-    """A data set of (picture, label) that counts how often it is read."""
-
-    def __init__(self, labels: list[int]) -> None:
-        self.labels, self.reads = labels, 0
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        self.reads += 1
-        return np.full((8, 8, 3), index, dtype=np.uint8), self.labels[index]
-
-
-class Targets(Pictures):
-    classes = ("ant", "bee")
-
-    @property
-    def targets(self) -> list[int]:
-        return self.labels
-
-
-def test_dataset_with_targets_and_classes_is_not_read() -> None:
-    dataset = Targets([0, 1, 1])
-    examples = from_dataset(dataset, None)
-    assert examples.classes == ("ant", "bee")
-    assert examples.labels.tolist() == [0, 1, 1]
-    assert dataset.reads == 0
-
-
-def test_dataset_items_are_its_pictures() -> None:
-    examples = from_dataset(Targets([0, 1, 1]), None)
-    assert len(examples.items) == 3
-    assert np.asarray(examples.items[2])[0, 0].tolist() == [2, 2, 2]
-
-
-def test_dataset_without_targets_and_classes_is_read_once() -> None:
-    dataset = Pictures([0, 2, 1])
-    examples = from_dataset(dataset, None)
-    assert examples.classes == ("0", "1", "2")
-    assert examples.labels.tolist() == [0, 2, 1]
-    assert dataset.reads == 3
-
-
-def test_given_classes_go_before_those_of_the_dataset() -> None:
-    assert from_dataset(Targets([0, 1]), ("x", "y")).classes == ("x", "y")
-
-
-@pytest.mark.parametrize("kind", [torch.tensor, np.array])
-def test_targets_may_be_a_tensor_or_an_array(kind: type) -> None:
-    dataset = Targets(kind([0, 1, 1]))  # type: ignore[arg-type]
-    assert from_dataset(dataset, None).labels.tolist() == [0, 1, 1]
-
-
-def test_split_of_a_dataset_reads_no_picture() -> None:
-    """Else a random split would decode all pictures and keep them in memory at full size."""
-    dataset = Targets([0, 1] * 10)
-    train, valid = from_dataset(dataset, None).split(0.2, seed=0)
-    assert (len(train), len(valid)) == (16, 4)
-    assert dataset.reads == 0
-
-
-def test_split_of_a_dataset_keeps_pictures_and_labels_together() -> None:
-    for part in from_dataset(Targets([0, 1] * 10), None).split(0.2, seed=0):
-        numbers = [int(np.asarray(picture)[0, 0, 0]) for picture in part.items]
-        assert [number % 2 for number in numbers] == part.labels.tolist()
-
-
-def test_torchvision_image_folder_is_read(tmp_path: Path) -> None:
-    from torchvision.datasets import ImageFolder
-
-    examples = from_dataset(ImageFolder(str(write_photos(tmp_path, per_class=2))), None)
-    assert examples.classes == ("blue", "green", "red")
-    assert examples.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert examples.items[0].size == (48, 40)  # type: ignore[union-attr]
-
-
-def test_empty_dataset_is_refused() -> None:
-    with pytest.raises(ValueError, match="the data set is empty"):
-        from_dataset(Targets([]), None)
-
-
-@pytest.mark.parametrize("labels", [[0, 2], [-1, 1]])
-def test_dataset_label_without_a_class_is_refused(labels: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"labels go from -?\d to \d, but there are 2 classes"):
-        from_dataset(Targets(labels), None)
-
-
-def test_dataset_of_one_class_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least two classes, found only \['0'\]"):
-        from_dataset(Pictures([0, 0]), None)
-
-
-def test_class_counts_name_every_class() -> None:
-    examples = Examples(["a", "b", "c"], torch.tensor([2, 0, 2]), ("x", "y", "z"))
-    assert class_counts(examples) == {"x": 1, "y": 0, "z": 2}
-
-
 def test_image_files_are_sorted_and_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in ("b/1.PNG", "a.jpg", ".hidden/c.jpg", ".d.jpg", "e.txt"):
         (tmp_path / name).touch()
     assert image_files(tmp_path) == [str(tmp_path / "a.jpg"), str(tmp_path / "b/1.PNG")]
+
+
+def test_image_files_say_that_there_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="'photos' does not exist"):
+        image_files("photos")
+    with pytest.raises(ValueError, match="there is no image in"):
+        image_files(tmp_path)

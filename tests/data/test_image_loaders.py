@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from support import write_photos
 from torch import Tensor
+from torchvision.transforms import v2
 
 from finetune import ImageDataLoaders
 from finetune.data.augment import Augmentation
@@ -435,8 +436,8 @@ def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
 def test_pictures_are_counted_by_class_and_part(photos: Path) -> None:
     counts = from_photos(photos).class_counts()
     assert list(counts) == ["train", "valid"]
-    assert counts["train"].keys() == {"blue", "green", "red"}
-    assert {name: sum(part.values()) for name, part in counts.items()} == {"train": 18, "valid": 6}
+    assert counts["train"] == {"pictures": 18, "classes": {"blue": 6, "green": 6, "red": 6}}
+    assert counts["valid"] == {"pictures": 6, "classes": {"blue": 2, "green": 2, "red": 2}}
 
 
 class Named:
@@ -463,3 +464,54 @@ def test_a_class_that_only_validation_has_is_named() -> None:
         ImageDataLoaders.from_dataset(
             Named(["a", "b"], [0, 1]), Named(["a", "d"], [0, 1]), batch_size=2
         )
+
+
+# --- tasks and own augmentation
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_unreadable_files_are_skipped_in_every_task(tmp_path: Path, task: str) -> None:
+    damage(write_photos(tmp_path), "red/003.jpg")
+    files = sorted(tmp_path.rglob("*.jpg"))
+    labels = [[f.parent.name, "photo"] if task == "multi_label" else i for i, f in enumerate(files)]
+    with pytest.warns(UserWarning, match="left out 1 unreadable"):
+        data = ImageDataLoaders.from_lists(files, labels, task=task, on_error="skip", **SMALL)  # type: ignore[arg-type]
+    left = [*data.train_examples.items, *data.valid_examples.items]
+    assert len(left) == 23
+    targets = torch.cat([data.train_examples.labels, data.valid_examples.labels])
+    for file, target in zip(left, targets, strict=True):
+        names = [name for name, there in zip(data.classes, target, strict=True) if there]
+        label = files.index(file) if task == "regression" else sorted([file.parent.name, "photo"])  # type: ignore[union-attr]
+        assert (target.item() if task == "regression" else names) == label
+
+
+def test_label_without_a_readable_training_image_is_refused(tmp_path: Path) -> None:
+    damage(write_photos(tmp_path), "red/003.jpg")
+    files = sorted(tmp_path.rglob("*.jpg"))
+    labels = [["rare"] if f.match("red/003.jpg") else ["usual"] for f in files]
+    marks = [i < 4 for i in range(24)]
+    with pytest.raises(ValueError, match="a class is left without a readable training image"):
+        ImageDataLoaders.from_lists(
+            files, labels, is_valid=marks, task="multi_label", on_error="skip", **SMALL
+        )
+
+
+def test_repr_says_targets_of_a_regression() -> None:
+    pictures = [np.zeros((20, 20, 3), np.uint8)] * 10
+    data = ImageDataLoaders.from_lists(pictures, range(10), task="regression", **SMALL)
+    assert "1 target," in repr(data)
+
+
+def test_unknown_task_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task must be one of .* got 'multilabel'"):
+        ImageDataLoaders.from_lists(["1.jpg"], [["a"]], task="multilabel")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_own_augmentation_does_not_depend_on_the_batch(photos: Path, batch_size: int) -> None:
+    own = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomResizedCrop(16), v2.ColorJitter(0.5)])
+    one = train_views(from_photos(photos, augment=own), 1)
+    other = train_views(from_photos(photos, augment=own, batch_size=batch_size), 1)
+    assert len(one.keys() & other.keys()) >= 12
+    assert same_views(one, other)
+    assert not same_views(one, train_views(from_photos(photos, augment=own), 2))

@@ -55,9 +55,9 @@ def test_it_claims_no_result_that_is_not_known(description: dict[str, Any]) -> N
 
 
 def test_its_limits_have_the_numbers(description: dict[str, Any]) -> None:
-    description["data"]["valid"]["green"] = 1
+    description["data"]["valid"]["classes"]["green"] = 1
     limits = section(model_card(description, SOURCE), "Limits")
-    assert "18 training pictures and 5 for validation, of which 1 of the rarest class" in limits
+    assert "18 training pictures and 6 for validation, of which 1 of the rarest class" in limits
     assert "The figures above are of its validation pictures" in limits
 
 

@@ -56,7 +56,7 @@ def test_the_ends_are_normalisation_and_probabilities() -> None:
     logits = model((images - mean) / std)
     served = Served.from_description(model, DESCRIPTION)
     torch.testing.assert_close(served(images), logits.softmax(dim=1))
-    several = {**DESCRIPTION, "activation": "sigmoid", "temperature": 2.0}
+    several = {**DESCRIPTION, "task": "multi_label", "temperature": 2.0}
     served = Served.from_description(model, several)
     torch.testing.assert_close(served(images), (logits / 2).sigmoid())
 

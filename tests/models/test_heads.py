@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.models.heads import create_head
+from finetune.models.heads import TargetScale, create_head
 
 
 def test_the_mlp_head_is_the_one_people_know():
@@ -43,3 +43,14 @@ def test_an_unknown_kind_is_an_error():
 def test_dropout_that_is_no_probability_below_one_is_an_error(dropout: float):
     with pytest.raises(ValueError, match=f"dropout is a probability below 1, got {dropout}"):
         create_head("mlp", 8, 3, dropout=dropout)
+
+
+def test_target_scale_brings_outputs_into_the_unit_of_the_targets() -> None:
+    targets = torch.tensor([[1000.0, 5], [1100, 5], [1200, 5]])
+    scale = TargetScale(2)
+    scale.fit(targets)
+    assert torch.equal(scale(torch.zeros(1, 2)), torch.tensor([[1100.0, 5]]))
+    one = scale(torch.ones(1, 2))[0]
+    assert one.tolist() == pytest.approx([1100 + 81.6497, 6], abs=1e-3)
+    assert not list(scale.parameters())
+    assert set(scale.state_dict()) == {"mean", "std"}

@@ -1,0 +1,112 @@
+"""Examples from data sets: torchvision's (image, label) pairs and Hugging Face's rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from finetune.data.dataset_images import DatasetImages, ImageDataset
+from finetune.data.decode import ImageSource
+from finetune.data.examples import Examples, from_pairs
+from finetune.data.targets import check_classes
+from finetune.wording import did_you_mean
+
+
+def from_dataset(
+    dataset: ImageDataset,
+    classes: Sequence[str] | None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Examples:
+    """Examples from a data set of (image, label), labels being class indices, or of rows.
+
+    Class names come from `classes`, or the data set's own, or else are the numbers. Labels
+    come from `dataset.targets` where it has them; otherwise every item is read once. Of rows
+    the columns of pictures and labels are known by their types, or else are "image" and "label".
+    """
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"this is a mapping of {', '.join(map(repr, dataset))}; pass one data set of it for "
+            "training and one for validation"
+        )
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping):
+        return _from_rows(dataset, features, classes, image_column, label_column)
+    if image_column is not None or label_column is not None:
+        raise ValueError(
+            "image_column= and label_column= are for data sets with named columns; "
+            f"{type(dataset).__name__} has none"
+        )
+    targets = getattr(dataset, "targets", None)
+    if targets is None or getattr(dataset, "target_transform", None) is not None:
+        targets = [dataset[i][1] for i in range(len(dataset))]
+    names = classes or getattr(dataset, "classes", None)
+    return _numbered(dataset, targets, names, DatasetImages(dataset, range(len(dataset))))
+
+
+def _numbered(
+    dataset: ImageDataset,
+    targets: Any,
+    names: Sequence[str] | None,
+    images: Sequence[ImageSource],
+) -> Examples:
+    """Labels that are class indices."""
+    labels = torch.as_tensor(targets).long().flatten()
+    if not len(labels):
+        raise ValueError("the data set is empty")
+    if len(labels) != len(dataset):
+        raise ValueError(f"the data set has {len(dataset)} items but {len(labels)} targets")
+    names = names or [str(i) for i in range(int(labels.max()) + 1)]
+    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
+        raise ValueError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}, "
+            f"but there are {len(names)} classes"
+        )
+    return Examples(images, labels, check_classes([str(name) for name in names]))
+
+
+def _from_rows(
+    dataset: Any,
+    features: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    image_column: str | None,
+    label_column: str | None,
+) -> Examples:
+    """Rows are dicts; a column of labels is read as a whole, the pictures when asked for."""
+    image = _column(features, image_column, "Image", "image")
+    label = _column(features, label_column, "ClassLabel", "label")
+    plain = dataset.with_format(None)  # torch's or numpy's would decode all columns
+    labels = list(plain.select_columns([label])[label])
+    pictures = plain.select_columns([image])
+    images = DatasetImages(pictures, range(len(pictures)), image)
+    if labels and all(isinstance(value, str) for value in labels):
+        return from_pairs(images, labels, classes, of_training=False)
+    if not all(isinstance(value, int) for value in labels):
+        raise ValueError(f"column {label!r} holds no class indices or names, but {labels[:3]}")
+    names = classes or getattr(features[label], "names", None)
+    return _numbered(pictures, labels, names, images)
+
+
+def _column(features: Mapping[str, Any], given: str | None, kind: str, usual: str) -> str:
+    """The column that was given, or else the only one of this type, or of the usual name."""
+    if given is not None:
+        if given not in features:
+            hint = did_you_mean(given, features)
+            raise ValueError(f"the data set has no column {given!r}; {hint}")
+        return given
+    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
+    if len(found) == 1:
+        return found[0]
+    if usual in (found or features):
+        return usual
+    raise ValueError(
+        f"which column is the {usual}? pass {usual}_column=; there are {', '.join(features)}"
+    )
+
+
+def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:
+    """The same examples with labels that count in `classes`. Raises ValueError for one it lacks."""
+    if examples.classes == classes:
+        return examples
+    names = [examples.classes[label] for label in examples.labels.tolist()]
+    return from_pairs(examples.items, names, classes)
