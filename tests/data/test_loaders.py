@@ -296,3 +296,11 @@ def test_what_persistent_workers_draw_does_not_depend_on_earlier_epochs() -> Non
     list(used.epoch(0, 0))
     for one, other in zip(used.epoch(0, 1), fresh.epoch(0, 1), strict=True):
         assert torch.equal(one.inputs, other.inputs)
+
+
+def test_task_is_single_label_unless_said_otherwise() -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4, 2)), 2)
+    assert DataLoaders(loader).task == "single_label"
+    assert DataLoaders(loader, task="regression").task == "regression"
+    with pytest.raises(ValueError, match=r"task must be one of .* got 'regresion'"):
+        DataLoaders(loader, task="regresion")  # type: ignore[arg-type]
