@@ -206,9 +206,10 @@ def test_other_buffers_are_the_models_own():
     assert int(model.norm.num_batches_tracked) == 16
 
 
-def test_the_next_fit_starts_from_the_average_with_a_new_one():
+@pytest.mark.parametrize("stop", [5, 99])
+def test_the_next_fit_starts_from_the_average_with_a_new_one(stop: int):
     learner, trajectory = followed(ema=DECAY)
-    learner.fit(1, 1e-1)
+    learner.fit(1, 1e-1, callbacks=[StopAt(stop)])
     trajectory.states.clear()
     trajectory.frozen.clear()
     start = copy_of(learner.model.state_dict())
