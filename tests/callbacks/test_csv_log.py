@@ -79,9 +79,10 @@ def test_a_resumed_fit_keeps_its_number(tmp_path: Path, steps: int):
     ]  # fmt: skip
 
 
-def test_rows_after_the_checkpoint_are_replaced(tmp_path: Path):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_rows_after_the_checkpoint_are_replaced(tmp_path: Path, steps: int):
     learner = learner_with(tmp_path / "log.csv")
-    learner.fit(4, callbacks=[StopAt(3)])
+    learner.fit(4, callbacks=[StopAt(steps)])
     learner.save(tmp_path / "early.ckpt")
     learner.resume()  # and now the process dies without a checkpoint
     other = learner_with(tmp_path / "log.csv")
