@@ -16,7 +16,7 @@ from finetune.training.events import StepEnd
 
 @pytest.fixture
 def mlflow(monkeypatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # sqlite needs more than mlflow-skinny
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # needs no database
     import mlflow
 
     before = mlflow.get_tracking_uri()
