@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from finetune.data.augment import Augmentation
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.interpret.pictures import plot_predictions
 from finetune.vision import load_learner, vision_learner
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -80,16 +79,13 @@ def run(output: str | Path) -> dict[str, float]:
     results = learner.validate()
 
     learner.export(folder / "model", overwrite=True)
-    exported = load_learner(folder / "model")
-    shown = data.valid_examples.items[:24]
-    predictions = exported.predict(list(shown))
-    targets = [data.classes[i] for i in data.valid_examples.labels[:24].tolist()]
-    names, values, _ = zip(*predictions, strict=True)
-    plot_predictions(list(shown), targets, names, values).savefig(folder / "predictions.png")
+    first, sure, _ = load_learner(folder / "model").predict(data.valid_examples.items[0])
+    learner.show_results(count=24).savefig(folder / "predictions.png")
     learner.plot_rates().savefig(folder / "learning_rates.png")
 
     seconds = time.perf_counter() - started
     print(f"\nvalidation accuracy {results['accuracy']:.3f} after {seconds:.0f} s")
+    print(f"the exported model calls the first validation picture a {first} ({sure:.0%})")
     print(f"pictures and model are in {folder}/: predictions.png learning_rates.png model/")
     print(
         "\nThe same with your own photos, one folder a class (the first line needs no network):\n"

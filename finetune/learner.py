@@ -12,11 +12,16 @@ from finetune import distributed, export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
+from finetune.diagnosis.diagnosis import Diagnosis, Part
+from finetune.diagnosis.features import Features
 from finetune.export import Format
 from finetune.export.card import model_card
+from finetune.interpret.activation import ActivationMap
 from finetune.interpret.losses import plot_losses
 from finetune.interpret.movement import Moved, plot_movement
+from finetune.interpret.predictions import Predictions
 from finetune.interpret.rates import plot_rates
+from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.interpret.timeline import Span
 from finetune.metrics import MetricLike, create_metrics
 from finetune.models.group_values import LearningRates, PerGroup
@@ -121,6 +126,7 @@ class Learner:
         self.thresholds: dict[str, float] | None = None
         self.progress = progress
         self.trainer = Trainer(setup, [self.history, *callbacks])
+        self._diagnosis = Diagnosis(self.trainer, self.history)
 
     def __repr__(self) -> str:
         groups = ", ".join(self.layer_groups.names)
@@ -375,6 +381,7 @@ class Learner:
         return Predictor(
             self.model, self.data.classes, self.data.inputs,
             task=self.data.task, thresholds=self.thresholds,
+            temperature=self._diagnosis.temperature,
         )  # fmt: skip
 
     def tune_thresholds(self) -> dict[str, float]:
@@ -386,6 +393,68 @@ class Learner:
         """
         self.thresholds = tune_thresholds(self.trainer.setup)
         return dict(self.thresholds)
+
+    # --- where it fails
+
+    def predictions(self, loader: Any = None) -> Predictions:
+        """A table over the validation data, or the loader's, and what can be counted and plotted of
+        it: `report`, `plot_confusion_matrix`, `most_confused`, `plot_top_losses`, `to_csv`, ...
+
+        loader: a torch DataLoader with targets, or one of ours such as `learner.data.train`, whose
+        examples are all read, in order and without augmentation. The table of the validation data
+        is kept until the weights change: until a step is trained, or torch counts a change of a
+        parameter or buffer. Raises ValueError for other tasks than one class an example.
+        """
+        return self._diagnosis.predictions(loader)
+
+    def show_results(self, count: int = 12) -> "Figure":
+        """Validation pictures with what is predicted: mistakes first, then some that are right."""
+        return self.predictions().show_results(count)
+
+    def tta(self, views: int = 4, loader: Any = None) -> Predictions:
+        """Test-time augmentation: mean probabilities over the usual view of each example and
+        `views` random ones. Everything stays in eval mode, so BatchNorm statistics do not move.
+
+        The temperature of `calibrate` is not in it: a mean of views is less sure already.
+        """
+        return self._diagnosis.tta(views, loader)
+
+    def calibrate(self) -> float:
+        """Finds the temperature that makes the probabilities of the validation data likeliest, for
+        `predict`, `predictions` and `export` to use until the weights change. Returns it.
+
+        Above 1 the model was too sure of itself. Predicted classes stay as they are. See
+        `Predictions.temperature`; `predictions().plot_calibration()` shows what it does.
+        """
+        return self._diagnosis.calibrate()
+
+    def features(self, loader: Any = None) -> Features:
+        """What the backbone makes of each example, pooled: `.values` [N, F], `.targets`, `.items`.
+
+        loader: as in `predictions`. Raises ValueError for a model without a submodule "backbone".
+        """
+        return self._diagnosis.features(loader)
+
+    def suspicious_labels(self, count: int = 20, *, of: Part = "train") -> SuspiciousLabels:
+        """Labels that are probably wrong, the surest first; `.plot()` shows the pictures.
+
+        They are judged out of sample: those of validation by the model's predictions, those of
+        training by logistic regressions, each on the other four fifths, over the features of the
+        backbone as it was before the first fit, so that nothing has seen the label it judges.
+        There are fewer than `count` where fewer are suspicious.
+        """
+        return self._diagnosis.suspicious_labels(count, of)
+
+    def activation_map(
+        self, item: Any, target: str | int | None = None, *, layer: str | None = None
+    ) -> ActivationMap:
+        """Where in a picture a class was seen (Grad-CAM): `.values` [H, W] in [0, 1], `.plot()`.
+
+        item: as in `predict`. target: a class's name or number, None is the predicted one.
+        layer: path of a module, None is the last one that has a map of the picture. Needs captum:
+        `pip install 'finetune-vision[explain]'`.
+        """
+        return self._diagnosis.activation_map(item, target, layer)
 
     # --- pictures and the rate finder
 
@@ -514,6 +583,7 @@ class Learner:
             "task": self.data.task,
             **({} if self.thresholds is None else {"thresholds": self.thresholds}),
             "preprocessing": inputs,
+            "temperature": self._diagnosis.temperature,
             "formats": export.describe_formats(formats, inputs["image_size"], self.data.task),
             **training_record(self.trainer.setup, history.steps, history.epochs),
             "versions": {name: version(name) for name in _RECORDED},

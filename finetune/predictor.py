@@ -45,7 +45,8 @@ class Predictor:
     """Predicts classes; has no data and does not train. `load_learner` makes one from a folder.
 
     inputs: (items, device) -> one batch of model inputs. task: what the outputs mean. thresholds:
-    of the probability, by class, for several labels a picture; 0.5 unless given.
+    of the probability, by class, for several labels a picture; 0.5 unless given. temperature: what
+    the outputs are divided by, see `Learner.calibrate`.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Predictor:
         *,
         task: Task = "single_label",
         thresholds: Mapping[str, float] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         self.model = model
         self.classes = tuple(classes)
         self.task = check_task(task)
         self.thresholds = check_thresholds(thresholds, self.classes)
         self._inputs = inputs
+        self.temperature = temperature
 
     def __repr__(self) -> str:
         return f"Predictor({type(self.model).__name__}, {len(self.classes)} classes)"
@@ -116,7 +119,7 @@ class Predictor:
         finally:
             for module, training in modes:
                 module.training = training
-        return activation(logits, self.task).cpu()
+        return activation(logits / self.temperature, self.task).cpu()
 
     def _prediction(self, row: Tensor) -> Prediction | LabelsPrediction | ValuesPrediction:
         values = row.tolist()

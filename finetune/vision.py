@@ -115,9 +115,13 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
         classes = description["classes"]
         task = check_task(description.get("task", "single_label"))  # which older ones lack
         thresholds = description.get("thresholds")
+        temperature = float(description.get("temperature", 1.0))  # older ones have none
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description in {str(path)!r} is incomplete: {error}") from error
     model = architecture.build(weights=None)
     export.read_weights(path, model)
     model.to(device).eval()
-    return Predictor(model, classes, preprocessing.inputs, task=task, thresholds=thresholds)
+    return Predictor(
+        model, classes, preprocessing.inputs,
+        task=task, thresholds=thresholds, temperature=temperature,
+    )  # fmt: skip

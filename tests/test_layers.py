@@ -13,6 +13,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"commands", "demo"},
     {"config", "vision"},
     {"learner"},
+    {"diagnosis"},
     {"lr_finder", "callbacks", "predictor"},
     {"training", "batch_prediction"},
     {"optim", "data"},

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from finetune import distributed
 from finetune.data.cache import ImageCache
+from finetune.data.decode import ImageSource
 from finetune.data.loaders import Batch, Batches
 from finetune.randomness import generator
 
@@ -29,6 +30,11 @@ class ImageLoader:
                 f"{count} training images make no batch of {batch_size}; "
                 f"pass batch_size={count} or less"
             )
+
+    @property
+    def items(self) -> Sequence[ImageSource]:
+        """The pictures or their paths, by the example's number."""
+        return self.cache.examples.items
 
     @property
     def targets(self) -> Tensor:

@@ -13,6 +13,9 @@ from finetune.interpret import figure as shared
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+RIGHT, WRONG = "#1a7f37", "#c62828"
+_CELL = 1.75  # inches, of a picture's side
+
 
 def plot_predictions(
     images: Sequence[Any],
@@ -21,26 +24,51 @@ def plot_predictions(
     probabilities: Sequence[float],
     *,
     columns: int = 6,
+    caption: str = "",
+    losses: Sequence[float] | None = None,
 ) -> Figure:
     """Pictures with the predicted class, its probability, and the right class where it was missed.
 
     images: [N] anything that matplotlib shows: arrays [H, W] or [H, W, 3], PIL images.
     """
+    texts = []
+    for i, (target, guess) in enumerate(zip(targets, predicted, strict=True)):
+        lines = [f"{_short(guess, 14)}  {probabilities[i]:.0%}"]
+        lines += [f"(is {_short(target, 16)})"] if guess != target else []
+        lines += [f"loss {losses[i]:.2f}"] if losses is not None else []
+        texts.append("\n".join(lines))
+    right = [target == guess for target, guess in zip(targets, predicted, strict=True)]
+    colours = [RIGHT if ok else WRONG for ok in right]
+    return plot_grid(images, texts, colours, columns=columns, caption=caption)
+
+
+def plot_grid(
+    images: Sequence[Any],
+    texts: Sequence[str],
+    colours: Sequence[str],
+    *,
+    columns: int = 6,
+    caption: str = "",
+) -> Figure:
+    """Pictures in rows, each below its text, with a caption above all."""
+    columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
+    lines = max((text.count("\n") + 1 for text in texts), default=1)
+    # a caption needs some width, even above a single picture
+    width = max(columns * _CELL, 4.0 if caption else 0.0)
+    wrapped = textwrap.fill(caption, int(width * 12))
+    above = 0.2 * (wrapped.count("\n") + 1) + 0.1 if caption else 0.0
     with shared.look():
-        figure = shared.new_figure(columns * 1.6, rows * 1.9)
+        figure = shared.new_figure(width, rows * (_CELL + 0.17 * lines) + above)
+        if caption:
+            figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10, color=shared.INK)
         for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             axes.set_axis_off()
             if i >= len(images):
                 continue
-            right = targets[i] == predicted[i]
             axes.imshow(images[i], cmap="gray" if np.ndim(images[i]) == 2 else None)
-            text = f"{predicted[i]}  {probabilities[i]:.0%}"
-            axes.set_title(
-                text if right else f"{text}\n(is {targets[i]})",
-                fontsize=10,
-                color="#1a7f37" if right else "#c62828",
-            )
+            axes.set_title(texts[i], fontsize=9.5, color=colours[i])
+            axes.set_anchor("N")  # so that the texts of a row are on one line
     return figure
 
 
@@ -57,3 +85,7 @@ def plot_pictures(images: Sequence[Any], titles: Sequence[str], *, columns: int 
                 axes.imshow(images[i], cmap="gray" if np.ndim(images[i]) == 2 else None)
                 axes.set_title("\n".join(lines[i]), fontsize=9.5, color=shared.INK, pad=4)
     return figure
+
+
+def _short(name: str, width: int) -> str:
+    return name if len(name) <= width else name[: width - 3] + "..."

@@ -25,6 +25,10 @@ class Origin:
                 for name, parameter in group.parameters.items()
             }
 
+    def weights(self) -> dict[str, Tensor]:
+        """By the parameter's name; empty before the first fit."""
+        return dict(self._kept)
+
     @torch.no_grad()
     def movement(self) -> list[Moved]:
         """A row for every module with parameters of its own. Raises ValueError before a fit."""

@@ -1,0 +1,91 @@
+"""Where a classifier fails, counted: pure functions of arrays."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities of the last dimension, in float64.
+
+    >>> softmax(np.log([[1.0, 3.0]])).tolist()
+    [[0.25, 0.75]]
+    """
+    shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    found: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """int64 [classes, classes]: row t, column p counts examples of class t predicted as p.
+
+    >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    counts = np.bincount(targets * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.int64)
+
+
+def most_confused(matrix: np.ndarray, min_count: int = 1) -> list[tuple[int, int, int]]:
+    """(target, predicted, count) of the mistakes made at least `min_count` times, most first.
+
+    >>> most_confused(np.array([[5, 1, 0], [3, 5, 0], [0, 0, 5]]))
+    [(1, 0, 3), (0, 1, 1)]
+    """
+    if min_count < 1:
+        raise ValueError(f"min_count must be at least 1, got {min_count}")
+    off = matrix.copy()
+    np.fill_diagonal(off, 0)
+    rows = [(int(t), int(p), int(off[t, p])) for t, p in np.argwhere(off >= min_count)]
+    return sorted(rows, key=lambda row: -row[2])
+
+
+class ClassScores(NamedTuple):
+    """Of each class, [C]; 0 where there is nothing to divide by."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+
+
+def class_scores(matrix: np.ndarray) -> ClassScores:
+    """precision: share of the predicted that are right. recall: share of the class that is found.
+    f1: their harmonic mean. support: examples of the class."""
+    hits, support, claimed = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    precision = hits / np.maximum(claimed, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + claimed, 1)
+    return ClassScores(precision, recall, f1, support)
+
+
+def calibration_bins(
+    confidences: np.ndarray, correct: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count, mean confidence and accuracy in each of `bins` equal parts of (0, 1]; NaN in empty
+    ones."""
+    if bins < 1:
+        raise ValueError(f"bins must be positive, got {bins}")
+    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(place, confidences, bins) / count
+        accuracy = np.bincount(place, correct.astype(float), bins) / count
+    return count, confidence, accuracy
+
+
+def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
+    """The T in [0.01, 100] for which softmax(scores / T) has the least negative log-likelihood.
+
+    scores: [N, C] logits. That loss is convex in 1 / T, so its slope is bisected.
+    Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017).
+    """
+    scores = scores.astype(np.float64)
+    own = scores[np.arange(len(scores)), targets]
+    low, high = np.log(0.01), np.log(100.0)  # of 1 / T
+    for _ in range(60):
+        middle = (low + high) / 2
+        expected = (softmax(scores * np.exp(middle)) * scores).sum(axis=1)
+        low, high = (low, middle) if (expected - own).mean() > 0 else (middle, high)
+    return float(np.exp(-(low + high) / 2))

@@ -1,0 +1,51 @@
+"""Ranking of labels by what an independent judge says."""
+
+import numpy as np
+import pytest
+
+from finetune.interpret.suspicious import SuspiciousLabel, SuspiciousLabels, rank_suspicious
+
+
+def test_confident_disagreement_is_found_and_the_surest_comes_first() -> None:
+    probabilities = np.array(
+        [[0.9, 0.1], [0.8, 0.2], [0.02, 0.98], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]]
+    )
+    targets = np.array([0, 0, 0, 1, 1, 1])
+    assert rank_suspicious(probabilities, targets) == [(2, 1), (5, 0)]
+
+
+def test_hesitation_is_no_suspicion() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.45, 0.55], [0.1, 0.9], [0.05, 0.95]])
+    assert rank_suspicious(probabilities, np.array([0, 0, 1, 1])) == []
+
+
+def test_a_class_of_one_example_is_not_judged() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0], [0.1, 0.9, 0.0]])
+    targets = np.array([0, 0, 1, 2])
+    assert rank_suspicious(probabilities, targets) == []
+
+
+def table(total: int = 3, picture: object = None) -> SuspiciousLabels:
+    rows = [SuspiciousLabel("a.jpg", "cat", "dog", 0.9, 0.05, 4)]
+    return SuspiciousLabels(rows, total, 50, picture)
+
+
+def test_tables_say_how_many_there_are() -> None:
+    assert repr(table()).startswith("3 of 50 labels are suspicious; the surest 1\n")
+    assert repr(table()).splitlines()[-1].split() == ["a.jpg", "cat", "dog", "0.900", "0.050"]
+    assert "a.jpg" in table()._repr_html_()
+    assert repr(SuspiciousLabels([], 0, 50)) == "0 of 50 labels are suspicious"
+    assert [row.item for row in table()] == [table()[0].item] == ["a.jpg"]
+
+
+def test_pictures_are_shown_with_both_classes() -> None:
+    figure = table(picture=lambda number: np.full((4, 4, 3), number)).plot()
+    assert figure.axes[0].get_title() == "labelled cat\nlooks like dog 90%"
+    assert figure.axes[0].images[0].get_array()[0, 0, 0] == 4
+
+
+def test_nothing_to_show_is_an_error() -> None:
+    with pytest.raises(ValueError, match="have no pictures"):
+        table().plot()
+    with pytest.raises(ValueError, match="nothing to show: 0 of 50"):
+        SuspiciousLabels([], 0, 50, lambda number: None).plot()
