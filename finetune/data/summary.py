@@ -148,9 +148,11 @@ def _others(
                 if name.startswith("."):
                     continue
                 if extension in EXTENSIONS:
-                    pictures.add(os.path.join(place, name))
+                    pictures.add(os.path.abspath(os.path.join(place, name)))
                 else:
                     left_out[extension or "(none)"] += 1
-    used = {str(item) for part in (train, valid) for item in part.items} if folders else set()
-    used |= {error.source for error in skipped}
+    if not folders:
+        return {}, 0
+    used = {os.path.abspath(str(item)) for part in (train, valid) for item in part.items}
+    used |= {os.path.abspath(error.source) for error in skipped}
     return dict(left_out.most_common()), len(pictures - used)

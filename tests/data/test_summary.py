@@ -171,3 +171,9 @@ def test_targets_of_a_regression_have_ranges() -> None:
     assert found.imbalance is None
     assert "target" in str(found)
     assert "<td>target</td>" in found._repr_html_()
+
+
+def test_folder_may_be_the_present_one(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(split / "train")
+    found = ImageDataLoaders.from_folder(".", **SMALL).summary()
+    assert (found.unused, found.left_out) == (0, {})
