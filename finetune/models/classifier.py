@@ -15,6 +15,21 @@ _DEFAULTS = (
     *("eps=1e-05", "momentum=0.1", "affine=True", "track_running_stats=True"),
 )
 
+_SCALE = """
+
+
+class TargetScale(nn.Module):
+    def __init__(self, targets):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(targets))
+        self.register_buffer("std", torch.ones(targets))
+
+    def forward(self, outputs):
+        return outputs * self.std + self.mean
+
+
+head.add_module("scale", TargetScale(%d))"""
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -53,13 +68,13 @@ class ImageClassifier(nn.Sequential):
     def source(self) -> str:
         """Python that makes `backbone` and `head` without finetune, and without weights."""
         name, size = self.architecture.backbone, self.architecture.image_size
-        layers = "".join(
-            f"    {_source_of(layer)},\n" for layer in self.get_submodule("head").children()
-        )
+        own = [m for m in self.get_submodule("head").children() if not isinstance(m, TargetScale)]
+        layers = "".join(f"    {_source_of(layer)},\n" for layer in own)
         imports, _, backbone = backbones.source_of(name, size).partition("\n\n")
         if "import nn" not in imports:
             imports += "\nfrom torch import nn"
-        return f"{imports}\n\n{backbone}\nhead = nn.Sequential(\n{layers})"
+        source = f"{imports}\n\n{backbone}\nhead = nn.Sequential(\n{layers})"
+        return source + (_SCALE % self.architecture.classes if self.architecture.scaled else "")
 
 
 def _source_of(layer: nn.Module) -> str:

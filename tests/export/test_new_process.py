@@ -16,6 +16,7 @@ from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import Format
+from finetune.task import Task
 
 FORMATS: tuple[Format, ...] = ("safetensors", "onnx", "torch_export")
 # used in this order by one process, which has none of these modules by then
@@ -90,7 +91,8 @@ def check_in_a_new_process(
     answers = json.loads(done.stdout.splitlines()[-1])
     for (folder, name, _), (found, modules) in zip(tasks, answers, strict=True):
         predictions = exported[folder].predict(pictures)
-        expected = np.array([[*p.probabilities.values()] for p in predictions])
+        rows = [getattr(p, "probabilities", None) or p.values for p in predictions]
+        expected = np.array([[*row.values()] for row in rows])
         assert np.ptp(expected, axis=0).max() > 0.01  # pictures that differ for the model
         assert not (NEEDLESS[name] | needless) & set(modules)
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=f"{folder} {name}")
@@ -109,6 +111,19 @@ def test_every_format_gives_the_probabilities_of_the_learner(photos: Path, tmp_p
         learner.export(folder, FORMATS)
         assert len(code_blocks(folder)) == 6
     check_in_a_new_process(exported, write_pictures(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_the_other_tasks(photos: Path, tmp_path: Path, task: Task) -> None:
+    files = sorted(photos.glob("*/*"))
+    labels = [[file.parent.name] for file in files]
+    targets = labels if task == "multi_label" else [[10.0 * i, i % 3] for i in range(len(files))]
+    data = ImageDataLoaders.from_lists(files, targets, task=task, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    learner.fine_tune(2)
+    learner.export(tmp_path / "model", FORMATS)
+    check_in_a_new_process({tmp_path / "model": learner}, write_pictures(tmp_path))
 
 
 @pytest.mark.slow
