@@ -136,13 +136,7 @@ class Predictions:
 
     def _worst_cells(self, width: int) -> list[list[str]]:
         return [
-            [
-                shortened(row.item, width),
-                row.target,
-                row.predicted,
-                f"{row.probability:.3f}",
-                f"{row.loss:.3f}",
-            ]
+            [shortened(row.item, width), *row[1:3], f"{row.probability:.3f}", f"{row.loss:.3f}"]
             for row in self.top_losses(min(SHOWN, len(self)))
         ]
 

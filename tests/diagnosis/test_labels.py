@@ -88,11 +88,17 @@ def test_labels_of_validation_are_judged_by_the_model() -> None:
 
 
 def test_weights_that_saw_the_labels_are_not_asked(photos: Path) -> None:
-    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    items = sorted(photos.rglob("*.jpg"))
+    labels = [item.parent.name for item in items]
+    labels[3], labels[12] = labels[12], labels[3]
+    data = ImageDataLoaders.from_lists(items, labels, image_size=32, batch_size=8)
     learner = vision_learner(data, "test_resnet", weights=None, progress=False)
     before = learner.suspicious_labels(count=99)
-    learner.fit(2, 1e-2)
-    assert [row[:5] for row in learner.suspicious_labels(count=99)] == [row[:5] for row in before]
+    assert len(before) > 0
+    learner.fit(3, 1e-2)
+    after = learner.suspicious_labels(count=99)
+    assert [row.number for row in after] == [row.number for row in before]
+    assert [row[3] for row in after] == pytest.approx([row[3] for row in before], abs=1e-3)
 
 
 def test_what_can_not_be_named_is_an_error() -> None:
