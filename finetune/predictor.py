@@ -19,6 +19,17 @@ class Prediction(NamedTuple):
     probability: float
     probabilities: dict[str, float]
 
+    def __repr__(self) -> str:
+        """What a person wants to see of it: the three most probable classes.
+
+        >>> Prediction("cat", 0.9, {"cow": 0.0125, "cat": 0.9, "dog": 0.075, "eel": 0.0125})
+        Prediction('cat' 90.0%, 'dog' 7.5%, 'cow' 1.2%, ... of 4 classes)
+        """
+        best = sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:3]
+        shown = ", ".join(f"{name!r} {value:.1%}" for name, value in best)
+        count = len(self.probabilities)
+        return f"Prediction({shown}{f', ... of {count} classes' if count > 3 else ''})"
+
 
 class LabelsPrediction(NamedTuple):
     """labels: the classes above their thresholds, in order. probabilities: by class name."""
