@@ -18,7 +18,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"training", "batch_prediction"},
     {"optim", "data"},
     {"models", "interpret", "export", "metrics"},
-    {"randomness", "distributed", "wording", "task"},
+    {"randomness", "distributed", "wording", "plain_text", "task"},
 )
 
 

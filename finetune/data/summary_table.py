@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from finetune.plain_text import drawn
 
 if TYPE_CHECKING:
     from finetune.data.duplicates import Twins
@@ -19,7 +20,6 @@ _LISTED = 5
 def as_text(summary: DataSummary) -> str:
     """Warnings first, then the classes, then what the pictures are like."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -29,9 +29,7 @@ def as_text(summary: DataSummary) -> str:
         table.add_column(column, justify="right" if i else "left", no_wrap=not i, max_width=60)
     for row in rows:
         table.add_row(*map(escape, row))
-    stream = io.StringIO()
-    Console(file=stream, width=140, color_system=None).print(table)
-    middle = "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    middle = drawn(table, 140)
     warnings = [line for head, items in _warnings(summary) for line in (head, *_indented(items))]
     facts = _facts(summary)
     width = max(len(name) for name, _ in facts)

@@ -1,8 +1,9 @@
 """Small tables: in the terminal, and as HTML in a notebook."""
 
 import html
-import io
 from collections.abc import Sequence
+
+from finetune.plain_text import drawn
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -14,7 +15,6 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
      cat        3
     """
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -23,9 +23,7 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
         table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
-    stream = io.StringIO()
-    Console(file=stream, width=250, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    return drawn(table, 250)
 
 
 def as_html(

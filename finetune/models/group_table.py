@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from finetune.plain_text import drawn
 
 if TYPE_CHECKING:
     from finetune.models.layer_groups import LayerGroup
@@ -48,7 +49,6 @@ def _span(group: LayerGroup) -> str:
 def as_text(groups: Iterable[LayerGroup]) -> str:
     """For a terminal: about 120 characters wide."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -62,9 +62,7 @@ def as_text(groups: Iterable[LayerGroup]) -> str:
             table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
-    stream = io.StringIO()
-    Console(file=stream, width=200, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+    return drawn(table, 200)
 
 
 def as_html(groups: Iterable[LayerGroup]) -> str:

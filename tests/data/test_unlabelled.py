@@ -51,7 +51,7 @@ def test_no_label_is_made_up(data: ImageDataLoaders, folder: Path) -> None:
 
 def test_nothing_to_predict_is_refused(data: ImageDataLoaders, tmp_path: Path) -> None:
     for nothing in ([], tmp_path):
-        with pytest.raises(ValueError, match="there (are no images to predict|is no image in)"):
+        with pytest.raises(ValueError, match=r"there (are no images to predict|is no image in)"):
             data.test_loader(nothing)
     with pytest.raises(FileNotFoundError, match=r"image folder '.*gone' does not exist"):
         data.test_loader(tmp_path / "gone")
