@@ -1,62 +1,133 @@
-"""Typed settings of a training run; a YAML file, the command line and the run folder share them."""
+"""Typed settings of a run; a YAML file, the command line and the run folder share them."""
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
+from finetune.data.augment import AugmentName
 from finetune.data.decode import Resize
 from finetune.data.image_loaders import OnError
+from finetune.export import Format
 from finetune.models.heads import HeadKind
+from finetune.models.normalisation import NormPolicy
+from finetune.task import Task
 from finetune.training.runtime import PrecisionChoice
+
+Schedule: TypeAlias = Literal["fine_tune", "one_cycle"]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """What `finetune train` does.
+class DataConfig:
+    """Which pictures, and how they become batches.
 
     Args:
-        data: folder with one folder of images a class
-        output: folder for the run: checkpoint, history, plots and the exported model
-        model: any timm model name, or one of torchvision's (torchvision/resnet50)
-        weights: "pretrained" (downloaded), a .safetensors or .pth file, or null for random weights
+        data: folder with one folder of images a class; with --csv, what its paths are relative to
+        csv: table of images and labels with a header, in place of class folders
+        image_column: of the table; null is the first
+        label_column: of the table; null is the second. A regression may have a list of them
+        valid_column: of the table, marks the rows for validation; null splits at random
+        task: of the table - one label an image, several, or numbers
+        label_delimiter: what is between the labels of an image, for the task multi_label
         train: folder of a given split, below data
         valid: folder of a given split, below data
         valid_fraction: share of each class held out for validation, without a given split
-        image_size: side of the model's input in pixels; null: what the backbone was trained with
+        image_size: side of the model's input in pixels; null is what the backbone was trained with
         batch_size: images per batch
         seed: of the split, the order, the augmentation and the new head
         augment: random views of the training images
         resize: how a rectangle becomes a square
         on_error: what to do about an unreadable image
-        head: the new head
-        epochs: epochs with everything unfrozen
-        freeze_epochs: epochs before, with the head alone; null as in `Learner.fine_tune`
-        base_lr: peak learning rate of the head in the frozen phase
-        lr_mult: how much lower the rate of the first layers is than the head's; null as in
-            `Learner.fine_tune`
-        precision: of the forward pass
-        accumulate: batches per update
-        clip_norm: largest norm of the gradient
-        device: cuda, mps or cpu; null takes the best there is
+        cache_folder: keeps decoded images between runs
     """
 
     data: str | None = None
-    output: str = "runs/finetune"
-    model: str = "convnext_tiny"
-    weights: str | None = "pretrained"
+    csv: str | None = None
+    image_column: str | None = None
+    label_column: list[str] | str | None = None
+    valid_column: str | None = None
+    task: Task = "single_label"
+    label_delimiter: str = " "
     train: str | None = None
     valid: str | None = None
     valid_fraction: float = 0.2
     image_size: int | None = None
     batch_size: int = 64
     seed: int = 0
-    augment: bool = True
+    augment: AugmentName = "standard"
     resize: Resize = "crop"
     on_error: OnError = "raise"
+    cache_folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerConfig(DataConfig):
+    """Which model, and how a step is made.
+
+    Args:
+        model: any timm model name, or one of torchvision's (torchvision/resnet50)
+        weights: "pretrained" (downloaded), a .safetensors or .pth file, or null for random weights
+        head: the new head
+        dropout: of the new head
+        split: where layer groups begin - halves, stages, layers, backbone_head, a number of groups,
+            a list of module paths, or a mapping of paths to names
+        norm: what BatchNorm and its like do in training; a mapping says it by group. null keeps a
+            pretrained backbone's statistics
+        weight_decay: null is the optimizer's; a mapping says it by group
+        metrics: name of a metric or a list of names; null is what suits the task
+        precision: of the forward pass
+        accumulate: batches per update
+        clip_norm: largest norm of the gradient
+        mixup: mixes pairs of training images, such as 0.2; 0 is off
+        cutmix: puts a part of one training image into another, such as 1.0; 0 is off
+        label_smoothing: of the training loss, such as 0.1; 0 is off
+        ema: decay of an average of the weights, such as 0.999, which is the result; null is off
+        device: cuda, mps or cpu; null takes the best there is
+    """
+
+    model: str = "convnext_tiny"
+    weights: str | None = "pretrained"
     head: HeadKind = "mlp"
-    epochs: int = 5
-    freeze_epochs: int | None = None
-    base_lr: float = 2e-3
-    lr_mult: float | None = None
+    dropout: float = 0.5
+    split: int | list[int] | list[str] | dict[str, str] | str | None = "halves"
+    norm: NormPolicy | dict[str, NormPolicy] | None = None
+    weight_decay: float | dict[str, float] | None = None
+    metrics: list[str] | str | None = None
     precision: PrecisionChoice = "auto"
     accumulate: int = 1
     clip_norm: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    ema: float | None = None
     device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig(LearnerConfig):
+    """What `finetune train` does.
+
+    Args:
+        output: folder for the run, with its checkpoint, report and exported model
+        schedule: fine_tune is the head alone, then everything; one_cycle is everything at once
+        epochs: epochs with everything unfrozen
+        base_lr: peak learning rate of the head, in its frozen phase; 0.002 is a good start
+        freeze_epochs: epochs before, with the head alone; null chooses
+        freeze_views: how many views of each image the head sees then; null chooses
+        lr_mult: how much lower the rate of the first layers is than the head's; null chooses
+        layer_decay: in place of lr_mult, each layer group has this share of the next one's rate;
+            with --split layers
+        early_stopping: end a phase after so many epochs without a lower validation loss
+        save_best: keep the epoch with the lowest validation loss as the result
+        formats: of the exported model - safetensors, onnx, torch_export, or a list of them
+    """
+
+    output: str = "runs/finetune"
+    schedule: Schedule = "fine_tune"
+    epochs: int = 5
+    base_lr: float = 2e-3
+    freeze_epochs: int | None = None
+    freeze_views: int | None = None
+    lr_mult: float | None = None
+    layer_decay: float | None = None
+    early_stopping: int | None = None
+    save_best: bool = False
+    formats: list[Format] | Format = "safetensors"

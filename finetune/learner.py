@@ -174,6 +174,7 @@ class Learner:
         freeze_epochs: int | None = None,
         freeze_views: int | None = None,
         lr_mult: float | None = None,
+        layer_decay: float | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
         cache_features: bool = True,
@@ -186,6 +187,8 @@ class Learner:
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
         lr_mult: None is 100 for up to 2 epochs and 10 for more: early layers need time to move.
+        layer_decay: in its place, each group has this share of the next one's rate, see
+        `LayerDecay`; for `split="layers"`.
         freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
         (pictures, see cache_features), 4 over the view of validation, so without
         augmentation, with rates that come down again: they take as long and end better. A number is
@@ -201,8 +204,9 @@ class Learner:
         Raises ValueError for a model with one group only.
         """
         plan = self._fine_tune_plan(
-            epochs, base_lr, freeze_epochs, freeze_views, lr_mult, pct_start, div, cache_features
-        )
+            epochs, base_lr, freeze_epochs, freeze_views, lr_mult, layer_decay, pct_start, div,
+            cache_features,
+        )  # fmt: skip
         self.fit_plan(
             plan, cache_features=cache_features, callbacks=callbacks, checkpoint=checkpoint
         )
@@ -214,6 +218,7 @@ class Learner:
         freeze_epochs: int | None = None,
         freeze_views: int | None = None,
         lr_mult: float | None = None,
+        layer_decay: float | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
         cache_features: bool = True,
@@ -222,7 +227,8 @@ class Learner:
             freeze_epochs = 1
         return plans.fine_tune_plan(
             self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
-            freeze_views=freeze_views, lr_mult=lr_mult, pct_start=pct_start, div=div,
+            freeze_views=freeze_views, lr_mult=lr_mult, layer_decay=layer_decay,
+            pct_start=pct_start, div=div,
         )  # fmt: skip
 
     def fit_one_cycle(

@@ -10,7 +10,7 @@ import finetune
 PACKAGE = Path(finetune.__file__).parent
 FLOORS = (  # top to bottom; names on one floor do not import each other
     {"cli"},
-    {"commands", "demo"},
+    {"demo"},
     {"config", "vision"},
     {"learner"},
     {"diagnosis"},

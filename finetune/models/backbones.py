@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from finetune.models import torchvision_backbones
+from finetune.models import hub, torchvision_backbones
 from finetune.wording import did_you_mean
 
 Weights: TypeAlias = "Literal['pretrained'] | str | Path | Mapping[str, Tensor] | None"
@@ -172,9 +172,12 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
         "weights=None"
     )
     in_timm = not name.startswith(torchvision_backbones.PREFIX)
-    if in_timm and timm.models.get_pretrained_cfg(name) is None:
+    config = timm.models.get_pretrained_cfg(name) if in_timm else None
+    if in_timm and config is None:
         raise WeightsError(f"timm has no pretrained weights for {name!r}; {ways_out}")
     try:
+        if config is not None and config.hf_hub_id:
+            hub.check_reachable(config.hf_hub_id)
         return _build(name, image_size, pretrained=True)
     except OSError as error:  # as hub and network errors are
         first = str(error).strip().partition("\n")[0]

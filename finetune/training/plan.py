@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from numbers import Real
 
-from finetune.models.group_values import LearningRates, PerGroup, numbers
+from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, numbers
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
 from finetune.training.phase import Phase, Plan
@@ -113,12 +113,14 @@ def fine_tune_plan(
     freeze_epochs: int | None = 1,
     freeze_views: int | None = None,
     lr_mult: float | None = None,
+    layer_decay: float | None = None,
     pct_start: float = 0.3,
     div: float = 5.0,
 ) -> Plan:
     """The head alone, then everything at half the rate, and up to `lr_mult` lower in early layers.
 
-    lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more.
+    lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its place,
+    see `LayerDecay`.
 
     freeze_epochs: None is for a frozen phase whose epochs cost next to nothing: `KEPT_EPOCHS` over
     the view of validation, unless `freeze_views` says otherwise, with rates that come down again.
@@ -130,6 +132,8 @@ def fine_tune_plan(
             "fine_tune freezes all groups but the last, and this model has one group only; "
             "pass split= to say where groups begin, or use fit_one_cycle"
         )
+    if layer_decay is not None and lr_mult is not None:
+        raise ValueError(f"give lr_mult or layer_decay, not both; got {lr_mult} and {layer_decay}")
     if lr_mult is None:
         lr_mult = 100.0 if epochs <= SHORT_RUN else 10.0
     _check_rates(base_lr, lr_mult)
@@ -147,7 +151,9 @@ def fine_tune_plan(
             groups, freeze_epochs, slice(base_lr), pct_start=peak_at, frozen=len(groups) - 1,
             views=freeze_views, name="frozen",
         )  # fmt: skip
-    rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
+    rates: LearningRates = slice(base_lr / 2 / lr_mult, base_lr / 2)
+    if layer_decay is not None:
+        rates = LayerDecay(base_lr / 2, layer_decay)
     return frozen + one_cycle_plan(
         groups, epochs, rates, pct_start=pct_start, div=div, frozen=0, name="unfrozen"
     )

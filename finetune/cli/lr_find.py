@@ -1,0 +1,54 @@
+"""`finetune lr-find`: a learning rate for the head, measured."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune.cli import build
+from finetune.cli.parser import CommandParser
+from finetune.cli.train import config_from
+from finetune.config import TrainConfig
+
+
+def parser() -> CommandParser:
+    made = CommandParser(
+        "lr-find",
+        "Measures a learning rate on copies of the model and saves a picture of the curve.\n"
+        "Takes the settings of finetune train; those of epochs and rates are of no account.",
+        [
+            "finetune lr-find photos/ --model convnext_tiny",
+            "finetune lr-find photos/ --config configs/strong.yaml --curve curve.png --json",
+            "finetune lr-find photos/ --model resnet18 --group all",
+        ],
+        usage="finetune lr-find [FOLDER] [--config FILE] [OPTION ...]",
+    )
+    made.add_argument("folder", nargs="?", help="the images; the same as --data")
+    made.add_argument("--config", action="config", help="YAML file with any of these settings")
+    made.option("curve", str, "lr_find.png", help="file for the picture: .png, .svg or .pdf")
+    made.option("steps", int, 100, help="batches, at rates from low to high")
+    made.option("group", str, "head", help="the layer group whose rate it is, or all")
+    made.switch("json", help="results as JSON on standard output, all else on standard error")
+    made.add_class_arguments(TrainConfig, as_group=False)
+    return made
+
+
+def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Suggestions and the curve; the picture is in a file."""
+    curve, steps, group = (options.pop(name) for name in ("curve", "steps", "group"))
+    config = config_from(options)
+    data = build.data_of(config)
+    print(data)
+    learner = build.learner_of(config, data)
+    found = learner.lr_find(group=None if group == "all" else group, steps=steps)
+    Path(curve).parent.mkdir(parents=True, exist_ok=True)
+    found.plot().savefig(curve)
+    for name, rate in found.suggestions.items():
+        print(f"  {name:<8} {rate:.2g}")
+    print(f"suggestion: --base-lr {found.suggestion:.2g}; the curve is in {curve}")
+    return {
+        "suggestion": found.suggestion,
+        "suggestions": dict(found.suggestions),
+        "group": group,
+        "curve": curve,
+        "lrs": list(found.lrs),
+        "losses": list(found.losses),
+    }, 0

@@ -1,0 +1,79 @@
+"""`finetune predict`: the classes of images, to the terminal or a file."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.batch_prediction import FilePrediction, write_csv, write_jsonl
+from finetune.cli import run_folder
+from finetune.cli.parser import CommandParser
+from finetune.data.examples import image_files
+from finetune.vision import load_learner
+
+_WRITERS = {".csv": write_csv, ".jsonl": write_jsonl}
+
+
+def parser() -> CommandParser:
+    made = CommandParser(
+        "predict",
+        "Predicts the classes of images, or of all images in and below folders, with a run\n"
+        "folder or an exported model. Exit code 1 if one of them could not be read.",
+        [
+            "finetune predict runs/photos image1.jpg image2.png",
+            "finetune predict runs/photos new/ --output predictions.csv",
+            "finetune predict runs/photos/model new/ --output predictions.jsonl --device cuda",
+        ],
+    )
+    made.add_argument("model", help="run folder, or folder of an exported model")
+    made.add_argument("images", nargs="+", help="image files and folders")
+    made.option("output", str | None, help="file for the results: .csv or .jsonl")
+    made.option("batch_size", int, 64, help="images at a time")
+    made.option("device", str, "cpu", help="cuda, mps or cpu")
+    made.switch("json", help="results as JSON on standard output, all else on standard error")
+    return made
+
+
+def run(options: dict[str, Any]) -> tuple[Any, int]:
+    """Rows in the order of the arguments, or how many went to a file; 1 if one is unreadable."""
+    output = options["output"]
+    if output is not None and Path(output).suffix not in _WRITERS:
+        raise ValueError(f"output='{output}' must end in .csv or .jsonl")
+    paths = find_images(options["images"])
+    predictor = load_learner(run_folder.model_in(options["model"]), device=options["device"])
+    rows = _reported(predictor.predict_folder(paths, batch_size=options["batch_size"]))
+    if output is None:
+        kept, width = [], max(map(len, paths))
+        for row in rows:
+            kept.append(row._asdict())
+            if not row.error:
+                print(f"{row.path:<{width}}  {_said(row)}", flush=True)
+        return kept, int(any(row["error"] for row in kept))
+    written = _WRITERS[Path(output).suffix](rows, output)
+    failed = f", {written.unreadable} of them unreadable" if written.unreadable else ""
+    print(f"{written.pictures} images{failed}: {output}")
+    return {"output": output, **written._asdict()}, int(written.unreadable > 0)
+
+
+def _said(row: FilePrediction) -> str:
+    """One class with its probability, several classes, or the values of a regression."""
+    if row.probability is not None:
+        return f"{row.probability:6.1%}  {row.label}"
+    if row.label is not None:
+        return row.label or "-"
+    return ", ".join(f"{name} {value:.4g}" for name, value in row.probabilities.items())
+
+
+def find_images(given: Sequence[str]) -> list[str]:
+    """Files as they are, folders as the images in and below them, in sorted order."""
+    found: list[str] = []
+    for name in given:
+        found += map(str, image_files(Path(name))) if Path(name).is_dir() else [name]
+    return found
+
+
+def _reported(rows: Iterator[FilePrediction]) -> Iterator[FilePrediction]:
+    for row in rows:
+        if row.error:
+            print(f"finetune predict: error: {row.path}: {row.error}", file=sys.stderr)
+        yield row

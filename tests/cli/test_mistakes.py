@@ -1,0 +1,113 @@
+"""Mistakes on the command line: one line, the nearest name, the right exit code."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import main
+from finetune.models import hub
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "photos", "--epochz", "3"], "there is no option --epochz; did you mean '--ep"),
+        (["train", "photos", "--epochs", "many"], "epochs needs a whole number, got 'many'"),
+        (["train", "photos", "--epochs", "5.5"], "epochs needs a whole number, got '5.5'"),
+        (["train", "photos", "--lr-mult", "x"], "lr_mult needs a number or null, got 'x'"),
+        (["train", "photos", "--resize", "crap"], "did you mean 'crop'?"),
+        (["train", "photos", "--epochs"], "--epochs: expected one argument"),
+        (["train", "photos", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "photos", "more"], "train takes no further argument, got 'more'"),
+        (["export", "run", "--format", "onxx"], "did you mean 'onnx'?"),
+        (["predict"], "required"),
+        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
+        ([], "say what to do: train, lr-find"),
+    ],
+)
+def test_wrong_usage_is_answered_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize: 3\n", "unknown key 'batchsize'; did you mean 'batch_size'?"),
+        ("epochs: many\n", "epochs needs a whole number, got 'many'"),
+        ("epochs: [1\n", "no valid YAML"),
+        ("- 3\n", "holds no settings"),
+        ("", "holds no settings"),
+    ],
+)
+def test_a_config_file_with_a_mistake(
+    text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert main(["train", "photos", "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere"], "nowhere' does not exist; it needs"),
+        (["train"], "there are no images: give a FOLDER"),
+        (["train", "x", "--epochs", "0"], "epochs must be a positive whole number, got 0"),
+        (["train", "x", "--lr-mult", "3", "--layer-decay", "0.5"], "give one of them"),
+        (["train", "x", "--schedule", "one_cycle", "--freeze-epochs", "3"], "freezes nothing"),
+        (["predict", "nowhere", "image.jpg"], "is no exported model"),
+        (["predict", "nowhere", "image.jpg", "--output", "a.txt"], "must end in .csv or .jsonl"),
+        (["evaluate", "nowhere", "photos"], "is no exported model"),
+        (["export", "nowhere"], "is no exported model"),
+        (["models", "resnext*99"], "no backbone matches 'resnext*99'; did you mean '"),
+        (["inspect", "resnet81"], "is no file or folder here, and there is no backbone"),
+    ],
+)
+def test_what_can_not_be_done_is_answered_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.startswith(f"finetune {arguments[0]}: error: ")
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing is begun
+
+
+def test_a_given_split_is_asked_for_in_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    assert main(["train", str(tmp_path)]) == 1
+    assert "pass --train train, --valid val" in capsys.readouterr().err
+
+
+def test_a_hub_out_of_reach_is_one_line_with_the_way_out(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fails(url: str, timeout: float) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", fails)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: None)
+    output = tmp_path / "run"
+    command = ["train", str(photos), "--batch-size", "8", "--model", "resnet18"]
+    assert main([*command, "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert "the model hub can't be reached (Name or service not known)" in error
+    assert "--weights weights.safetensors" in error
+    assert error.count("\n") == 1
+    assert not output.exists()

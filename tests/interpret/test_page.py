@@ -1,0 +1,64 @@
+"""The page of a run: self-contained, escaped, with all its parts."""
+
+import base64
+from html.parser import HTMLParser
+
+from finetune.interpret.figure import new_figure
+from finetune.interpret.page import Facts, Page, Picture, Section, Table, Text, render
+
+
+class Reader(HTMLParser):
+    """What a page asks for, and whether each element is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(page: Page) -> Reader:
+    reader = Reader()
+    reader.feed(render(page))
+    assert reader.open == []
+    return reader
+
+
+def test_a_page_has_all_its_parts_and_asks_for_nothing_else() -> None:
+    picture = Picture.of(new_figure(2, 1), "nothing")
+    parts = [
+        Table(["class", "count"], [["cat", "3"]]), Facts([("size", "32 px")]), picture,
+        Text("finetune predict"), Text("epochs: 3", folded="all settings"),
+    ]  # fmt: skip
+    reader = read(Page("a title", "a line", [("87.7 %", "accuracy")], [Section("one", parts)]))
+    for text in ("a title", "87.7 %", "cat", "32 px", "finetune predict", "all settings"):
+        assert text in reader.text
+    (source,) = reader.sources
+    head, _, data = source.partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert not {"script", "link", "iframe"} & set(reader.tags)
+
+
+def test_names_are_text_not_html() -> None:
+    name = "<b>cat</b> & 'dog'"
+    reader = read(Page(name, "", [], [Section(name, [Table([name], [[name]]), Text(name)])]))
+    assert "b" not in reader.tags
+    assert reader.text.count(name) >= 5  # with the title of the window
+
+
+def test_small_pictures_shrink_and_wide_ones_scroll_on_a_phone() -> None:
+    assert [Picture.of(new_figure(w, 1), "").wide for w in (3, 9)] == [False, True]
