@@ -35,13 +35,14 @@ from finetune.predictor import Predictor
 from finetune.randomness import isolated
 from finetune.training import plan as plans
 from finetune.training import tables
+from finetune.training.evaluation import evaluate
 from finetune.training.events import Callback
 from finetune.training.folding import eval_mode
 from finetune.training.phase import Plan
 from finetune.training.record import training_record
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.settings import StepSettings
-from finetune.training.step import Loss, Setup, evaluate
+from finetune.training.setup import Loss, Setup
 from finetune.training.thresholds import tune_thresholds
 from finetune.training.trainer import Trainer
 

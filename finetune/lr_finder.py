@@ -16,7 +16,8 @@ from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
 from finetune.training.divergence import DivergenceError
-from finetune.training.step import Setup, TrainStep
+from finetune.training.setup import Setup
+from finetune.training.step import TrainStep
 from finetune.wording import did_you_mean
 
 if TYPE_CHECKING:

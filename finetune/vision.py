@@ -24,7 +24,7 @@ from finetune.randomness import isolated, seed_everything
 from finetune.task import check_task, default_loss
 from finetune.training.events import Callback
 from finetune.training.runtime import PrecisionChoice, Runtime
-from finetune.training.step import Loss
+from finetune.training.setup import Loss
 
 
 def vision_learner(

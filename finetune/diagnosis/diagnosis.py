@@ -14,7 +14,7 @@ from finetune.interpret.predictions import Predictions
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.randomness import isolated
 from finetune.training.folding import eval_mode
-from finetune.training.step import Setup
+from finetune.training.setup import Setup
 from finetune.training.trainer import Trainer
 from finetune.wording import did_you_mean
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from finetune.data.loaders import EpochLoader
 from finetune.diagnosis.reading import Source
 from finetune.randomness import isolated
+from finetune.training.evaluation import run_through
 from finetune.training.folding import eval_mode
-from finetune.training.step import Setup, run_through
+from finetune.training.setup import Setup
 
 BACKBONE = "backbone"
 

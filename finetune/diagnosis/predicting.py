@@ -13,8 +13,9 @@ from finetune.data.loaders import Batch
 from finetune.diagnosis.reading import Source
 from finetune.interpret.predictions import Predictions
 from finetune.randomness import isolated
+from finetune.training.evaluation import run_through
 from finetune.training.folding import eval_mode
-from finetune.training.step import Loss, Setup, run_through
+from finetune.training.setup import Loss, Setup
 
 cross_entropy = nn.functional.cross_entropy
 

@@ -19,7 +19,7 @@ from finetune.training.events import Precompute
 from finetune.training.folding import FoldedNorms, eval_mode, results_of, same_results
 from finetune.training.phase import Phase
 from finetune.training.prefix import Prefix, Suffix
-from finetune.training.step import Setup, folded_norms
+from finetune.training.setup import Setup, folded_norms
 
 FRACTION = 0.125
 """Share of the machine's memory that the features of one phase may take."""

@@ -33,7 +33,8 @@ from finetune.training.interrupt import Interruption, deferred_signals
 from finetune.training.pending import Pending
 from finetune.training.phase import Phase
 from finetune.training.run import Run
-from finetune.training.step import Setup, TrainStep
+from finetune.training.setup import Setup
+from finetune.training.step import TrainStep
 from finetune.training.update_meter import UpdateMeter
 
 DELAY = 16

@@ -18,7 +18,8 @@ from finetune.data.loaders import Batch, take
 from finetune.randomness import isolated
 from finetune.training.phase import Plan
 from finetune.training.runtime import Runtime
-from finetune.training.step import Setup, TrainStep
+from finetune.training.setup import Setup
+from finetune.training.step import TrainStep
 
 SHARE = 0.03
 """Largest part of a run that may be spent on finding out how to run it."""

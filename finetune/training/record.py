@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.training.events import EpochEnd, StepEnd
-from finetune.training.step import Setup
+from finetune.training.setup import Setup
 from finetune.training.tables import step_spans, valid_points
 
 

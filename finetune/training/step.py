@@ -1,88 +1,26 @@
-"""One training step and one evaluation: forward, loss, backward, clip, update."""
+"""One training step: forward, loss, backward, clip, update."""
 
-import copy
 import math
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune import distributed
-from finetune.data.loaders import Batch, DataLoaders, EpochLoader
-from finetune.optim.group_optimizer import GroupOptimizer
+from finetune.data.loaders import Batch
 from finetune.randomness import seed_everything
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
+from finetune.training.evaluation import evaluate
 from finetune.training.folding import FoldedNorms
-from finetune.training.mixing import Mixer, training_loss
-from finetune.training.runtime import Runtime
-from finetune.training.settings import StepSettings
+from finetune.training.mixing import Mixer
+from finetune.training.setup import Loss, Setup, folded_norms, forward, in_float32
 from finetune.training.update_meter import UpdateMeter
-
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
-"""(outputs, targets) -> mean loss over the batch, a scalar."""
-
-
-def forward(model: nn.Module, inputs: Any) -> Any:
-    """Calls the model with a tensor, the parts of a tuple, or the entries of a dict."""
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What is trained, on what, and how; shared by the step, the loop and the rate finder."""
-
-    model: nn.Module
-    data: DataLoaders
-    loss: Loss
-    metrics: Mapping[str, Any]
-    optimizer: GroupOptimizer
-    runtime: Runtime
-    settings: StepSettings
-    scaler: torch.amp.GradScaler | None
-
-    def __post_init__(self) -> None:
-        _ = self.training_loss  # what can't be had is told here, not at the first step
-
-    @property
-    def training_loss(self) -> Loss:
-        """What is minimised; `loss` itself where targets are neither smoothed nor mixed."""
-        own = self.settings
-        return training_loss(self.loss, own.label_smoothing, mixes=bool(own.mixup or own.cutmix))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Updates of the weights; the last one of an epoch may have fewer batches."""
-        return -(-len(self.data.train) // self.settings.accumulate)
-
-    def copied(self, runtime: Runtime) -> "Setup":
-        """To train on trial, without a trace in this one: its model, optimizer and loss are new."""
-        groups = copy.deepcopy(self.optimizer.groups)
-        values = [(dict(group.values), dict(group.base)) for group in groups]
-        optimizer = GroupOptimizer(groups, self.optimizer.factory)
-        for group, own in zip(groups, values, strict=True):
-            group.values, group.base = own
-        return replace(
-            self,
-            model=runtime.place(groups.model),
-            loss=copy.deepcopy(self.loss),
-            optimizer=optimizer,
-            runtime=runtime,
-            scaler=runtime.gradient_scaler(),
-        )
-
-    def weights_are_finite(self) -> bool:
-        """Whether the last update left numbers behind; makes the host wait for the device."""
-        groups = self.optimizer.groups
-        weights = [p for g in groups if not g.frozen for p in g.parameters.values()]
-        return bool(torch.stack([p.detach().isfinite().all() for p in weights]).all())
 
 
 @dataclass(slots=True)
@@ -181,7 +119,7 @@ class TrainStep:
             self._folded = folded_norms(self.setup, batch.inputs, training=True)
         with self.setup.runtime.computing(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
-        loss = self._loss(_float32(outputs), batch.targets)
+        loss = self._loss(in_float32(outputs), batch.targets)
         loss = loss if weight == 1 else loss * weight
         (loss if self.setup.scaler is None else self.setup.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -197,65 +135,3 @@ class TrainStep:
     def _no_sync(self) -> Any:
         net = self.net
         return net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext()
-
-
-def folded_norms(setup: Setup, inputs: Any, *, training: bool) -> FoldedNorms:
-    """Those that the runtime folds; the first inputs show which they are."""
-    if not setup.runtime.fold or not isinstance(inputs, Tensor):
-        return FoldedNorms([])
-    return FoldedNorms.find(setup.model, inputs[:2], training=training)
-
-
-def _float32(outputs: Any) -> Any:
-    """The loss is computed in float32 whatever the model ran in."""
-    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
-    return outputs.float() if half else outputs
-
-
-def run_through(
-    setup: Setup, loader: EpochLoader, view: int | None = None
-) -> Generator[tuple[Batch, Any], None, None]:
-    """The evaluation's way: each batch as the model gets it, and its outputs in float32.
-
-    view: of the pictures, see `DataLoaders.prepare`. The model is left in eval mode.
-    """
-    distributed.share_buffers(setup.model)
-    setup.model.eval()
-    folded: FoldedNorms | None = None
-    for raw in loader.epoch(setup.data.seed, 0):
-        if not len(raw):  # this process has no share of a short last batch
-            continue
-        with torch.no_grad():  # a tensor that a model keeps for later must be able to train
-            batch = setup.data.prepare(raw.to(setup.runtime.device), view)
-            folded = folded or folded_norms(setup, batch.inputs, training=False)
-            with setup.runtime.computing(), folded.active():
-                outputs = forward(setup.model, batch.inputs)
-        yield batch, _float32(outputs)
-
-
-@torch.no_grad()
-def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
-    """ "loss", the mean over the loader's examples, and each metric, over all processes.
-
-    The model is left in eval mode. Losses stay on the device until the end.
-    """
-    metrics = setup.metrics
-    sums = torch.zeros(2, device=setup.runtime.device)  # loss, examples
-    for metric in metrics.values():
-        metric.reset()
-    for batch, outputs in run_through(setup, loader):
-        sums[0] += setup.loss(outputs, batch.targets) * len(batch)
-        sums[1] += len(batch)
-        for metric in metrics.values():
-            metric.update(outputs, batch.targets)
-    loss_sum, count = distributed.total(sums).tolist()
-    results = {"loss": loss_sum / count if count else float("nan")}
-    results.update({name: _scalar(name, metric.compute()) for name, metric in metrics.items()})
-    return results
-
-
-def _scalar(name: str, value: Any) -> float:
-    try:
-        return round(float(value), 7)  # what float32 knows
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"metric {name!r} must give one number, got {value!r}") from error

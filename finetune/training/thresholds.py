@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from finetune.metrics import ThresholdSearch
 from finetune.randomness import isolated
+from finetune.training.evaluation import evaluate
 from finetune.training.folding import eval_mode
-from finetune.training.step import Setup, evaluate
+from finetune.training.setup import Setup
 
 
 def tune_thresholds(setup: Setup) -> dict[str, float]:

@@ -22,7 +22,7 @@ from finetune.training.origin import Origin
 from finetune.training.phase import Phase, Plan
 from finetune.training.run import Run
 from finetune.training.runtime import Runtime
-from finetune.training.step import Setup
+from finetune.training.setup import Setup
 
 
 class Trainer:

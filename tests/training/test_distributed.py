@@ -31,7 +31,7 @@ from finetune import (
 from finetune.randomness import generator, uniforms
 from finetune.training import checkpoint
 from finetune.training.events import Precompute, StepEnd
-from finetune.training.step import Loss
+from finetune.training.setup import Loss
 
 RUNS = {
     "plain": {},

@@ -10,7 +10,7 @@ from support import copy_of, same_state, tiny_learner
 from finetune import Learner, Runtime
 from finetune.training import probe
 from finetune.training.runtime import Precision
-from finetune.training.step import Setup
+from finetune.training.setup import Setup
 from finetune.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import DataLoaders, Learner
-from finetune.training.step import StepSettings, TrainStep, evaluate, forward
+from finetune.training.evaluation import evaluate
+from finetune.training.settings import StepSettings
+from finetune.training.setup import forward
+from finetune.training.step import TrainStep
 
 plain_sgd = partial(torch.optim.SGD, lr=0.1)
 
