@@ -1,21 +1,14 @@
 """report.html in a real browser: on a desk, on a phone, in the dark."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, FLAGS, SCREENSHOTS
 from support import write_photos
 
 from finetune.cli import main
-
-SCREENSHOTS = Path(os.environ.get("CI_ARTIFACTS", Path(__file__).parents[2] / "artifacts"))
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}")
 
