@@ -174,7 +174,7 @@ def _opened(target: str | Path | TextIO) -> AbstractContextManager[TextIO]:
     if not isinstance(target, str | Path):
         return nullcontext(target)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
-    return Path(target).open("w", newline="", encoding="utf-8")
+    return Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def _bar(total: int | None, progress: bool) -> Callable[[], Any]:

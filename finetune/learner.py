@@ -572,7 +572,12 @@ class Learner:
         description = self._description(formats)
         card = model_card(description, self.model.source())  # type: ignore[operator]
         export.write(
-            Path(folder), self.model, description, formats=formats, card=card, overwrite=overwrite
+            Path(folder).expanduser().absolute(),
+            self.model,
+            description,
+            formats=formats,
+            card=card,
+            overwrite=overwrite,
         )
 
     def _description(self, formats: Sequence[Format]) -> dict[str, Any]:

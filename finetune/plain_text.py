@@ -1,7 +1,17 @@
-"""What rich draws, as plain text."""
+"""Numbers and tables as plain text."""
 
 import io
 from typing import Any
+
+
+def number(value: float) -> str:
+    """Of a loss or a metric: four decimals, or four digits where those would not say it.
+
+    >>> number(0.87654), number(1112876.5), number(0.00002), number(0.0)
+    ('0.8765', '1.113e+06', '2e-05', '0.0000')
+    """
+    plain = not value or 1e-3 <= abs(value) < 1e4
+    return f"{value:.4f}" if plain else f"{value:.4g}"
 
 
 def drawn(table: Any, width: int) -> str:
@@ -12,5 +22,7 @@ def drawn(table: Any, width: int) -> str:
     from rich.console import Console
 
     stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None, force_jupyter=False).print(table)
+    # a class may be called ":cat:"
+    console = Console(file=stream, width=width, color_system=None, force_jupyter=False, emoji=False)
+    console.print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,3 +136,10 @@ def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
 def test_no_rows_are_a_header(tmp_path: Path) -> None:
     assert write_csv([], tmp_path / "rows.csv") == (0, 0)
     assert (tmp_path / "rows.csv").read_text() == "path,label,probability,error\n"
+
+
+@pytest.mark.parametrize("write", [write_csv, write_jsonl])
+def test_a_name_that_is_no_text_is_written_all_the_same(write: Any, tmp_path: Path) -> None:
+    rows = [FilePrediction("caf\udce9.jpg", "cat", 0.9, {"cat": 0.9, "dog": 0.1})]
+    assert write(rows, tmp_path / "out") == (1, 0)
+    assert "caf" in (tmp_path / "out").read_text()

@@ -15,3 +15,9 @@ def test_a_table_becomes_text_in_a_notebook_too(
     table.add_row("cat", "3")
     assert {"class", "count", "cat", "3"} <= {*drawn(table, 80).replace("│", " ").split()}
     assert capsys.readouterr().out == ""
+
+
+def test_a_class_may_be_called_like_an_emoji() -> None:
+    table = Table("class")
+    table.add_row(":cat:")
+    assert ":cat:" in drawn(table, 80)

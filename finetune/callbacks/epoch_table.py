@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from finetune.plain_text import number
 from finetune.training.events import EpochEnd
 
 _WIDTH = 11
@@ -30,8 +31,7 @@ def text_row(row: EpochEnd, names: Sequence[str]) -> str:
     """A line below `text_head`; what the epoch lacks is empty."""
     values = results(row)
     cells = "".join(
-        f"{values[name]:>{_width(name)}.4f}" if name in values else " " * _width(name)
-        for name in names
+        f" {number(values[name]) if name in values else '':>{_width(name) - 1}}" for name in names
     )
     return f"{row.phase:<12}{row.epoch + 1:>5}{cells}{row.seconds:>{_WIDTH}.1f}"
 
@@ -66,7 +66,7 @@ def _html_row(row: EpochEnd | str, names: Sequence[str]) -> str:
         return f'<tr><td colspan="{len(names) + 3}" {_LEFT}>{html.escape(row)}</td></tr>'
     values = results(row)
     texts = [str(row.epoch + 1)]
-    texts += [f"{values[name]:.4f}" if name in values else "" for name in names]
+    texts += [number(values[name]) if name in values else "" for name in names]
     cells = "".join(f"<td>{text}</td>" for text in [*texts, f"{row.seconds:.1f}"])
     return f"<tr><td {_LEFT}>{html.escape(row.phase)}</td>{cells}</tr>"
 

@@ -68,15 +68,22 @@ class MLflow(Callback):
         if not self._plan:
             return
         self._continued |= event.first_step > 0  # only now it is known
-        self._fits = max(1, self._fits + (not self._continued))
-        self._continued = True
-        start = "plan" if self._fits == 1 else f"plan {self._fits}"
-        params = {_key(f"{start}.{name}"): value for name, value in self._plan.items()}
-        self._plan = {}
-        if self._logs:
-            import mlflow
+        fresh, self._continued = not self._continued, True
+        plan, self._plan = self._plan, {}
+        if not self._logs:
+            self._fits = max(1, self._fits + fresh)
+            return
+        import mlflow
 
-            mlflow.log_params(params, run_id=self.run_id)
+        assert self.run_id is not None
+        if fresh:  # the run may have plans of other learners, and a parameter can't change
+            taken = mlflow.MlflowClient().get_run(self.run_id).data.params
+            self._fits = 1
+            while _key(f"{_start(self._fits)}.epochs") in taken:
+                self._fits += 1
+        self._fits = max(1, self._fits)
+        params = {_key(f"{_start(self._fits)}.{name}"): value for name, value in plan.items()}
+        mlflow.log_params(params, run_id=self.run_id)
 
     def on_step_end(self, event: StepEnd) -> None:
         self._steps += 1
@@ -121,6 +128,10 @@ class MLflow(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.run_id, self._steps, self._fits = state["run_id"], state["steps"], state["fits"]
+
+
+def _start(number: int) -> str:
+    return "plan" if number == 1 else f"plan {number}"
 
 
 def _key(name: str) -> str:

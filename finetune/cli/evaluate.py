@@ -13,6 +13,7 @@ from finetune.data.examples import Examples
 from finetune.data.table import Layout, read_csv
 from finetune.interpret.predictions import Predictions
 from finetune.metrics import DEFAULTS, create_metrics
+from finetune.plain_text import number
 from finetune.predictor import Predictor
 from finetune.task import Task, default_loss
 from finetune.vision import load_learner
@@ -52,7 +53,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     results, outputs, losses = measure(predictor, found, names, options["batch_size"])
     print(f"{len(found)} images")
     for name, value in results.items():
-        print(f"  {name:<18} {value:.4f}")
+        print(f"  {name:<18} {number(value)}")
     answer: dict[str, Any] = {"images": len(found), "metrics": results}
     if predictor.task == "single_label":
         items = list(map(str, found.items))

@@ -17,6 +17,7 @@ from finetune.data.summary import DataSummary
 from finetune.interpret.page import Facts, Page, Part, Picture, Section, Table, Text, render
 from finetune.interpret.predictions import Predictions
 from finetune.learner import Learner
+from finetune.plain_text import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,8 +146,8 @@ def _training(learner: Learner, pictures: Mapping[str, Picture]) -> list[Section
         [
             row.phase,
             str(row.epoch + 1),
-            f"{row.train_loss:.4f}",
-            *(f"{row.valid[n]:.4f}" if n in row.valid else "" for n in names),
+            number(row.train_loss),
+            *(number(row.valid[n]) if n in row.valid else "" for n in names),
             f"{row.seconds:.1f}",
         ]
         for row in rows

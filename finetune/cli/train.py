@@ -1,6 +1,7 @@
 """`finetune train`: a run folder out of images and settings."""
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary import DataSummary
 from finetune.learner import Learner
+from finetune.plain_text import number
 
 
 def parser() -> CommandParser:
@@ -85,14 +87,14 @@ def _finish(
     report.write(learner, data, summary, config, results, pictures, table, output)
     learner.export(output / run_folder.MODEL, config.formats, overwrite=True)
     answer = {
-        "validation": results,
+        "validation": {n: v if math.isfinite(v) else None for n, v in results.items()},
         "training_seconds": round(seconds, 1),
         "images": {"training": len(data.train_examples), "validation": len(data.valid_examples)},
         "classes": list(data.classes),
     }
     text = json.dumps(answer, indent=2, ensure_ascii=False)
     (output / run_folder.METRICS).write_text(text + "\n", encoding="utf-8")
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+    figures = ", ".join(f"{name} {number(value)}" for name, value in results.items())
     print(f"\nvalidation: {figures}")
     print(f"model, report.html, pictures and checkpoint are in {output}/")
     print(f"  finetune predict {output} IMAGE_OR_FOLDER ...")

@@ -57,7 +57,7 @@ def write(
         text = json.dumps({"format": FORMAT, "version": VERSION, **description}, indent=2)
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if card:
-            (temporary / CARD).write_text(card, encoding="utf-8")
+            (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
         if "safetensors" in formats:
             save_model(model, str(temporary / WEIGHTS))
             mode = (temporary / DESCRIPTION).stat().st_mode

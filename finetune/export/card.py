@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from finetune.export import recipes
+from finetune.plain_text import number
 
 MOST_CLASSES = 100
 """So many have a row of their own; all of them are in model.json."""
@@ -80,7 +81,10 @@ def _results(description: dict[str, Any]) -> str:
         return "## Validation\n\nThese weights, as they are, were not validated."
     count = description.get("data", {}).get("valid", {}).get("pictures", 0)
     on = f"On the {count} validation pictures" if count else "On the validation data"
-    cells = table(["metric", "value"], [[name, f"{v:.4f}"] for name, v in results.items()])
+    cells = table(
+        ["metric", "value"],
+        [[n, "unknown" if v is None else number(v)] for n, v in results.items()],
+    )
     return f"## Validation\n\n{on}, after the last epoch:\n\n{cells}"
 
 

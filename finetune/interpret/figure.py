@@ -30,6 +30,7 @@ def look() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$5 to $10"
         yield
 
 

@@ -152,7 +152,7 @@ class Predictions:
         """A row an example; after the columns of the table, the probability of each class."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as stream:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             writer = csv.writer(stream)
             writer.writerow([*_HEADER, *(f"probability of {name}" for name in self.classes)])
             for *cells, probabilities in self:

@@ -78,21 +78,21 @@ def _next_numbers(device: torch.device) -> list[float]:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Buffers and random generators are as before on leaving."""
+    """Buffers and random generators are as before on leaving: copies stand in for the buffers."""
     buffers = [
-        (owner._buffers, name, buffer, buffer.clone())
+        (owner._buffers, name, buffer)
         for owner in model.modules()
         for name, buffer in owner._buffers.items()
         if buffer is not None
     ]
     with isolated():
         try:
+            for own, name, buffer in buffers:
+                own[name] = buffer.clone()
             yield
         finally:
-            for own, name, buffer, value in buffers:
+            for own, name, buffer in buffers:
                 own[name] = buffer
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
 
 
 @dataclass(slots=True)

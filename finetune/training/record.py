@@ -1,5 +1,6 @@
 """What is known of a model's training, as plain data: for the model card."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,5 +47,8 @@ def training_record(
             ],
             "seed": setup.data.seed,
         },
-        "validation": dict(points[-1][1]) if ended else {},
+        # as JSON knows no NaN
+        "validation": {n: v if math.isfinite(v) else None for n, v in points[-1][1].items()}
+        if ended
+        else {},
     }

@@ -162,3 +162,11 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 def test_a_number_of_steps_that_is_none():
     with pytest.raises(ValueError, match="every is a number of steps, 1 or more, got 0"):
         MLflow(every=0)
+
+
+def test_two_learners_share_an_active_run(mlflow):
+    with mlflow.start_run() as run:
+        for epochs in (1, 2):
+            tiny_learner().fit(epochs, callbacks=[MLflow()])
+    params = mlflow.MlflowClient().get_run(run.info.run_id).data.params
+    assert (params["plan.epochs"], params["plan 2.epochs"]) == ("1", "2")

@@ -170,6 +170,15 @@ def overconfident() -> Learner:
     )  # fmt: skip
 
 
+def test_a_picture_of_the_plan_keeps_the_calibration(photos: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    learner.fit(1, 1e-3)
+    temperature = learner.calibrate()
+    learner.plot_plan(1)
+    assert learner.predictor().temperature == temperature
+
+
 def test_calibration_tempers_predictions_and_predict_alike() -> None:
     learner = overconfident()
     before = learner.predictions()

@@ -1,5 +1,7 @@
 """The shared look: what all pictures owe to the notebook they are shown in."""
 
+from pathlib import Path
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -87,3 +89,10 @@ def test_names_of_wide_phases_lie_and_those_of_narrow_ones_are_inclined() -> Non
 def test_phases_without_the_room_for_a_name_have_none() -> None:
     assert len(picture(phases=20).axes[0].texts) == 20
     assert len(picture(phases=80).axes[0].texts) < 50
+
+
+def test_a_name_may_look_like_mathematics(tmp_path: Path) -> None:
+    with shared.look():
+        figure = shared.new_figure(2, 2)
+        figure.subplots().set_title("a_$\\alpha_{$")
+    figure.savefig(tmp_path / "name.png")
