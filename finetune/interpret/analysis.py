@@ -51,9 +51,16 @@ class ClassScores(NamedTuple):
 
 
 def class_scores(matrix: np.ndarray) -> ClassScores:
+    """Of a confusion matrix."""
+    return class_scores_of(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0))
+
+
+def class_scores_of(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) -> ClassScores:
     """precision: share of the predicted that are right. recall: share of the class that is found.
-    f1: their harmonic mean. support: examples of the class."""
-    hits, support, claimed = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    f1: their harmonic mean. support: examples of the class.
+
+    hits: examples of the class that are predicted as it; claimed: all that are. [C].
+    """
     precision = hits / np.maximum(claimed, 1)
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + claimed, 1)

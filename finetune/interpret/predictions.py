@@ -181,7 +181,8 @@ class Predictions:
 
     def report(self) -> ClassReport:
         """Precision, recall and F1 of each class, and their means."""
-        return ClassReport(self.confusion_matrix(), self.classes)
+        scores = analysis.class_scores(self.confusion_matrix())
+        return ClassReport(scores, self.classes, "accuracy", self.accuracy)
 
     # --- whether its probabilities can be trusted
 

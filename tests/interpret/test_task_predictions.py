@@ -1,0 +1,98 @@
+"""Tables of predictions where a picture has several labels, or numbers."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.classification import multilabel_f1_score
+
+from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
+
+CLASSES = ["cat", "dog", "eel"]
+
+
+def labels(count: int = 40, **options: object) -> LabelsPredictions:
+    draws = np.random.default_rng(0)
+    targets = (draws.random((count, 3)) < 0.4).astype(np.float32)
+    probabilities = np.clip(0.6 * targets + 0.6 * draws.random((count, 3)), 0, 1)
+    losses = draws.random(count)
+    items = [f"{i}.jpg" for i in range(count)]
+    return LabelsPredictions(items, CLASSES, targets, probabilities, losses, **options)
+
+
+def test_the_report_of_labels_is_torchmetrics_own() -> None:
+    found = labels()
+    expected = multilabel_f1_score(
+        torch.tensor(found.outputs), torch.tensor(found.targets).int(), 3, average="none"
+    )
+    report = found.report()
+    assert [row.f1 for row in report.rows] == pytest.approx(expected.tolist())
+    assert [row.support for row in report.rows] == found.targets.sum(axis=0).tolist()
+    assert report.accuracy == pytest.approx((found.predicted == found.targets).all(1).mean())
+    assert "all labels right" in repr(report)
+
+
+def test_labels_are_those_above_their_thresholds() -> None:
+    low = LabelsPredictions(
+        ["a"], CLASSES, [[1, 0, 0]], [[0.4, 0.6, 0.1]], [1.0], thresholds={"cat": 0.3}
+    )
+    assert low[0].predicted == "cat, dog"
+    assert low[0].target == "cat"
+    (none,) = LabelsPredictions(["a"], CLASSES, [[0, 0, 0]], [[0.4, 0.1, 0.1]], [1.0])
+    assert (none.predicted, none.target) == ("(none)", "(none)")
+
+
+def test_worst_first_and_in_a_file(tmp_path: Path) -> None:
+    found = labels()
+    losses = [row.loss for row in found.top_losses(5)]
+    assert losses == sorted(found.losses.tolist(), reverse=True)[:5]
+    assert found.top_losses(1)[0].item in found._repr_html_()
+    found.to_csv(tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 40
+    assert float(rows[3]["output for dog"]) == pytest.approx(found.outputs[3, 1], rel=1e-5)
+    assert rows[3]["target"] == found[3].target
+
+
+def values() -> ValuesPredictions:
+    targets = np.array([[1.0, 10.0], [2.0, 30.0], [3.0, 20.0]])
+    outputs = targets + np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 3.0]])
+    losses = ((outputs - targets) ** 2).mean(axis=1)
+    return ValuesPredictions(["a", "b", "c"], ["age", "price"], targets, outputs, losses)
+
+
+def test_the_report_of_values_has_errors_and_explained_variance() -> None:
+    age, price = values().report().rows
+    assert age.mae == pytest.approx(1 / 3)
+    assert age.rmse == pytest.approx((0.5 / 3) ** 0.5)
+    assert age.r2 == pytest.approx(1 - 0.5 / 2)
+    assert price.r2 == pytest.approx(1 - 9 / 200)
+    assert "age 0.3333, price 1.0000" in repr(values())
+    assert values()[2].predicted == "age 3, price 23"
+
+
+def test_a_target_that_does_not_vary_has_no_explained_variance() -> None:
+    (row,) = (
+        ValuesPredictions(["a", "b"], ["x"], [[1.0], [1.0]], [[1.0], [2.0]], [0, 1]).report().rows
+    )
+    assert np.isnan(row.r2)
+
+
+def test_pictures_of_both(tmp_path: Path) -> None:
+    found = labels(picture=lambda i: Image.new("RGB", (8, 8), (6 * i, 0, 0)))
+    found.show_results(4).savefig(tmp_path / "labels.png")
+    assert len(found.show_results(4).axes) == 4
+    assert len(values().plot().axes) == 2
+    with pytest.raises(ValueError, match="know no pictures"):
+        values().show_results()
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"must be \[1, 3\] and losses as long"):
+        LabelsPredictions(["a"], CLASSES, [[1, 0]], [[0.4, 0.6, 0.1]], [1.0])
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        labels().top_losses(0)
