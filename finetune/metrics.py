@@ -34,7 +34,7 @@ _REGRESSION: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("MeanAbsoluteError", {}),
     "mse": ("MeanSquaredError", {}),
     "rmse": ("MeanSquaredError", {"squared": False}),
-    "r2": ("R2Score", {}),
+    "r2": ("R2", {}),
 }
 _NAMES = {"single_label": _SINGLE_LABEL, "multi_label": _MULTI_LABEL, "regression": _REGRESSION}
 DEFAULTS: dict[Task, tuple[str, ...]] = {
@@ -93,13 +93,14 @@ def _by_name(name: str, num_classes: int | None, task: Task) -> Any:
 
     kind, options = known[name]
     if task == "regression":
-        return _Numbers(getattr(torchmetrics, kind)(**options))
+        return _Numbers(_r2() if name == "r2" else getattr(torchmetrics, kind)(**options))
     if task == "multi_label":
         metric = getattr(classification, kind)(
             num_labels=num_classes, validate_args=False, **options
         )
         return _OfProbabilities(metric)
-    return getattr(classification, kind)(num_classes=num_classes, validate_args=False, **options)
+    metric = getattr(classification, kind)(num_classes=num_classes, validate_args=False, **options)
+    return _OfClasses(metric)
 
 
 class _Adapter:
@@ -119,6 +120,19 @@ class _Adapter:
         self.metric.reset()
 
 
+class _OfClasses(_Adapter):
+    """Targets of another task would be counted as something, without a word."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point() or targets.ndim > max(outputs.ndim - 1, 1):
+            raise ValueError(
+                f"{type(self.metric).__name__} needs class numbers [B] as targets, got "
+                f"{targets.dtype} {list(targets.shape)}; pass task='multi_label' or "
+                "task='regression' to the data, or a function as a metric"
+            )
+        self.metric.update(outputs, targets)
+
+
 class _OfProbabilities(_Adapter):
     """torchmetrics guesses whether it got logits; those of a batch may all lie in [0, 1]."""
 
@@ -136,12 +150,6 @@ class _Numbers(_Adapter):
                 f"got {list(targets.shape)}"
             )
         self.metric.update(outputs.float().contiguous(), targets.float().contiguous())
-
-    def compute(self) -> Any:
-        try:
-            return self.metric.compute()
-        except ValueError:  # R2 of a single example
-            return torch.nan
 
 
 class ThresholdSearch(_OfProbabilities):
@@ -176,6 +184,50 @@ def _best_threshold(precision: Tensor, recall: Tensor, thresholds: Tensor) -> tu
     equal = torch.nonzero(f1 >= f1.max() - 1e-7).flatten()
     chosen = equal[(middles[equal] - 0.5).abs().argmin()]
     return float(middles[chosen]), float(f1[chosen])
+
+
+def _r2() -> Any:
+    from torchmetrics import Metric
+    from torchmetrics.utilities import dim_zero_cat
+
+    class R2(Metric):
+        """Of targets in any unit: torchmetrics' own takes small sums of squares for zero."""
+
+        pairs: Any
+        width: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_state("pairs", [], dist_reduce_fx="cat")  # flat, as of a process without any
+            self.add_state("width", torch.tensor(0), dist_reduce_fx="max")
+
+        def update(self, outputs: Tensor, targets: Tensor) -> None:
+            pairs = torch.stack([outputs, targets], dim=1)
+            self.width.fill_(pairs[0, 0].numel())
+            self.pairs.append(pairs.flatten())
+
+        def compute(self) -> float:
+            # not every device has float64
+            pairs = dim_zero_cat(self.pairs).cpu().double().view(-1, 2, int(self.width))
+            return r2_score(pairs[:, 0], pairs[:, 1])
+
+    return R2()
+
+
+def r2_score(outputs: Tensor, targets: Tensor) -> float:
+    """1 - the squares' sum of the errors / that around the mean; the mean over targets [N, K].
+
+    Of a target that is always the same 1 if every output is it, else 0; NaN for one example.
+
+    >>> r2_score(torch.tensor([[0.0], [2e-9]]), torch.tensor([[0.0], [1e-9]]))
+    -1.0
+    """
+    if len(targets) < 2:
+        return float("nan")
+    errors = (outputs - targets).double().square().sum(dim=0)
+    around = (targets - targets.double().mean(dim=0)).square().sum(dim=0)
+    varies = (targets != targets[0]).any(dim=0)
+    return float(torch.where(varies, 1 - errors / around, (errors == 0).double()).mean())
 
 
 def _mean_of(function: Callable[[Any, Any], Any]) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Task: TypeAlias = Literal["single_label", "multi_label", "regression"]
@@ -34,8 +34,29 @@ def activation(outputs: Tensor, task: Task) -> Tensor:
     return outputs.float().sigmoid() if task == "multi_label" else outputs.float()
 
 
-def default_loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy, of one class or of each by itself; the mean squared error of numbers."""
+class SquaredError(nn.Module):
+    """The mean of ((outputs - targets) / std)^2, std [K]: the same for grams and for tonnes.
+
+    In the targets' own unit small gradients vanish in AdamW's eps, and large ones in float16.
+    """
+
+    std: Tensor
+
+    def __init__(self, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("std", std.clone())
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs / self.std, targets / self.std)
+
+
+def default_loss(task: Task, std: Tensor | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy, of one class or of each by itself; the squared error of numbers.
+
+    std: [K], of the training targets, in which errors are counted.
+    """
     if task == "single_label":
         return F.cross_entropy
-    return F.binary_cross_entropy_with_logits if task == "multi_label" else F.mse_loss
+    if task == "multi_label":
+        return F.binary_cross_entropy_with_logits
+    return F.mse_loss if std is None else SquaredError(std)

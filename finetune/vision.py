@@ -14,7 +14,7 @@ from finetune.models import backbones
 from finetune.models.backbones import Weights, input_size_of, normalisation_of
 from finetune.models.classifier import Architecture
 from finetune.models.group_values import PerGroup
-from finetune.models.heads import HeadKind
+from finetune.models.heads import HeadKind, TargetScale
 from finetune.models.normalisation import NormPolicy
 from finetune.models.splitting import Split
 from finetune.optim.factories import adamw
@@ -62,7 +62,8 @@ def vision_learner(
     outputs for the backward pass and compute the others again: less memory, more time.
     metrics, loss: None is what suits the task of the data: accuracy and cross-entropy; F1, accuracy
     and binary cross-entropy for several labels a picture; the mean absolute error, R2 and the mean
-    squared error for a regression, whose outputs are scaled to the targets of training.
+    squared error for a regression, whose outputs are scaled to the targets of training. That loss
+    is divided by the variance of each target in training; the metric "mse" is in their own unit.
     split: by default three layer groups, two halves of the backbone and the head. The other
     options are `Learner`'s.
     Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
@@ -74,14 +75,16 @@ def vision_learner(
     with isolated():
         seed_everything(data.seed, "head")
         model = architecture.build(weights)
+    scale = TargetScale(len(data.classes))
     if data.task == "regression":
-        model.get_submodule("head.scale").fit(data.train_examples.labels)  # type: ignore[operator]
+        scale.fit(data.train_examples.labels)
+        model.get_submodule("head.scale").load_state_dict(scale.state_dict())
     if checkpoint_activations:
         backbones.checkpoint_activations(model.get_submodule("backbone"))
     return Learner(
         data.for_backbone(size, *normalisation_of(model.get_submodule("backbone"))),
         model,
-        loss=default_loss(data.task) if loss is None else loss,
+        loss=default_loss(data.task, scale.std) if loss is None else loss,
         optimizer=optimizer,
         metrics=DEFAULTS[data.task] if metrics is None else metrics,
         split=split,

@@ -104,7 +104,8 @@ def measure(
     predictor: Predictor, found: Examples, metrics: list[str], batch_size: int
 ) -> tuple[dict[str, float], Tensor, Tensor]:
     """Loss and metrics, the outputs [N, C] as scores, and each one's loss [N]."""
-    task, loss_of = predictor.task, default_loss(predictor.task)
+    task, state = predictor.task, predictor.model.state_dict()
+    loss_of = default_loss(task, state["head.scale.std"].cpu() if task == "regression" else None)
     created = create_metrics(metrics, len(predictor.classes), torch.device("cpu"), task)
     losses, parts = [], []
     for start in range(0, len(found), batch_size):

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import Subset
 
 from finetune.data.dataset_images import DatasetImages, ImageDataset
 from finetune.data.decode import ImageSource
 from finetune.data.examples import Examples, from_pairs
-from finetune.data.targets import check_classes
+from finetune.data.targets import check_classes, plain
 from finetune.wording import did_you_mean
 
 
@@ -40,8 +41,15 @@ def from_dataset(
     targets = getattr(dataset, "targets", None)
     if targets is None or getattr(dataset, "target_transform", None) is not None:
         targets = [dataset[i][1] for i in range(len(dataset))]
-    names = classes or getattr(dataset, "classes", None)
+    names = classes_of(dataset) if classes is None else classes
     return _numbered(dataset, targets, names, DatasetImages(dataset, range(len(dataset))))
+
+
+def classes_of(dataset: Any) -> Sequence[str] | None:
+    """The names that it has, or that the data set has of which it is a part."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, "classes", None)
 
 
 def _numbered(
@@ -51,12 +59,19 @@ def _numbered(
     images: Sequence[ImageSource],
 ) -> Examples:
     """Labels that are class indices."""
-    labels = torch.as_tensor(targets).long().flatten()
+    given = torch.as_tensor(plain(targets)).flatten()
+    labels = given.long()
     if not len(labels):
         raise ValueError("the data set is empty")
+    if len(broken := given[given != labels]):
+        raise ValueError(
+            f"labels of a data set are class indices, got {float(broken[0])}; for a regression "
+            "pass pictures and numbers to from_lists(..., task='regression')"
+        )
     if len(labels) != len(dataset):
         raise ValueError(f"the data set has {len(dataset)} items but {len(labels)} targets")
-    names = names or [str(i) for i in range(int(labels.max()) + 1)]
+    if names is None or not len(names):
+        names = [str(i) for i in range(int(labels.max()) + 1)]
     if int(labels.min()) < 0 or int(labels.max()) >= len(names):
         raise ValueError(
             f"labels go from {int(labels.min())} to {int(labels.max())}, "
@@ -83,7 +98,7 @@ def _from_rows(
         return from_pairs(images, labels, classes, of_training=False)
     if not all(isinstance(value, int) for value in labels):
         raise ValueError(f"column {label!r} holds no class indices or names, but {labels[:3]}")
-    names = classes or getattr(features[label], "names", None)
+    names = getattr(features[label], "names", None) if classes is None else classes
     return _numbered(pictures, labels, names, images)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune.data.decode import ImageSource
@@ -84,6 +85,8 @@ def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
         else:
+            if isinstance(source, Image.Image) and source.mode in ("P", "PA"):
+                source = source.convert("RGBA")  # else two palettes' indices would be compared
             pixels = np.ascontiguousarray(source.cpu() if isinstance(source, Tensor) else source)
             digest.update(f"{pixels.shape} {pixels.dtype}".encode())
             digest.update(pixels.tobytes())

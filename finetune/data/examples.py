@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.data.dataset_images import DatasetImages
 from finetune.data.decode import EXTENSIONS, ImageSource
-from finetune.data.targets import encode, numbered, plain, texts
+from finetune.data.targets import encode, numbered, plain, texts, words
 from finetune.randomness import generator
 from finetune.task import Task
 
@@ -79,6 +79,12 @@ class Examples:
         )
 
 
+def in_order(items: Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """The pictures by position: `items[i]` of a data frame's column goes by its index, instead."""
+    is_plain = isinstance(items, Sequence | np.ndarray | Tensor)
+    return items if is_plain else list(items)
+
+
 def from_pairs(
     items: Sequence[ImageSource],
     labels: Sequence[Any],
@@ -96,7 +102,7 @@ def from_pairs(
         raise ValueError(f"got {len(items)} images but {len(labels)} labels")
     if not len(items):
         raise ValueError("there are no images")
-    return Examples(items, *encode(labels, classes, task, of_training=of_training), task)
+    return Examples(in_order(items), *encode(labels, classes, task, of_training=of_training), task)
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
@@ -182,7 +188,7 @@ def from_marked(
         raise ValueError(
             f"all {len(marks)} images are marked for {'validation' if all(marks) else 'training'}"
         )
-    labels = plain(labels)
+    labels = words(plain(labels)) if task == "single_label" else plain(labels)  # numbers its errors
     sides: list[tuple[list[ImageSource], list[Any]]] = [([], []), ([], [])]
     for item, label, mark in zip(items, labels, marks, strict=True):
         sides[mark][0].append(item)

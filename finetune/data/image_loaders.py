@@ -273,10 +273,10 @@ class ImageDataLoaders(PictureLoaders):
         if valid is None:
             parts = examples.split(valid_fraction, seed)
         else:
-            own = classes or getattr(valid, "classes", None)
+            own = datasets.classes_of(valid) if classes is None else classes
             has_names = isinstance(getattr(valid, "features", None), dict)
             found = datasets.from_dataset(
-                valid, own if own or has_names else examples.classes, *columns
+                valid, examples.classes if own is None and not has_names else own, *columns
             )
             parts = (examples, datasets.in_classes(found, examples.classes))
         return cls(

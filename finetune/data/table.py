@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.data.decode import ImageSource
+from finetune.data.targets import is_missing, word
 from finetune.task import Task
 from finetune.wording import did_you_mean
 
@@ -46,10 +47,16 @@ def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
     """Paths, labels and marks of validation from a CSV file with a header."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no CSV file {str(file)!r}")
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        names = list(reader.fieldnames or [])
-        rows = list(reader)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            names = list(reader.fieldnames or [])
+            rows = list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{str(file)!r} is not in UTF-8: {error}; save it as UTF-8, or pass what "
+            "pandas.read_csv(file, encoding=...) gives to from_table"
+        ) from error
     columns = {name: [row[name] for row in rows] for name in names}
     return _read(columns, folder, layout, repr(str(file)), "line", 2)
 
@@ -99,6 +106,8 @@ def _through_arrow(table: Any) -> Columns:
 
 
 def _list(column: Any) -> list[Any]:
+    if getattr(column, "ndim", 1) > 1:  # pictures, which stay arrays
+        return list(column)
     for method in ("to_list", "tolist", "to_pylist"):
         if hasattr(column, method):
             return list(getattr(column, method)())
@@ -112,7 +121,9 @@ def _read(
     names = list(columns)
     if len(names) < 2:
         header = "a header and " if unit == "line" else ""
-        raise ValueError(f"{what} needs {header}two columns, found {names}")
+        raise ValueError(
+            f"{what} needs {header}two columns, found {names}{_other_delimiter(names)}"
+        )
     image = names[0] if layout.image is None else layout.image
     label = names[1] if layout.label is None else layout.label
     targets = [label] if isinstance(label, str) else list(label)
@@ -138,8 +149,19 @@ def _read(
     return Rows(items, labels, marks, tuple(targets) if layout.task == "regression" else None)
 
 
+def _other_delimiter(names: list[str]) -> str:
+    """What to do about a file of cells that no comma separates."""
+    found = next((mark for name in names for mark in ";\t|" if mark in name), None)
+    if found is None:
+        return ""
+    return (
+        f"; its cells are separated by {found!r} instead of ','; pass what "
+        f"pandas.read_csv(file, sep={found!r}) gives to from_table"
+    )
+
+
 def _is_empty(cell: Any) -> bool:
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
 
 
 def _item(cell: Any, folder: Path | None, where: str) -> ImageSource:
@@ -147,7 +169,7 @@ def _item(cell: Any, folder: Path | None, where: str) -> ImageSource:
         if cell == "":
             raise ValueError(f"{where}: image or label is empty")
         return Path(cell) if folder is None else folder / cell
-    if cell is None or isinstance(cell, float):
+    if is_missing(cell) or isinstance(cell, float):
         raise ValueError(f"{where}: image or label is empty")
     picture: ImageSource = cell
     return picture
@@ -164,7 +186,7 @@ def _label(cells: list[Any], layout: Layout, where: str) -> Any:
     if any(map(_is_empty, cells)):
         raise ValueError(f"{where}: image or label is empty")
     if layout.task == "single_label":
-        return str(cell)
+        return word(cell, where).strip()
     try:
         numbers = [float(value) for value in cells]
     except (TypeError, ValueError):

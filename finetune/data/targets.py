@@ -29,9 +29,33 @@ def encode(
         return _numbers(labels, classes)
     if task == "multi_label":
         return _many(labels, classes, of_training)
-    words = [str(label) for label in labels]
-    names, index = numbered(set(words), classes, of_training=of_training)
-    return torch.tensor([index[word] for word in words]), names
+    found = words(labels)
+    names, index = numbered(set(found), classes, of_training=of_training)
+    return torch.tensor([index[name] for name in found]), names
+
+
+def words(labels: Sequence[Any]) -> list[str]:
+    """Class names, one a picture. Raises ValueError for what is none, with the picture's number."""
+    return [word(label, f"image {i}") for i, label in enumerate(labels)]
+
+
+def word(label: Any, where: str) -> str:
+    """The class name that a label is, or that a number stands for. where: its place, for errors."""
+    value = label.item() if getattr(label, "ndim", None) == 0 else label  # of a tensor or an array
+    if is_missing(value):
+        raise ValueError(f"{where} has no label, but {value!r}; leave it out or label it")
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        raise ValueError(
+            f"{where} needs one class name, got {value!r}; for several labels a picture "
+            "pass task='multi_label', for numbers task='regression'"
+        )
+    return str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, or what pandas has for them."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def plain(labels: Sequence[Any]) -> Sequence[Any]:
@@ -65,12 +89,16 @@ def check_classes(classes: Sequence[str], least: int = 2) -> tuple[str, ...]:
     if len(classes) < least:
         count = "two classes" if least == 2 else "one class"
         raise ValueError(f"a classifier needs at least {count}, found only {list(classes)}")
+    names = tuple(str(name) for name in classes)
     folded: dict[str, str] = {}
-    for name in classes:
+    for name in names:
         twin = folded.setdefault(name.casefold(), name)
         if twin != name:
             raise ValueError(f"classes {twin!r} and {name!r} differ only in case; rename one")
-    return tuple(str(name) for name in classes)
+    if len(folded) < len(names):
+        equal = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two classes are called {equal!r}; pass classes= with one name for each")
+    return names
 
 
 def _many(
@@ -109,7 +137,8 @@ def _numbers(
             raise ValueError(f"image {i} has {len(row)} targets, the first one has {len(rows[0])}")
         rows.append(row)
     width = len(rows[0])
-    names = classes or (["target"] if width == 1 else [f"target_{i}" for i in range(width)])
+    usual = ["target"] if width == 1 else [f"target_{i}" for i in range(width)]
+    names = usual if classes is None else classes
     if len(names) != width:
         raise ValueError(f"there are {width} targets but {len(names)} names: {list(names)}")
     return torch.tensor(rows), check_classes(names, 1)

@@ -8,7 +8,7 @@ import torch
 
 from finetune.data.cache import ImageCache
 from finetune.data.decode import ImageSource
-from finetune.data.examples import Examples, image_files
+from finetune.data.examples import Examples, image_files, in_order
 from finetune.data.image_loader import ImageLoader
 from finetune.data.loaders import Batch
 from finetune.task import Task
@@ -51,6 +51,7 @@ def unlabelled(
         items = image_files(items)
     if not len(items):
         raise ValueError("there are no images to predict")
+    items = in_order(items)
     if task == "single_label":
         return Examples(items, torch.full((len(items),), UNKNOWN), classes)
     return Examples(items, torch.full((len(items), len(classes)), torch.nan), classes, task)

@@ -53,9 +53,10 @@ class TargetScale(nn.Module):
 
     def fit(self, targets: Tensor) -> None:
         """targets: [N, K]. A target that is always the same is only shifted."""
-        std = targets.std(dim=0, correction=0)
-        self.mean.copy_(targets.mean(dim=0))
-        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+        exact = targets.double()
+        std, varies = exact.std(dim=0, correction=0), (targets != targets[0]).any(dim=0)
+        self.mean.copy_(exact.mean(dim=0))
+        self.std.copy_(torch.where(varies, std, torch.ones_like(std)))
 
     def forward(self, outputs: Tensor) -> Tensor:
         return outputs * self.std + self.mean

@@ -55,6 +55,6 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
 
 def _scalar(name: str, value: Any) -> float:
     try:
-        return round(float(value), 7)  # what float32 knows
+        return float(f"{float(value):.7g}")  # the digits that float32 knows, in any unit
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"metric {name!r} must give one number, got {value!r}") from error
