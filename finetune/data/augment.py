@@ -84,7 +84,10 @@ def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
     """The deterministic view: the middle of the presized picture, normalised.
 
     images: uint8 [B, 3, S, S]; mean, std: [3], in [0, 1]. Returns float32 [B, 3, size, size].
+    Raises ValueError for pictures that are smaller.
     """
+    if min(images.shape[-2:]) < size:
+        raise ValueError(f"there is no middle of {size} px in pictures {list(images.shape)}")
     edge = (images.shape[-1] - size) // 2
     view = images[:, :, edge : edge + size, edge : edge + size]
     return normalise(view.float().mul_(1 / 255), mean, std)

@@ -28,6 +28,7 @@ from finetune.data.image_loader import ImageLoader
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.picture_store import CacheFolder
 from finetune.data.preprocessing import Preprocessing
+from finetune.data.relabelling import relabelled
 from finetune.data.summary import DataSummary, summarise
 from finetune.data.transforms import transformed
 from finetune.data.unlabelled import UnlabelledLoader, unlabelled
@@ -87,7 +88,7 @@ class PictureLoaders(DataLoaders):
 
     def _use(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        stored = _without_normalisation(preprocessing)
+        stored = preprocessing.without_normalisation()
         if stored not in self._caches:
             both, keep = (self.train_examples, self.valid_examples), self._folder
             train, valid = (
@@ -188,9 +189,24 @@ class PictureLoaders(DataLoaders):
         size and the normalisation of the learner's backbone.
         """
         examples = unlabelled(items, self.classes, self.task)
-        stored = _without_normalisation(self.preprocessing)
+        stored = self.preprocessing.without_normalisation()
         cache = ImageCache(examples, stored, self.workers, folder=self._folder)
         return UnlabelledLoader(cache, batch_size or 2 * self.batch_size, self.prepare)
+
+    def adopted(self, loader: ImageLoader) -> ImageLoader:
+        """The examples of any loader of pictures, in this size and numbered by these classes.
+
+        Raises ValueError for labels that mean something else here.
+        """
+        for own in (self.train, self.valid):
+            if loader.cache.examples is own.cache.examples:
+                return own
+        examples = relabelled(loader.cache.examples, self.classes, self.task)
+        stored = self.preprocessing.without_normalisation()
+        if examples is loader.cache.examples and loader.cache.preprocessing == stored:
+            return loader
+        cache = ImageCache(examples, stored, self.workers, folder=self._folder)
+        return ImageLoader(cache, loader.batch_size, shuffle=False)
 
     # --- look at the data
 
@@ -225,10 +241,3 @@ class PictureLoaders(DataLoaders):
             f"{len(self.valid_examples)} validation images, {len(self.classes)} {what}, "
             f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
         )
-
-
-def _without_normalisation(preprocessing: Preprocessing) -> Preprocessing:
-    """It does not change the stored pictures, so that backbones can share them."""
-    return Preprocessing(
-        preprocessing.image_size, preprocessing.resize, preprocessing.crop_fraction
-    )

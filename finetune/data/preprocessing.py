@@ -51,6 +51,10 @@ class Preprocessing:
         margin = (self.image_size / self.crop_fraction - self.image_size) / 2
         return self.image_size + 2 * round(margin)
 
+    def without_normalisation(self) -> "Preprocessing":
+        """It does not change the stored pictures, so that backbones can share them."""
+        return Preprocessing(self.image_size, self.resize, self.crop_fraction)
+
     def presize(self, source: ImageSource) -> np.ndarray:
         """Decoded and presized: uint8 [S, S, 3]. Raises ImageError."""
         side = self.presized_side

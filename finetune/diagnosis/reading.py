@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from finetune.data.decode import read_image
+from finetune.data.image_loader import ImageLoader
 from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader
+from finetune.data.picture_loaders import PictureLoaders
 
 _SIDE = 320  # pixels of a picture that is shown
 
@@ -71,6 +73,8 @@ def source_of(data: DataLoaders, loader: Any) -> Source:
             )
         loader = data.valid
     own = DataLoaders(loader).train  # an EpochLoader, whatever it was
+    if isinstance(data, PictureLoaders) and isinstance(own, ImageLoader):
+        own = data.adopted(own)  # another's may have another size, or other classes
     if isinstance(own, IndexedLoader):
         sizes = [len(part) for part in own.order(data.seed, 0)]
         return Source(InOrder(own, max(sizes, default=1)), getattr(own, "items", None))

@@ -94,6 +94,11 @@ def test_center_crop_is_the_middle() -> None:
     assert torch.allclose(view * 255, images[:, :, 2:18, 2:18].float(), atol=1e-4)
 
 
+def test_a_picture_that_is_too_small_has_no_middle() -> None:
+    with pytest.raises(ValueError, match=r"no middle of 16 px in pictures \[1, 3, 12, 12\]"):
+        center_crop(torch.zeros(1, 3, 12, 12, dtype=torch.uint8), 16, ZERO, ONE)
+
+
 def test_center_crop_is_normalised_by_channel() -> None:
     white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
     view = center_crop(white, 8, torch.tensor([0.5, 0.25, 0.0]), torch.tensor([0.5, 0.25, 2.0]))

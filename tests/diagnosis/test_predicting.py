@@ -1,5 +1,6 @@
 """Predictions of a learner: the evaluation's numbers, by example."""
 
+import shutil
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,34 @@ def test_a_training_loader_is_read_whole_and_in_order(learner: Learner) -> None:
     assert list(found.items) == [str(item) for item in learner.data.train_examples.items]
     assert (found.targets == learner.data.train_examples.labels.numpy()).all()
     assert len(found) > 8 * len(learner.data.train)  # training drops the last, short batch
+
+
+def test_another_loaders_labels_count_in_the_learners_classes(
+    learner: Learner, photos: Path, tmp_path: Path
+) -> None:
+    for name in ("green", "red"):  # without blue, red would be class 1
+        shutil.copytree(photos / name, tmp_path / name)
+    other = ImageDataLoaders.from_folder(tmp_path, image_size=32, batch_size=8)
+    for found in (learner.predictions(other.train), learner.tta(1, other.train)):
+        assert found.classes == ("blue", "green", "red")
+        assert [found[i].target for i in range(len(found))] == [
+            Path(item).parent.name for item in found.items
+        ]
+    (tmp_path / "red").rename(tmp_path / "rde")
+    mistaken = ImageDataLoaders.from_folder(tmp_path, image_size=32, batch_size=8)
+    with pytest.raises(ValueError, match="no class 'rde'.*did you mean 'red'"):
+        learner.predictions(mistaken.train)
+
+
+def test_another_loaders_pictures_come_in_the_learners_size(photos: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, batch_size=8)  # presized for 224 px
+    learner = vision_learner(data, "test_vit", weights=None, progress=False, precision="fp32")
+    expected = learner.predictions()  # 160 px
+    assert learner.predictions(data.valid).probabilities == pytest.approx(expected.probabilities)
+    again = ImageDataLoaders.from_folder(photos, batch_size=8)
+    found = learner.predictions(again.valid)
+    assert found.items == expected.items
+    assert found.probabilities == pytest.approx(expected.probabilities)
 
 
 def test_any_torch_loader_is_read_in_its_order() -> None:
