@@ -408,9 +408,10 @@ class Learner:
         it: `report`, `plot_confusion_matrix`, `most_confused`, `plot_top_losses`, `to_csv`, ...
 
         loader: a torch DataLoader with targets, or one of ours such as `learner.data.train`, whose
-        examples are all read, in order and without augmentation. The table of the validation data
-        is kept until the weights change: until a step is trained, or torch counts a change of a
-        parameter or buffer. Raises ValueError for other tasks than one class an example.
+        examples are all read, in order and without augmentation. A DataLoader's pictures are taken
+        to be normalised and in size already, unless they are in uint8. The table of the validation
+        data is kept until the weights change: until a step is trained, or torch counts a change of
+        a parameter or buffer. Raises ValueError for other tasks than one class an example.
         """
         return self._diagnosis.predictions(loader)
 

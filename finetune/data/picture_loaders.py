@@ -146,6 +146,8 @@ class PictureLoaders(DataLoaders):
         return new
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
+        if not self.preprocessing.are_presized(batch.inputs):
+            return batch  # a loader of the user's own gives what the model takes
         images, size = batch.inputs, self.preprocessing.image_size
         mean, std = self.preprocessing.normalisation(images.device)
         if view is None or self.augmentation is None:

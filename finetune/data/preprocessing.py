@@ -55,6 +55,21 @@ class Preprocessing:
         """It does not change the stored pictures, so that backbones can share them."""
         return Preprocessing(self.image_size, self.resize, self.crop_fraction)
 
+    def are_presized(self, inputs: Any) -> bool:
+        """Whether they are pictures still to be cropped and normalised; others are ready.
+
+        Raises ValueError for uint8 pictures that are neither presized nor as large as the input.
+        """
+        if not isinstance(inputs, Tensor) or inputs.dtype != torch.uint8:
+            return False
+        shapes = [[3, side, side] for side in (self.presized_side, self.image_size)]
+        if list(inputs.shape[1:]) not in shapes:
+            raise ValueError(
+                f"pictures in uint8 must be [B, 3, {self.image_size}, {self.image_size}], got "
+                f"{list(inputs.shape)}; others must be ready for the model, in float"
+            )
+        return True
+
     def presize(self, source: ImageSource) -> np.ndarray:
         """Decoded and presized: uint8 [S, S, 3]. Raises ImageError."""
         side = self.presized_side

@@ -25,9 +25,11 @@ def relabelled(examples: Examples, classes: tuple[str, ...], task: Task) -> Exam
             f"{', '.join(classes)}; pass classes= to make them alike"
         )
     labels = examples.labels
-    unknown = {examples.classes[i] for i in labels.unique().tolist() if i >= 0} - set(classes)
+    unknown = {examples.classes[i] for i in set(labels.tolist()) if i >= 0} - set(classes)
     if unknown:
         name = min(unknown)
-        raise ValueError(f"there is no class {name!r} to compare with; {did_you_mean(name, classes)}")
+        raise ValueError(
+            f"there is no class {name!r} to compare with; {did_you_mean(name, classes)}"
+        )
     numbers = [classes.index(name) if name in classes else -1 for name in examples.classes]
     return replace(examples, labels=torch.tensor([*numbers, -1])[labels], classes=classes)

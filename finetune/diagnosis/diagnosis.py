@@ -1,11 +1,13 @@
 """Diagnosis: what a Learner says of where it fails; keeps what need not be computed again."""
 
 import warnings
+from math import nan
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from finetune.callbacks.history import History
+from finetune.data.loaders import IndexedLoader
 from finetune.diagnosis import features, labels, maps, predicting
 from finetune.diagnosis.features import Features
 from finetune.diagnosis.reading import Source, source_of
@@ -13,6 +15,7 @@ from finetune.interpret.activation import ActivationMap
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.randomness import isolated
+from finetune.task import activation
 from finetune.training.folding import eval_mode
 from finetune.training.setup import Setup
 from finetune.training.trainer import Trainer
@@ -88,12 +91,12 @@ class Diagnosis:
             return labels.suspicious(
                 own.probabilities, own.targets, own.items, own.classes, count, own.picture
             )
-        source = self._source(self.setup.data.train)
-        if source.loader is self.setup.data.train:
+        if not isinstance(self.setup.data.train, IndexedLoader):
             raise ValueError(
                 "the training loader does not number its examples, so that none could be named; "
                 "use ImageDataLoaders, or of='valid'"
             )
+        source = self._source(self.setup.data.train)
         # the weights before the first fit: those that trained have seen the labels
         found = features.compute_features(self.setup, source, self._trainer.origin.weights())
         if found.targets.ndim != 1 or found.targets.is_floating_point():
@@ -114,18 +117,21 @@ class Diagnosis:
     ) -> ActivationMap:
         model, data = self.setup.model, self.setup.data
         inputs = data.inputs([item], self.setup.runtime.device)
+        temperature = self.temperature
         with isolated(), eval_mode(model), torch.enable_grad():
-            probabilities = model(inputs).detach().float().softmax(dim=1)[0]
-            classes = self._classes(len(probabilities))
-            number = _class_number(target, classes, int(probabilities.argmax()))
+            scores = activation(model(inputs).detach() / temperature, data.task)[0]
+            classes = self._classes(len(scores))
+            best = 0 if data.task == "regression" else int(scores.argmax())
+            number = _class_number(target, classes, best)
             if layer is None:
                 layer = maps.find_layer(
                     model, features.backbone_of(model), inputs.requires_grad_(), number
                 )
             values = maps.grad_cam(model, layer, inputs.detach(), number)
         image = _picture(inputs.detach(), getattr(data, "preprocessing", None))
-        probability = float(probabilities[number])
-        return ActivationMap(values.numpy(), image, classes[number], probability, layer)
+        score = float(scores[number])
+        told = (nan, layer, score) if data.task == "regression" else (score, layer)
+        return ActivationMap(values.numpy(), image, classes[number], *told)
 
 
 def _class_number(target: str | int | None, classes: tuple[str, ...], best: int) -> int:

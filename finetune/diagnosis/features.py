@@ -47,7 +47,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
 def compute_features(
     setup: Setup, source: Source, weights: dict[str, Tensor] | None = None
 ) -> Features:
-    """weights: parameters by their names in the model, to use in place of the present ones.
+    """weights: parameters and buffers by their names in the model, in place of the present ones.
 
     Raises ValueError for a model without a backbone, or one that gives no [B, F].
     """
@@ -56,7 +56,7 @@ def compute_features(
         backbone = copy.deepcopy(backbone)
         start = f"{BACKBONE}."
         own = {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
-        backbone.load_state_dict(own, strict=False)  # buffers stay
+        backbone.load_state_dict(own, strict=False)  # what is not in it stays
     values, targets = _run(replace(setup, model=backbone), source.loader)
     return Features(values, targets, tuple(source.items(len(values))))
 

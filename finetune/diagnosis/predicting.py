@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.loaders import Batch
-from finetune.diagnosis.reading import Source
+from finetune.data.picture_loaders import PictureLoaders
+from finetune.diagnosis.reading import InOrder, Source
 from finetune.interpret.predictions import Predictions
 from finetune.randomness import isolated
 from finetune.training.evaluation import run_through
@@ -31,6 +32,11 @@ def predict_views(setup: Setup, source: Source, views: int) -> Predictions:
     cross-entropy of that mean."""
     if views < 1:
         raise ValueError(f"views must be positive, got {views}")
+    if isinstance(setup.data, PictureLoaders) and not isinstance(source.loader, InOrder):
+        raise ValueError(
+            "random views are drawn by the pictures' numbers, which a torch DataLoader does not "
+            "give; take a loader of ImageDataLoaders, such as learner.data.valid"
+        )
     total: Tensor | None = None
     for view in (None, *range(views)):
         scores, targets, _ = _run(setup, source, view)

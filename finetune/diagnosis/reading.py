@@ -1,5 +1,6 @@
 """Reading data for a diagnosis: every example once, in order, with its name and picture."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from finetune.data.decode import read_image
 from finetune.data.image_loader import ImageLoader
-from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader
+from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader, TorchLoader
 from finetune.data.picture_loaders import PictureLoaders
 
+_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 _SIDE = 320  # pixels of a picture that is shown
 
 
@@ -78,4 +81,26 @@ def source_of(data: DataLoaders, loader: Any) -> Source:
     if isinstance(own, IndexedLoader):
         sizes = [len(part) for part in own.order(data.seed, 0)]
         return Source(InOrder(own, max(sizes, default=1)), getattr(own, "items", None))
+    _warn_of_disorder(loader)
     return Source(own, None)
+
+
+def _warn_of_disorder(loader: Any) -> None:
+    """Rows are numbered as they come, which for a shuffled data set says nothing."""
+    loader = loader.loader if isinstance(loader, TorchLoader) else loader
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader if batches is None else batches, "sampler", None)
+    found = []
+    if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True:
+        found.append(
+            f"its {type(sampler).__name__} changes the order, so that the rows' numbers "
+            "are not those of the data set"
+        )
+    if getattr(batches, "drop_last", False) is True:
+        found.append("drop_last=True leaves out the last, short batch")
+    if found:
+        warnings.warn(
+            f"this {type(loader).__name__} is not read whole and in order: {'; '.join(found)}; "
+            "pass DataLoader(dataset, batch_size), without shuffle= or drop_last=",
+            stacklevel=5,
+        )

@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 class ActivationMap:
     """values: [H, W] in [0, 1], 1 where the target class was seen most; all 0 where nothing spoke
     for it. image: [H, W, 3] in [0, 1], as the model got it. layer: path of the layer looked at.
-    probability: of the target."""
+    probability: of the target. value: what a regression predicts; its probability is nan."""
 
     values: np.ndarray
     image: np.ndarray
     target: str
     probability: float
     layer: str
+    value: float | None = None
 
     def __repr__(self) -> str:
         height, width = self.values.shape
-        return (
-            f"ActivationMap({self.target!r} with probability {self.probability:.3f}, "
-            f"{height} x {width}, of {self.layer})"
-        )
+        score = f"probability {self.probability:.3f}"
+        if self.value is not None:
+            score = f"value {self.value:.4g}"
+        return f"ActivationMap({self.target!r} with {score}, {height} x {width}, of {self.layer})"
 
     def plot(self) -> Figure:
         """The picture, and the map over it."""
@@ -44,6 +45,9 @@ class ActivationMap:
             bar = figure.colorbar(shown, ax=covered, fraction=0.046, pad=0.03, ticks=[0, 1])
             bar.set_ticklabels(["none", "most"], fontsize=9, color=shared.INK)
             bar.outline.set_visible(False)
-            title = f"what speaks for {self.target} ({self.probability:.0%}), in {self.layer}"
+            what = f"what speaks for {self.target} ({self.probability:.0%})"
+            if self.value is not None:
+                what = f"what raises {self.target} ({self.value:.4g})"
+            title = f"{what}, in {self.layer}"
             figure.suptitle(title, fontsize=10, color=shared.INK)
         return figure

@@ -1,4 +1,4 @@
-"""Origin: the weights before the first fit, to see afterwards which layers moved."""
+"""Origin: the model before the first fit, to see afterwards which layers moved."""
 
 import math
 
@@ -10,7 +10,7 @@ from finetune.models.layer_groups import LayerGroups
 
 
 class Origin:
-    """Copies of all parameters in main memory, from the first `keep` on."""
+    """Copies of all parameters and running statistics in main memory, from the first `keep` on."""
 
     def __init__(self, groups: LayerGroups) -> None:
         self.groups = groups
@@ -19,14 +19,16 @@ class Origin:
     def keep(self) -> None:
         """Only the first call counts."""
         if not self._kept:
-            self._kept = {
-                name: parameter.detach().to("cpu", copy=True)
-                for group in self.groups
-                for name, parameter in group.parameters.items()
+            kept: dict[str, Tensor] = {
+                name: p for group in self.groups for name, p in group.parameters.items()
             }
+            for name, buffer in self.groups.model.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    kept[name] = buffer
+            self._kept = {name: t.detach().to("cpu", copy=True) for name, t in kept.items()}
 
     def weights(self) -> dict[str, Tensor]:
-        """By the parameter's name; empty before the first fit."""
+        """By the name of the parameter or running statistic; empty before the first fit."""
         return dict(self._kept)
 
     @torch.no_grad()

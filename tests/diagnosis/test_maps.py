@@ -109,6 +109,30 @@ def test_a_learner_shows_where(trained: Learner, photos: Path) -> None:
     assert all(p.grad is None for p in trained.model.parameters())
 
 
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
+def test_the_score_is_what_predict_says(photos: Path, task: str) -> None:
+    items = sorted(photos.rglob("*.jpg"))
+    labels = {
+        "single_label": [path.parent.name for path in items],
+        "multi_label": [[path.parent.name] for path in items],
+        "regression": [float(i) for i in range(len(items))],
+    }
+    data = ImageDataLoaders.from_lists(items, labels[task], task=task, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_resnet", weights=None, progress=False, precision="fp32")
+    if task == "single_label":
+        assert learner.calibrate() != 1
+    said = learner.predict(items[0])
+    found = learner.activation_map(items[0])
+    if task == "regression":
+        assert found.value == pytest.approx(said.values["target"], rel=1e-4)
+        assert f"'target' with value {found.value:.4g}, " in repr(found)
+        title = found.plot().get_suptitle()
+        assert title.startswith(f"what raises target ({found.value:.4g}), in ")
+    else:
+        assert found.probability == pytest.approx(said.probabilities[found.target], abs=1e-5)
+        assert found.probability == max(said.probabilities.values()) or task == "single_label"
+
+
 def test_frozen_models_have_maps_too(photos: Path) -> None:
     data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
     learner = vision_learner(data, "test_vit", weights=None, progress=False)

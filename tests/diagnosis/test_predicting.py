@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import copy_of, same_state, tiny_learner, tiny_pairs
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset
 
 from finetune import DataLoaders, ImageDataLoaders, Learner, load_learner, vision_learner
 from finetune.diagnosis.predicting import example_losses
@@ -60,7 +60,7 @@ def test_another_loaders_labels_count_in_the_learners_classes(
         ]
     (tmp_path / "red").rename(tmp_path / "rde")
     mistaken = ImageDataLoaders.from_folder(tmp_path, image_size=32, batch_size=8)
-    with pytest.raises(ValueError, match="no class 'rde'.*did you mean 'red'"):
+    with pytest.raises(ValueError, match=r"no class 'rde'.*did you mean 'red'"):
         learner.predictions(mistaken.train)
 
 
@@ -97,6 +97,40 @@ def test_nothing_of_the_learner_changes(learner: Learner) -> None:
     assert same_state(before, learner.model.state_dict())
     assert [module.training for module in learner.model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": 16, "shuffle": True}, "RandomSampler changes the order"),
+        ({"batch_size": 16, "drop_last": True}, "drop_last=True leaves out"),
+        (
+            {"batch_sampler": BatchSampler(SubsetRandomSampler(range(50)), 16, True)},
+            "SubsetRandomSampler changes the order.*drop_last=True",
+        ),
+    ],
+)
+def test_a_loader_that_is_not_in_order_is_told(options: dict, told: str) -> None:
+    learner = tiny_learner()
+    with pytest.warns(UserWarning, match=told):
+        learner.predictions(DataLoader(tiny_pairs(50), **options))
+
+
+def test_a_torch_loader_gives_pictures_that_are_ready_or_in_uint8(learner: Learner) -> None:
+    data, expected = learner.data, learner.predictions().probabilities
+    raw = torch.cat([batch.inputs for batch in data.valid.epoch(0, 0)])
+    ready = data.inputs(data.valid_examples.items, torch.device("cpu"))
+    edge = (raw.shape[-1] - 32) // 2
+    cropped = raw[:, :, edge : edge + 32, edge : edge + 32]
+    for images in (ready, raw, cropped):
+        loader = DataLoader(TensorDataset(images, data.valid_examples.labels), 4)
+        assert learner.predictions(loader).probabilities == pytest.approx(expected, abs=1e-5)
+        assert len(learner.features(loader)) == len(expected)
+    with pytest.raises(ValueError, match=r"drawn by the pictures' numbers.*learner\.data\.valid"):
+        learner.tta(2, loader)
+    labels = data.valid_examples.labels
+    with pytest.raises(ValueError, match=r"must be \[B, 3, 32, 32\], got \[4, 3, 34, 34\]"):
+        learner.predictions(DataLoader(TensorDataset(raw[:, :, 1:-1, 1:-1], labels), 4))
 
 
 def test_the_table_is_kept_until_the_weights_change() -> None:
