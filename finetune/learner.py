@@ -403,21 +403,23 @@ class Learner:
 
     # --- where it fails
 
-    def predictions(self, loader: Any = None) -> Predictions:
-        """A table over the validation data, or the loader's, and what can be counted and plotted of
-        it: `report`, `plot_confusion_matrix`, `most_confused`, `plot_top_losses`, `to_csv`, ...
+    def predictions(self, loader: Any = None) -> Any:
+        """`Predictions`: a table over the validation data, or the loader's, and what can be counted
+        and plotted of it: `report`, `plot_confusion_matrix`, `most_confused`, `to_csv`, ...
 
         loader: a torch DataLoader with targets, or one of ours such as `learner.data.train`, whose
         examples are all read, in order and without augmentation. A DataLoader's pictures are taken
         to be normalised and in size already, unless they are in uint8. The table of the validation
         data is kept until the weights change: until a step is trained, or torch counts a change of
-        a parameter or buffer. Raises ValueError for other tasks than one class an example.
+        a parameter or buffer. For several labels a picture they are `LabelsPredictions`, for
+        numbers `ValuesPredictions`, which have `report`, `top_losses`, `show_results` and `to_csv`.
         """
-        return self._diagnosis.predictions(loader)
+        return self._diagnosis.predictions(loader, self.thresholds)
 
     def show_results(self, count: int = 12) -> "Figure":
         """Validation pictures with what is predicted: mistakes first, then some that are right."""
-        return self.predictions().show_results(count)
+        figure: Figure = self.predictions().show_results(count)
+        return figure
 
     def tta(self, views: int = 4, loader: Any = None) -> Predictions:
         """Test-time augmentation: mean probabilities over the usual view of each example and

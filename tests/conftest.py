@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ os.environ["FINETUNE_CACHE"] = tempfile.mkdtemp(prefix="finetune-tests-")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, too
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _rounding_of_float32() -> Iterator[None]:
+    """Tests compare to float32's rounding, also on CPUs that compute in bf16 unless told not to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

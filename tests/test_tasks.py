@@ -237,3 +237,26 @@ def test_several_targets_are_named(tmp_path: Path) -> None:
     assert list(prediction.values) == ["width", "height"]
     with pytest.raises(ValueError, match=r"several values, see \.values: width, height"):
         _ = prediction.value
+
+
+def test_predictions_are_what_predict_and_validate_say(trained: dict[str, Learner]) -> None:
+    labels, values = trained["multi_label"], trained["regression"]
+    found = labels.predictions()
+    assert type(found).__name__ == "LabelsPredictions"
+    assert found.losses.mean() == pytest.approx(labels.validate()["loss"], rel=1e-4)
+    said = labels.predict(list(labels.data.valid_examples.items))
+    assert [row.predicted for row in found] == [", ".join(p.labels) or "(none)" for p in said]
+    numbers = values.predictions()
+    assert numbers.report().rows[0].mae == pytest.approx(values.validate()["mae"], rel=1e-4)
+    assert numbers.report().rows[0].r2 == pytest.approx(values.validate()["r2"], rel=1e-4)
+    for table in (found, numbers):
+        assert len(table.show_results(4).axes) == 4
+    with pytest.raises(ValueError, match="one class an example"):
+        labels.calibrate()
+
+
+def test_tuned_thresholds_are_those_of_the_predictions() -> None:
+    learner = make_learner("multi_label", 4)
+    learner.fit_one_cycle(2, 1e-2)
+    thresholds = learner.tune_thresholds()
+    assert learner.predictions().thresholds.tolist() == pytest.approx(list(thresholds.values()))

@@ -1,6 +1,7 @@
 """Diagnosis: what a Learner says of where it fails; keeps what need not be computed again."""
 
 import warnings
+from collections.abc import Mapping
 from math import nan
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,7 @@ from finetune.diagnosis.reading import Source, source_of
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.suspicious import SuspiciousLabels
+from finetune.interpret.task_predictions import TaskPredictions
 from finetune.randomness import isolated
 from finetune.task import activation
 from finetune.training.folding import eval_mode
@@ -68,7 +70,12 @@ class Diagnosis:
             self._kept = state, predicting.predict(self.setup, source)
         return self._kept[1]
 
-    def predictions(self, loader: Any = None) -> Predictions:
+    def predictions(
+        self, loader: Any = None, thresholds: Mapping[str, float] | None = None
+    ) -> Predictions | TaskPredictions:
+        """thresholds: of the classes, where there may be several labels."""
+        if self.setup.data.task != "single_label":
+            return predicting.predict_task(self.setup, self._source(loader), thresholds)
         found, temperature = self._uncalibrated(loader), self.temperature
         return found if temperature == 1 else found.at_temperature(temperature)
 

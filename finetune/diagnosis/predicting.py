@@ -1,7 +1,7 @@
 """A model and a loader -> Predictions."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -13,7 +13,13 @@ from finetune.data.loaders import Batch
 from finetune.data.picture_loaders import PictureLoaders
 from finetune.diagnosis.reading import InOrder, Source
 from finetune.interpret.predictions import Predictions
+from finetune.interpret.task_predictions import (
+    LabelsPredictions,
+    TaskPredictions,
+    ValuesPredictions,
+)
 from finetune.randomness import isolated
+from finetune.task import activation
 from finetune.training.evaluation import run_through
 from finetune.training.folding import eval_mode
 from finetune.training.setup import Loss, Setup
@@ -23,8 +29,22 @@ cross_entropy = nn.functional.cross_entropy
 
 def predict(setup: Setup, source: Source) -> Predictions:
     """Raises ValueError for data or a model that do not choose one class an example."""
-    scores, targets, losses = _run(setup, source, None)
+    scores, targets, losses = _run(setup, source, None, _class_losses)
     return _table(setup, source, scores, targets, losses)
+
+
+def predict_task(
+    setup: Setup, source: Source, thresholds: Mapping[str, float] | None
+) -> TaskPredictions:
+    """For several labels, or numbers. Losses are the cross-entropy of the labels, by example, or
+    the squared error, both means over the classes or targets."""
+    outputs, targets, losses = _run(setup, source, None, _task_losses)
+    classes = setup.data.classes or [str(i) for i in range(outputs.shape[1])]
+    found = activation(outputs, setup.data.task)
+    table = (source.items(len(targets)), classes, targets.numpy(), found.numpy(), losses.numpy())
+    if setup.data.task == "regression":
+        return ValuesPredictions(*table, picture=source.picture)
+    return LabelsPredictions(*table, thresholds=thresholds, picture=source.picture)
 
 
 def predict_views(setup: Setup, source: Source, views: int) -> Predictions:
@@ -39,7 +59,7 @@ def predict_views(setup: Setup, source: Source, views: int) -> Predictions:
         )
     total: Tensor | None = None
     for view in (None, *range(views)):
-        scores, targets, _ = _run(setup, source, view)
+        scores, targets, _ = _run(setup, source, view, _class_losses)
         probabilities = scores.double().softmax(dim=1)
         total = probabilities if total is None else total + probabilities
     assert total is not None
@@ -48,19 +68,43 @@ def predict_views(setup: Setup, source: Source, views: int) -> Predictions:
     return _table(setup, source, scores, targets, losses)
 
 
-def _run(setup: Setup, source: Source, view: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores [N, C], targets [N] and losses [N] on the CPU."""
+def _run(
+    setup: Setup,
+    source: Source,
+    view: int | None,
+    losses_of: Callable[[Setup, Batch, Any], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs [N, C], targets [N] or [N, C], and losses [N] on the CPU."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     read = closing(run_through(setup, source.loader, view))
     with isolated(), eval_mode(setup.model), read as batches:  # in the middle of a fit, too
         for batch, outputs in batches:
-            _check_single_label(batch, outputs)
-            losses = example_losses(setup.loss, outputs, batch.targets)
+            losses = losses_of(setup, batch, outputs)
             found.append((outputs.cpu(), batch.targets.cpu(), losses.float().cpu()))
     if not found:
         raise ValueError("the loader gave no examples")
     scores, targets, losses = (torch.cat(parts) for parts in zip(*found, strict=True))
     return scores, targets, losses
+
+
+def _class_losses(setup: Setup, batch: Batch, outputs: Any) -> Tensor:
+    _check_single_label(batch, outputs)
+    return example_losses(setup.loss, outputs, batch.targets)
+
+
+def _task_losses(setup: Setup, batch: Batch, outputs: Any) -> Tensor:
+    """[B]. Raises ValueError for outputs or targets that are not of the data's task."""
+    task, targets = setup.data.task, batch.targets
+    if not isinstance(outputs, Tensor) or outputs.shape != targets.shape:
+        raise ValueError(
+            f"for task={task!r} outputs and targets are both [B, C], here they are "
+            f"{_shape(outputs)} and {_shape(targets)}"
+        )
+    if task == "regression":
+        each: Tensor = (outputs - targets).square()
+        return each.mean(dim=1)
+    each = nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    return each.mean(dim=1)
 
 
 def _table(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from support import write_photos
+from torch.utils.data import Subset
 
 from finetune import ImageDataLoaders
 from finetune.data.datasets import from_dataset
@@ -214,3 +215,34 @@ def test_several_data_sets_at_once_are_refused(rows: Any) -> None:
 def test_pairs_have_no_columns() -> None:
     with pytest.raises(ValueError, match="for data sets with named columns; list has none"):
         from_dataset([(np.zeros((4, 4)), 0)] * 2, None, label_column="x")
+
+
+# --- what would be another label
+
+
+def test_numbers_that_are_no_class_indices_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"class indices, got 1\.5; for a regression pass .* from_l"
+    ):
+        from_dataset(Targets([0.0, 1.5, 1.0]), None)  # type: ignore[list-item]
+    assert from_dataset(Targets([0.0, 1.0]), None).labels.tolist() == [0, 1]  # type: ignore[list-item]
+
+
+def test_targets_of_a_data_frame_go_by_position() -> None:
+    column = pytest.importorskip("pandas").Series([0, 1, 1], index=[2, 1, 0])
+    assert from_dataset(Targets(column), None).labels.tolist() == [0, 1, 1]
+
+
+def test_part_of_a_dataset_has_its_classes() -> None:
+    whole = Targets([0, 1] * 4)
+    part = Subset(Subset(whole, [1, 2, 3, 4]), [0, 1])  # type: ignore[arg-type, var-annotated]
+    found = from_dataset(part, None)
+    assert (found.classes, found.labels.tolist()) == (("ant", "bee"), [1, 0])
+    data = ImageDataLoaders.from_dataset(whole, part, image_size=16, batch_size=2)
+    assert data.valid_examples.texts() == ["bee", "ant"]
+
+
+def test_classes_of_a_dataset_may_be_an_array() -> None:
+    train, valid, names = Targets([0, 1]), Targets([0, 1]), np.array(["x", "y"])
+    data = ImageDataLoaders.from_dataset(train, valid, classes=names, batch_size=2)  # type: ignore[arg-type]
+    assert data.valid_examples.texts() == ["x", "y"]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.data.examples import Examples, from_folder, from_marked, from_pairs, image_files
+from finetune.data.unlabelled import unlabelled
 
 
 def numbered(counts: tuple[int, ...]) -> Examples:
@@ -352,3 +354,27 @@ def test_image_files_say_that_there_are_none(tmp_path: Path) -> None:
         image_files("photos")
     with pytest.raises(ValueError, match="there is no image in"):
         image_files(tmp_path)
+
+
+# --- columns of a data frame
+
+
+@pytest.mark.parametrize("marks", [None, [False, True, False, False]])
+def test_pictures_and_labels_of_a_data_frame_go_by_position(marks: list[bool] | None) -> None:
+    frame = pytest.importorskip("pandas").DataFrame(
+        {"path": ["a0", "b1", "a2", "b3"], "label": list("abab")}, index=[2, 0, 3, 7]
+    )
+    for part in from_marked(frame["path"], frame["label"], marks, 0.5, 0):
+        assert [str(item)[0] for item in part.items] == part.texts()
+
+
+def test_pictures_without_labels_of_a_data_frame_go_by_position() -> None:
+    paths = pytest.importorskip("pandas").Series(["x", "y"], index=[5, 0])
+    items = unlabelled(paths, ("a", "b"), "single_label").items
+    assert (items[0], items[1]) == ("x", "y")
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_array_of_pictures_stays_one(kind: Any) -> None:
+    pictures = kind([[[0]], [[1]]])
+    assert from_pairs(pictures, ["a", "b"]).items is pictures

@@ -177,3 +177,15 @@ def test_folder_may_be_the_present_one(split: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(split / "train")
     found = ImageDataLoaders.from_folder(".", **SMALL).summary()
     assert (found.unused, found.left_out) == (0, {})
+
+
+@pytest.mark.parametrize("mode", ["P", "PA"])
+def test_pictures_with_other_palettes_are_no_duplicates(mode: str) -> None:
+    pairs = []
+    for i in range(6):
+        picture = Image.new("P", (30, 20), 1)
+        picture.putpalette([0, 0, 0, 40 * i, 0, 0])
+        pairs.append((picture.convert(mode), i % 2))
+    found = ImageDataLoaders.from_dataset(pairs[:4], pairs[3:], **SMALL).summary()
+    assert found.duplicates == ()
+    assert [(t.first, t.second) for t in found.leaks] == [("training 3", "validation 0")]

@@ -87,3 +87,46 @@ def test_class_numbers_may_be_an_array_or_a_tensor(kind: Any) -> None:
     assert from_pairs(list("123"), kind([7, 5, 7])).classes == ("5", "7")
     train, _ = from_marked(list("123"), kind([7, 5, 7]), [False, False, True], 0.2, 0)
     assert train.classes == ("5", "7")
+
+
+MISSING = [None, float("nan"), np.float32("nan"), torch.tensor(float("nan"))]
+
+
+@pytest.mark.parametrize("label", MISSING)
+def test_missing_label_is_named_with_its_image(label: object) -> None:
+    with pytest.raises(ValueError, match=r"image 1 has no label, but (None|nan); leave it out or"):
+        encode(["a", label, "b"], None, "single_label")
+    with pytest.raises(ValueError, match=r"image 2 has no label"):  # and not of its side
+        from_marked(list("123"), ["a", "b", label], [False, True, False], 0.2, 0)
+
+
+def test_missing_value_of_pandas_is_no_label() -> None:
+    pandas = pytest.importorskip("pandas")
+    for missing in (pandas.NA, pandas.NaT):
+        with pytest.raises(ValueError, match="image 1 has no label"):
+            encode(["a", missing], None, "single_label")
+
+
+@pytest.mark.parametrize("labels", [[["a"], ["b"]], [("a",), ("b",)], np.array([["a"], ["b"]])])
+def test_list_of_labels_asks_for_its_task(labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"image 0 needs one class name, got .* task='multi_label"):
+        encode(labels, None, "single_label")
+
+
+def test_numbers_of_arrays_and_tensors_name_classes() -> None:
+    labels = [torch.tensor(7), np.int64(5), np.array(7), 5, np.str_("x")]
+    assert encode(labels, None, "single_label")[1] == ("5", "7", "x")
+
+
+@pytest.mark.parametrize(("task", "label"), [("single_label", "red"), ("multi_label", ["red"])])
+def test_equal_names_of_classes_are_refused(task: Any, label: Any) -> None:
+    with pytest.raises(ValueError, match="two classes are called 'red'; pass classes= with one na"):
+        encode([label], ["blue", "red", "red"], task)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [("single_label", ["a"]), ("multi_label", [["a"]]), ("regression", [(1, 2)])],
+)
+def test_classes_may_be_an_array(task: Any, labels: list[Any]) -> None:
+    assert encode(labels, np.array(["b", "a"]), task)[1] == ("b", "a")  # type: ignore[arg-type]

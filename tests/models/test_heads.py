@@ -54,3 +54,9 @@ def test_target_scale_brings_outputs_into_the_unit_of_the_targets() -> None:
     assert one.tolist() == pytest.approx([1100 + 81.6497, 6], abs=1e-3)
     assert not list(scale.parameters())
     assert set(scale.state_dict()) == {"mean", "std"}
+
+
+def test_target_that_is_always_the_same_is_only_shifted() -> None:
+    scale = TargetScale(1)
+    scale.fit(torch.full((1000, 1), 0.1))  # whose float32 mean is another number
+    assert (scale.mean.tolist(), scale.std.tolist()) == (pytest.approx([0.1]), [1])

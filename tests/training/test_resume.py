@@ -41,6 +41,7 @@ STOPS = {
     # with what draws from the generators, and with averaged weights
     "averaged": (3, 8, 13, 16),
     "mixed": (3, 16, 18, 22),
+    "bf16": (3, 13),
 }
 SAVED = [(kind, stop) for kind, stops in STOPS.items() for stop in stops]
 DEATHS = {
@@ -58,6 +59,7 @@ DEATHS = {
     ("views", 3): signal.SIGKILL,
     ("views", 5): signal.SIGKILL,
     ("views", 8): signal.SIGTERM,
+    ("bf16", 10): signal.SIGKILL,
 }
 PRECOMPUTING_DEATHS = {
     # 72 pictures are 3 chunks a view: in the first view, before and in the second one
@@ -72,20 +74,21 @@ EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: -2, signal.SIGTERM: 143}  # a s
 
 
 def new_learner(kind: str, folder: Path) -> Learner:
-    """The same learner in every process."""
+    """The same learner in every process, whatever its machine's precision."""
+    own = {"device": "cpu", "precision": "bf16" if kind == "bf16" else "fp32"}
     if kind in ("pictures", "views", "mixed"):
         name, size = ("many", 24) if kind == "views" else ("photos", 4)
         mixed = {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema": 0.9}
         data = ImageDataLoaders.from_folder(folder / name, image_size=32, batch_size=size)
         name = "test_efficientnet.r160_in1k"
-        options = mixed if kind == "mixed" else {}
-        return vision_learner(data, name, weights=None, device="cpu", progress=False, **options)
+        options = own | (mixed if kind == "mixed" else {})
+        return vision_learner(data, name, weights=None, progress=False, **options)
     if kind == "averaged":
-        return tiny_learner(groups=3, metrics=["accuracy"], ema=0.9, mixup=0.4)
-    if kind == "adamw":
-        return tiny_learner(groups=3, metrics=["accuracy"])
+        return tiny_learner(groups=3, metrics=["accuracy"], ema=0.9, mixup=0.4, **own)
+    if kind in ("adamw", "bf16"):
+        return tiny_learner(groups=3, metrics=["accuracy"], **own)
     sgd = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
-    return tiny_learner(groups=3, optimizer=sgd, accumulate=3, clip_norm=0.1)
+    return tiny_learner(groups=3, optimizer=sgd, accumulate=3, clip_norm=0.1, **own)
 
 
 def tune(learner: Learner, kind: str = "", **options: object) -> None:
