@@ -38,6 +38,7 @@ def commands(fastai_site: str | None) -> dict[str, tuple[list[str], dict[str, st
         "torch --bn-eval": (torch_loop, {}),
         "torch --bn-eval + allocator": (torch_loop, ALLOCATOR),
         "torch --bn-eval --bf16": ([*torch_loop, "--bf16"], {}),
+        "torch --bn-eval --bf16 + allocator": ([*torch_loop, "--bf16"], ALLOCATOR),
         "fastai": (fastai, site),
         "fastai + allocator": (fastai, site | ALLOCATOR),
         "fastai --bn-eval": ([*fastai, "--bn-eval"], site),
@@ -84,13 +85,13 @@ def main() -> None:
 
     columns = ("seconds_total", "seconds_frozen", "seconds_unfrozen", "peak_rss_mb")
     heads = ("total", "frozen", "unfrozen", "MB", "accuracy", "our time / its", "our memory / its")
-    print("\n" + f"median of {options.runs}".ljust(30) + "  ".join(heads))
+    print("\n" + f"median of {options.runs}".ljust(38) + "  ".join(heads))
     for name in reports:
         total, frozen, unfrozen, memory = (median(name, key) for key in columns)
         accuracy = statistics.mean(report["val_acc"] for report in reports[name])
         ratio, space = (median("finetune", key) / median(name, key) for key in columns[::3])
         print(
-            f"{name:<28}{total:>7.1f}{frozen:>8.1f}{unfrozen:>10.1f}{memory:>6.0f}{accuracy:>9.3f}"
+            f"{name:<36}{total:>7.1f}{frozen:>8.1f}{unfrozen:>10.1f}{memory:>6.0f}{accuracy:>9.3f}"
             f"{ratio:>13.2f}{space:>14.2f}"
         )
 
