@@ -14,7 +14,7 @@ from finetune.randomness import generator
 
 
 class ImageLoader:
-    """Batches of presized pictures; the next batch is made while the model works on this one.
+    """Batches of presized pictures; while a GPU works on one, the next is made.
 
     In a distributed run every process takes its share of each batch, so that `batch_size` is the
     size over all processes. Training drops the last, short batch; validation keeps it.
@@ -60,6 +60,10 @@ class ImageLoader:
         return [b[rank::world] for b in torch.split(order, self.batch_size)[: len(self)]]
 
     def fetch(self, order: Sequence[Tensor]) -> Batches:
+        if not _has_gpu():
+            # a model on the same cores would wait for the decoding threads in each of its layers
+            yield from map(self._batch, order)
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
             upcoming: Future[Batch] | None = None
             for number, indices in enumerate(order):
@@ -73,3 +77,8 @@ class ImageLoader:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             images, labels = images.pin_memory(), labels.pin_memory()
         return Batch(images, labels, indices)
+
+
+def _has_gpu() -> bool:
+    """Whether models run on one in this process."""
+    return torch.cuda.is_initialized() or torch.backends.mps.is_available()  # type: ignore[no-untyped-call]

@@ -1,10 +1,13 @@
 import random
+import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
+from finetune.data import image_loader
 from finetune.data.cache import ImageCache
 from finetune.data.decode import ImageError
 from finetune.data.examples import Examples
@@ -199,3 +202,20 @@ def test_unreadable_image_ends_the_epoch_with_its_name() -> None:
     loader.cache.examples.items[7] = "gone.jpg"  # type: ignore[index]
     with pytest.raises(ImageError, match=r"gone\.jpg: there is no such file"):
         list(loader.epoch(0, 1))
+
+
+@pytest.mark.parametrize(("gpu", "ahead"), [(True, 2), (False, 1)])
+def test_next_batch_is_made_beside_a_gpu_only(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, ahead: int
+) -> None:
+    monkeypatch.setattr(image_loader, "_has_gpu", lambda: gpu)
+    loader, made = make_loader(), []
+    images = loader.cache.images
+    monkeypatch.setattr(loader.cache, "images", lambda i: [made.append(i), images(i)][1])
+    with closing(loader.epoch(0, 0)) as batches:
+        first = next(batches)
+        for _ in range(100):
+            if len(made) < 2:
+                time.sleep(0.001 if not gpu else 0.05)
+        assert len(made) == ahead
+        assert same([first, *batches], list(make_loader().epoch(0, 0)))
