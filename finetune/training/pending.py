@@ -1,7 +1,7 @@
 """Pending: steps that are done, but whose numbers nobody has read from the device yet."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,7 +33,9 @@ class Pending:
         if len(losses) > 1 or distributed.world_size() > 1:
             values = (distributed.total(torch.stack(losses)) / distributed.world_size()).tolist()
         for (row, _, updates), value in zip(steps, values, strict=True):
-            yield replace(row, loss=value)
+            # dataclasses.replace takes four times as long, in every step
+            rest = (row.lr, row.momentum, row.frozen)
+            yield StepEnd(row.phase, row.epoch, row.step, value, *rest)
             if updates is not None:
                 gradient, ratio = map(tuple, updates.tolist())
                 yield GroupUpdates(row.phase, row.epoch, row.step, gradient, ratio)

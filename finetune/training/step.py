@@ -104,14 +104,15 @@ class TrainStep:
             )
 
     def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:
-        examples, device = sum(map(len, batches)), self.setup.runtime.device
+        device, whole = self.setup.runtime.device, len(batches) == 1 and self._parts == 1
+        examples = 0 if whole else sum(map(len, batches))
         losses = []
         for i, raw in enumerate(batches):
             last = i == len(batches) - 1
             with nullcontext() if last else self._no_sync():
                 batch = self._mixer(self.setup.data.prepare(raw.to(device), view))
                 for part in batch.split(self._parts) if self._parts > 1 else [batch]:
-                    losses.append(self._backward(part, len(part) / examples))
+                    losses.append(self._backward(part, 1.0 if whole else len(part) / examples))
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _backward(self, batch: Batch, weight: float) -> Tensor:
