@@ -127,7 +127,7 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     """Writes rows as they come: path, label, probability, error, and a column for each class.
 
     target: a file, replaced if it exists, or an open stream. A class's column is "p(its name)", a
-    regression's has the name of the target.
+    regression's for a target "value(its name)".
     """
     rows = iter(rows)
     first: list[FilePrediction] = []
@@ -139,8 +139,8 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     with _opened(target) as stream:
         writer = csv.writer(stream)
         fixed = ["path", "label", "probability", "error"]
-        regression = bool(first) and first[-1].label is None
-        writer.writerow([*fixed, *(n if regression else f"p({n})" for n in names)])
+        what = "value" if first and first[-1].label is None else "p"
+        writer.writerow([*fixed, *(f"{what}({name})" for name in names)])
 
         def write(row: FilePrediction) -> None:
             cells = [row.path, row.label, row.probability, row.error]

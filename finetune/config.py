@@ -112,12 +112,14 @@ class TrainConfig(LearnerConfig):
         base_lr: peak learning rate of the head, in its frozen phase; 0.002 is a good start
         freeze_epochs: epochs before, with the head alone; null chooses
         freeze_views: how many views of each image the head sees then; null chooses
-        lr_mult: how much lower the rate of the first layers is than the head's; null chooses
+        lr_mult: how much lower the rate of the first layers is than the head's; null chooses for
+            fine_tune, and is one rate for all layers in one_cycle
         layer_decay: in place of lr_mult, each layer group has this share of the next one's rate;
             with --split layers
         early_stopping: end a phase after so many epochs without a lower validation loss
         save_best: keep the epoch with the lowest validation loss as the result
-        formats: of the exported model - safetensors, onnx, torch_export, or a list of them
+        formats: of the exported model - safetensors, which is always written, onnx, torch_export,
+            or a list of them
     """
 
     output: str = "runs/finetune"

@@ -1,6 +1,6 @@
 """Learner: the facade people type in notebooks; long because it is signatures and docstrings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from finetune import distributed, export, lr_finder
+from finetune.batch_prediction import FilePrediction, Files
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
@@ -19,11 +20,10 @@ from finetune.export.card import model_card
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.losses import plot_losses
 from finetune.interpret.movement import Moved, plot_movement
-from finetune.interpret.predictions import Predictions
 from finetune.interpret.rates import plot_rates
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.interpret.timeline import Span
-from finetune.metrics import MetricLike, create_metrics
+from finetune.metrics import Metrics, create_metrics
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_groups import LayerGroups
 from finetune.models.normalisation import NormPolicy
@@ -43,7 +43,6 @@ from finetune.training.record import training_record
 from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.settings import StepSettings
 from finetune.training.setup import Loss, Setup
-from finetune.training.thresholds import tune_thresholds
 from finetune.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ class Learner:
     model: any module; a `Sequential(backbone, head)` splits itself into two layer groups.
     loss: (outputs, targets) -> scalar mean. optimizer: a torch optimizer class or a partial of one,
     or one per group, see `GroupOptimizer`; weight_decay: one value, or one per group.
-    metrics: names, functions (outputs, targets) -> number, or torchmetrics objects.
+    metrics: names, functions (outputs, targets) -> number, or torchmetrics objects, or a mapping
+    of names to them.
     split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
     `LayerGroup`. device, precision: see `choose_runtime`; runtime: says both and more, and is then
     never measured or changed. accumulate: batches per update. clip_norm: largest gradient norm.
@@ -88,7 +88,7 @@ class Learner:
         *,
         loss: Loss,
         optimizer: OptimizerChoice = adamw,
-        metrics: Sequence[MetricLike] = (),
+        metrics: Metrics = (),
         split: Split = None,
         norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
         weight_decay: PerGroup[float] | None = None,
@@ -124,7 +124,6 @@ class Learner:
             scaler=runtime.gradient_scaler(),
         )
         self.history = History()
-        self.thresholds: dict[str, float] | None = None
         self.progress = progress
         self.trainer = Trainer(setup, [self.history, *callbacks])
         self._diagnosis = Diagnosis(self.trainer, self.history)
@@ -381,25 +380,41 @@ class Learner:
         """
         return self.predictor().predict(item)
 
+    def predict_folder(
+        self, files: Files, *, batch_size: int = 64, progress: bool = True
+    ) -> Iterator[FilePrediction]:
+        """A `FilePrediction` for each image in and below a folder, or for each path, in order.
+
+        Its fields are path, label, probability, probabilities and error. They are made when they
+        are asked for: `list(...)` keeps them all, `write_csv(rows, file)` writes them as they come.
+        A picture that can't be read has an `error` and no label. Raises FileNotFoundError for a
+        folder that is not there, ValueError for one without images.
+        """
+        return self.predictor().predict_folder(files, batch_size=batch_size, progress=progress)
+
     def predictor(self) -> Predictor:
         """The model with its preprocessing and classes, apart from data and optimizer."""
         if self.data.classes is None:
             raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
         return Predictor(
             self.model, self.data.classes, self.data.inputs,
-            task=self.data.task, thresholds=self.thresholds,
+            task=self.data.task, thresholds=self._diagnosis.thresholds,
             temperature=self._diagnosis.temperature,
         )  # fmt: skip
 
     def tune_thresholds(self) -> dict[str, float]:
         """For several labels a picture: the probability from which on each class is predicted.
 
-        They give the best F1 of each class on the validation data; `predict` and `export` use them,
-        `validate` does not. They are kept in `thresholds` until the next call: tune them again
-        after more training. Raises ValueError for another task, or without validation data.
+        They give the best F1 of each class on the validation data; `predict`, `predictions` and
+        `export` use them until the weights change, `validate` does not. Raises ValueError for
+        another task, or without validation data.
         """
-        self.thresholds = tune_thresholds(self.trainer.setup)
-        return dict(self.thresholds)
+        return self._diagnosis.tune_thresholds()
+
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """What `tune_thresholds` found; None before, and, with a warning, after more training."""
+        return self._diagnosis.thresholds
 
     # --- where it fails
 
@@ -409,23 +424,28 @@ class Learner:
 
         loader: a torch DataLoader with targets, or one of ours such as `learner.data.train`, whose
         examples are all read, in order and without augmentation. A DataLoader's pictures are taken
-        to be normalised and in size already, unless they are in uint8. The table of the validation
+        to be normalised and in size already, unless they are in uint8. Rows are named by their
+        files, or else by their numbers in the data set or list. The table of the validation
         data is kept until the weights change: until a step is trained, or torch counts a change of
         a parameter or buffer. For several labels a picture they are `LabelsPredictions`, for
-        numbers `ValuesPredictions`, which have `report`, `top_losses`, `show_results` and `to_csv`.
+        numbers `ValuesPredictions`, which have `report`, `top_losses`, `plot_top_losses`,
+        `show_results` and `to_csv`. Raises ValueError for a loader without labels, or with those of
+        other classes.
         """
-        return self._diagnosis.predictions(loader, self.thresholds)
+        return self._diagnosis.predictions(loader)
 
     def show_results(self, count: int = 12) -> "Figure":
         """Validation pictures with what is predicted: mistakes first, then some that are right."""
         figure: Figure = self.predictions().show_results(count)
         return figure
 
-    def tta(self, views: int = 4, loader: Any = None) -> Predictions:
-        """Test-time augmentation: mean probabilities over the usual view of each example and
-        `views` random ones. Everything stays in eval mode, so BatchNorm statistics do not move.
+    def tta(self, views: int = 4, loader: Any = None) -> Any:
+        """Test-time augmentation: mean probabilities, of a regression values, over the usual view
+        of each example and `views` random ones, as a table like that of `predictions`. Everything
+        stays in eval mode, so BatchNorm statistics do not move.
 
-        The temperature of `calibrate` is not in it: a mean of views is less sure already.
+        The temperature of `calibrate` is not in it: a mean of views is less sure already. Raises
+        ValueError for data without augmentation, whose views are all the same.
         """
         return self._diagnosis.tta(views, loader)
 
@@ -434,7 +454,8 @@ class Learner:
         `predict`, `predictions` and `export` to use until the weights change. Returns it.
 
         Above 1 the model was too sure of itself. Predicted classes stay as they are. See
-        `Predictions.temperature`; `predictions().plot_calibration()` shows what it does.
+        `Predictions.temperature`; `predictions().plot_calibration()` shows what it does. Raises
+        ValueError for another task than one class an example.
         """
         return self._diagnosis.calibrate()
 
@@ -562,9 +583,13 @@ class Learner:
     ) -> None:
         """Model, classes and preprocessing as a folder that needs no finetune; a model card in it.
 
-        format: one or several of "safetensors" (weights, for `load_learner` and for timm alone),
-        "onnx" and "torch_export" (graphs that take RGB in [0, 1] and give probabilities; each is
-        read back and compared with the model). The folder's README.md shows how to use each.
+        format: one or several of "safetensors" (weights, for `load_learner`, and for a model made
+        of timm's or torchvision's backbone and torch's head; with `head="linear"`, but for a
+        regression, for `timm.create_model(..., checkpoint_path=...)` alone, where timm's own
+        classifier is such a layer), "onnx" and "torch_export" (graphs that take RGB in [0, 1] and
+        give probabilities; each is read back and compared with the model). The folder's README.md
+        shows how to use each.
+        overwrite: replace an exported model; a folder with other files in it stays.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
         not built by `vision_learner` (save `learner.model.state_dict()` then), RuntimeError for one
         that can't be made a graph.
@@ -591,12 +616,12 @@ class Learner:
                 "only a learner made by vision_learner knows how to rebuild its model; "
                 "save learner.model.state_dict() and rebuild the model in your own code"
             )
-        history = self.history
+        history, thresholds = self.history, self._diagnosis.thresholds
         return {
             "architecture": architecture.to_dict(),
             "classes": list(self.data.classes),
             "task": self.data.task,
-            **({} if self.thresholds is None else {"thresholds": self.thresholds}),
+            **({} if thresholds is None else {"thresholds": thresholds}),
             "preprocessing": inputs,
             "temperature": self._diagnosis.temperature,
             "formats": export.describe_formats(formats, inputs["image_size"], self.data.task),

@@ -1,7 +1,6 @@
 """Metrics: thin adapters over torchmetrics, with update(outputs, targets), compute and reset."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 from finetune.task import Task, activation
 from finetune.wording import did_you_mean
 
-MetricLike: TypeAlias = "str | Callable[[Any, Any], Any] | Any"
+MetricLike: TypeAlias = str | Callable[[Any, Any], Any] | Any
+Metrics: TypeAlias = MetricLike | Sequence[MetricLike] | Mapping[str, MetricLike]
 
 _SINGLE_LABEL: dict[str, tuple[str, dict[str, Any]]] = {
     "accuracy": ("MulticlassAccuracy", {"average": "micro"}),
@@ -19,6 +19,7 @@ _SINGLE_LABEL: dict[str, tuple[str, dict[str, Any]]] = {
     "precision": ("MulticlassPrecision", {"average": "macro"}),
     "recall": ("MulticlassRecall", {"average": "macro"}),
     "auroc": ("MulticlassAUROC", {"average": "macro"}),
+    "error_rate": ("MulticlassAccuracy", {"average": "micro"}),
 }
 _MULTI_LABEL: dict[str, tuple[str, dict[str, Any]]] = {
     "accuracy": ("MultilabelAccuracy", {"average": "micro"}),
@@ -46,37 +47,60 @@ DEFAULTS: dict[Task, tuple[str, ...]] = {
 
 
 def create_metrics(
-    metrics: Sequence[MetricLike],
+    metrics: Metrics,
     num_classes: int | None,
     device: torch.device,
     task: Task = "single_label",
 ) -> dict[str, Any]:
     """Name -> metric, from names, torchmetrics objects, or functions (outputs, targets) -> number.
 
-    A function's values are averaged over the examples; it gets the model's outputs as they are, and
-    so does an object. Of several labels a picture, names count those with a probability above 0.5,
-    and "f1", "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share
-    of all yes-or-no answers that are right. Raises ValueError for a name that the task has not.
+    metrics: one or several of them, or a mapping of names to them. A function's values are averaged
+    over the examples; it gets the model's outputs as they are, and so does an object, but for
+    torchmetrics' Multilabel ones, which get probabilities. A collection gives its own names.
+    Of several labels a picture, names count those with a probability above 0.5, and "f1",
+    "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share of all
+    yes-or-no answers that are right. Raises ValueError for a name that the task has not.
     """
-    if isinstance(metrics, str):
-        metrics = [metrics]
     created: dict[str, Any] = {}
-    for metric in metrics:
-        if isinstance(metric, str):
-            name, value = metric, _by_name(metric, num_classes, task)
-        elif all(hasattr(metric, method) for method in ("update", "compute", "reset")):
-            name, value = type(metric).__name__.lower(), metric
-        elif callable(metric):
-            name = getattr(metric, "__name__", type(metric).__name__)
-            value = _mean_of(metric)
-        else:
-            raise TypeError(
-                f"a metric is a name, a function or a torchmetrics object, got {metric!r}"
-            )
+    for given, metric in _pairs(metrics):
+        usual, value = _of(metric, num_classes, task)
+        name = usual if given is None else given
         if name in created or name == "loss":
-            raise ValueError(f"two metrics are called {name!r}")
+            raise ValueError(
+                f"two metrics are called {name!r}; name them: metrics={{'first': ..., ...}}"
+            )
         created[name] = value.to(device) if hasattr(value, "to") else value
     return created
+
+
+def _pairs(metrics: Metrics) -> list[tuple[str | None, MetricLike]]:
+    """Names, where they are given, and metrics."""
+    if isinstance(metrics, str) or callable(metrics) or _is_object(metrics):
+        return [(None, metrics)]
+    if isinstance(metrics, Mapping):
+        return list(metrics.items())
+    given: Sequence[MetricLike] = metrics
+    return [(None, metric) for metric in given]
+
+
+def _is_object(metric: Any) -> bool:
+    methods = all(hasattr(metric, method) for method in ("update", "compute", "reset"))
+    return methods and not isinstance(metric, type)
+
+
+def _of(metric: MetricLike, num_classes: int | None, task: Task) -> tuple[str, Any]:
+    """Its usual name, and what can be updated."""
+    if isinstance(metric, str):
+        return metric, _by_name(metric, num_classes, task)
+    kind = type(metric).__name__
+    if _is_object(metric):
+        if getattr(metric, "average", "") in (None, "none"):
+            raise ValueError(f"{kind} has average=None; a metric is one number, say average=")
+        is_multilabel = kind.startswith("Multilabel") and task == "multi_label"
+        return kind.lower(), OfProbabilities(metric) if is_multilabel else metric
+    if callable(metric) and not isinstance(metric, type):
+        return getattr(metric, "__name__", kind), _mean_of(metric)
+    raise TypeError(f"a metric is a name, a function or a torchmetrics object, got {metric!r}")
 
 
 def _by_name(name: str, num_classes: int | None, task: Task) -> Any:
@@ -98,9 +122,10 @@ def _by_name(name: str, num_classes: int | None, task: Task) -> Any:
         metric = getattr(classification, kind)(
             num_labels=num_classes, validate_args=False, **options
         )
-        return _OfProbabilities(metric)
+        return OfProbabilities(metric)
     metric = getattr(classification, kind)(num_classes=num_classes, validate_args=False, **options)
-    return _OfClasses(metric)
+    special = {"auroc": _OfClassProbabilities, "error_rate": _ErrorRate}
+    return special.get(name, _OfClasses)(metric)
 
 
 class _Adapter:
@@ -133,7 +158,21 @@ class _OfClasses(_Adapter):
         self.metric.update(outputs, targets)
 
 
-class _OfProbabilities(_Adapter):
+class _OfClassProbabilities(_OfClasses):
+    """As `OfProbabilities`, of one class an example."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        super().update(outputs.float().softmax(dim=1), targets)
+
+
+class _ErrorRate(_OfClasses):
+    """Of an accuracy."""
+
+    def compute(self) -> Any:
+        return 1 - self.metric.compute()
+
+
+class OfProbabilities(_Adapter):
     """torchmetrics guesses whether it got logits; those of a batch may all lie in [0, 1]."""
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -150,40 +189,6 @@ class _Numbers(_Adapter):
                 f"got {list(targets.shape)}"
             )
         self.metric.update(outputs.float().contiguous(), targets.float().contiguous())
-
-
-class ThresholdSearch(_OfProbabilities):
-    """The macro F1 that the best threshold of each class reaches; `thresholds` afterwards."""
-
-    def __init__(self, num_classes: int) -> None:
-        from torchmetrics.classification import MultilabelPrecisionRecallCurve
-
-        super().__init__(MultilabelPrecisionRecallCurve(num_classes, validate_args=False))
-        self.thresholds = [0.5] * num_classes
-
-    def compute(self) -> float:
-        with warnings.catch_warnings():
-            # a class without an example keeps 0.5
-            warnings.filterwarnings("ignore", "No positive samples")
-            curves = self.metric.compute()
-        best = [_best_threshold(*curve) for curve in zip(*curves, strict=True)]
-        self.thresholds = [threshold for threshold, _ in best]
-        return sum(f1 for _, f1 in best) / len(best)
-
-
-def _best_threshold(precision: Tensor, recall: Tensor, thresholds: Tensor) -> tuple[float, float]:
-    """In the middle between the last score that is in and the next one below; and its F1.
-
-    Of thresholds that are equally good, the one next to 0.5; 0.5 for a class without an example.
-    """
-    f1 = (2 * precision * recall / (precision + recall)).nan_to_num()[:-1]
-    if not len(f1) or not float(f1.max()) > 0:
-        return 0.5, 0.0
-    scores = thresholds.double()
-    middles = (scores + torch.cat([scores.new_zeros(1), scores[:-1]])) / 2
-    equal = torch.nonzero(f1 >= f1.max() - 1e-7).flatten()
-    chosen = equal[(middles[equal] - 0.5).abs().argmin()]
-    return float(middles[chosen]), float(f1[chosen])
 
 
 def _r2() -> Any:

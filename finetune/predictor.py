@@ -1,6 +1,7 @@
 """Predictor: a model with its preprocessing and class names, for one picture or many."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.batch_prediction import FilePrediction, Files, predict_files
+from finetune.data.decode import ImageError
 from finetune.task import Task, activation, check_task
 from finetune.wording import did_you_mean
 
@@ -87,15 +89,21 @@ class Predictor:
         regression.
 
         For pictures an item is a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
-        Computed in float32. Raises ImageError for a picture that can't be read.
+        Computed in float32. Raises ImageError for a picture that can't be read, and for a folder.
         """
-        if isinstance(item, list | tuple):
-            return [
+        items = item if isinstance(item, list | tuple) else [item]
+        try:
+            found = [
                 self._prediction(row)
-                for start in range(0, len(item), batch_size)
-                for row in self.probabilities(item[start : start + batch_size])
+                for start in range(0, len(items), batch_size)
+                for row in self.probabilities(items[start : start + batch_size])
             ]
-        return self._prediction(self.probabilities([item])[0])
+        except ImageError as error:
+            if not os.path.isdir(error.source):
+                raise
+            reason = f"it is a folder; predict_folder({error.source!r}) takes one"
+            raise ImageError(error.source, reason) from None
+        return found if items is item else found[0]
 
     def predict_folder(
         self, folder: Files, *, batch_size: int = 64, progress: bool = True

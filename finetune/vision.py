@@ -9,7 +9,7 @@ from finetune import export
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.preprocessing import Preprocessing
 from finetune.learner import Learner
-from finetune.metrics import DEFAULTS, MetricLike
+from finetune.metrics import DEFAULTS, Metrics
 from finetune.models import backbones
 from finetune.models.backbones import Weights, input_size_of, normalisation_of
 from finetune.models.classifier import Architecture
@@ -35,7 +35,7 @@ def vision_learner(
     head: HeadKind = "mlp",
     dropout: float = 0.5,
     checkpoint_activations: bool = False,
-    metrics: Sequence[MetricLike] | None = None,
+    metrics: Metrics | None = None,
     loss: Loss | None = None,
     optimizer: OptimizerChoice = adamw,
     split: Split = "halves",

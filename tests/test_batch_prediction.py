@@ -115,6 +115,14 @@ def test_csv_has_a_column_for_each_class() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["path", "label", "probability", "error"])
+def test_csv_of_a_regression_has_no_column_twice(name: str) -> None:
+    stream = io.StringIO(newline="")
+    write_csv([FilePrediction("a.jpg", probabilities={name: 1.5})], stream)
+    (row,) = csv.DictReader(stream.getvalue().splitlines())
+    assert (row["path"], row[f"value({name})"]) == ("a.jpg", "1.5")
+
+
 def test_json_lines_hold_the_fields(tmp_path: Path) -> None:
     file = tmp_path / "new" / "rows.jsonl"
     assert write_jsonl(iter(ROWS), file) == (2, 1)

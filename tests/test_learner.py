@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune import Callback, DataLoaders, Learner
+from finetune.predictor import Predictor
 from finetune.training.events import FitEnd, StepEnd
 from finetune.training.phase import Phase
 from finetune.training.plan import gradual_unfreeze_plan
@@ -319,6 +320,22 @@ def test_predict_needs_class_names():
     data = DataLoaders(DataLoader(tiny_pairs(), 4))
     with pytest.raises(ValueError, match="no class names to predict; pass DataLoaders"):
         tiny_learner(data=data).predict(torch.ones(4))
+
+
+def test_predict_folder_is_that_of_the_predictor(trained: Learner, photos: Path):
+    rows = list(trained.predict_folder(photos, batch_size=5, progress=False))
+    assert rows == list(trained.predictor().predict_folder(photos, batch_size=5))
+    assert len(rows) == 24
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 5, "progress": False}])
+def test_predict_folder_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, options: dict):
+    seen = []
+    monkeypatch.setattr(
+        Predictor, "predict_folder", lambda self, files, **given: seen.append((files, given))
+    )
+    tiny_learner().predict_folder("new", **options)
+    assert seen == [("new", {"batch_size": 64, "progress": True, **options})]
 
 
 def test_a_foreign_model_is_not_exported(tmp_path: Path):

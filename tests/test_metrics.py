@@ -5,14 +5,19 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 from torchmetrics import MeanSquaredError
+from torchmetrics.classification import MulticlassAccuracy, MultilabelAUROC
 
-from finetune.metrics import DEFAULTS, ThresholdSearch, create_metrics
+from finetune.metrics import DEFAULTS, create_metrics
 from finetune.task import TASKS
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 4, 1], [1, 2, 0], [0, 0, 5], [9, 0, 1]])
 TARGETS = torch.tensor([0, 0, 1, 0, 2, 2])
 """Predictions are 0 0 1 1 2 0: four of six right; recalls are 2/3, 1, 1/2."""
+
+
+def by_hand(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    return float((outputs.argmax(1) == targets).float().mean())
 
 
 def value_of(metric: object, outputs: torch.Tensor = LOGITS) -> float:
@@ -214,25 +219,52 @@ def test_name_that_does_not_fit_the_task_is_refused(task: Any, name: str, messag
         create_metrics([name], 3, CPU, task)
 
 
-def thresholds(scores: list[float], there: list[int]) -> tuple[float, float]:
-    """Of one class: the F1 reached, and the threshold."""
-    search = ThresholdSearch(1)
-    search.update(torch.tensor(scores).logit().view(-1, 1), torch.tensor(there).view(-1, 1).float())
-    best = search.compute()
-    return best, search.thresholds[0]
+# --- what people pass
 
 
-@pytest.mark.parametrize(
-    ("scores", "there", "f1", "threshold"),
-    [
-        ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], 1, 0.25),  # in the middle of the gap
-        ([0.6, 0.7, 0.9, 0.95], [0, 0, 1, 1], 1, 0.8),
-        ([0.4, 0.6], [1, 1], 1, 0.2),  # all are in
-        ([0.1, 0.9], [0, 0], 0, 0.5),  # nothing to learn from
-        ([0.2, 0.3, 0.8], [1, 0, 1], 0.8, 0.1),
-    ],
-)
-def test_threshold_has_the_best_f1(
-    scores: list[float], there: list[int], f1: float, threshold: float
-) -> None:
-    assert thresholds(scores, there) == pytest.approx((f1, threshold), abs=1e-6)
+def test_one_metric_needs_no_list() -> None:
+    assert list(create_metrics(by_hand, 3, CPU)) == ["by_hand"]
+    assert list(create_metrics(MulticlassAccuracy(3), 3, CPU)) == ["multiclassaccuracy"]
+
+
+def test_names_may_be_given() -> None:
+    two = {"top1": MulticlassAccuracy(3), "top2": MulticlassAccuracy(3, top_k=2), "f": by_hand}
+    assert list(create_metrics(two, 3, CPU)) == ["top1", "top2", "f"]
+    with pytest.raises(ValueError, match=r"two metrics are called .*; name them: metrics=\{"):
+        create_metrics([two["top1"], two["top2"]], 3, CPU)
+
+
+def test_class_of_metrics_is_none() -> None:
+    with pytest.raises(TypeError, match="a metric is a name, a function or a torchmetrics object"):
+        create_metrics([MulticlassAccuracy], 3, CPU)
+
+
+def test_metric_of_many_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="MulticlassAccuracy has average=None; a metric is one"):
+        create_metrics([MulticlassAccuracy(3, average=None)], 3, CPU)
+
+
+def test_error_rate_is_one_less_the_accuracy() -> None:
+    rate = create_metrics(["error_rate"], 2, CPU)["error_rate"]
+    rate.update(torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 1, 1]))
+    assert float(rate.compute()) == pytest.approx(1 / 3)
+
+
+def test_multilabel_object_gets_probabilities_and_whole_targets() -> None:
+    given, named = (
+        create_metrics([metric], 2, CPU, "multi_label") for metric in (MultilabelAUROC(2), "auroc")
+    )
+    outputs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [3.0, -2.0]])
+    for metric in (given["multilabelauroc"], named["auroc"]):
+        metric.update(outputs, torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]))
+    assert given["multilabelauroc"].compute() == named["auroc"].compute()
+
+
+def test_auroc_does_not_depend_on_the_size_of_batches() -> None:
+    outputs = torch.tensor([[0.2, 0.9], [3.0, -1.0], [-2.0, 4.0], [0.1, 0.3]])
+    targets = torch.tensor([1, 0, 1, 0])
+    whole, parts = (create_metrics(["auroc"], 2, CPU)["auroc"] for _ in range(2))
+    whole.update(outputs, targets)
+    for rows in ([0], [1, 2], [3]):  # some of whose scores may be taken for probabilities
+        parts.update(outputs[rows], targets[rows])
+    assert whole.compute() == parts.compute()

@@ -139,6 +139,12 @@ def test_unreadable_file_is_named(photos: dict[str, Path], tmp_path: Path) -> No
         make_predictor().predict([photos["red"], tmp_path / "torn.jpg"])
 
 
+@pytest.mark.parametrize("kind", [str, lambda path: [path]])
+def test_a_folder_is_told_to_predict_folder(tmp_path: Path, kind: Any) -> None:
+    with pytest.raises(ImageError, match=rf"folder; predict_folder\('{tmp_path}'\) takes one"):
+        make_predictor().predict(kind(tmp_path))
+
+
 def test_prediction_leaves_no_gradient(photos: dict[str, Path]) -> None:
     predictor = make_predictor()
     assert not predictor.probabilities([photos["red"]]).requires_grad

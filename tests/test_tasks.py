@@ -249,6 +249,7 @@ def test_predictions_are_what_predict_and_validate_say(trained: dict[str, Learne
     numbers = values.predictions()
     assert numbers.report().rows[0].mae == pytest.approx(values.validate()["mae"], rel=1e-4)
     assert numbers.report().rows[0].r2 == pytest.approx(values.validate()["r2"], rel=1e-4)
+    assert numbers.losses.mean() == pytest.approx(values.validate()["loss"], rel=1e-4)
     for table in (found, numbers):
         assert len(table.show_results(4).axes) == 4
     with pytest.raises(ValueError, match="one class an example"):

@@ -1,6 +1,5 @@
 """Where progress is shown: a terminal, a pipe, or a notebook."""
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,11 @@ from typing import Any, Protocol
 from tqdm.std import tqdm
 
 from finetune.callbacks import epoch_table
+from finetune.callbacks.pace import now
 from finetune.training.events import EpochEnd
+
+_SILENCE = 60.0
+"""Seconds without a line, after which one says how far it is where no bars are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Bar:
 
 
 class Display(Protocol):
-    """interval: seconds between two calls of `bars`, infinite where there are none."""
+    """interval: seconds between two calls of `bars`, at least."""
 
     interval: float
 
@@ -43,16 +46,21 @@ class Display(Protocol):
 
 
 class TextDisplay:
-    """Lines on standard output, on a terminal with bars below them."""
+    """Lines on standard output, on a terminal with bars below them.
+
+    Without bars a line now and then, where an epoch takes long, so that a log shows life.
+    """
 
     def __init__(self, *, bars: bool) -> None:
-        self.interval = 0.1 if bars else math.inf
+        self.interval = 0.1 if bars else 1.0
+        self._draws, self._told_at = bars, now()
         self._names: list[str] = []
         self._bars: list[Any] = []
 
     def line(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout)  # above all bars, those of other fits included
         sys.stdout.flush()
+        self._told_at = now()
 
     def row(self, row: EpochEnd) -> None:
         if not self._names:
@@ -61,7 +69,9 @@ class TextDisplay:
         self.line(epoch_table.text_row(row, self._names))
 
     def bars(self, bars: Sequence[Bar]) -> None:
-        if math.isinf(self.interval):
+        if not self._draws:
+            if now() >= self._told_at + _SILENCE:
+                self.line(str(bars[0]))
             return
         wide = max(len(bar.name) for bar in bars)
         for i, bar in enumerate(bars):

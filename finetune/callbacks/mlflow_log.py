@@ -28,7 +28,8 @@ class MLflow(Callback):
     Parameters: groups, phases, and each phase's epochs, frozen groups and largest rates, as
     `plan.<phase>.lr`; those of a second fit begin with `plan 2.`. Metrics over the number of steps:
     train_loss, valid_loss and valid_<metric> of each epoch; step_loss and `lr/<group>` at every
-    `every`-th step of an epoch.
+    `every`-th step of an epoch. What a resumed fit repeats is logged once in its own run, but
+    again in one that was active.
     Raises ModuleNotFoundError without the package mlflow (mlflow-skinny will do).
     """
 
@@ -43,10 +44,12 @@ class MLflow(Callback):
         self._groups: tuple[str, ...] = ()
         self._steps = self._fits = 0
         self._plan: dict[str, object] = {}
+        self._logged: dict[str, int] = {}  # the last steps before a resume
         self._continued = self._logs = self._owns = False
 
     def on_fit_start(self, event: FitStart) -> None:
         self._groups, self._continued = event.groups, event.first_epoch > 0
+        self._logged = {}
         self._plan = {
             "phases": ", ".join(event.phases),
             "epochs": event.epochs,
@@ -55,6 +58,8 @@ class MLflow(Callback):
         }
         if distributed.rank() == 0:
             self._enter_run()
+        if event.first_epoch:
+            self._find_logged()
 
     def on_phase_start(self, event: PhaseStart) -> None:
         self._plan[f"{event.phase}.epochs"] = event.epochs
@@ -67,7 +72,9 @@ class MLflow(Callback):
     def on_epoch_start(self, event: EpochStart) -> None:
         if not self._plan:
             return
-        self._continued |= event.first_step > 0  # only now it is known
+        if event.first_step:  # only now it is known
+            self._continued = True
+            self._find_logged()
         fresh, self._continued = not self._continued, True
         plan, self._plan = self._plan, {}
         if not self._logs:
@@ -117,9 +124,26 @@ class MLflow(Callback):
             self._owns = True
         self.run_id, self._logs = active.info.run_id, True
 
-    def _log(self, values: Mapping[str, float]) -> None:
+    def _find_logged(self) -> None:
+        """An interrupted process may have logged steps after its last checkpoint."""
+        if not self._owns:  # others may log to it, and their steps are not ours
+            return
         import mlflow
 
+        assert self.run_id is not None
+        client = mlflow.MlflowClient()
+        if _key(f"{_start(self._fits + 1)}.epochs") in client.get_run(self.run_id).data.params:
+            return  # the steps of a later fit are not those that are repeated
+        for name in ("step_loss", "train_loss"):
+            points = client.get_metric_history(self.run_id, name)
+            self._logged[name] = max((point.step for point in points), default=0)
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        """The first name tells the values of an epoch from those of a step."""
+        import mlflow
+
+        if self._steps <= self._logged.get(next(iter(values)), 0):
+            return
         metrics = {_key(name): float(value) for name, value in values.items()}
         mlflow.log_metrics(metrics, step=self._steps, run_id=self.run_id)
 

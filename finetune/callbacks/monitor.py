@@ -7,8 +7,11 @@ from typing import Any, Literal
 from finetune.training.events import EpochEnd
 from finetune.wording import did_you_mean
 
-_LOWER = ("loss", "error")
-_HIGHER = ("accuracy", "f1", "f1score", "precision", "recall", "auroc")
+_LOWER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
+_HIGHER = (
+    *("accuracy", "f1", "f1_micro", "f1score", "exact_match"),
+    *("precision", "recall", "auroc", "r2"),
+)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ from finetune.training.events import (
 
 _MEMORY = 0.95
 """Weight of the past in the mean of the losses beside the bar."""
+_LONG = 1.0
+"""Seconds; the validation after shorter epochs is over too soon for a word."""
 
 
 def choose_display() -> Display:
@@ -41,7 +43,7 @@ class Progress(Callback):
         self._phase = PhaseStart("", 0, 0)
         self._epochs_before = 0  # this phase
         self._epoch = EpochStart("", 0, 0, 0)
-        self._begun = self._due = 0.0
+        self._begun = self._epoch_begun = self._due = 0.0
         self._loss = self._weight = 0.0
         self._features = ""
         self._run, self._view = Pace(), Pace()
@@ -58,6 +60,8 @@ class Progress(Callback):
             self._display.line(told)
 
     def on_phase_start(self, event: PhaseStart) -> None:
+        if event.note:
+            self._display.line(event.note)
         # all epochs of a phase that ended early count as done
         self._epochs_before += self._phase.epochs - event.first_epoch
         self._phase, self._features = event, ""
@@ -65,8 +69,9 @@ class Progress(Callback):
 
     def on_epoch_start(self, event: EpochStart) -> None:
         self._epoch, self._loss, self._weight = event, 0.0, 0.0
-        self._run.begin(event.first_step, now())
-        if now() >= self._due:
+        self._epoch_begun = now()
+        self._run.begin(event.first_step, self._epoch_begun)
+        if self._epoch_begun >= self._due:
             self._show_epoch(event.first_step)
 
     def on_precompute(self, event: Precompute) -> None:
@@ -89,11 +94,13 @@ class Progress(Callback):
     def on_step_end(self, event: StepEnd) -> None:
         self._loss = _MEMORY * self._loss + (1 - _MEMORY) * event.loss
         self._weight = _MEMORY * self._weight + (1 - _MEMORY)
-        at = now()
-        if at < self._due and event.step + 1 < self._epoch.steps:
+        at, last = now(), event.step + 1 == self._epoch.steps
+        if at < self._due and not last:
             return
         self._run.step(event.step + 1, at)
-        if at >= self._due:
+        # nothing else would say so while validation runs
+        validating = last and self._fit.validates and at >= self._epoch_begun + _LONG
+        if at >= self._due or validating:
             self._show_epoch(event.step + 1)
 
     def on_epoch_end(self, event: EpochEnd) -> None:
@@ -108,7 +115,9 @@ class Progress(Callback):
     def _show_epoch(self, done: int) -> None:
         steps = self._epoch.steps
         loss = f", loss {self._loss / self._weight:.4f}" if self._weight else ""
-        text = f"{done}/{steps} steps{loss}{_left(self._run.epoch_left(steps))}"
+        validating = done == steps and self._fit.validates
+        rest = ", validating" if validating else _left(self._run.epoch_left(steps))
+        text = f"{done}/{steps} steps{loss}{rest}"
         name = f"{self._epoch.phase} {self._epoch.epoch + 1}/{self._phase.epochs}"
         self._show(Bar(name, done / steps, text), done / steps)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from finetune import export
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.save_best import SaveBest
 from finetune.config import DataConfig, LearnerConfig, TrainConfig
@@ -111,6 +112,9 @@ def check(config: TrainConfig) -> None:
     """Raises ValueError for settings that contradict each other, before anything is read."""
     if config.epochs < 1:
         raise ValueError(f"epochs must be a positive whole number, got {config.epochs}")
+    for name in ("base_lr", "lr_mult"):
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise ValueError(f"{name}= must be positive, got {value}")
     if config.layer_decay is not None and config.lr_mult is not None:
         raise ValueError("layer_decay= and lr_mult= both spread the rates; give one of them")
     if config.schedule == "one_cycle":
@@ -119,3 +123,4 @@ def check(config: TrainConfig) -> None:
                 raise ValueError(f"{name}= is for schedule='fine_tune'; one_cycle freezes nothing")
     if config.early_stopping is not None and config.early_stopping < 1:
         raise ValueError(f"early_stopping= is a number of epochs, got {config.early_stopping}")
+    export.check_formats(config.formats)

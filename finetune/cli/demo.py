@@ -13,6 +13,7 @@ def parser() -> CommandParser:
         ["finetune demo", "finetune demo --output demo/"],
     )
     made.option("output", str, "finetune-demo", help="folder for model and pictures")
+    made.switch("json", help="results as JSON on standard output, all else on standard error")
     return made
 
 

@@ -1,7 +1,7 @@
 """main: finds the command, parses its options, answers with text or JSON, and an exit code."""
 
+import csv
 import importlib
-import json
 import os
 import sys
 import warnings
@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import version
 from typing import Any
 
+from finetune.cli.as_json import as_json
 from finetune.cli.mistakes import in_options
 from finetune.wording import did_you_mean
 
@@ -23,7 +24,9 @@ COMMANDS = {
     "inspect": "what is in a folder of images, a run, a model, a checkpoint, a backbone",
     "demo": "see it work in about a minute, without a network",
 }
-_EXPECTED = (ValueError, TypeError, KeyError, OSError, RuntimeError, ArithmeticError, ImportError)
+_EXPECTED = (
+    ValueError, TypeError, KeyError, OSError, RuntimeError, ArithmeticError, ImportError, csv.Error,
+)  # fmt: skip
 
 
 def _help() -> str:
@@ -66,12 +69,12 @@ def _run(name: str, words: Sequence[str]) -> int:
         options: dict[str, Any] = parser.parse(words)
     except SystemExit as leaving:
         return int(leaving.code or 0)
-    as_json = options.pop("json", False)
+    for_machines = options.pop("json", False)
     try:
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with redirect_stdout(sys.stderr) if for_machines else nullcontext():
             result, code = command.run(options)
-        if as_json:
-            print(json.dumps(result, indent=2, ensure_ascii=False))
+        if for_machines:
+            print(as_json(result))
         sys.stdout.flush()
     except KeyboardInterrupt:
         hint = "; the same command continues the run" if name == "train" else ""

@@ -37,7 +37,8 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     description = export.read_description(source)
     model: Any = load_learner(source).model
     own = {name: value for name, value in description.items() if name not in ("format", "version")}
-    own["formats"] = export.describe_formats(formats, own["preprocessing"]["image_size"])
+    size, task = own["preprocessing"]["image_size"], own.get("task", "single_label")
+    own["formats"] = export.describe_formats(formats, size, task)
     recorded = "training" in own  # by the first version it was not
     card = model_card(own, model.source()) if recorded else ""
     export.write(output, model, own, formats=formats, card=card, overwrite=options["overwrite"])

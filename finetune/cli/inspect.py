@@ -1,5 +1,6 @@
 """`finetune inspect`: what is in a folder, a file, or behind the name of a backbone."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ SPLIT = int | list[int] | list[str] | dict[str, str] | str | None
 def parser() -> CommandParser:
     made = CommandParser(
         "inspect",
-        "Says what is in a run folder, an exported model, a checkpoint, a config file or a\n"
-        "folder of images, or which layer groups a backbone has.",
+        "Says what is in a run folder, an exported model, a checkpoint, a config file, a table\n"
+        "or a folder of images, or which layer groups a backbone has.",
         [
             "finetune inspect runs/photos",
             "finetune inspect photos/",
+            "finetune inspect photos/ --train train --valid val",
             "finetune inspect convnext_tiny --split stages",
             "finetune inspect configs/strong.yaml",
         ],
@@ -37,6 +39,8 @@ def parser() -> CommandParser:
     made.add_argument("what", help="a folder, a file or the name of a backbone")
     made.option("split", SPLIT, "halves", help="where the groups of a backbone begin")
     made.option("classes", int, 10, help="how many the head of a backbone is for")
+    made.option("train", str | None, help="folder of a given split, below that of the images")
+    made.option("valid", str | None, help="folder of a given split, below that of the images")
     made.switch("json", help="the same as JSON on standard output")
     return made
 
@@ -50,9 +54,11 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
             return _run_folder(path), 0
         if (path / DESCRIPTION).is_file():
             return _model(path), 0
-        return _images(path), 0
+        return _images(path, options["train"], options["valid"]), 0
     if path.suffix in (".yaml", ".yml"):
         return _config(path), 0
+    if path.suffix == ".csv":
+        return _table(path), 0
     return _checkpoint(path), 0
 
 
@@ -102,10 +108,20 @@ def _run_folder(path: Path) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    settings = train_parser().parse(["--config", str(path)])
-    shown = {name: value for name, value in settings.items() if name not in ("folder", "json")}
+    made = train_parser()
+    settings = made.parse(["--config", str(path)])
+    shown = {name: value for name, value in settings.items() if name in made.setting_names}
     _print(f"settings {path}", shown)
     return {"kind": "config", **shown}
+
+
+def _table(path: Path) -> dict[str, Any]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.reader(stream)
+        shown = {"columns": next(rows, []), "rows": sum(1 for _ in rows)}
+    _print(f"table {path}", shown)
+    print(f"  finetune train --csv {path} takes the first column for images, the second for labels")
+    return {"kind": "table", **shown}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -124,8 +140,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return {"kind": "checkpoint", **shown}
 
 
-def _images(path: Path) -> dict[str, Any]:
-    found = ImageDataLoaders.from_folder(path, batch_size=1).summary()
+def _images(path: Path, train: str | None, valid: str | None) -> dict[str, Any]:
+    found = ImageDataLoaders.from_folder(path, train=train, valid=valid, batch_size=1).summary()
     print(found)
     return {
         "kind": "images",

@@ -8,6 +8,8 @@ from finetune.cli.parser import CommandParser
 from finetune.cli.train import config_from
 from finetune.config import TrainConfig
 
+_SUFFIXES = (".png", ".svg", ".pdf")
+
 
 def parser() -> CommandParser:
     made = CommandParser(
@@ -21,23 +23,22 @@ def parser() -> CommandParser:
         ],
         usage="finetune lr-find [FOLDER] [--config FILE] [OPTION ...]",
     )
-    made.add_argument("folder", nargs="?", help="the images; the same as --data")
-    made.add_argument("--config", action="config", help="YAML file with any of these settings")
     made.option("curve", str, "lr_find.png", help="file for the picture: .png, .svg or .pdf")
     made.option("steps", int, 100, help="batches, at rates from low to high")
     made.option("group", str, "head", help="the layer group whose rate it is, or all")
     made.switch("json", help="results as JSON on standard output, all else on standard error")
-    made.add_class_arguments(TrainConfig, as_group=False)
+    made.add_settings(TrainConfig)
     return made
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Suggestions and the curve; the picture is in a file."""
     curve, steps, group = (options.pop(name) for name in ("curve", "steps", "group"))
+    if Path(curve).suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"curve='{curve}' must end in .png, .svg or .pdf")
     config = config_from(options)
-    data = build.data_of(config)
-    print(data)
-    learner = build.learner_of(config, data)
+    learner = build.learner_of(config, build.data_of(config))
+    print(learner.data)
     found = learner.lr_find(group=None if group == "all" else group, steps=steps)
     Path(curve).parent.mkdir(parents=True, exist_ok=True)
     found.plot().savefig(curve)

@@ -3,6 +3,7 @@
 import re
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from finetune.wording import did_you_mean
@@ -32,7 +33,9 @@ def reworded(message: str, command: str, hints: Mapping[str, Any]) -> str:
         near = did_you_mean(value, words) if (words := _words(hints.get(name))) else ""
         return f"{name} needs {needs}, got {value!r}" + (f"; {near}" if near[:3] == "did" else "")
     if missing := re.search(r'Parser key "config": (.*)$', text):
-        return f"config file: {missing[1][0].lower()}{missing[1][1:]}"
+        gone = re.search(r"File does not exist: '(.*)'$", missing[1])
+        said = absent(gone[1]) if gone else f"{missing[1][0].lower()}{missing[1][1:]}"
+        return f"config file: {said}"
     text = re.sub(r"^Unexpected config:.*", "the config file holds no settings (key: value)", text)
     text = re.sub(r"^Problems parsing config: ", "the config file is no valid YAML: ", text)
     return text.replace('in "<unicode string>", ', "in ")
@@ -47,6 +50,19 @@ def _unknown(option: str | None, key: str | None, command: str, names: Iterable[
         return f"{command} takes no further argument, got {name!r}"
     near = did_you_mean(name.replace("_", "-"), [f"--{own}".replace("_", "-") for own in names])
     return f"there is no option {name.replace('_', '-')}; {near}"
+
+
+def absent(path: str | Path) -> str:
+    """That there is no such path, and which name beside it is nearly the same.
+
+    >>> absent("nowhere/images")
+    "'nowhere/images' does not exist"
+    """
+    first = Path(path)
+    while not first.parent.is_dir():  # the folder that the mistake may be in
+        first = first.parent
+    near = did_you_mean(first.name, sorted(entry.name for entry in first.parent.iterdir()))
+    return f"{str(path)!r} does not exist" + (f"; {near}" if near.startswith("did") else "")
 
 
 def wanted(hint: Any) -> str:

@@ -5,9 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm.std import tqdm
+
 from finetune.batch_prediction import FilePrediction, write_csv, write_jsonl
 from finetune.cli import run_folder
+from finetune.cli.mistakes import absent
 from finetune.cli.parser import CommandParser
+from finetune.data.decode import EXTENSIONS
 from finetune.data.examples import image_files
 from finetune.vision import load_learner
 
@@ -39,9 +43,15 @@ def run(options: dict[str, Any]) -> tuple[Any, int]:
     output = options["output"]
     if output is not None and Path(output).suffix not in _WRITERS:
         raise ValueError(f"output='{output}' must end in .csv or .jsonl")
-    paths = find_images(options["images"])
-    predictor = load_learner(run_folder.model_in(options["model"]), device=options["device"])
-    rows = _reported(predictor.predict_folder(paths, batch_size=options["batch_size"]))
+    model, paths = run_folder.model_in(options["model"]), find_images(options["images"])
+    predictor = load_learner(model, device=options["device"])
+    rows = _reported(
+        predictor.predict_folder(
+            paths,
+            batch_size=options["batch_size"],
+            progress=output is not None,  # a bar and rows would be on the same screen
+        )
+    )
     if output is None:
         kept, width = [], max(map(len, paths))
         for row in rows:
@@ -65,15 +75,22 @@ def _said(row: FilePrediction) -> str:
 
 
 def find_images(given: Sequence[str]) -> list[str]:
-    """Files as they are, folders as the images in and below them, in sorted order."""
+    """Files as they are, folders as the images in and below them, in sorted order.
+
+    A picture that is not there gets a row with an error. Raises FileNotFoundError for a folder.
+    """
     found: list[str] = []
     for name in given:
-        found += map(str, image_files(Path(name))) if Path(name).is_dir() else [name]
+        path = Path(name)
+        if not path.exists() and path.suffix.lower() not in EXTENSIONS:
+            raise FileNotFoundError(absent(name))
+        found += image_files(path) if path.is_dir() else [name]
     return found
 
 
 def _reported(rows: Iterator[FilePrediction]) -> Iterator[FilePrediction]:
     for row in rows:
         if row.error:
-            print(f"finetune predict: error: {row.path}: {row.error}", file=sys.stderr)
+            # not through the bar, if there is one
+            tqdm.write(f"finetune predict: error: {row.path}: {row.error}", file=sys.stderr)
         yield row

@@ -1,8 +1,9 @@
 """report.html and the pictures of a run: what was trained on what, how it went, what to do next."""
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -10,49 +11,62 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from finetune.cli import run_folder
+from finetune.cli import failures, run_folder
+from finetune.cli.failures import AnyPredictions
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary import DataSummary
 from finetune.interpret.page import Facts, Page, Part, Picture, Section, Table, Text, render
-from finetune.interpret.predictions import Predictions
 from finetune.learner import Learner
 from finetune.plain_text import number
+from finetune.task import Task
+from finetune.training.events import EpochEnd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WORST = 12
 _LIBRARIES = ("finetune-vision", "torch", "torchvision", "timm")
+
+
+_DRAWN: dict[str, tuple[Callable[[Learner], "Figure"], str]] = {
+    "plan": (Learner.plot_plan, "planned learning rates over epochs"),
+    "learning_rates": (Learner.plot_rates, "learning rates over epochs"),
+    "losses": (Learner.plot_losses, "losses and metrics over epochs"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    results: of the validation images. epochs: all that ran. kept: which of them, counted from 0,
+    has the weights that results, table and model are of. pictures: of training and of the table.
+    """
+
+    results: Mapping[str, float]
+    epochs: Sequence[EpochEnd]
+    kept: int
+    table: AnyPredictions
+    pictures: Mapping[str, Picture]
 
 
 def draw(learner: Learner, output: Path) -> dict[str, Picture]:
     """The pictures of training by name, each also saved as a file."""
-    figures = {
-        "plan": (learner.plot_plan(), "planned learning rates over epochs"),
-        "learning_rates": (learner.plot_rates(), "learning rates over epochs"),
-        "losses": (learner.plot_losses(), "losses and metrics over epochs"),
-    }
-    return _saved(figures, output)
-
-
-def draw_failures(table: Predictions, output: Path) -> dict[str, Picture]:
-    """The same of what the model says of the validation images, and their table."""
-    table.to_csv(output / "predictions.csv")
-    worst = table.plot_top_losses(min(WORST, len(table)))
-    figures = {
-        "confusion_matrix": (table.plot_confusion_matrix(), "confusion matrix"),
-        "calibration": (table.plot_calibration(), "share that is right over probability"),
-        "top_losses": (worst, "validation images with the largest loss"),
-    }
-    return _saved(figures, output)
-
-
-def _saved(figures: Mapping[str, tuple["Figure", str]], output: Path) -> dict[str, Picture]:
     return {
-        name: Picture.of(drawn, alt, output / f"{name}.png")
-        for name, (drawn, alt) in figures.items()
+        name: Picture.of(plot(learner), alt, output / f"{name}.png")
+        for name, (plot, alt) in _DRAWN.items()
     }
+
+
+def keep_unfinished(learner: Learner, output: Path) -> None:
+    """History and pictures of a run that did not end, as far as they can be had; never raises."""
+    if not learner.history.steps:
+        return
+    with suppress(Exception):
+        run_folder.write_history(output, learner.history)
+    for name, (plot, alt) in _DRAWN.items():
+        with suppress(Exception):
+            Picture.of(plot(learner), alt, output / f"{name}.png")
 
 
 def write(
@@ -60,14 +74,15 @@ def write(
     data: ImageDataLoaders,
     summary: DataSummary,
     config: TrainConfig,
-    results: Mapping[str, float],
-    pictures: Mapping[str, Picture],
-    table: Predictions | None,
+    outcome: Outcome,
     output: Path,
 ) -> None:
-    """report.html in the run folder. table: of the validation images, where there are classes."""
-    seconds = sum(row.seconds for row in learner.history.epochs)
-    headline = [(figure(name, value), f"validation {name}") for name, value in results.items()]
+    """report.html in the run folder."""
+    seconds = sum(row.seconds for row in outcome.epochs)
+    headline = [
+        (figure(name, value, data.task), f"validation {name}")
+        for name, value in outcome.results.items()
+    ]
     page = Page(
         title=f"{config.model} on {Path(config.csv or config.data or '').name}",
         subtitle=f"A run of finetune, {datetime.now(timezone.utc):%d %B %Y, %H:%M} UTC.",
@@ -80,8 +95,8 @@ def write(
         ],
         sections=[
             Section("What was trained on what", [facts(learner, data, config)]),
-            *_training(learner, pictures),
-            *(_failures(table, pictures) if table is not None else ()),
+            *_training(learner, outcome),
+            *failures.sections(outcome.table, outcome.pictures),
             *_data(data, summary),
             *_settings(config, output),
         ],
@@ -89,12 +104,17 @@ def write(
     (output / run_folder.REPORT).write_text(render(page), encoding="utf-8")
 
 
-def figure(name: str, value: float) -> str:
-    """
-    >>> figure("accuracy", 0.8768), figure("loss", 0.39345)
+def figure(name: str, value: float, task: Task) -> str:
+    """Metrics of classes are shares, those of a regression are not.
+
+    >>> figure("accuracy", 0.8768, "single_label"), figure("loss", 0.39345, "single_label")
     ('87.7 %', '0.393')
+    >>> figure("mae", 0.25, "regression")
+    '0.2500'
     """
-    return f"{value:.3f}" if name == "loss" or not 0 <= value <= 1 else f"{100 * value:.1f} %"
+    if name == "loss":
+        return f"{value:.3f}"
+    return number(value) if task == "regression" else f"{100 * value:.1f} %"
 
 
 def duration(seconds: float) -> str:
@@ -112,7 +132,8 @@ def duration(seconds: float) -> str:
 def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Facts:
     groups = learner.layer_groups
     parameters = sum(group.parameter_count for group in groups)
-    split = f"{config.valid_fraction:.0%} of each class, at random, seed {config.seed}"
+    whole = "each class" if config.task == "single_label" else "the images"
+    split = f"{config.valid_fraction:.0%} of {whole}, at random, seed {config.seed}"
     if config.valid is not None or config.valid_column is not None:
         split = f"as given in {config.valid or config.valid_column!r}"
     weights = "random" if config.weights is None else config.weights
@@ -138,19 +159,19 @@ def _mixing(config: TrainConfig) -> list[str]:
     return [f"{n.replace('_', ' ')} {getattr(config, n):g}" for n in names if getattr(config, n)]
 
 
-def _training(learner: Learner, pictures: Mapping[str, Picture]) -> list[Section]:
-    rows = learner.history.epochs
+def _training(learner: Learner, outcome: Outcome) -> list[Section]:
+    rows, pictures = outcome.epochs, outcome.pictures
     names = list(dict.fromkeys(name for row in rows for name in row.valid))
     header = ["phase", "epoch", "train loss", *(f"valid {n}" if n == "loss" else n for n in names)]
     cells = [
         [
             row.phase,
-            str(row.epoch + 1),
+            f"{row.epoch + 1}{', kept' if i == outcome.kept else ''}",
             number(row.train_loss),
             *(number(row.valid[n]) if n in row.valid else "" for n in names),
             f"{row.seconds:.1f}",
         ]
-        for row in rows
+        for i, row in enumerate(rows)
     ]
     return [
         Section(
@@ -159,6 +180,7 @@ def _training(learner: Learner, pictures: Mapping[str, Picture]) -> list[Section
                 pictures["losses"],
                 Table([*header, "seconds"], cells),
             ],
+            note="The result has the weights of the epoch that was kept.",
         ),
         Section(
             "Layer groups and their learning rates",
@@ -174,37 +196,6 @@ def _groups(learner: Learner) -> tuple[list[str], list[list[str]]]:
         for group in learner.layer_groups
     ]
     return ["group", "norm layers", "parameters", "peak learning rate"], rows
-
-
-def _failures(table: Predictions, pictures: Mapping[str, Picture]) -> list[Section]:
-    found = table.report()
-    rows = [
-        [row.name, *(f"{value:.3f}" for value in row[1:4]), f"{row.support:,}"]
-        for row in (*found.rows, found.macro, found.weighted)
-    ]
-    confused = [[*row[:2], f"{row[2]:,}"] for row in table.most_confused()[:10]]
-    matrix: list[Part] = [pictures["confusion_matrix"]]
-    if confused:
-        matrix.append(Table(["is", "taken for", "images"], confused, left=2))
-    return [
-        Section(
-            "Each class",
-            [Table(["class", "precision", "recall", "F1", "images"], rows)],
-            note="Of the validation images.",
-        ),
-        Section("What is taken for what", matrix),
-        Section(
-            "The worst images",
-            [pictures["top_losses"]],
-            note="Validation images with the largest loss: hard ones, or labels that are wrong. "
-            "All of them are in predictions.csv.",
-        ),
-        Section(
-            "How sure it is",
-            [pictures["calibration"]],
-            note="Bars below the line: surer than it should be.",
-        ),
-    ]
 
 
 def _data(data: ImageDataLoaders, summary: DataSummary) -> list[Section]:
@@ -224,9 +215,10 @@ def _data(data: ImageDataLoaders, summary: DataSummary) -> list[Section]:
 
 def _settings(config: TrainConfig, output: Path) -> list[Section]:
     run = shlex.quote(str(output))
+    labelled = "LABELLED_FOLDER" if config.task == "single_label" else "TABLE.csv --data FOLDER"
     commands = (
         f"finetune predict {run} IMAGE_OR_FOLDER ...\n"
-        f"finetune evaluate {run} LABELLED_FOLDER\n"
+        f"finetune evaluate {run} {labelled}\n"
         f"finetune export {run} --format onnx\n"
         f"finetune train --config {shlex.quote(str(output / run_folder.CONFIG))} "
         "--output runs/again"

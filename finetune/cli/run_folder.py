@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from finetune.callbacks.history import History
+from finetune.cli.mistakes import absent
 from finetune.config import TrainConfig
 
 CONFIG, CHECKPOINT, BEST, MODEL = "config.yaml", "checkpoint.ckpt", "best.ckpt", "model"
@@ -38,18 +39,22 @@ def claim(output: Path, config: TrainConfig) -> None:
     if not (output / CHECKPOINT).exists() and not (output / MODEL).exists():
         return  # it failed before it had anything to keep
     stored = read_config(output)
-    differences = [k for k, v in asdict(config).items() if stored.get(k) != v and k != "output"]
+    free = ("output", "formats")  # of no account for what is trained
+    differences = [k for k, v in asdict(config).items() if stored.get(k) != v and k not in free]
     if differences:
         raise FileExistsError(
             f"{str(output)!r} holds a run with other settings ({', '.join(differences)}); "
             "give another --output"
         )
-    if (output / MODEL).exists():
+    if (output / METRICS).exists():  # which is written last
         raise FileExistsError(f"{str(output)!r} holds this run, finished; give another --output")
 
 
 def read_config(output: Path) -> dict[str, Any]:
-    stored = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
+    try:
+        stored = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{str(output / CONFIG)!r} is no valid YAML: {error}") from None
     if not isinstance(stored, dict):
         raise ValueError(f"{str(output / CONFIG)!r} holds no settings (key: value)")
     return stored
@@ -67,9 +72,16 @@ def write_history(output: Path, history: History) -> None:
         history.write_steps_csv(output / STEPS)
 
 
+def settings_of(model: str | Path) -> dict[str, Any]:
+    """Those of a run folder; none for another folder."""
+    return read_config(Path(model)) if (Path(model) / CONFIG).is_file() else {}
+
+
 def model_in(path: str | Path) -> Path:
     """The exported model's folder, for that folder itself or for a run folder."""
     folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(absent(path))
     if (folder / CONFIG).is_file() and not (folder / MODEL).is_dir():
         raise FileNotFoundError(
             f"{str(folder)!r} is a run that has not ended; its finetune train continues it"

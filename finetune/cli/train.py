@@ -1,16 +1,17 @@
 """`finetune train`: a run folder out of images and settings."""
 
-import json
-import math
 import warnings
 from pathlib import Path
 from typing import Any
 
-from finetune.cli import build, report, run_folder
+from finetune import export
+from finetune.cli import build, failures, report, run_folder
+from finetune.cli.as_json import as_json
 from finetune.cli.parser import CommandParser
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary import DataSummary
+from finetune.export import Format
 from finetune.learner import Learner
 from finetune.plain_text import number
 
@@ -30,10 +31,8 @@ def parser() -> CommandParser:
         ],
         usage="finetune train [FOLDER] [--config FILE] [OPTION ...]",
     )
-    made.add_argument("folder", nargs="?", help="the images; the same as --data")
-    made.add_argument("--config", action="config", help="YAML file with any of these settings")
     made.switch("json", help="results as JSON on standard output, all else on standard error")
-    made.add_class_arguments(TrainConfig, as_group=False)
+    made.add_settings(TrainConfig)
     return made
 
 
@@ -48,22 +47,24 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     build.check(config)
     output = Path(config.output)
     run_folder.claim(output, config)
-    data = build.data_of(config)
-    print(data)
-    summary = data.summary()
+    found = build.data_of(config)
+    summary = found.summary()
     if summary.leaks:
         warnings.warn(
             f"{len(summary.leaks)} images of validation are in training, too, so that its figures "
             f"flatter the model; first: {summary.leaks[0]}",
             stacklevel=2,
         )
-    learner = build.learner_of(config, data)
-    print(f"\n{learner.layer_groups}\n")
+    learner = build.learner_of(config, found)
+    data = learner.data  # in the backbone's size
+    assert isinstance(data, ImageDataLoaders)
+    print(f"{data}\n\n{learner.layer_groups}\n")
     run_folder.write_config(output, config)
     try:
         build.fit(learner, config, output / run_folder.CHECKPOINT, output / run_folder.BEST)
-    finally:
-        run_folder.write_history(output, learner.history)
+    except BaseException:
+        report.keep_unfinished(learner, output)
+        raise
     return _finish(learner, data, summary, config, output), 0
 
 
@@ -74,29 +75,45 @@ def _finish(
     config: TrainConfig,
     output: Path,
 ) -> dict[str, Any]:
-    """Pictures, report and exported model of a run that has ended."""
+    """Model, pictures and report of a run that has ended; metrics.json last, which says so."""
+    run_folder.write_history(output, learner.history)
     pictures = report.draw(learner, output)
-    results = dict(learner.history.epochs[-1].valid)
-    seconds = sum(row.seconds for row in learner.history.epochs)
+    epochs = list(learner.history.epochs)
+    results = dict(epochs[-1].valid)
     if config.save_best and (output / run_folder.BEST).is_file():
-        learner.load(output / run_folder.BEST)
+        learner.load(output / run_folder.BEST)  # its history ends there
         results = learner.validate()
-    table = learner.predictions() if data.task == "single_label" else None
-    if table is not None:
-        pictures |= report.draw_failures(table, output)
-    report.write(learner, data, summary, config, results, pictures, table, output)
-    learner.export(output / run_folder.MODEL, config.formats, overwrite=True)
+    learner.export(output / run_folder.MODEL, overwrite=True)
+    table = learner.predictions()
+    pictures |= failures.draw(table, output)
+    kept = len(learner.history.epochs) - 1
+    outcome = report.Outcome(results, epochs, kept, table, pictures)
+    report.write(learner, data, summary, config, outcome, output)
+    _export_graphs(learner, config, output / run_folder.MODEL)
     answer = {
-        "validation": {n: v if math.isfinite(v) else None for n, v in results.items()},
-        "training_seconds": round(seconds, 1),
+        "validation": results,
+        "training_seconds": round(sum(row.seconds for row in epochs), 1),
         "images": {"training": len(data.train_examples), "validation": len(data.valid_examples)},
         "classes": list(data.classes),
     }
-    text = json.dumps(answer, indent=2, ensure_ascii=False)
-    (output / run_folder.METRICS).write_text(text + "\n", encoding="utf-8")
+    (output / run_folder.METRICS).write_text(as_json(answer) + "\n", encoding="utf-8")
     figures = ", ".join(f"{name} {number(value)}" for name, value in results.items())
     print(f"\nvalidation: {figures}")
     print(f"model, report.html, pictures and checkpoint are in {output}/")
     print(f"  finetune predict {output} IMAGE_OR_FOLDER ...")
     model, page = output / run_folder.MODEL, output / run_folder.REPORT
     return {"output": str(output), **answer, "model": str(model), "report": str(page)}
+
+
+def _export_graphs(learner: Learner, config: TrainConfig, folder: Path) -> None:
+    """The other formats, one by one: a model that is no graph is trained nevertheless."""
+    done: list[Format] = ["safetensors"]
+    for name in export.check_formats(config.formats):
+        if name == "safetensors":
+            continue
+        try:
+            learner.export(folder, [*done, name], overwrite=True)
+        except (RuntimeError, ValueError, OSError) as error:
+            warnings.warn(f"the model was not exported as {name}: {error}", stacklevel=3)
+        else:
+            done.append(name)

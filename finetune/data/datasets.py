@@ -1,5 +1,6 @@
 """Examples from data sets: torchvision's (image, label) pairs and Hugging Face's rows."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ def from_dataset(
     """Examples from a data set of (image, label), labels being class indices, or of rows.
 
     Class names come from `classes`, or the data set's own, or else are the numbers. Labels
-    come from `dataset.targets` where it has them; otherwise every item is read once. Of rows
+    come from `dataset.targets` and the like where it has them; otherwise every item is read once.
+    Items are read by several threads, each once for all epochs, so without a transform. Of rows
     the columns of pictures and labels are known by their types, or else are "image" and "label".
     """
     if isinstance(dataset, Mapping):
@@ -38,8 +40,14 @@ def from_dataset(
             "image_column= and label_column= are for data sets with named columns; "
             f"{type(dataset).__name__} has none"
         )
-    targets = getattr(dataset, "targets", None)
-    if targets is None or getattr(dataset, "target_transform", None) is not None:
+    if getattr(_whole(dataset), "transform", None) is not None:
+        warnings.warn(
+            f"the transform of this {type(_whole(dataset)).__name__} runs once a picture, and what "
+            "it gives is kept for all epochs; leave random ones to augment=",
+            stacklevel=3,
+        )
+    targets = _targets(dataset)
+    if targets is None:
         targets = [dataset[i][1] for i in range(len(dataset))]
     names = classes_of(dataset) if classes is None else classes
     return _numbered(dataset, targets, names, DatasetImages(dataset, range(len(dataset))))
@@ -47,9 +55,36 @@ def from_dataset(
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
     """The names that it has, or that the data set has of which it is a part."""
+    return getattr(_whole(dataset), "classes", None)
+
+
+def _whole(dataset: Any) -> Any:
+    """What a `Subset` is a part of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return getattr(dataset, "classes", None)
+    return dataset
+
+
+def _targets(dataset: Any) -> Sequence[Any] | None:
+    """The labels that a data set keeps beside its pictures, where they are what its items say."""
+    if isinstance(dataset, Subset):
+        whole = _targets(dataset.dataset)
+        return None if whole is None else [whole[i] for i in dataset.indices]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    if (own := getattr(dataset, "targets", None)) is not None:
+        return plain(own)
+    for name in ("labels", "_labels"):  # torchvision's SVHN, STL10; Food101, Flowers102, ...
+        own = plain(getattr(dataset, name, ()))
+        if len(own) == len(dataset) > 0:
+            tried = (0, len(dataset) // 2, len(dataset) - 1)
+            if all(_equal(own[i], dataset[i][1]) for i in tried):
+                return own
+    return None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return isinstance(one, int | str) and isinstance(other, int | str) and one == other
 
 
 def _numbered(
@@ -59,7 +94,16 @@ def _numbered(
     images: Sequence[ImageSource],
 ) -> Examples:
     """Labels that are class indices."""
-    given = torch.as_tensor(plain(targets)).flatten()
+    try:
+        given = torch.as_tensor(plain(targets))
+    except (TypeError, ValueError, RuntimeError):  # names, or several labels of different numbers
+        given = None
+    if given is None or (given.ndim > 1 and given.numel() != len(given)):
+        raise ValueError(
+            f"labels of a data set are class indices, got {plain(targets)[0]!r}; pass pictures and "
+            "names to from_lists, with task= for several labels or numbers"
+        )
+    given = given.flatten()
     labels = given.long()
     if not len(labels):
         raise ValueError("the data set is empty")
@@ -77,7 +121,7 @@ def _numbered(
             f"labels go from {int(labels.min())} to {int(labels.max())}, "
             f"but there are {len(names)} classes"
         )
-    return Examples(images, labels, check_classes([str(name) for name in names]))
+    return Examples(images, labels, check_classes([str(name) for name in names], case=False))
 
 
 def _from_rows(

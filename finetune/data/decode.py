@@ -42,11 +42,7 @@ def read_image(source: ImageSource, *, min_side: int | None = None) -> Image.Ima
     try:
         if isinstance(source, str | Path):
             with Image.open(source) as image:
-                limit = Image.MAX_IMAGE_PIXELS
-                if limit is not None and image.width * image.height > limit:
-                    raise ValueError(
-                        f"{image.width} x {image.height} pixels, which may be a decompression bomb"
-                    )
+                check_size(image)
                 if min_side is not None and image.format == "JPEG":
                     image.draft("RGB", (min_side, min_side))
                 return _upright_rgb(image)
@@ -57,6 +53,16 @@ def read_image(source: ImageSource, *, min_side: int | None = None) -> Image.Ima
         raise ImageError(name, "there is no such file") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
         raise ImageError(name, f"{error} ({type(error).__name__})") from error
+
+
+def check_size(image: Image.Image) -> None:
+    """Raises ValueError for more pixels than PIL takes without a warning."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, which may be a decompression bomb; raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if it is none"
+        )
 
 
 def presize(image: Image.Image, side: int, method: Resize = "crop") -> np.ndarray:

@@ -90,6 +90,6 @@ def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
             pixels = np.ascontiguousarray(source.cpu() if isinstance(source, Tensor) else source)
             digest.update(f"{pixels.shape} {pixels.dtype}".encode())
             digest.update(pixels.tobytes())
-    except (OSError, ValueError):
+    except Exception:  # PIL raises OSError, SyntaxError, struct.error, ... for bad pictures
         return None
     return digest.digest()

@@ -25,22 +25,27 @@ class Examples:
     """Pictures and their labels.
 
     labels: [N] int64, indices into `classes`; for several labels a picture float32 [N, C], 0 and 1;
-    for a regression float32 [N, K], and `classes` are the names of the K targets.
+    for a regression float32 [N, K], and `classes` are the names of the K targets. numbers: [N]
+    int64, where each was in what the user gave, before it was split; None: where it is here.
     """
 
     items: Sequence[ImageSource]
     labels: Tensor
     classes: tuple[str, ...]
     task: Task = "single_label"
+    numbers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def select(self, indices: Tensor) -> "Examples":
-        items, numbers = self.items, indices.tolist()
+        items, positions = self.items, indices.tolist()
         if isinstance(items, DatasetImages):  # reading a picture can wait
-            return replace(self, items=items.select(numbers), labels=self.labels[indices])
-        return replace(self, items=[items[i] for i in numbers], labels=self.labels[indices])
+            items = items.select(positions)
+        else:
+            items = [items[i] for i in positions]
+        numbers = torch.arange(len(self)) if self.numbers is None else self.numbers
+        return replace(self, items=items, labels=self.labels[indices], numbers=numbers[indices])
 
     def counts(self) -> list[int]:
         """How many pictures each class has; none for a regression."""
@@ -194,4 +199,6 @@ def from_marked(
         sides[mark][0].append(item)
         sides[mark][1].append(label)
     train = from_pairs(*sides[False], classes, task, of_training=False)
-    return train, from_pairs(*sides[True], train.classes, task)
+    valid = from_pairs(*sides[True], train.classes, task)
+    numbers, held_out = torch.arange(len(marks)), torch.tensor(marks)
+    return replace(train, numbers=numbers[~held_out]), replace(valid, numbers=numbers[held_out])

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from finetune.data.decode import ImageError, ImageSource, read_image
+from finetune.data.decode import ImageError, ImageSource, check_size, read_image
 
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 """EXIF's tag, and its values for pictures that are turned by a quarter."""
@@ -50,6 +50,7 @@ def look(items: Sequence[ImageSource], number: int, decode: bool = False) -> Hea
 
 def _of_file(path: str | Path) -> Header:
     with Image.open(path) as image:
+        check_size(image)
         width, height = image.size
         # to ask a picture of another format would decode it
         if image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:

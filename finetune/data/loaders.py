@@ -5,7 +5,7 @@ An `EpochLoader` gives the batches of epoch e from any batch on, as a pure funct
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -31,8 +31,9 @@ class Batch:
 
     def split(self, parts: int) -> "list[Batch]":
         """At most `parts` batches of about equal size."""
-        size = -(-len(self) // parts)
-        bounds = [slice(i, i + size) for i in range(0, len(self), size)]
+        parts = min(parts, len(self))
+        edges = [i * len(self) // parts for i in range(parts + 1)]
+        bounds = [slice(*pair) for pair in pairwise(edges)]
         fields = (self.inputs, self.targets, self.indices)
         return [Batch(*(_rows(value, rows) for value in fields)) for rows in bounds]
 

@@ -29,7 +29,8 @@ def reserve(owner: object, size: int) -> bool:
 
 
 def memory_bytes() -> int:
-    """The machine's memory, or the container's where that is less."""
+    """The machine's memory, or the container's where that is less; under torchrun this process's
+    share of it."""
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this platform
@@ -38,4 +39,4 @@ def memory_bytes() -> int:
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # "max" is no limit
             limits.append(int(Path(file).read_text()))
-    return min(limits)
+    return min(limits) // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)

@@ -79,7 +79,12 @@ def _columns(table: Any) -> Columns:
             "a table is a data frame (pandas, polars, pyarrow, ...) or a mapping of names to "
             f"lists, got {type(table).__name__}"
         )
-    found = {str(name): _list(table[name]) for name in names}
+    try:
+        found = {str(name): _list(table[name]) for name in names}
+    except TypeError:  # frames on a GPU or in a data base, whose columns are no lists
+        if not any(hasattr(table, f"__{way}__") for way in _INTERCHANGE):
+            raise
+        return _through_arrow(table)
     if len({len(values) for values in found.values()}) > 1:
         lengths = {name: len(values) for name, values in found.items()}
         raise ValueError(f"the columns of the table differ in length: {lengths}")
@@ -179,7 +184,8 @@ def _label(cells: list[Any], layout: Layout, where: str) -> Any:
     """A class name, a list of them, or a list of numbers."""
     (cell, *_) = cells
     if layout.task == "multi_label":
-        if isinstance(cell, list | tuple | set) or hasattr(cell, "tolist"):
+        is_text = isinstance(cell, str)  # numpy's, which has a `tolist`, too
+        if isinstance(cell, list | tuple | set) or (hasattr(cell, "tolist") and not is_text):
             return list(cell)
         words = [] if _is_empty(cell) else str(cell).split(layout.delimiter)
         return [word.strip() for word in words if word.strip()]

@@ -13,7 +13,7 @@ from finetune.task import Task
 def encode(
     labels: Sequence[Any], classes: Sequence[str] | None, task: Task, *, of_training: bool = False
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Targets and the names of the model's outputs, in sorted order unless given.
+    """Targets and the names of the model's outputs, in order (see `in_order`) unless given.
 
     single_label: a class name each -> int64 [N]. multi_label: a list of names each, which may be
     empty -> float32 [N, C], 0 and 1. regression: a number or a list of K numbers each ->
@@ -72,7 +72,7 @@ def numbered(
     of_training: bool = True,
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes, which are those found in sorted order unless given, and each one's index."""
-    names = check_classes(sorted(found) if classes is None else classes, least)
+    names = check_classes(in_order(found) if classes is None else classes, least)
     index = {name: i for i, name in enumerate(names)}
     unknown = ", ".join(map(repr, sorted(set(found) - index.keys())))
     known = ", ".join(map(repr, names))
@@ -85,14 +85,26 @@ def numbered(
     return names, index
 
 
-def check_classes(classes: Sequence[str], least: int = 2) -> tuple[str, ...]:
+def in_order(names: Collection[str]) -> list[str]:
+    """Sorted; whole numbers by their values.
+
+    >>> in_order({"10", "9", "1"}), in_order({"b10", "b9"})
+    (['1', '9', '10'], ['b10', 'b9'])
+    """
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def check_classes(classes: Sequence[str], least: int = 2, *, case: bool = True) -> tuple[str, ...]:
+    """The names as a tuple. case: refuse those that differ only in it, as typing errors do."""
     if len(classes) < least:
         count = "two classes" if least == 2 else "one class"
         raise ValueError(f"a classifier needs at least {count}, found only {list(classes)}")
     names = tuple(str(name) for name in classes)
     folded: dict[str, str] = {}
     for name in names:
-        twin = folded.setdefault(name.casefold(), name)
+        twin = folded.setdefault(name.casefold() if case else name, name)
         if twin != name:
             raise ValueError(f"classes {twin!r} and {name!r} differ only in case; rename one")
     if len(folded) < len(names):

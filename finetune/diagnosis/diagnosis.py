@@ -1,7 +1,5 @@
 """Diagnosis: what a Learner says of where it fails; keeps what need not be computed again."""
 
-import warnings
-from collections.abc import Mapping
 from math import nan
 from typing import Any, Literal, TypeAlias
 
@@ -11,15 +9,18 @@ from finetune.callbacks.history import History
 from finetune.data.loaders import IndexedLoader
 from finetune.diagnosis import features, labels, maps, predicting
 from finetune.diagnosis.features import Features
+from finetune.diagnosis.kept import Kept
+from finetune.diagnosis.predicting import Table
 from finetune.diagnosis.reading import Source, source_of
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.suspicious import SuspiciousLabels
-from finetune.interpret.task_predictions import TaskPredictions
+from finetune.interpret.task_predictions import LabelsPredictions
 from finetune.randomness import isolated
 from finetune.task import activation
 from finetune.training.folding import eval_mode
 from finetune.training.setup import Setup
+from finetune.training.thresholds import tune_thresholds
 from finetune.training.trainer import Trainer
 from finetune.wording import did_you_mean
 
@@ -27,12 +28,19 @@ Part: TypeAlias = Literal["train", "valid"]
 
 
 class Diagnosis:
-    """Results for the validation data and the temperature hold until the weights change."""
+    """Results for the validation data, temperature and thresholds hold until the weights change."""
 
     def __init__(self, trainer: Trainer, history: History) -> None:
         self._trainer, self._history = trainer, history
-        self._kept: tuple[Any, Predictions] | None = None
-        self._calibrated: tuple[Any, float] | None = None
+        self._table: Kept[Table] = Kept(self._state)
+        self._adjusted: Kept[tuple[Any, Table]] = Kept(self._state)
+        told = "the weights changed since {}; {} given up, {} again"
+        self._temperature: Kept[float] = Kept(
+            self._state, told.format("calibrate()", "its temperature is", "calibrate")
+        )
+        self._thresholds: Kept[dict[str, float]] = Kept(
+            self._state, told.format("tune_thresholds()", "its thresholds are", "tune them")
+        )
 
     @property
     def setup(self) -> Setup:
@@ -41,60 +49,81 @@ class Diagnosis:
     def _state(self) -> tuple[Any, ...]:
         return predicting.weights_state(self.setup.model, len(self._history.steps))
 
-    def _source(self, loader: Any) -> Source:
-        return source_of(self.setup.data, loader)
+    def _source(self, loader: Any, *, labelled: bool = True) -> Source:
+        return source_of(self.setup.data, loader, labelled=labelled)
 
     @property
     def temperature(self) -> float:
         """1 unless calibrated; also, with a warning, where the weights changed since then."""
-        if self._calibrated is None:
-            return 1.0
-        state, temperature = self._calibrated
-        if state != self._state():
-            warnings.warn(
-                "the weights changed since calibrate(); its temperature is given up, calibrate "
-                "again",
-                stacklevel=4,
-            )
-            self._calibrated = None
-            return 1.0
-        return temperature
+        found = self._temperature.get()
+        return 1.0 if found is None else found
 
-    def _uncalibrated(self, loader: Any) -> Predictions:
-        source = self._source(loader)
-        if loader is not None and loader is not self.setup.data.valid:
-            return predicting.predict(self.setup, source)
-        state = self._state()
-        if self._kept is None or self._kept[0] != state:
-            self._kept = None  # frees what is too old
-            self._kept = state, predicting.predict(self.setup, source)
-        return self._kept[1]
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """None unless tuned; also, with a warning, where the weights changed since then."""
+        found = self._thresholds.get()
+        return None if found is None else dict(found)
 
-    def predictions(
-        self, loader: Any = None, thresholds: Mapping[str, float] | None = None
-    ) -> Predictions | TaskPredictions:
-        """thresholds: of the classes, where there may be several labels."""
-        if self.setup.data.task != "single_label":
-            return predicting.predict_task(self.setup, self._source(loader), thresholds)
-        found, temperature = self._uncalibrated(loader), self.temperature
-        return found if temperature == 1 else found.at_temperature(temperature)
+    def _is_kept(self, loader: Any) -> bool:
+        return loader is None or loader is self.setup.data.valid
 
-    def tta(self, views: int, loader: Any = None) -> Predictions:
-        return predicting.predict_views(self.setup, self._source(loader), views)
+    def _plain(self, loader: Any) -> Table:
+        """Without temperature and thresholds."""
+        if not self._is_kept(loader):
+            return predicting.predict(self.setup, self._source(loader))
+        found = self._table.get()
+        if found is None:
+            found = self._table.put(predicting.predict(self.setup, self._source(loader)))
+        return found
+
+    def predictions(self, loader: Any = None) -> Table:
+        found, before = self._plain(loader), self._adjusted.get()
+        several = isinstance(found, LabelsPredictions)
+        setting: Any = self.thresholds if several else self.temperature
+        if setting is None or setting == 1:
+            return found
+        if not self._is_kept(loader):
+            return _adjusted(found, setting)
+        if before is None or before[0] != setting:
+            before = self._adjusted.put((setting, _adjusted(found, setting)))
+        return before[1]
+
+    def tta(self, views: int, loader: Any = None) -> Table:
+        found = predicting.predict_views(self.setup, self._source(loader), views)
+        thresholds = self.thresholds
+        return found if thresholds is None else _adjusted(found, thresholds)
 
     def calibrate(self) -> float:
-        temperature = self._uncalibrated(None).temperature()
-        self._calibrated = self._state(), temperature
-        return temperature
+        task = self.setup.data.task
+        if task != "single_label":
+            instead = {
+                "multi_label": "tune_thresholds() finds from which probability on to predict each",
+                "regression": "values have no probabilities, predictions().report() their errors",
+            }
+            raise ValueError(
+                f"calibrate() is for one class an example, this is task={task!r}; {instead[task]}"
+            )
+        found = self._plain(None)
+        assert isinstance(found, Predictions)
+        return self._temperature.put(found.temperature())
+
+    def tune_thresholds(self) -> dict[str, float]:
+        return dict(self._thresholds.put(tune_thresholds(self.setup)))
 
     def features(self, loader: Any = None) -> Features:
-        return features.compute_features(self.setup, self._source(loader))
+        return features.compute_features(self.setup, self._source(loader, labelled=False))
 
     def suspicious_labels(self, count: int, of: Part) -> SuspiciousLabels:
         if of not in ("train", "valid"):
             raise ValueError(f"of must be 'train' or 'valid', got {of!r}")
+        if self.setup.data.task != "single_label":
+            raise ValueError(
+                "suspicious_labels() is for one class an example, this is "
+                f"task={self.setup.data.task!r}; predictions().top_losses() has what fits worst"
+            )
         if of == "valid":
-            own = self._uncalibrated(None)
+            own = self._plain(None)
+            assert isinstance(own, Predictions)
             return labels.suspicious(
                 own.probabilities, own.targets, own.items, own.classes, count, own.picture
             )
@@ -131,14 +160,21 @@ class Diagnosis:
             best = 0 if data.task == "regression" else int(scores.argmax())
             number = _class_number(target, classes, best)
             if layer is None:
-                layer = maps.find_layer(
-                    model, features.backbone_of(model), inputs.requires_grad_(), number
-                )
+                backbone = features.backbone_of(model, ", or pass layer=, the path of a module")
+                layer = maps.find_layer(model, backbone, inputs.requires_grad_(), number)
             values = maps.grad_cam(model, layer, inputs.detach(), number)
         image = _picture(inputs.detach(), getattr(data, "preprocessing", None))
         score = float(scores[number])
         told = (nan, layer, score) if data.task == "regression" else (score, layer)
         return ActivationMap(values.numpy(), image, classes[number], *told)
+
+
+def _adjusted(found: Table, setting: Any) -> Table:
+    """setting: thresholds of the labels, or the temperature."""
+    if isinstance(found, LabelsPredictions):
+        return found.at_thresholds(setting)
+    assert isinstance(found, Predictions)
+    return found.at_temperature(setting)
 
 
 def _class_number(target: str | int | None, classes: tuple[str, ...], best: int) -> int:

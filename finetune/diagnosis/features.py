@@ -33,13 +33,13 @@ class Features:
         return f"Features({len(self):,} examples, {self.values.shape[1]:,} features)"
 
 
-def backbone_of(model: nn.Module) -> nn.Module:
-    """Raises ValueError for a model that has none under this name."""
+def backbone_of(model: nn.Module, otherwise: str = "") -> nn.Module:
+    """Raises ValueError for a model that has none under this name. otherwise: another way out."""
     found = dict(model.named_children()).get(BACKBONE)
     if found is None:
         raise ValueError(
             f"{type(model).__name__} has no submodule {BACKBONE!r} to take features of; name it "
-            "so: nn.Sequential(OrderedDict(backbone=..., head=...))"
+            f"so: nn.Sequential(OrderedDict(backbone=..., head=...)){otherwise}"
         )
     return found
 

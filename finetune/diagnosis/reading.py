@@ -1,6 +1,5 @@
 """Reading data for a diagnosis: every example once, in order, with its name and picture."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from finetune.data.decode import read_image
 from finetune.data.image_loader import ImageLoader
-from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader, TorchLoader
+from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader
 from finetune.data.picture_loaders import PictureLoaders
+from finetune.data.unlabelled import UnlabelledLoader
+from finetune.diagnosis import torch_loaders
 
-_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 _SIDE = 320  # pixels of a picture that is shown
 
 
@@ -41,17 +40,23 @@ class InOrder:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is read, and what is known of its examples. sources: pictures or paths, by number."""
+    """What is read, and what is known of its examples.
+
+    sources: pictures or paths, by row. numbers: where each row is in what the caller gave, such as
+    a data set that was split; None: they are counted as they come.
+    """
 
     loader: EpochLoader
-    sources: Sequence[Any] | None
+    sources: Sequence[Any] | None = None
+    numbers: Tensor | None = None
 
     def items(self, count: int) -> list[str | int]:
         """The path of each example, or else its number."""
-        if self.sources is None or not isinstance(self.sources, list | tuple):
-            return list(range(count))
-        found = enumerate(self.sources)
-        return [str(s) if isinstance(s, str | Path) else i for i, s in found]
+        numbers = list(range(count)) if self.numbers is None else self.numbers.tolist()
+        if not isinstance(self.sources, list | tuple):
+            return numbers
+        pairs = zip(self.sources, numbers, strict=True)
+        return [str(s) if isinstance(s, str | Path) else number for s, number in pairs]
 
     @property
     def picture(self) -> Callable[[int], Any] | None:
@@ -64,10 +69,11 @@ class Source:
         return image
 
 
-def source_of(data: DataLoaders, loader: Any) -> Source:
+def source_of(data: DataLoaders, loader: Any, *, labelled: bool = True) -> Source:
     """loader: None for validation; else an EpochLoader, or a torch DataLoader with targets.
 
-    Raises ValueError where there is no validation data.
+    labelled: whether its labels are asked for. Raises ValueError where they are and there are none,
+    or ones that mean other classes, and where there is no validation data.
     """
     if loader is None:
         if data.valid is None:
@@ -75,32 +81,21 @@ def source_of(data: DataLoaders, loader: Any) -> Source:
                 "there is no validation data; pass a loader, or DataLoaders(train, valid)"
             )
         loader = data.valid
+    if labelled and isinstance(loader, UnlabelledLoader):
+        raise ValueError(
+            "this loader has no labels to compare with; learner.predict_folder(files) gives the "
+            "predictions of unlabelled pictures"
+        )
     own = DataLoaders(loader).train  # an EpochLoader, whatever it was
     if isinstance(data, PictureLoaders) and isinstance(own, ImageLoader):
         own = data.adopted(own)  # another's may have another size, or other classes
     if isinstance(own, IndexedLoader):
         sizes = [len(part) for part in own.order(data.seed, 0)]
-        return Source(InOrder(own, max(sizes, default=1)), getattr(own, "items", None))
-    _warn_of_disorder(loader)
-    return Source(own, None)
-
-
-def _warn_of_disorder(loader: Any) -> None:
-    """Rows are numbered as they come, which for a shuffled data set says nothing."""
-    loader = loader.loader if isinstance(loader, TorchLoader) else loader
-    batches = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader if batches is None else batches, "sampler", None)
-    found = []
-    if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True:
-        found.append(
-            f"its {type(sampler).__name__} changes the order, so that the rows' numbers "
-            "are not those of the data set"
-        )
-    if getattr(batches, "drop_last", False) is True:
-        found.append("drop_last=True leaves out the last, short batch")
-    if found:
-        warnings.warn(
-            f"this {type(loader).__name__} is not read whole and in order: {'; '.join(found)}; "
-            "pass DataLoader(dataset, batch_size), without shuffle= or drop_last=",
-            stacklevel=5,
-        )
+        numbers = own.cache.examples.numbers if isinstance(own, ImageLoader) else None
+        sources = getattr(own, "items", None)
+        return Source(InOrder(own, max(sizes, default=1)), sources, numbers)
+    given = torch_loaders.unwrapped(loader)
+    if labelled:
+        torch_loaders.check_classes(data, given)
+    torch_loaders.warn_of_disorder(given)
+    return Source(own, torch_loaders.paths_of(given))

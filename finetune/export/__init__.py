@@ -1,21 +1,18 @@
 """Export: a model <-> a folder that needs no finetune: weights or graphs, JSON, a model card."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_model, save_model
 from torch import nn
 
-from finetune.export import graphs
+from finetune.export import graphs, placing, weights
 from finetune.export.formats import (
     CARD,
     DESCRIPTION,
     FILES,
-    OWN_FILES,
     WEIGHTS,
     Format,
     check_formats,
@@ -31,7 +28,7 @@ __all__ = [
     "write",
 ]
 
-FORMAT, VERSION = "finetune model", 2
+FORMAT, VERSION = "finetune model", 3
 
 
 def write(
@@ -47,11 +44,12 @@ def write(
 
     card: the text of its README.md; empty: none. Raises FileExistsError for a folder with something
     in it, unless it is an exported model that is to be overwritten; what is not ours is never
-    removed.
+    removed. A link to a folder stays, a mount point is filled.
     """
-    _check_free(folder, overwrite)
+    folder = folder.resolve()
+    placing.check_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = placing.temporary_for(folder)
     try:
         temporary.mkdir()
         text = json.dumps({"format": FORMAT, "version": VERSION, **description}, indent=2)
@@ -59,32 +57,14 @@ def write(
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
         if "safetensors" in formats:
-            save_model(model, str(temporary / WEIGHTS))
+            weights.save(model, temporary / WEIGHTS, weights.classifier_of(description))
             mode = (temporary / DESCRIPTION).stat().st_mode
             (temporary / WEIGHTS).chmod(mode)  # safetensors writes for the owner only
         graphs.write(temporary, model, description, formats)
-        if folder.exists():
-            _check_free(folder, overwrite)  # minutes may have passed
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        placing.check_free(folder, overwrite)  # minutes may have passed
+        placing.place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    """Only a folder that holds nothing but an exported model may be replaced."""
-    if not folder.exists():
-        return
-    inside = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_dir() and not inside:
-        return
-    if not overwrite or not folder.is_dir():
-        raise FileExistsError(f"{str(folder)!r} exists already; pass overwrite=True to replace it")
-    others = sorted(inside - OWN_FILES) or sorted(inside if DESCRIPTION not in inside else ())
-    if others:
-        raise FileExistsError(
-            f"{str(folder)!r} holds other files and stays: {', '.join(others[:3])}"
-        )
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -112,6 +92,6 @@ def read_description(folder: Path) -> dict[str, Any]:
 def read_weights(folder: Path, model: nn.Module) -> None:
     """Loads the weights into the model. Raises ValueError if they are damaged or of another one."""
     try:
-        load_model(model, str(folder / WEIGHTS))
+        weights.load(model, folder / WEIGHTS)
     except Exception as error:  # safetensors raises its own types for damaged files
         raise ValueError(f"{str(folder / WEIGHTS)!r} can't be loaded: {error}") from error

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from finetune.export import weights
 from finetune.export.formats import FILES
 
 _RESIZE = {
@@ -41,13 +42,22 @@ def read(path):
 images = np.stack([read("photo.jpg")])  # any number of pictures
 '''
 
-_SAFETENSORS = """\
+_TIMM = """\
+import timm
+import torch
+
+model = {model}.eval()
+"""
+
+_PARTS = """\
 {imports}
 
 {parts}
 model = nn.Sequential(OrderedDict(backbone=backbone, head=head)).eval()
 load_model(model, "{file}")
+"""
 
+_RUN = """
 mean, std = (torch.tensor(spec["preprocessing"][k]).view(3, 1, 1) for k in ("mean", "std"))
 with torch.no_grad():
     logits = model((torch.from_numpy(images) - mean) / std)
@@ -79,8 +89,10 @@ def usage(description: dict[str, Any], source: str) -> str:
         "## Use\n\nRun in this folder. First read pictures, with Pillow and NumPy alone:",
         _block(read_source(description)),
     ]
+    in_timm = weights.classifier_of(description) is not None
     for name in description["formats"]:
-        parts += [_INTRODUCTIONS[name], _block(load_source(name, description, source))]
+        said = _IN_TIMM if name == "safetensors" and in_timm else _INTRODUCTIONS[name]
+        parts += [said, _block(load_source(name, description, source))]
     text, code = _RESULTS[description.get("task", "single_label")]
     parts += [text, _block(code)]
     if "safetensors" in description["formats"]:
@@ -107,9 +119,13 @@ _RESULTS = {
     ),
 }
 _FINETUNE = 'load_learner("path/to/this/folder").predict("photo.jpg")'
+_IN_TIMM = (
+    f"From `{FILES['safetensors']}`, with timm alone, in one line. The model takes normalised "
+    "pictures and gives logits:"
+)
 _INTRODUCTIONS = {
-    "safetensors": f"From `{FILES['safetensors']}`, weights that go into the original library's "
-    "own model; it takes normalised pictures and gives logits:",
+    "safetensors": f"From `{FILES['safetensors']}`; the backbone's own library makes the backbone, "
+    "torch the head. The model takes normalised pictures and gives logits:",
     "onnx": f"From `{FILES['onnx']}`, with ONNX Runtime; normalisation and probabilities are in "
     "the graph:",
     "torch_export": f"From `{FILES['torch_export']}`, with PyTorch alone, best in the release that "
@@ -129,13 +145,11 @@ def load_source(name: str, description: dict[str, Any], source: str) -> str:
         return _ONNX.format(file=file)
     if name == "torch_export":
         return _TORCH_EXPORT.format(file=file)
+    run = _RUN.format(activation=_activation(description))
+    if weights.classifier_of(description) is not None:
+        return _TIMM.format(model=weights.timm_source(description, file)) + run
     imports, _, parts = source.partition("\n\n")
-    return _SAFETENSORS.format(
-        imports=_sorted(imports.splitlines()),
-        parts=parts,
-        file=file,
-        activation=_activation(description),
-    )
+    return _PARTS.format(imports=_sorted(imports.splitlines()), parts=parts, file=file) + run
 
 
 def _sorted(imports: list[str]) -> str:

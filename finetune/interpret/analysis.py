@@ -5,15 +5,17 @@ from typing import NamedTuple
 import numpy as np
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities of the last dimension, in float64.
+def softmax(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities of the last dimension, in float64; temperature: what scores are divided by.
 
     >>> softmax(np.log([[1.0, 3.0]])).tolist()
     [[0.25, 0.75]]
     """
-    shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
-    powers = np.exp(shifted)
-    found: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    found: np.ndarray = scores.astype(np.float64)  # all else in place: tables may be large
+    found -= found.max(axis=-1, keepdims=True)
+    found /= temperature
+    np.exp(found, out=found)
+    found /= found.sum(axis=-1, keepdims=True)
     return found
 
 
@@ -50,9 +52,11 @@ class ClassScores(NamedTuple):
     support: np.ndarray
 
 
-def class_scores(matrix: np.ndarray) -> ClassScores:
-    """Of a confusion matrix."""
-    return class_scores_of(np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0))
+def class_scores(targets: np.ndarray, predicted: np.ndarray, classes: int) -> ClassScores:
+    """Of class numbers [N]; a matrix of all classes by all would not fit where they are many."""
+    hits = targets[targets == predicted]
+    counts = (np.bincount(numbers, minlength=classes) for numbers in (hits, targets, predicted))
+    return class_scores_of(*counts)
 
 
 def class_scores_of(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) -> ClassScores:

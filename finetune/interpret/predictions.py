@@ -73,8 +73,9 @@ class Predictions:
         self.scores = np.asarray(scores)
         self.losses = np.asarray(losses, dtype=np.float64)
         self._check()
+        self.targets = self.targets.astype(np.int64, copy=False)  # products of small types overflow
         self.picture = picture
-        self.probabilities = analysis.softmax(self.scores / temperature).astype(np.float32)
+        self.probabilities = analysis.softmax(self.scores, temperature).astype(np.float32)
         self.predicted = self.scores.argmax(axis=1)
         self.probability = self.probabilities.max(axis=1)
 
@@ -181,7 +182,7 @@ class Predictions:
 
     def report(self) -> ClassReport:
         """Precision, recall and F1 of each class, and their means."""
-        scores = analysis.class_scores(self.confusion_matrix())
+        scores = analysis.class_scores(self.targets, self.predicted, len(self.classes))
         return ClassReport(scores, self.classes, "accuracy", self.accuracy)
 
     # --- whether its probabilities can be trusted

@@ -17,8 +17,8 @@ _HEADER = ("item", "label", "looks like", "its probability", "of the label")
 
 
 class SuspiciousLabel(NamedTuple):
-    """number: of the example in its data. probability: of the class it looks like.
-    own_probability: of its label."""
+    """item: path, or number in what the caller gave. number: of the row among those examined.
+    probability: of the class it looks like. own_probability: of its label."""
 
     item: str | int
     label: str

@@ -16,6 +16,7 @@ from finetune.interpret.pictures import plot_pictures
 from finetune.interpret.report import ClassReport, TargetReport
 from finetune.interpret.table import as_html, as_text, shortened
 from finetune.plain_text import number
+from finetune.wording import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,12 +110,20 @@ class TaskPredictions(ABC):
             for *cells, outputs in self:
                 writer.writerow([*cells, *(f"{v:.6g}" for v in outputs.tolist())])
 
-    def show_results(self, count: int = 12) -> Figure:
+    def plot_top_losses(self, k: int = 12) -> Figure:
         """The pictures with the highest losses, with what was predicted and what is true."""
+        return self._plot(k, lambda row: f"loss {number(row.loss)}: ")
+
+    def show_results(self, count: int = 12) -> Figure:
+        """The same without the losses."""
+        return self._plot(count, lambda row: "")
+
+    def _plot(self, count: int, start: Callable[[TaskRow], str]) -> Figure:
         if self.picture is None:
             raise ValueError("these predictions know no pictures; use ImageDataLoaders")
         worst = self._worst(count)
-        titles = [f"{row.predicted} (is {row.target})" for row in map(self.__getitem__, worst)]
+        rows = [self[i] for i in worst]
+        titles = [f"{start(row)}{row.predicted} (is {row.target})" for row in rows]
         return plot_pictures([self.picture(i) for i in worst], titles)
 
 
@@ -130,8 +139,23 @@ class LabelsPredictions(TaskPredictions):
     ) -> None:
         super().__init__(*table, **options)
         given = thresholds or {}
+        for name in given:
+            if name not in self.classes:
+                raise ValueError(f"there is no class {name!r}; {did_you_mean(name, self.classes)}")
         self.thresholds = np.array([given.get(name, 0.5) for name in self.classes])
         self.predicted = self.outputs >= self.thresholds
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """[N, C], the outputs."""
+        return self.outputs
+
+    def at_thresholds(self, thresholds: Mapping[str, float]) -> LabelsPredictions:
+        """The same probabilities with other labels; of a class that is left out from 0.5 on."""
+        return LabelsPredictions(
+            self.items, self.classes, self.targets, self.outputs, self.losses,
+            thresholds=thresholds, picture=self.picture,
+        )  # fmt: skip
 
     def words(self, rows: np.ndarray, *, predicted: bool) -> list[str]:
         there = rows >= self.thresholds if predicted else rows > 0.5

@@ -64,7 +64,8 @@ def _conv2d(
     dilation: int | _Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    half = torch.is_autocast_enabled("cpu")
+    # as everywhere under autocast, float64 stays what it is
+    half = torch.is_autocast_enabled("cpu") and torch.float64 not in (input.dtype, weight.dtype)
     differentiates = torch.is_grad_enabled() and (weight.requires_grad or input.requires_grad)
     known = half or input.dtype == weight.dtype == torch.float32
     if not differentiates or not known or input.dim() != 4 or isinstance(padding, str):

@@ -16,9 +16,9 @@ def run_through(
 ) -> Generator[tuple[Batch, Any], None, None]:
     """The evaluation's way: each batch as the model gets it, and its outputs in float32.
 
-    view: of the pictures, see `DataLoaders.prepare`. The model is left in eval mode.
+    view: of the pictures, see `DataLoaders.prepare`. The model is left in eval mode. Asks nothing
+    of other processes, so that one of them may do it alone.
     """
-    distributed.share_buffers(setup.model)
     setup.model.eval()
     folded: FoldedNorms | None = None
     for raw in loader.epoch(setup.data.seed, 0):
@@ -38,6 +38,7 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
 
     The model is left in eval mode. Losses stay on the device until the end.
     """
+    distributed.share_buffers(setup.model)
     metrics = setup.metrics
     sums = torch.zeros(2, device=setup.runtime.device)  # loss, examples
     for metric in metrics.values():
@@ -49,7 +50,10 @@ def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
             metric.update(outputs, batch.targets)
     loss_sum, count = distributed.total(sums).tolist()
     results = {"loss": loss_sum / count if count else float("nan")}
-    results.update({name: _scalar(name, metric.compute()) for name, metric in metrics.items()})
+    for name, metric in metrics.items():
+        value = metric.compute()
+        named = value if isinstance(value, dict) else {name: value}  # of a collection several
+        results.update({own: _scalar(own, one) for own, one in named.items()})
     return results
 
 

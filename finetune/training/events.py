@@ -28,7 +28,8 @@ from typing import Any, TypeAlias
 class FitStart:
     """groups: names, first layers first. first_epoch: 0, or where a resumed fit goes on.
 
-    note: what is worth a line before it begins, or empty.
+    note: what is worth a line before it begins, or empty. validates: whether an epoch's steps are
+    followed by validation.
     """
 
     phases: tuple[str, ...]
@@ -37,13 +38,15 @@ class FitStart:
     groups: tuple[str, ...]
     first_epoch: int
     note: str = ""
+    validates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseStart:
     """frozen: how many groups, from the first, do not train. first_epoch: as in FitStart.
 
-    peaks: the largest value of each hyper-parameter in this phase, one per layer group.
+    peaks: the largest value of each hyper-parameter in this phase, one per layer group. note: why
+    the phase before it ended early, or empty.
     """
 
     phase: str
@@ -51,6 +54,7 @@ class PhaseStart:
     frozen: int
     first_epoch: int = 0
     peaks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,20 +103,21 @@ class Loop:
 
     def _phases(self, run: Run) -> None:
         names = tuple(phase.name for phase in run.plan)
-        epochs = sum(phase.epochs for phase in run.plan)
-        groups = self.setup.optimizer.groups
-        steps, done = self.setup.steps_per_epoch, run.epochs_done
-        self._emit(FitStart(names, epochs, steps, groups.names, done, self.note))
+        epochs, done = sum(phase.epochs for phase in run.plan), run.epochs_done
+        groups, steps = self.setup.optimizer.groups, self.setup.steps_per_epoch
+        valid = self.setup.data.valid is not None
+        self._emit(FitStart(names, epochs, steps, groups.names, done, self.note, valid))
+        note = ""
         while run.phase < len(run.plan):
             phase = run.plan[run.phase]
             groups.freeze_to(phase.frozen)
             groups.set_training_modes()
             peaks = phase.largest()
             groups.begin_phase(peaks)
-            self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch, peaks))
-            self._phase(run, phase)  # what it keeps in memory ends with it
+            self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch, peaks, note))
+            note = self._phase(run, phase)  # what it keeps in memory ends with it
 
-    def _phase(self, run: Run, phase: Phase) -> None:
+    def _phase(self, run: Run, phase: Phase) -> str:
         cached = self.cache_features and phase.frozen
         features = FeatureCache.create(self.setup, phase, run.phase_number) if cached else None
         setup = self.setup if features is None else features.setup
@@ -125,22 +126,22 @@ class Loop:
         with active, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
             self.average.follow(self.setup.model)  # all processes have the same weights by now
             step = TrainStep(net, setup, UpdateMeter(self.callbacks), self.average)
-            index = run.phase
+            index, note = run.phase, ""
             while run.phase == index:
                 try:
                     self._epoch(run, phase, step, features)
                 except _Stopped as stop:
                     if not stop.answer.phase_only or index + 1 == len(run.plan):
                         raise
+                    note = f"{phase.name} stopped: {stop}" if run.phase == index else ""
                     run.leave_phase(index)
+        return note  # for the next phase: why this one ended early
 
-    def _epoch(
-        self, run: Run, phase: Phase, step: TrainStep, features: FeatureCache | None
-    ) -> None:
+    def _epoch(self, run: Run, phase: Phase, step: TrainStep, cache: FeatureCache | None) -> None:
         started = time.perf_counter()
         self._emit(EpochStart(phase.name, run.epoch, self.setup.steps_per_epoch, run.step))
-        if features is not None:
-            with closing(features.fill(run.epoch_number)) as precomputed:
+        if cache is not None:
+            with closing(cache.fill(run.epoch_number)) as precomputed:
                 for event in precomputed:
                     self._emit(event)
                     self._check_interruption(run)
@@ -186,10 +187,9 @@ class Loop:
         for name, per_group in phase.at(run.epoch, i, self.setup.steps_per_epoch).items():
             optimizer.groups.set_values(name, per_group)
         lr = tuple(group.values["lr"] for group in optimizer.groups)
-        momentum: tuple[float, ...] = ()
-        if optimizer.has_momentum:
-            momentum = tuple(group.values.get("momentum", 0.0) for group in optimizer.groups)
-        return StepEnd(phase.name, run.epoch, i, math.nan, lr, momentum, phase.frozen)
+        momentum = tuple(group.values.get("momentum", 0.0) for group in optimizer.groups)
+        shown = momentum if optimizer.has_momentum else ()
+        return StepEnd(phase.name, run.epoch, i, math.nan, lr, shown, phase.frozen)
 
     def _flush(self, run: Run) -> None:
         """Reads the numbers of the pending steps and emits their events."""

@@ -38,12 +38,14 @@ def fastest(setup: Setup, plan: Plan) -> tuple[Runtime, str]:
     model, pictures, machine and torch, in `memory_file()`.
     """
     own = setup.runtime
+    if not own.automatic or own.compile:  # settled by the caller, or before an earlier fit
+        return own, ""
     frozen = min(phase.frozen for phase in plan)
     epochs = sum(phase.epochs for phase in plan if phase.frozen == frozen)
     steps = epochs * setup.steps_per_epoch
     others = own.others(setup.model)
     trial = (1 + len(others)) * (1 + _TIMED)
-    if not own.automatic or distributed.world_size() > 1 or trial > SHARE * steps:
+    if distributed.world_size() > 1 or trial > SHARE * steps:
         return own, ""
     with isolated(), closing(setup.data.train.epoch(setup.data.seed, 0)) as batches:
         taken = take(batches, min(setup.settings.accumulate, len(setup.data.train)))

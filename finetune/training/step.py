@@ -89,7 +89,8 @@ class TrainStep:
             try:
                 return self._accumulate(batches, view)
             except torch.OutOfMemoryError:
-                if distributed.world_size() > 1 or 2 * self._parts > max(map(len, batches)):
+                # BatchNorm in train mode can't do with parts of one example
+                if distributed.world_size() > 1 or 4 * self._parts > max(map(len, batches)):
                     raise
             # only here, outside of the handler, is what the error kept alive free again
             self._parts *= 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import StopAt, tiny_data, tiny_learner
 
-from finetune import Callback, Learner, MLflow
+from finetune import Callback, Learner, MLflow, Save
 from finetune.training.events import StepEnd
 
 
@@ -25,6 +25,19 @@ def mlflow(monkeypatch, tmp_path: Path) -> Iterator[Any]:
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(before)
+
+
+class Killed(Callback):
+    """The last checkpoint is after 7 steps; the end comes after `steps`."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self.path, self.steps, self.done = path, steps, 0
+
+    def on_step_end(self, event: StepEnd) -> Save | None:
+        self.done += 1
+        if self.done == self.steps:
+            raise OSError("killed")
+        return Save(self.path) if self.done == 7 else None
 
 
 def learner_with(callback: MLflow, **options: object) -> Learner:
@@ -103,6 +116,55 @@ def test_a_resumed_fit_goes_on_in_its_run_with_its_plan(mlflow, tmp_path: Path, 
     assert again.run_id == callback.run_id
     assert not any(name.startswith("plan 2") for name in mlflow.get_run(again.run_id).data.params)
     assert [step for step, _ in points(mlflow, again.run_id, "train_loss")] == [5, 10]
+
+
+# after 10, those of two epochs, validation has still to come
+@pytest.mark.parametrize("steps", [9, 10, 12])
+def test_what_a_killed_fit_logged_after_its_checkpoint_is_not_logged_again(
+    mlflow, tmp_path: Path, steps: int
+):
+    path, callback, again = tmp_path / "a.ckpt", MLflow(every=1), MLflow(every=1)
+    with pytest.raises(OSError, match="killed"):
+        learner_with(callback).fit(3, callbacks=[Killed(path, steps)])
+    other = learner_with(again)
+    other.load(path)
+    other.resume()
+    assert again.run_id == callback.run_id
+    for name, wanted in {"step_loss": list(range(1, 16)), "valid_loss": [5, 10, 15]}.items():
+        assert [step for step, _ in points(mlflow, again.run_id, name)] == wanted
+
+
+def test_a_new_fit_from_an_old_checkpoint_is_logged(mlflow, tmp_path: Path):
+    path, again = tmp_path / "a.ckpt", MLflow(every=1)
+    learner_with(MLflow(every=1)).fit(2, callbacks=[Killed(path, 99)])
+    other = learner_with(again)
+    other.load(path)
+    other.fit(1)
+    steps = [step for step, _ in points(mlflow, again.run_id, "step_loss")]
+    assert steps == [*range(1, 11), *range(8, 13)]
+
+
+def test_a_fit_that_is_resumed_after_another_one_is_logged(mlflow, tmp_path: Path):
+    path, callback, again = tmp_path / "a.ckpt", MLflow(every=1), MLflow(every=1)
+    learner = learner_with(callback)
+    learner.fit(2, callbacks=[Killed(path, 99), StopAt(7)])
+    learner.fit(2)
+    other = learner_with(again)
+    other.load(path)
+    other.resume()
+    steps = [step for step, _ in points(mlflow, again.run_id, "step_loss")]
+    assert steps == [*range(1, 18), 8, 9, 10]
+
+
+def test_a_resumed_fit_in_an_active_run_is_logged_beside_what_others_log(mlflow, tmp_path: Path):
+    path = tmp_path / "a.ckpt"
+    with mlflow.start_run() as run:
+        learner = learner_with(MLflow(every=1))
+        learner.fit(2, callbacks=[Killed(path, 99), StopAt(7)])
+        mlflow.log_metric("step_loss", 0.5, step=100)
+        learner.resume()
+    steps = [step for step, _ in points(mlflow, run.info.run_id, "step_loss")]
+    assert steps == [*range(1, 8), 100, 8, 9, 10]
 
 
 def test_a_run_that_is_active_is_used_and_stays_active(mlflow):

@@ -4,8 +4,12 @@ import math
 
 import pytest
 
+from finetune import metrics
 from finetune.callbacks.monitor import Monitor
 from finetune.training.events import EpochEnd
+
+LOWER = {"error_rate", "mae", "mse", "rmse"}
+NAMES = sorted({name for names in metrics._NAMES.values() for name in names})
 
 
 def improvements(monitor: Monitor, name: str, values: list[float]) -> list[bool]:
@@ -22,6 +26,12 @@ def test_everything_else_should_rise(name: str):
     assert improvements(Monitor(name), name, [0.5, 0.4, 0.6]) == [True, False, True]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_direction_of_every_metric_of_the_library_is_known(name: str):
+    falls = [True, name in LOWER, name not in LOWER]
+    assert improvements(Monitor(name), name, [0.5, 0.4, 0.6]) == falls
+
+
 def test_the_training_loss_can_be_watched():
     monitor = Monitor("train_loss")
     assert [monitor.improved(EpochEnd("fit", 0, loss)) for loss in (2.0, 3.0)] == [True, False]
@@ -29,7 +39,7 @@ def test_the_training_loss_can_be_watched():
 
 def test_mode_says_otherwise():
     assert improvements(Monitor("loss", "max"), "loss", [0.5, 0.6]) == [True, True]
-    assert improvements(Monitor("rmse", "min"), "rmse", [0.5, 0.4]) == [True, True]
+    assert improvements(Monitor("spread", "min"), "spread", [0.5, 0.4]) == [True, True]
 
 
 def test_an_equal_value_is_no_improvement():
@@ -71,6 +81,8 @@ def test_the_best_value_is_its_state():
 
 
 def test_a_name_that_does_not_tell_the_direction_needs_a_mode():
-    with pytest.raises(ValueError, match="is a lower or a higher 'mae' better\\? pass mode='min'"):
-        Monitor("mae")
-    assert improvements(Monitor("mae", "min"), "mae", [0.5, 0.4, 0.6]) == [True, True, False]
+    with pytest.raises(
+        ValueError, match="is a lower or a higher 'spread' better\\? pass mode='min'"
+    ):
+        Monitor("spread")
+    assert improvements(Monitor("spread", "min"), "spread", [0.5, 0.4, 0.6]) == [True, True, False]

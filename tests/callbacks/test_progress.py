@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import StopAt, tiny_data, tiny_learner
 from terminal import on_a_terminal, screen_after
 from tqdm import tqdm
 
-from finetune import Callback, ImageDataLoaders, Learner, vision_learner
+from finetune import Callback, EarlyStopping, ImageDataLoaders, Learner, vision_learner
+from finetune.callbacks import pace
 from finetune.callbacks.progress import Progress
 from finetune.training.events import (
     EpochEnd,
@@ -59,6 +61,30 @@ def play_features(progress: Progress, *, views: int = 2, pause: float = 0.0) -> 
         time.sleep(pause)
         progress.on_step_end(StepEnd("frozen", epoch, 0, 0.5, (1e-3,), ()))
         progress.on_epoch_end(EpochEnd("frozen", epoch, 0.5, {}, 1.5))
+    progress.on_fit_end(FitEnd("finished"))
+
+
+@pytest.fixture
+def seconds(monkeypatch) -> list[float]:
+    """A clock that stands still unless its one number is changed."""
+    seconds = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    return seconds
+
+
+def play_epochs(
+    seconds: list[float], *, step: float, steps: int, epochs: int = 1, validates: bool = False
+) -> None:
+    """step: its seconds."""
+    progress = Progress()
+    progress.on_fit_start(FitStart(("fit",), epochs, steps, ("a",), 0, validates=validates))
+    progress.on_phase_start(PhaseStart("fit", epochs, 0))
+    for epoch in range(epochs):
+        progress.on_epoch_start(EpochStart("fit", epoch, steps, 0))
+        for i in range(steps):
+            seconds[0] += step
+            progress.on_step_end(StepEnd("fit", epoch, i, 0.5, (1e-3,), ()))
+        progress.on_epoch_end(EpochEnd("fit", epoch, 0.5, {}, step * steps))
     progress.on_fit_end(FitEnd("finished"))
 
 
@@ -127,6 +153,32 @@ def test_an_early_end_is_told(capsys, reason: str):
     assert capsys.readouterr().out.endswith(f"{reason}\n")
 
 
+def test_a_phase_that_ended_early_is_told_between_the_rows(capsys):
+    learner = tiny_learner(data=tiny_data(8), progress=True)
+    stopping = EarlyStopping(patience=2, min_delta=10.0)
+    learner.fine_tune(1, freeze_epochs=5, callbacks=[stopping])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["phase", *["frozen"] * 4, "unfrozen"]
+    assert re.fullmatch(r"frozen stopped: loss no better than 0\.\d+ for 2 epochs", lines[4])
+
+
+def test_a_long_epoch_in_a_pipe_says_every_minute_how_far_it_is(capsys, seconds):
+    play_epochs(seconds, step=5.0, steps=30)
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[:2] == [
+        "fit 1/1  40%, 12/30 steps, loss 0.5000, 1:30 left",
+        "fit 1/1  80%, 24/30 steps, loss 0.5000, 0:30 left",
+    ]
+    assert [line.split()[:2] for line in lines[2:]] == [["phase", "epoch"], ["fit", "1"], []]
+    assert all(c.isprintable() for line in lines for c in line)
+
+
+def test_short_epochs_in_a_pipe_are_rows_alone(capsys, seconds):
+    play_epochs(seconds, step=5.0, steps=8, epochs=9)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["fit", f"{i}"] for i in range(1, 10)]
+
+
 def test_an_error_in_the_middle_is_told_by_the_error(capsys):
     progress = Progress()
     progress.on_fit_start(FitStart(("fit",), 1, 2, ("a",), 0))
@@ -158,6 +210,25 @@ def test_a_terminal_gets_bars_and_is_left_with_the_table(monkeypatch):
     screen = screen_after(text)
     assert screen.lines == [HEAD, ROW]
     assert (screen.row, screen.column) == (2, 0)
+
+
+def test_the_bar_says_that_validation_runs(monkeypatch, seconds):
+    def act() -> None:
+        play_epochs(seconds, step=0.04, steps=31, validates=True)  # the last is no time for a bar
+
+    text = on_a_terminal(monkeypatch, act)
+    assert "30/31 steps, loss 0.5000, 0:00 left" in text
+    assert "31/31 steps, loss 0.5000, validating" in text
+
+
+@pytest.mark.parametrize(("steps", "validates"), [(31, False), (4, True)])
+def test_without_validation_or_after_a_short_epoch_the_bar_does_not(
+    monkeypatch, seconds, steps: int, validates: bool
+):
+    def act() -> None:
+        play_epochs(seconds, step=0.04, steps=steps, validates=validates)
+
+    assert "validating" not in on_a_terminal(monkeypatch, act)
 
 
 def test_time_left_is_more_where_frozen_layers_will_train(monkeypatch):

@@ -1,10 +1,12 @@
 """Mistakes on the command line: one line, the nearest name, the right exit code."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from finetune.cli import main
+from finetune.cli.mistakes import absent
 from finetune.models import hub
 
 
@@ -17,7 +19,7 @@ from finetune.models import hub
         (["train", "photos", "--lr-mult", "x"], "lr_mult needs a number or null, got 'x'"),
         (["train", "photos", "--resize", "crap"], "did you mean 'crop'?"),
         (["train", "photos", "--epochs"], "--epochs: expected one argument"),
-        (["train", "photos", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "photos", "--config", "nowhere.yaml"], "nowhere.yaml' does not exist"),
         (["train", "photos", "more"], "train takes no further argument, got 'more'"),
         (["export", "run", "--format", "onxx"], "did you mean 'onnx'?"),
         (["predict"], "required"),
@@ -64,10 +66,17 @@ def test_a_config_file_with_a_mistake(
         (["train", "x", "--epochs", "0"], "epochs must be a positive whole number, got 0"),
         (["train", "x", "--lr-mult", "3", "--layer-decay", "0.5"], "give one of them"),
         (["train", "x", "--schedule", "one_cycle", "--freeze-epochs", "3"], "freezes nothing"),
-        (["predict", "nowhere", "image.jpg"], "is no exported model"),
+        (["train", "x", "--lr-mult", "0"], "--lr-mult must be positive, got 0"),
+        (["train", "x", "--formats", "[]"], "names nothing to write"),
+        (["lr-find", "x", "--curve", "curve.txt"], "must end in .png, .svg or .pdf"),
+        (["lr-find", "x", "--curve", "curve"], "must end in .png, .svg or .pdf"),
+        (["predict", "nowhere", "image.jpg"], "'nowhere' does not exist"),
+        (["predict", ".", "nowhere"], "'nowhere' does not exist"),
+        (["predict", ".", "image.jpg"], "is no exported model"),
         (["predict", "nowhere", "image.jpg", "--output", "a.txt"], "must end in .csv or .jsonl"),
-        (["evaluate", "nowhere", "photos"], "is no exported model"),
-        (["export", "nowhere"], "is no exported model"),
+        (["evaluate", "nowhere", "photos"], "'nowhere' does not exist"),
+        (["evaluate", ".", "nowhere"], "'nowhere' does not exist"),
+        (["export", "nowhere"], "'nowhere' does not exist"),
         (["models", "resnext*99"], "no backbone matches 'resnext*99'; did you mean '"),
         (["inspect", "resnet81"], "is no file or folder here, and there is no backbone"),
     ],
@@ -85,13 +94,77 @@ def test_what_can_not_be_done_is_answered_in_one_line(
     assert list(tmp_path.iterdir()) == []  # nothing is begun
 
 
+@pytest.mark.parametrize("command", ["train", "inspect"])
 def test_a_given_split_is_asked_for_in_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for part in ("train", "val"):
         (tmp_path / part).mkdir()
-    assert main(["train", str(tmp_path)]) == 1
+    assert main([command, str(tmp_path)]) == 1
     assert "pass --train train, --valid val" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("phots", "'phots' does not exist; did you mean 'photos'?"),
+        ("phots/red", "'phots/red' does not exist; did you mean 'photos'?"),
+        ("photos/rad", "'photos/rad' does not exist; did you mean 'red'?"),
+        ("zebra", "'zebra' does not exist"),
+    ],
+)
+def test_a_path_that_is_not_there_gets_the_nearest_name(
+    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos" / "red").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert absent(given) == message
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_model_that_is_not_there_gets_the_nearest_name(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    assert main([command, str(tmp_path / "phots"), str(tmp_path)]) == 1
+    assert "did you mean 'photos'?" in capsys.readouterr().err
+
+
+def test_a_config_file_that_is_not_there_gets_the_nearest_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "strong.yaml").write_text("epochs: 1\n")
+    assert main(["train", "photos", "--config", str(tmp_path / "strng.yaml")]) == 2
+    assert "did you mean 'strong.yaml'?" in capsys.readouterr().err
+
+
+def test_a_run_whose_settings_are_no_yaml_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("epochs: [1\n")
+    assert main(["inspect", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "config.yaml' is no valid YAML" in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_that_is_no_csv_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels.csv").write_text(f"file,label\na.jpg,{'x' * 200_000}\n")
+    assert main(["train", "--csv", str(tmp_path / "labels.csv")]) == 1
+    error = capsys.readouterr().err
+    assert "field larger than field limit" in error
+    assert error.count("\n") == 1
+
+
+def test_a_format_whose_library_is_missing_is_said_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    command = ["train", str(tmp_path / "nowhere"), "--formats", "onnx"]
+    assert main([*command, "--output", str(tmp_path / "run")]) == 1
+    assert "pip install 'finetune-vision[onnx]'" in capsys.readouterr().err
 
 
 def test_a_hub_out_of_reach_is_one_line_with_the_way_out(

@@ -246,3 +246,56 @@ def test_classes_of_a_dataset_may_be_an_array() -> None:
     train, valid, names = Targets([0, 1]), Targets([0, 1]), np.array(["x", "y"])
     data = ImageDataLoaders.from_dataset(train, valid, classes=names, batch_size=2)  # type: ignore[arg-type]
     assert data.valid_examples.texts() == ["x", "y"]
+
+
+# --- labels beside the pictures
+
+
+class Told(Pictures):
+    """Says, under the name, which labels it has."""
+
+    def __init__(self, labels: list[int], name: str, told: list[int]) -> None:
+        super().__init__(labels)
+        self.given = labels
+        del self.labels
+        setattr(self, name, told)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        self.reads += 1
+        return np.full((8, 8, 3), index, dtype=np.uint8), self.given[index]
+
+
+def test_labels_of_a_part_are_not_read_from_its_pictures() -> None:
+    whole = Targets([0, 1, 0, 1])
+    found = from_dataset(Subset(whole, [3, 0]), None)  # type: ignore[arg-type, type-var]
+    assert (found.labels.tolist(), whole.reads) == ([1, 0], 0)
+
+
+@pytest.mark.parametrize("name", ["labels", "_labels"])
+def test_labels_under_another_name_are_tried_before_they_are_trusted(name: str) -> None:
+    right, wrong = Told([0, 1] * 10, name, [0, 1] * 10), Told([0, 1] * 10, name, [1, 0] * 10)
+    assert from_dataset(right, None).labels.tolist() == [0, 1] * 10
+    assert from_dataset(wrong, None).labels.tolist() == [0, 1] * 10
+    assert right.reads == 3
+    assert wrong.reads > 20
+
+
+def test_classes_of_a_data_set_may_differ_in_case_only() -> None:
+    letters = Targets([0, 1])
+    assert from_dataset(letters, ["A", "a"]).classes == ("A", "a")
+
+
+@pytest.mark.parametrize("targets", [[[0, 1], [1, 1]], ["x", "y"], [[0], [1, 1]]])
+def test_labels_that_are_no_indices_name_the_way(targets: Any) -> None:
+    with pytest.raises(ValueError, match=r"are class indices, got .*; pass pictures and names"):
+        from_dataset(Targets(targets), None)
+
+
+def test_own_transform_is_told_to_run_once() -> None:
+    dataset = Targets([0, 1])
+    dataset.transform = lambda picture: picture  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="transform of this Targets runs once a picture"):
+        from_dataset(dataset, None)

@@ -127,6 +127,17 @@ def test_split_keeps_items_and_labels_together() -> None:
         assert part.labels.tolist() == [int(whole.labels[int(str(item))]) for item in part.items]
 
 
+def test_parts_know_their_numbers_in_the_whole() -> None:
+    train, _ = numbered((30, 30)).split(0.3, seed=1)
+    part = train.select(torch.tensor([5, 2]))
+    assert part.numbers is not None
+    assert part.numbers.tolist() == [int(str(item)) for item in part.items]
+    marks = [False, True, False, True]
+    for side in from_marked(list("0123"), list("aabb"), marks, 0.2, 0):
+        assert side.numbers is not None
+        assert list(map(str, side.numbers.tolist())) == side.items
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.2, 20, float("nan")])
 def test_bad_valid_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match=r"valid_fraction needs 0 < valid_fraction < 1, got"):

@@ -304,3 +304,9 @@ def test_task_is_single_label_unless_said_otherwise() -> None:
     assert DataLoaders(loader, task="regression").task == "regression"
     with pytest.raises(ValueError, match=r"task must be one of .* got 'regresion'"):
         DataLoaders(loader, task="regresion")  # type: ignore[arg-type]
+
+
+def test_parts_of_a_batch_are_even() -> None:
+    sizes = [len(part) for part in Batch(torch.zeros(50, 2), torch.zeros(50)).split(8)]
+    assert sum(sizes) == 50
+    assert set(sizes) == {6, 7}

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from finetune.data import memory
-from finetune.data.memory import MEMORY_FRACTION, reserve
+from finetune.data.memory import MEMORY_FRACTION, memory_bytes, reserve
 
 
 class Owner:
@@ -70,3 +70,9 @@ def test_threads_never_get_more_than_the_budget() -> None:
 def test_memory_of_the_machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert memory.memory_bytes() > 100 << 20
+
+
+def test_processes_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = memory_bytes()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_bytes() == whole // 4

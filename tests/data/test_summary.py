@@ -9,6 +9,8 @@ from PIL import Image
 from support import write_photos
 
 from finetune import ImageDataLoaders
+from finetune.data.duplicates import _digest
+from finetune.data.headers import look
 from finetune.data.summary import DataSummary
 
 SMALL: dict = {"image_size": 16, "batch_size": 1}
@@ -189,3 +191,21 @@ def test_pictures_with_other_palettes_are_no_duplicates(mode: str) -> None:
     found = ImageDataLoaders.from_dataset(pairs[:4], pairs[3:], **SMALL).summary()
     assert found.duplicates == ()
     assert [(t.first, t.second) for t in found.leaks] == [("training 3", "validation 0")]
+
+
+def test_picture_too_large_to_train_on_is_unreadable(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    Image.new("RGB", (50, 40)).save(split / "train" / "large.png")
+    header = look([str(split / "train" / "large.png")], 0)
+    assert header.error is not None
+    assert "decompression bomb" in header.error.reason
+
+
+def test_broken_picture_in_memory_has_no_twin() -> None:
+    class Broken:
+        def __array__(self, *_: object, **__: object) -> object:
+            raise SyntaxError("broken PNG file")
+
+    assert _digest([Broken()], 0) is None  # type: ignore[list-item]

@@ -62,3 +62,25 @@ def test_array_of_pictures_may_be_a_column() -> None:
     rows = read_table({"picture": pictures, "kind": list("ababab")}, None, Layout())
     assert {type(item) for item in rows.items} == {np.ndarray}
     assert np.array_equal(np.stack(rows.items), pictures)  # type: ignore[arg-type]
+
+
+def test_labels_of_numpy_are_words() -> None:
+    table = {"image": ["a.jpg"], "tags": list(np.array(["cat dog"]))}
+    found = read_table(table, None, Layout(task="multi_label"))
+    assert found.labels == [["cat", "dog"]]
+
+
+def test_frame_whose_columns_are_no_lists_goes_through_its_protocol() -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"image": ["a.jpg", "b.jpg"], "label": ["x", "y"]})
+
+    class OnGpu:
+        columns = ("image", "label")
+
+        def __getitem__(self, name: str) -> object:
+            raise TypeError("implicit conversion to a host list is not allowed")
+
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return table.__arrow_c_stream__(requested_schema)
+
+    assert read_table(OnGpu(), None, Layout()).labels == ["x", "y"]

@@ -130,3 +130,8 @@ def test_equal_names_of_classes_are_refused(task: Any, label: Any) -> None:
 )
 def test_classes_may_be_an_array(task: Any, labels: list[Any]) -> None:
     assert encode(labels, np.array(["b", "a"]), task)[1] == ("b", "a")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [list, lambda labels: list(map(str, labels))])
+def test_whole_numbers_are_in_their_own_order(kind: Any) -> None:
+    assert encode(kind([10, 9, 11, 2]), None, "single_label")[1] == ("2", "9", "10", "11")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from support import copy_of, same_state
+from support import copy_of, same_state, tiny_learner
 from torch import nn
 
 from finetune import ImageDataLoaders, Learner, vision_learner
@@ -153,6 +153,11 @@ def test_mistaken_names_are_errors(trained: Learner, photos: Path) -> None:
         trained.activation_map(item, layer="backbone.block")
     with pytest.raises(ValueError, match=r"layer 'head' gives \[1, 3\], which is no map"):
         trained.activation_map(item, layer="head")
+
+
+def test_a_model_without_a_backbone_may_name_a_layer() -> None:
+    with pytest.raises(ValueError, match=r"no submodule 'backbone'.*or pass layer="):
+        tiny_learner().activation_map(torch.zeros(4))
 
 
 def test_without_captum_the_extra_is_named(

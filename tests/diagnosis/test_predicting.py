@@ -1,19 +1,23 @@
 """Predictions of a learner: the evaluation's numbers, by example."""
 
 import shutil
-from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from support import copy_of, same_state, tiny_learner, tiny_pairs
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset
 
-from finetune import DataLoaders, ImageDataLoaders, Learner, load_learner, vision_learner
+from finetune import Batch, DataLoaders, ImageDataLoaders, Learner, vision_learner
 from finetune.diagnosis.predicting import example_losses
+from finetune.task import SquaredError, activation
 
 
 @pytest.fixture(scope="module")
@@ -133,28 +137,6 @@ def test_a_torch_loader_gives_pictures_that_are_ready_or_in_uint8(learner: Learn
         learner.predictions(DataLoader(TensorDataset(raw[:, :, 1:-1, 1:-1], labels), 4))
 
 
-def test_the_table_is_kept_until_the_weights_change() -> None:
-    learner = tiny_learner()
-    first = learner.predictions()
-    assert learner.predictions() is first
-    assert learner.predictions(learner.data.valid) is first
-    learner.fit(1, 1e-2)
-    second = learner.predictions()
-    assert second is not first
-    with torch.no_grad():
-        learner.model[-1].bias += 1
-    assert learner.predictions() is not second
-
-
-def test_loading_other_weights_makes_a_new_table(tmp_path: Path) -> None:
-    learner = tiny_learner()
-    learner.save(tmp_path / "a.ckpt")
-    learner.fit(1, 1e-1)
-    trained = learner.predictions()
-    learner.load(tmp_path / "a.ckpt")
-    assert not np.allclose(learner.predictions().probabilities, trained.probabilities)
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_losses_are_the_learners_own(smoothing: float) -> None:
     weight = torch.tensor([1.0, 3.0])
@@ -166,6 +148,31 @@ def test_losses_are_the_learners_own(smoothing: float) -> None:
     for loss in (function, module):
         assert torch.equal(example_losses(loss, outputs, targets), expected)
     assert module.reduction == "mean"
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        ("multi_label", F.binary_cross_entropy_with_logits),
+        ("multi_label", nn.BCEWithLogitsLoss(pos_weight=torch.tensor([5.0, 1.0]))),
+        (
+            "multi_label",
+            partial(F.binary_cross_entropy_with_logits, weight=torch.tensor([3.0, 1.0])),
+        ),
+        ("regression", SquaredError(torch.tensor([3.0, 30.0]))),
+        ("regression", nn.MSELoss()),
+        ("regression", F.smooth_l1_loss),
+    ],
+)
+def test_losses_of_labels_and_values_are_the_learners_own(
+    of_task: Callable[..., Learner], task: str, loss: Callable
+) -> None:
+    learner = of_task(task, loss)
+    expected = learner.validate()["loss"]
+    assert learner.predictions().losses.mean() == pytest.approx(expected, rel=1e-5)
+    outputs, targets = torch.randn(6, 2), torch.ones(6, 2)
+    alone = [float(loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(6)]
+    assert example_losses(loss, outputs, targets, task).tolist() == pytest.approx(alone)
 
 
 def test_other_losses_are_shown_as_cross_entropy() -> None:
@@ -183,8 +190,44 @@ def test_other_tasks_are_an_error() -> None:
         loss=nn.functional.binary_cross_entropy_with_logits,
         progress=False,
     )
-    with pytest.raises(ValueError, match=r"one class an example.*float32 \[4, 2\]"):
+    with pytest.raises(ValueError, match=r"one class an example.*float32 \[4, 2\].*pass task="):
         learner.predictions()
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_what_is_no_class_number_is_told_before_the_loss(wrong: int) -> None:
+    pairs = tiny_pairs(8)
+    pairs.tensors[1][3] = wrong
+    with pytest.raises(ValueError, match=f"class numbers from 0 to 1, .*got {wrong}"):
+        tiny_learner().predictions(DataLoader(pairs, 4))
+
+
+def test_class_numbers_may_be_of_any_whole_type() -> None:
+    inputs, targets = tiny_pairs(8).tensors
+    learner = tiny_learner()
+    expected = learner.predictions(DataLoader(TensorDataset(inputs, targets), 4))
+    small = learner.predictions(DataLoader(TensorDataset(inputs, targets.int()), 4))
+    assert small.losses == pytest.approx(expected.losses)
+
+
+def test_one_process_of_several_may_look_alone(
+    trained: Learner, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(*args: object) -> None:
+        raise AssertionError("waits for the others")
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "broadcast", waits)
+    monkeypatch.setattr(dist, "all_reduce", waits)
+    valid = trained.data.valid
+    assert len(trained.tta(1)) == len(trained.features()) == len(valid.targets)
+    assert len(trained.predictions(trained.data.train)) == len(trained.data.train.targets)
+    assert len(trained.suspicious_labels()) >= 0
+    assert trained.activation_map(photos / "red" / "000.jpg").values.shape == (32, 32)
+    with pytest.raises(AssertionError, match="waits for the others"):
+        trained.validate()
 
 
 def test_without_validation_a_loader_is_asked_for() -> None:
@@ -213,73 +256,32 @@ def test_tta_is_the_mean_over_the_views(learner: Learner) -> None:
         learner.tta(0)
 
 
-# --- calibration
+class Moved(DataLoaders):
+    """Points that every random view moves a little."""
+
+    def prepare(self, batch: Batch, view: int | None) -> Batch:
+        return batch if view is None else replace(batch, inputs=batch.inputs + 0.1 * (view + 1))
 
 
-def overconfident() -> Learner:
-    """Right for two thirds of the examples, and nearly certain of all."""
-    inputs = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
-    flipped = torch.rand(300, generator=torch.Generator().manual_seed(1)) < 0.33
-    targets = (inputs[:, 0] > inputs[:, 1]).long() ^ flipped.long()
-    loader = DataLoader(TensorDataset(inputs, targets), 64)
-    model = nn.Sequential(OrderedDict(backbone=nn.Identity(), head=nn.Linear(2, 2)))
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_tta_of_labels_and_values_is_the_mean_over_the_views(
+    of_task: Callable[..., Learner], task: str
+) -> None:
+    learner = of_task(task, loaders=Moved)
+    inputs, targets = learner.data.valid.loader.dataset.tensors
     with torch.no_grad():
-        model.head.weight.copy_(torch.tensor([[-20.0, 20.0], [20.0, -20.0]]))
-        model.head.bias.zero_()
-    data = DataLoaders(loader, loader, classes=["no", "yes"])
-    return Learner(
-        data, model, loss=nn.functional.cross_entropy, split=lambda m: [[m]], progress=False,
-        device="cpu", precision="fp32",
-    )  # fmt: skip
+        views = [activation(learner.model(inputs + move), task) for move in (0, 0.1, 0.2)]
+        mean = torch.stack(views).mean(0)
+    found = learner.tta(2)
+    assert type(found) is type(learner.predictions())
+    assert found.outputs == pytest.approx(mean.numpy(), abs=1e-4)
+    loss = F.binary_cross_entropy if task == "multi_label" else F.mse_loss
+    assert found.losses.mean() == pytest.approx(float(loss(mean, targets)), rel=1e-4)
 
 
-def test_a_picture_of_the_plan_keeps_the_calibration(photos: Path) -> None:
-    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+def test_tta_without_augmentation_is_an_error(photos: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8, augment="none")
     learner = vision_learner(data, "test_resnet", weights=None, progress=False)
-    learner.fit(1, 1e-3)
-    temperature = learner.calibrate()
-    learner.plot_plan(1)
-    assert learner.predictor().temperature == temperature
-
-
-def test_calibration_tempers_predictions_and_predict_alike() -> None:
-    learner = overconfident()
-    before = learner.predictions()
-    temperature = learner.calibrate()
-    assert temperature > 5
-    after = learner.predictions()
-    assert before.calibration().error > 0.2
-    assert after.calibration().error < before.calibration().error / 2
-    assert (after.predicted == before.predicted).all()
-    item = learner.data.valid.loader.dataset[0][0]
-    assert learner.predict(item).probability == pytest.approx(after[0].probability, abs=1e-6)
-    assert learner.calibrate() == pytest.approx(temperature)  # of the outputs, not on top
-
-
-def test_a_temperature_is_given_up_when_the_weights_change() -> None:
-    learner = overconfident()
-    learner.calibrate()
-    with torch.no_grad():
-        learner.model.head.weight *= 0.5
-    with pytest.warns(UserWarning, match="the weights changed since calibrate"):
-        assert learner.predictor().temperature == 1.0
-    assert learner.predictor().temperature == 1.0
-
-
-def test_the_temperature_is_exported(photos: Path, tmp_path: Path) -> None:
-    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
-    learner = vision_learner(data, "test_resnet", weights=None, progress=False)
-    assert not learner.predictions().correct.all()
-    temperature = learner.calibrate()
-    assert temperature != 1.0
-    learner.export(tmp_path / "model")
-    loaded = load_learner(tmp_path / "model")
-    assert loaded.temperature == temperature
-    item = photos / "red" / "000.jpg"
-    expected = learner.predict(item).probabilities
-    assert loaded.predict(item).probabilities == pytest.approx(expected, abs=1e-4)
-    table = {Path(row.item): row for row in learner.predictions(learner.data.train)}
-    own = next(iter(table.values()))
-    assert list(learner.predict(own.item).probabilities.values()) == pytest.approx(
-        own.probabilities.tolist(), abs=1e-3
-    )
+    for own in (learner, tiny_learner()):
+        with pytest.raises(ValueError, match=r"has no augmentation.*pass augment= to Image"):
+            own.tta()

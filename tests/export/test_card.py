@@ -34,6 +34,23 @@ def test_the_card_lies_in_the_folder(trained: Learner, tmp_path: Path) -> None:
     assert "onnx" not in card
 
 
+def test_timm_alone_loads_a_linear_head_in_one_line(description: dict[str, Any]) -> None:
+    description["architecture"]["head"] = "linear"
+    use = section(model_card(description, SOURCE), "Use")
+    assert "`model.safetensors`, with timm alone, in one line." in use
+    line = (
+        'timm.create_model("test_efficientnet", num_classes=3, checkpoint_path="model.safetensors")'
+    )
+    assert f"\nmodel = {line}.eval()\n" in use
+    assert "backbone" not in use
+
+
+def test_another_head_is_made_of_torchs_layers(description: dict[str, Any]) -> None:
+    use = section(model_card(description, SOURCE), "Use")
+    assert "own library makes the backbone, torch the head" in use
+    assert "timm alone" not in use
+
+
 def test_it_counts_the_pictures_of_each_class(description: dict[str, Any]) -> None:
     data = section(model_card(description, SOURCE), "Data")
     assert "18 training pictures and 6 validation pictures." in data

@@ -16,6 +16,7 @@ from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import Format
+from finetune.models.heads import HeadKind
 from finetune.task import Task
 
 FORMATS: tuple[Format, ...] = ("safetensors", "onnx", "torch_export")
@@ -98,9 +99,11 @@ def check_in_a_new_process(
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=f"{folder} {name}")
 
 
-def learner_on(photos: Path, backbone: str, resize: Resize = "crop") -> Learner:
+def learner_on(
+    photos: Path, backbone: str, resize: Resize = "crop", head: HeadKind = "mlp"
+) -> Learner:
     data = ImageDataLoaders.from_folder(photos, image_size=64, batch_size=8, resize=resize)
-    learner = vision_learner(data, backbone, weights=None, progress=False)
+    learner = vision_learner(data, backbone, weights=None, head=head, progress=False)
     learner.fine_tune(2)
     return learner
 
@@ -111,6 +114,13 @@ def test_every_format_gives_the_probabilities_of_the_learner(photos: Path, tmp_p
         learner.export(folder, FORMATS)
         assert len(code_blocks(folder)) == 6
     check_in_a_new_process(exported, write_pictures(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_linear_head_in_every_format(photos: Path, tmp_path: Path) -> None:
+    learner = learner_on(photos, "test_vit", head="linear")
+    learner.export(tmp_path / "model", FORMATS)
+    check_in_a_new_process({tmp_path / "model": learner}, write_pictures(tmp_path))
 
 
 @pytest.mark.slow

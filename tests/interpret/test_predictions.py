@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.data.decode import ImageError, read_image
+from finetune.interpret import analysis
 from finetune.interpret.predictions import Confusion, Predictions
 
 CLASSES = ("cat", "dog", "owl")
@@ -76,6 +77,19 @@ def test_the_report_has_means_by_class_and_by_example() -> None:
     assert report.accuracy == 0.5
     assert "macro mean" in repr(report)
     assert "<td" in report._repr_html_()
+
+
+def test_many_classes_in_a_small_type_are_counted_right() -> None:
+    targets = np.arange(100, dtype=np.uint8)
+    many = Predictions(range(100), list(map(str, range(100))), targets, np.eye(100), np.zeros(100))
+    assert (many.confusion_matrix() == np.eye(100)).all()
+    assert many.report().macro.f1 == 1
+
+
+def test_the_report_needs_no_matrix_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Predictions, "confusion_matrix")
+    monkeypatch.delattr(analysis, "confusion_matrix")
+    assert table().report().rows[0].recall == 1
 
 
 def test_a_temperature_changes_probabilities_and_nothing_else() -> None:

@@ -45,6 +45,16 @@ def test_labels_are_those_above_their_thresholds() -> None:
     assert (none.predicted, none.target) == ("(none)", "(none)")
 
 
+def test_other_thresholds_make_other_labels_of_the_same_probabilities() -> None:
+    found = labels()
+    high = found.at_thresholds({"cat": 1.0, "eel": 0.2})
+    assert high.thresholds.tolist() == [1.0, 0.5, 0.2]
+    assert (high.probabilities == found.probabilities).all()
+    assert (high.predicted == (found.outputs >= [1.0, 0.5, 0.2])).all()
+    with pytest.raises(ValueError, match="no class 'dgo'; did you mean 'dog'"):
+        found.at_thresholds({"dgo": 0.1})
+
+
 def test_worst_first_and_in_a_file(tmp_path: Path) -> None:
     found = labels()
     losses = [row.loss for row in found.top_losses(5)]
@@ -86,6 +96,9 @@ def test_pictures_of_both(tmp_path: Path) -> None:
     found = labels(picture=lambda i: Image.new("RGB", (8, 8), (6 * i, 0, 0)))
     found.show_results(4).savefig(tmp_path / "labels.png")
     assert len(found.show_results(4).axes) == 4
+    worst = found.plot_top_losses(3).axes
+    assert worst[0].get_title().startswith(f"loss {found.losses.max():.4g}"[:8])
+    assert len(worst) == 3
     assert len(values().plot().axes) == 2
     with pytest.raises(ValueError, match="know no pictures"):
         values().show_results()

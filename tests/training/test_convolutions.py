@@ -163,3 +163,9 @@ def test_other_functions_are_as_they_were():
     with Convolutions():
         inside = conv(x).relu()
     assert torch.equal(inside, conv(x).relu())
+
+
+def test_float64_stays_what_it_is_under_autocast():
+    conv = nn.Conv2d(4, 4, 5, groups=4, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16), Convolutions():
+        assert conv(torch.ones(1, 4, 9, 9, dtype=torch.float64)).dtype == torch.float64

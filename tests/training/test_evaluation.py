@@ -5,6 +5,8 @@ import torch
 from support import tiny_data, tiny_learner, tiny_pairs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from finetune import DataLoaders, Learner
 from finetune.training.evaluation import evaluate
@@ -63,3 +65,9 @@ def test_a_model_that_remembers_tensors_trains_after_an_evaluation():
     learner.validate()
     learner.fit(1)
     assert len(learner.history.steps) == 8
+
+
+def test_a_collection_of_metrics_gives_its_own_names():
+    both = MetricCollection({"top1": MulticlassAccuracy(2), "f1": MulticlassF1Score(2)})
+    found = tiny_learner(metrics=both).validate()
+    assert set(found) == {"loss", "top1", "f1"}

@@ -88,7 +88,9 @@ def test_events_say_where_the_run_is():
     recorder = Recorder()
     learner = short_learner(groups=3)
     learner.fine_tune(1, callbacks=[recorder])
-    assert recorder.events[0] == FitStart(("frozen", "unfrozen"), 2, 2, ("0", "1", "2"), 0)
+    assert recorder.events[0] == FitStart(
+        ("frozen", "unfrozen"), 2, 2, ("0", "1", "2"), 0, validates=True
+    )
     assert replace(recorder.events[1], peaks={}) == PhaseStart("frozen", 1, 2, 0)
     assert recorder.events[2] == EpochStart("frozen", 0, 2, 0)
     assert replace(recorder.events[6], peaks={}) == PhaseStart("unfrozen", 1, 0, 0)
@@ -135,6 +137,13 @@ def test_without_validation_data_there_are_no_results():
     learner = tiny_learner(data=data)
     learner.fit(1)
     assert learner.history.epochs[0].valid == {}
+
+
+def test_a_fit_without_validation_data_says_so():
+    data, recorder = tiny_data(count=8), Recorder()
+    data.valid = None
+    tiny_learner(data=data).fit(1, callbacks=[recorder])
+    assert not recorder.events[0].validates
 
 
 def test_the_model_is_left_in_eval_mode_without_gradients():
@@ -441,6 +450,19 @@ def test_a_stop_of_one_phase_begins_the_next_and_ends_the_last():
     assert [(e.phase, e.epoch) for e in learner.history.epochs] == [("frozen", 0), ("unfrozen", 0)]
     assert learner.layer_groups.frozen_count == 0
     assert learner.trainer.run.ended == "stopped: enough of this phase"
+
+
+def test_a_phase_is_told_why_the_one_before_ended_early():
+    recorder = Recorder()
+    tiny_learner().fine_tune(1, freeze_epochs=3, callbacks=[StopPhase(), recorder])
+    notes = [event.note for event in recorder.events if isinstance(event, PhaseStart)]
+    assert notes == ["", "frozen stopped: enough of this phase"]
+
+
+def test_a_phase_that_was_at_its_end_did_not_end_early():
+    recorder = Recorder()
+    tiny_learner().fine_tune(1, freeze_epochs=1, callbacks=[StopPhase(), recorder])
+    assert [e.note for e in recorder.events if isinstance(e, PhaseStart)] == ["", ""]
 
 
 def test_anything_else_than_an_answer_is_refused():

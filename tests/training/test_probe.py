@@ -69,7 +69,15 @@ def test_the_trial_takes_at_most_its_share_of_the_steps(speeds):
     assert speeds["trials"] == 2
 
 
-@pytest.mark.parametrize("options", [{"runtime": Runtime(CPU)}, {"precision": "fp32"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"runtime": Runtime(CPU)},
+        {"runtime": Runtime(CPU, compile=True)},
+        {"runtime": Runtime(CPU, compile=True, automatic=True)},  # as an earlier fit left it
+        {"precision": "fp32"},
+    ],
+)
 def test_what_the_caller_chose_is_not_questioned(speeds, options: dict):
     learner = tiny_learner(**({"device": None} | options if "runtime" in options else options))
     before = learner.trainer.setup.runtime

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support import tiny_learner
 from torch import nn
 
 from finetune.training.runtime import Runtime, choose_runtime
@@ -96,3 +97,17 @@ def test_what_is_recorded_is_taken_back():
 def test_what_does_not_go_together_is_an_error(options: dict, text: str):
     with pytest.raises(ValueError, match=text):
         Runtime(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's compiler has some of its own
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_model_trains_to_the_same_losses(precision: str):
+    plain, compiled = (
+        tiny_learner(dropout=0.0, device=None, runtime=Runtime("cpu", precision, compile=on))
+        for on in (False, True)
+    )
+    for learner in (plain, compiled):
+        learner.fine_tune(2, 1e-2)
+    losses = [[row.loss for row in learner.history.steps] for learner in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5 if precision == "fp32" else 2e-2)

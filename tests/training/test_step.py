@@ -291,3 +291,12 @@ def test_what_dropout_draws_does_not_depend_on_an_attempt_that_failed():
         with pytest.warns(UserWarning, match="2 parts") if known == 1 else nullcontext():
             steps.append(step([batch], 0, 0, 0).item())
     assert steps[0] == steps[1]
+
+
+def test_no_part_of_a_batch_is_a_single_example():
+    learner = short_of_memory(5)
+    with pytest.warns(UserWarning, match="parts"), pytest.raises(torch.OutOfMemoryError):
+        short_of_memory(1).fit(1, 0.1)
+    with pytest.warns(UserWarning, match=r"in [248] parts"):
+        learner.fit(1, 0.1)
+    assert min(learner.model[1].sizes) >= 3

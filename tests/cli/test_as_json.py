@@ -1,0 +1,41 @@
+"""What commands answer to machines."""
+
+import json
+from collections import namedtuple
+from typing import Any
+
+import pytest
+
+from finetune.cli import demo as demo_command
+from finetune.cli import main, models
+from finetune.cli.as_json import as_json
+
+
+def test_what_json_has_not_is_null() -> None:
+    row = namedtuple("row", "r2")(float("-inf"))
+    given = {"a": [1, 2.5, float("nan")], "b": {"c": (float("inf"), None)}, "row": row, "t": "NaN"}
+    found = {"a": [1, 2.5, None], "b": {"c": [None, None]}, "row": [None], "t": "NaN"}
+    assert json.loads(as_json(given)) == found
+
+
+def test_commands_answer_without_nan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "run", lambda options: ({"r2": float("nan")}, 0))
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"r2": None}
+
+
+def test_the_demo_answers_machines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune import demo
+
+    def run(output: str) -> dict[str, Any]:
+        print("words")
+        return {"accuracy": 0.97}
+
+    monkeypatch.setattr(demo, "run", run)
+    assert "json" in demo_command.parser().parse([])
+    assert main(["demo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"accuracy": 0.97}

@@ -1,0 +1,63 @@
+"""`finetune evaluate` on tables: what the options leave open is as in the run's own."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.cli import main
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_several_labels_with_the_columns_and_the_delimiter_of_the_run(
+    labels_run: Path, tables: Path, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tmp_path / "predictions.csv"
+    words = labels_run, tables / "labels.csv", "--data", photos, "--output", file
+    found = evaluated(capsys, *words)
+    assert [row["name"] for row in found["classes"]] == ["blue", "even", "green", "red"]
+    assert [row["support"] for row in found["classes"]] == [8, 12, 8, 8]
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["item"] == str(photos / "blue" / "000.jpg")
+    assert [row["target"] for row in rows[:2]] == ["blue, even", "blue"]
+
+
+def test_values_with_the_targets_of_the_model(
+    values_run: Path, tables: Path, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = tmp_path / "predictions.csv"
+    words = values_run, tables / "values.csv", "--data", photos, "--output", file
+    found = evaluated(capsys, *words)
+    assert [row["name"] for row in found["targets"]] == ["width", "height"]
+    mean = sum(row["mae"] for row in found["targets"]) / 2
+    assert found["metrics"]["mae"] == pytest.approx(mean, rel=1e-4)
+    with file.open() as stream:
+        assert next(csv.DictReader(stream))["target"] == "width 0, height 0"
+
+
+@pytest.mark.parametrize("columns", ["[height,width]", "width"])
+def test_targets_in_another_order_are_refused(
+    columns: str, values_run: Path, tables: Path, photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = [str(values_run), str(tables / "values.csv"), "--data", str(photos)]
+    assert main(["evaluate", *words, "--label-column", columns]) == 1
+    error = capsys.readouterr().err
+    assert "--label-column must name the model's targets in their order, width, height" in error
+
+
+def test_data_is_for_tables(
+    run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_folder), str(photos), "--data", str(photos)]) == 1
+    assert "--data says what the paths of a table are relative to" in capsys.readouterr().err

@@ -1,0 +1,23 @@
+"""`finetune inspect` of images in a given split, and of a table."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import write_photos
+
+from finetune.cli import main
+
+
+def test_a_given_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "val"):
+        write_photos(tmp_path / part, classes=("red", "blue"))
+    given = ["--train", "train", "--valid", "val", "--json"]
+    assert main(["inspect", str(tmp_path), *given]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == {"blue": 16, "red": 16}
+
+
+def test_a_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tables / "labels.csv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"kind": "table", "columns": ["number", "file", "labels"], "rows": 24}

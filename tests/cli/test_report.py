@@ -1,0 +1,48 @@
+"""What report.html says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.cli import build, report
+from finetune.config import TrainConfig
+
+
+def facts(photos: Path, **options: Any) -> dict[str, str]:
+    given = {"model": "test_efficientnet", "weights": None, "batch_size": 8, **options}
+    config = TrainConfig(str(photos), **given)
+    learner = build.learner_of(config, build.data_of(config))
+    return dict(report.facts(learner, learner.data, config).rows)  # type: ignore[arg-type]
+
+
+def test_the_size_is_that_of_the_backbone_unless_it_is_given(photos: Path) -> None:
+    assert facts(photos)["size"] == "160 px, crop"
+    assert facts(photos, image_size=64)["size"] == "64 px, crop"
+
+
+def test_what_is_held_out_is_said_as_the_task_splits(photos: Path, tables: Path) -> None:
+    assert facts(photos)["held out"] == "20% of each class, at random, seed 0"
+    table = {"csv": str(tables / "labels.csv"), "image_column": "file", "label_column": "labels"}
+    several = facts(photos, task="multi_label", label_delimiter="|", **table)
+    assert several["held out"] == "20% of the images, at random, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "task", "shown"),
+    [
+        ("f1", 0.5, "multi_label", "50.0 %"),
+        ("loss", 0.5, "multi_label", "0.500"),
+        ("mae", 0.5, "regression", "0.5000"),
+        ("r2", 0.5, "regression", "0.5000"),
+        ("loss", 0.5, "regression", "0.500"),
+    ],
+)
+def test_only_shares_are_in_percent(name: str, value: float, task: str, shown: str) -> None:
+    assert report.figure(name, value, task) == shown  # type: ignore[arg-type]
+
+
+def test_the_report_of_a_regression_has_no_percent_in_its_headline(values_run: Path) -> None:
+    head = (values_run / "report.html").read_text().partition("What was trained on what")[0]
+    assert "validation mae" in head
+    assert " %<" not in head

@@ -1,0 +1,134 @@
+"""`finetune train`: the end of a run, a good one and others."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import Callback, Learner
+from finetune.cli import build, main
+from finetune.export import graphs
+from finetune.training.events import StepEnd
+
+
+@pytest.fixture(scope="module")
+def best_run(photos: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five epochs, the last of which is not the best."""
+    output = tmp_path_factory.mktemp("runs") / "best"
+    command = ["train", str(photos), *small, "--epochs", "1", "--save-best", "--base-lr", "0.05"]
+    assert main([*command, "--output", str(output)]) == 0
+    return output
+
+
+def losses_of(run: Path) -> list[float]:
+    with (run / "history.csv").open() as stream:
+        return [float(row["valid_loss"]) for row in csv.DictReader(stream)]
+
+
+def test_the_best_epoch_is_the_result(best_run: Path) -> None:
+    losses = losses_of(best_run)
+    found = json.loads((best_run / "metrics.json").read_text())["validation"]["loss"]
+    assert found == pytest.approx(min(losses), rel=1e-3)
+    assert found != pytest.approx(losses[-1], rel=1e-3)
+
+
+def test_the_report_has_all_epochs_and_marks_the_one_that_was_kept(best_run: Path) -> None:
+    losses = losses_of(best_run)
+    page = (best_run / "report.html").read_text()
+    rows = re.findall(r"<tr>\s*<td[^>]*>(?:un)?frozen</td>.*?</tr>", page, re.DOTALL)
+    assert len(rows) == len(losses) == 5
+    assert [", kept" in row for row in rows] == [loss == min(losses) for loss in losses]
+
+
+def test_the_time_is_that_of_all_epochs(best_run: Path) -> None:
+    with (best_run / "history.csv").open() as stream:
+        seconds = sum(float(row["seconds"]) for row in csv.DictReader(stream))
+    found = json.loads((best_run / "metrics.json").read_text())["training_seconds"]
+    assert found == pytest.approx(seconds, abs=0.06)
+
+
+def test_a_model_that_is_no_graph_is_trained_and_exported_nevertheless(
+    photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path, model: Any, description: Any, formats: Any) -> None:
+        if "onnx" in formats:
+            raise RuntimeError("it has a loop")
+        if "torch_export" in formats:
+            (folder / "model.pt2").write_text("a graph")
+
+    monkeypatch.setattr(graphs, "write", write)
+    output, short = tmp_path / "run", ["--epochs", "1", "--freeze-epochs", "0"]
+    command = ["train", str(photos), *small, *short, "--formats", "[onnx,torch_export]"]
+    with pytest.warns(UserWarning, match="the model was not exported as onnx: it has a loop"):
+        assert main([*command, "--output", str(output)]) == 0
+    names = {path.name for path in (output / "model").iterdir()}
+    assert names == {"README.md", "model.json", "model.safetensors", "model.pt2"}
+    assert (output / "metrics.json").is_file()
+    assert main(["predict", str(output), str(photos / "red" / "000.jpg")]) == 0
+
+
+class Diverges(Callback):
+    """Ends a run in its sixth step."""
+
+    def __init__(self, path: Path) -> None:
+        self.left = 6
+
+    def on_step_end(self, event: StepEnd) -> None:
+        self.left -= 1
+        if not self.left:
+            raise ArithmeticError("the loss is no number")
+
+
+def test_a_run_that_fails_leaves_its_history_and_pictures(
+    photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(build, "SaveBest", Diverges)
+    command = ["train", str(photos), *small, "--save-best", "--output", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "error: the loss is no number" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"history.csv", "steps.csv", "plan.png", "learning_rates.png", "losses.png"} <= names
+
+
+def test_what_can_not_be_drawn_does_not_hide_why_a_run_failed(
+    photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(build, "SaveBest", Diverges)
+    monkeypatch.setattr(Learner, "_spans", lambda learner: 1 / 0)
+    command = ["train", str(photos), *small, "--save-best", "--output", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "error: the loss is no number" in capsys.readouterr().err
+
+
+def test_the_data_are_printed_in_the_size_of_the_backbone(
+    photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fit(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "fit", fit)
+    command = ["train", str(photos), *small, "--image-size", "null"]
+    assert main([*command, "--output", str(tmp_path / "run")]) == 130
+    assert ", 160 px, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("run", "title", "picture"),
+    [("labels_run", "Each class", "top_losses"), ("values_run", "Each target", "values")],
+)
+def test_every_task_has_a_table_of_its_failures(
+    run: str, title: str, picture: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(run)
+    assert (folder / "predictions.csv").is_file()
+    assert (folder / "top_losses.png").is_file()
+    assert (folder / f"{picture}.png").is_file()
+    page = (folder / "report.html").read_text()
+    assert f">{title}<" in page
+    assert ">The worst images<" in page
