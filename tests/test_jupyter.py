@@ -47,6 +47,10 @@ def lab(tmp_path: Path) -> Iterator[str]:
     choices.mkdir(parents=True)
     # every cell is in the page, the ones out of sight too
     (choices / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
+    # no question about news in front of what is to be seen
+    asks = choices.parent / "apputils-extension"
+    asks.mkdir()
+    (asks / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(tmp_path / ".jupyter"),
         "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / ".settings"),

@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from finetune.models.splitting import classifier_layers
+from finetune.randomness import isolated
 from finetune.wording import did_you_mean
 
 PREFIX = "torchvision/"
@@ -69,7 +70,9 @@ def source_of(name: str) -> str:
     """Python that makes `backbone`, without weights, from torchvision's own parts."""
     own = name.removeprefix(PREFIX)
     given = _OPTIONS.get(own, {})
-    with torch.device("meta"):  # only to see the names of its layers
+    # only to see the names of its layers; a RegNet computes their widths with tensors
+    regnet = own.startswith("regnet")
+    with isolated(), torch.device("cpu" if regnet else "meta"):
         model = torchvision.models.get_model(own, weights=None, **given)
     options = "".join(f", {key}={value!r}" for key, value in given.items())
     lines = [

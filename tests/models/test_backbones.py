@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -239,3 +240,16 @@ def test_checkpointed_activations_give_the_same_gradients():
 def test_an_architecture_that_cannot_be_checkpointed_is_named():
     with pytest.raises(ValueError, match="activations of Linear can't be checkpointed"):
         backbones.checkpoint_activations(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["torchvision/regnet_y_400mf", "torchvision/resnet18"])
+def test_source_makes_the_same_backbone_and_draws_no_number(name: str) -> None:
+    before = torch.get_rng_state()
+    source = backbones.source_of(name, 64)
+    assert torch.equal(torch.get_rng_state(), before)
+    made: dict[str, Any] = {}
+    exec(source, made)
+    own = backbones.create_backbone(name, image_size=64, weights=None)
+    assert {n: v.shape for n, v in made["backbone"].state_dict().items()} == {
+        n: v.shape for n, v in own.state_dict().items()
+    }
