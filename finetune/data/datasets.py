@@ -40,9 +40,10 @@ def from_dataset(
             "image_column= and label_column= are for data sets with named columns; "
             f"{type(dataset).__name__} has none"
         )
-    if getattr(_whole(dataset), "transform", None) is not None:
+    whole = whole_of(dataset)
+    if getattr(whole, "transform", None) is not None:
         warnings.warn(
-            f"the transform of this {type(_whole(dataset)).__name__} runs once a picture, and what "
+            f"the transform of this {type(whole).__name__} runs once a picture, and what "
             "it gives is kept for all epochs; leave random ones to augment=",
             stacklevel=3,
         )
@@ -55,10 +56,10 @@ def from_dataset(
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
     """The names that it has, or that the data set has of which it is a part."""
-    return getattr(_whole(dataset), "classes", None)
+    return getattr(whole_of(dataset), "classes", None)
 
 
-def _whole(dataset: Any) -> Any:
+def whole_of(dataset: Any) -> Any:
     """What a `Subset` is a part of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
@@ -76,7 +77,7 @@ def _targets(dataset: Any) -> Sequence[Any] | None:
         return plain(own)
     for name in ("labels", "_labels"):  # torchvision's SVHN, STL10; Food101, Flowers102, ...
         own = plain(getattr(dataset, name, ()))
-        if len(own) == len(dataset) > 0:
+        if isinstance(own, Sequence) and len(own) == len(dataset) > 0:
             tried = (0, len(dataset) // 2, len(dataset) - 1)
             if all(_equal(own[i], dataset[i][1]) for i in tried):
                 return own

@@ -13,7 +13,7 @@ from finetune.task import Task
 def encode(
     labels: Sequence[Any], classes: Sequence[str] | None, task: Task, *, of_training: bool = False
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Targets and the names of the model's outputs, in order (see `in_order`) unless given.
+    """Targets and the names of the model's outputs, in order (see `sorted_names`) unless given.
 
     single_label: a class name each -> int64 [N]. multi_label: a list of names each, which may be
     empty -> float32 [N, C], 0 and 1. regression: a number or a list of K numbers each ->
@@ -72,7 +72,7 @@ def numbered(
     of_training: bool = True,
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes, which are those found in sorted order unless given, and each one's index."""
-    names = check_classes(in_order(found) if classes is None else classes, least)
+    names = check_classes(sorted_names(found) if classes is None else classes, least)
     index = {name: i for i, name in enumerate(names)}
     unknown = ", ".join(map(repr, sorted(set(found) - index.keys())))
     known = ", ".join(map(repr, names))
@@ -85,10 +85,10 @@ def numbered(
     return names, index
 
 
-def in_order(names: Collection[str]) -> list[str]:
+def sorted_names(names: Collection[str]) -> list[str]:
     """Sorted; whole numbers by their values.
 
-    >>> in_order({"10", "9", "1"}), in_order({"b10", "b9"})
+    >>> sorted_names({"10", "9", "1"}), sorted_names({"b10", "b9"})
     (['1', '9', '10'], ['b10', 'b9'])
     """
     if all(name.isdecimal() for name in names):

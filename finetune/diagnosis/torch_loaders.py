@@ -17,7 +17,7 @@ from torch.utils.data import (
 )
 
 from finetune.data.dataset_images import DatasetImages
-from finetune.data.datasets import classes_of
+from finetune.data.datasets import classes_of, whole_of
 from finetune.data.loaders import DataLoaders, TorchLoader
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -93,9 +93,7 @@ def _names(loader: Any) -> tuple[str, ...] | None:
     given = getattr(unwrapped(loader), "dataset", None)
     dataset: Any = items.dataset if isinstance(items, DatasetImages) else given
     names = classes_of(dataset)
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
     # what such a function gives need not be a number of these classes
-    if getattr(dataset, "target_transform", None) is not None or isinstance(names, str):
+    if getattr(whole_of(dataset), "target_transform", None) is not None or isinstance(names, str):
         return None
     return tuple(map(str, names)) if isinstance(names, Sequence | np.ndarray) else None

@@ -268,6 +268,11 @@ class Told(Pictures):
         return np.full((8, 8, 3), index, dtype=np.uint8), self.given[index]
 
 
+@pytest.mark.parametrize("told", [None, 3, {"a": 1, "b": 2}])
+def test_what_is_no_list_of_labels_is_not_taken_for_one(told: Any) -> None:
+    assert from_dataset(Told([0, 1], "labels", told), None).labels.tolist() == [0, 1]
+
+
 def test_labels_of_a_part_are_not_read_from_its_pictures() -> None:
     whole = Targets([0, 1, 0, 1])
     found = from_dataset(Subset(whole, [3, 0]), None)  # type: ignore[arg-type, type-var]

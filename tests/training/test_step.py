@@ -296,7 +296,7 @@ def test_what_dropout_draws_does_not_depend_on_an_attempt_that_failed():
 def test_no_part_of_a_batch_is_a_single_example():
     learner = short_of_memory(5)
     with pytest.warns(UserWarning, match="parts"), pytest.raises(torch.OutOfMemoryError):
-        short_of_memory(1).fit(1, 0.1)
+        short_of_memory(2).fit(1, 0.1)  # 16 parts would do, some of a single example
     with pytest.warns(UserWarning, match=r"in [248] parts"):
         learner.fit(1, 0.1)
     assert min(learner.model[1].sizes) >= 3
