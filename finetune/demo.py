@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from finetune.data.augment import Augmentation
 from finetune.data.image_loaders import ImageDataLoaders
+from finetune.data.images.augment import Augmentation
 from finetune.vision import load_learner, vision_learner
 
 BACKBONE = "tf_efficientnet_lite0"
 
 
 def digits() -> tuple[list[np.ndarray], list[str]]:
-    """scikit-learn's 1,797 handwritten digits: uint8 [8, 8] pictures and their names."""
+    """scikit-learn's 1,797 handwritten digits: uint8 [8, 8] images and their names."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -85,8 +85,8 @@ def run(output: str | Path) -> dict[str, float]:
 
     seconds = time.perf_counter() - started
     print(f"\nvalidation accuracy {results['accuracy']:.3f} after {seconds:.0f} s")
-    print(f"the exported model calls the first validation picture a {first} ({sure:.0%})")
-    print(f"pictures and model are in {folder}/: predictions.png learning_rates.png model/")
+    print(f"the exported model calls the first validation image a {first} ({sure:.0%})")
+    print(f"images and model are in {folder}/: predictions.png learning_rates.png model/")
     print(
         "\nThe same with your own photos, one folder a class (the first line needs no network):\n"
         f"  finetune train photos/ --model {BACKBONE} --weights {weights} --output runs/photos\n"

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from finetune import distributed, export, lr_finder
-from finetune.batch_prediction import FilePrediction, Files
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.loaders import DataLoaders
-from finetune.diagnosis.diagnosis import Diagnosis, Part
-from finetune.diagnosis.features import Features
 from finetune.export import Format
 from finetune.export.card import model_card
+from finetune.inference.diagnosis import Diagnosis, Part
+from finetune.inference.features import Features
+from finetune.inference.files import FilePrediction, Files
+from finetune.inference.predictor import Predictor
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.losses import plot_losses
 from finetune.interpret.movement import Moved, plot_movement
@@ -31,16 +32,15 @@ from finetune.models.splitting import Split
 from finetune.optim.factories import adamw
 from finetune.optim.group_optimizer import GroupOptimizer, OptimizerChoice
 from finetune.optim.schedules import Schedule
-from finetune.predictor import Predictor
 from finetune.randomness import isolated
 from finetune.training import plan as plans
 from finetune.training import tables
 from finetune.training.evaluation import evaluate
 from finetune.training.events import Callback
-from finetune.training.folding import eval_mode
 from finetune.training.phase import Plan
 from finetune.training.record import training_record
-from finetune.training.runtime import PrecisionChoice, Runtime, choose_runtime
+from finetune.training.runtime.folding import eval_mode
+from finetune.training.runtime.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.settings import StepSettings
 from finetune.training.setup import Loss, Setup
 from finetune.training.trainer import Trainer
@@ -63,8 +63,8 @@ class Learner:
     split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
     `LayerGroup`. device, precision: see `choose_runtime`; runtime: says both and more, and is then
     never measured or changed. accumulate: batches per update. clip_norm: largest gradient norm.
-    mixup, cutmix: alpha of the Beta distribution by which each training picture is mixed with
-    another, targets likewise, 0 for none; with both, each batch takes one of them. Pictures whose
+    mixup, cutmix: alpha of the Beta distribution by which each training image is mixed with
+    another, targets likewise, 0 for none; with both, each batch takes one of them. Images whose
     kept features train the head are not mixed. label_smoothing: of the training loss, for
     cross-entropy; validation's is the plain one. ema: decay, such as 0.999, of an average of the
     weights, which validation sees and which the model has whenever no fit runs; `resume` goes on
@@ -190,10 +190,10 @@ class Learner:
         layer_decay: in its place, each group has this share of the next one's rate, see
         `LayerDecay`; for `split="layers"`.
         freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
-        (pictures, see cache_features), 4 over the view of validation, so without
+        (images, see cache_features), 4 over the view of validation, so without
         augmentation, with rates that come down again: they take as long and end better. A number is
         that many epochs whose rates rise to the end, as in fastai.
-        freeze_views: how many views of each picture the frozen phase goes round: 1 is the one of
+        freeze_views: how many views of each image the frozen phase goes round: 1 is the one of
         validation, k > 1 are k random ones, None draws new ones in every epoch. cache_features: the
         frozen backbone runs once a view, and the head trains on its kept outputs, so that with few
         views `freeze_epochs=10` costs little more than 1; False runs it in every epoch.
@@ -374,9 +374,9 @@ class Learner:
     def predict(self, item: Any) -> Any:
         """A `Prediction` (label, probability, probabilities by class); a list of them for a list.
 
-        Of several labels a picture, (labels, probabilities); of a regression, (values,).
+        Of several labels an image, (labels, probabilities); of a regression, (values,).
 
-        item: for pictures a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
+        item: for images a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
         """
         return self.predictor().predict(item)
 
@@ -387,7 +387,7 @@ class Learner:
 
         Its fields are path, label, probability, probabilities and error. They are made when they
         are asked for: `list(...)` keeps them all, `write_csv(rows, file)` writes them as they come.
-        A picture that can't be read has an `error` and no label. Raises FileNotFoundError for a
+        An image that can't be read has an `error` and no label. Raises FileNotFoundError for a
         folder that is not there, ValueError for one without images.
         """
         return self.predictor().predict_folder(files, batch_size=batch_size, progress=progress)
@@ -403,7 +403,7 @@ class Learner:
         )  # fmt: skip
 
     def tune_thresholds(self) -> dict[str, float]:
-        """For several labels a picture: the probability from which on each class is predicted.
+        """For several labels an image: the probability from which on each class is predicted.
 
         They give the best F1 of each class on the validation data; `predict`, `predictions` and
         `export` use them until the weights change, `validate` does not. Raises ValueError for
@@ -423,11 +423,11 @@ class Learner:
         and plotted of it: `report`, `plot_confusion_matrix`, `most_confused`, `to_csv`, ...
 
         loader: a torch DataLoader with targets, or one of ours such as `learner.data.train`, whose
-        examples are all read, in order and without augmentation. A DataLoader's pictures are taken
+        examples are all read, in order and without augmentation. A DataLoader's images are taken
         to be normalised and in size already, unless they are in uint8. Rows are named by their
         files, or else by their numbers in the data set or list. The table of the validation
         data is kept until the weights change: until a step is trained, or torch counts a change of
-        a parameter or buffer. For several labels a picture they are `LabelsPredictions`, for
+        a parameter or buffer. For several labels an image they are `LabelsPredictions`, for
         numbers `ValuesPredictions`, which have `report`, `top_losses`, `plot_top_losses`,
         `show_results` and `to_csv`. Raises ValueError for a loader without labels, or with those of
         other classes.
@@ -435,7 +435,7 @@ class Learner:
         return self._diagnosis.predictions(loader)
 
     def show_results(self, count: int = 12) -> "Figure":
-        """Validation pictures with what is predicted: mistakes first, then some that are right."""
+        """Validation images with what is predicted: mistakes first, then some that are right."""
         figure: Figure = self.predictions().show_results(count)
         return figure
 
@@ -467,7 +467,7 @@ class Learner:
         return self._diagnosis.features(loader)
 
     def suspicious_labels(self, count: int = 20, *, of: Part = "train") -> SuspiciousLabels:
-        """Labels that are probably wrong, the surest first; `.plot()` shows the pictures.
+        """Labels that are probably wrong, the surest first; `.plot()` shows the images.
 
         They are judged out of sample: those of validation by the model's predictions, those of
         training by logistic regressions, each on the other four fifths, over the features of the
@@ -479,15 +479,15 @@ class Learner:
     def activation_map(
         self, item: Any, target: str | int | None = None, *, layer: str | None = None
     ) -> ActivationMap:
-        """Where in a picture a class was seen (Grad-CAM): `.values` [H, W] in [0, 1], `.plot()`.
+        """Where in an image a class was seen (Grad-CAM): `.values` [H, W] in [0, 1], `.plot()`.
 
         item: as in `predict`. target: a class's name or number, None is the predicted one.
-        layer: path of a module, None is the last one that has a map of the picture. Needs captum:
+        layer: path of a module, None is the last one that has a map of the image. Needs captum:
         `pip install 'finetune-vision[explain]'`.
         """
         return self._diagnosis.activation_map(item, target, layer)
 
-    # --- pictures and the rate finder
+    # --- images and the rate finder
 
     def plot_plan(self, plan: Plan | int | None = None) -> "Figure":
         """Learning rate and momentum of every layer group over all phases, before training.

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from finetune.task import Task, activation
+from finetune.tasks.task import Task, activation
 from finetune.wording import did_you_mean
 
 MetricLike: TypeAlias = str | Callable[[Any, Any], Any] | Any
@@ -57,7 +57,7 @@ def create_metrics(
     metrics: one or several of them, or a mapping of names to them. A function's values are averaged
     over the examples; it gets the model's outputs as they are, and so does an object, but for
     torchmetrics' Multilabel ones, which get probabilities. A collection gives its own names.
-    Of several labels a picture, names count those with a probability above 0.5, and "f1",
+    Of several labels an image, names count those with a probability above 0.5, and "f1",
     "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share of all
     yes-or-no answers that are right. Raises ValueError for a name that the task has not.
     """

@@ -1,4 +1,4 @@
-"""vision_learner: pictures and a backbone -> Learner; load_learner: a folder -> Predictor."""
+"""vision_learner: images and a backbone -> Learner; load_learner: a folder -> Predictor."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,8 @@ import torch
 
 from finetune import export
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.preprocessing import Preprocessing
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.metrics import DEFAULTS, Metrics
 from finetune.models import backbones
@@ -19,11 +20,10 @@ from finetune.models.normalisation import NormPolicy
 from finetune.models.splitting import Split
 from finetune.optim.factories import adamw
 from finetune.optim.group_optimizer import OptimizerChoice
-from finetune.predictor import Predictor
 from finetune.randomness import isolated, seed_everything
-from finetune.task import check_task, default_loss
+from finetune.tasks.task import check_task, default_loss
 from finetune.training.events import Callback
-from finetune.training.runtime import PrecisionChoice, Runtime
+from finetune.training.runtime.runtime import PrecisionChoice, Runtime
 from finetune.training.setup import Loss
 
 
@@ -53,7 +53,7 @@ def vision_learner(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Learner:
-    """A Learner with a pretrained backbone and a new head; pictures are normalised to suit it.
+    """A Learner with a pretrained backbone and a new head; images are normalised to suit it.
 
     backbone: any timm model name, or one of torchvision's as "torchvision/resnet50". weights:
     "pretrained" downloads them; a path to a .safetensors or .pth file, or a mapping of tensors, is
@@ -61,7 +61,7 @@ def vision_learner(
     head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
     outputs for the backward pass and compute the others again: less memory, more time.
     metrics, loss: None is what suits the task of the data: accuracy and cross-entropy; F1, accuracy
-    and binary cross-entropy for several labels a picture; the mean absolute error, R2 and the mean
+    and binary cross-entropy for several labels an image; the mean absolute error, R2 and the mean
     squared error for a regression, whose outputs are scaled to the targets of training. That loss
     is divided by the variance of each target in training; the metric "mse" is in their own unit.
     split: by default three layer groups, two halves of the backbone and the head. The other

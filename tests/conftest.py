@@ -28,7 +28,7 @@ def _rounding_of_float32() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 noisy pictures in three colours: blue/, green/, red/."""
+    """24 noisy images in three colours: blue/, green/, red/."""
     return write_photos(tmp_path_factory.mktemp("photos"))
 
 

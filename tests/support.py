@@ -89,7 +89,7 @@ def write_photos(
     classes: tuple[str, ...] = tuple(COLOURS),
     name: Callable[[int], str] = lambda i: f"{i:03d}.jpg",
 ) -> Path:
-    """Noisy pictures in one colour a class, `folder/<class>/000.jpg`, ..."""
+    """Noisy images in one colour a class, `folder/<class>/000.jpg`, ..."""
     noise = np.random.default_rng(0)
     for label in classes:
         (folder / label).mkdir(parents=True, exist_ok=True)

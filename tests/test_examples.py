@@ -45,8 +45,8 @@ def test_notebook(notebook: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
     assert demo.run(tmp_path)["accuracy"] >= 0.96
-    pictures = {"predictions.png", "learning_rates.png"}
-    assert pictures < {path.name for path in tmp_path.iterdir()}
+    images = {"predictions.png", "learning_rates.png"}
+    assert images < {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_readmes_python_is_python() -> None:

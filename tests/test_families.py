@@ -1,4 +1,4 @@
-"""One small model of every family of timm and torchvision, from pictures to an exported folder."""
+"""One small model of every family of timm and torchvision, from images to an exported folder."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learner_of(photos: Path, name: str) -> Learner:
-    """On the smallest pictures that the model takes."""
+    """On the smallest images that the model takes."""
     sizes = sorted({*(s for s in SIZES if s < input_size_of(name)), input_size_of(name)})
     for size in sizes:
         data = ImageDataLoaders.from_folder(photos, image_size=size, batch_size=3)
@@ -97,9 +97,9 @@ def assert_trains_and_ships(photos: Path, name: str, folder: Path) -> None:
     assert all(torch.isfinite(p).all() for p in learner.model.parameters())
     assert not same_state(before, learner.model[0].state_dict())
     learner.export(folder)
-    picture = next(photos.rglob("*.jpg"))
-    own = learner.predict(picture).probabilities
-    assert load_learner(folder).predict(picture).probabilities == pytest.approx(own, abs=1e-4)
+    image = next(photos.rglob("*.jpg"))
+    own = learner.predict(image).probabilities
+    assert load_learner(folder).predict(image).probabilities == pytest.approx(own, abs=1e-4)
 
 
 def test_every_module_of_timm_has_its_model():
@@ -132,11 +132,11 @@ def test_a_model_that_torchvision_does_not_have_is_named():
 
 def test_a_model_built_for_one_size_says_so(few: Path):
     data = ImageDataLoaders.from_folder(few, image_size=64, batch_size=3)
-    with pytest.raises(ValueError, match=r"takes pictures of 224 pixels only, got image_size=64"):
+    with pytest.raises(ValueError, match=r"takes images of 224 pixels only, got image_size=64"):
         vision_learner(data, "torchvision/vit_b_32", weights=None)
 
 
-def test_pictures_are_normalised_as_torchvision_says(few: Path):
+def test_images_are_normalised_as_torchvision_says(few: Path):
     learner = learner_of(few, "torchvision/squeezenet1_1")
     weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     inputs = learner.data.describe_inputs()

@@ -13,17 +13,18 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"demo"},
     {"config", "vision"},
     {"learner"},
-    {"diagnosis"},
-    {"lr_finder", "callbacks", "predictor"},
-    {"training", "batch_prediction"},
+    {"inference"},
+    {"lr_finder", "callbacks"},
+    {"training"},
     {"optim", "data"},
     {"models", "interpret", "export", "metrics"},
-    {"randomness", "distributed", "wording", "plain_text", "task"},
+    {"tasks"},
+    {"randomness", "distributed", "wording", "plain_text"},
 )
 
 
 def room_of(module: str) -> str:
-    """finetune.data.decode -> data"""
+    """finetune.data.images.decode -> data"""
     return module.split(".")[1]
 
 
@@ -73,7 +74,7 @@ def imports_matplotlib(tree: ast.AST) -> bool:
     return found
 
 
-def test_only_the_pictures_import_matplotlib() -> None:
+def test_only_the_images_import_matplotlib() -> None:
     files = {f for f in PACKAGE.rglob("*.py") if imports_matplotlib(ast.parse(f.read_text()))}
     assert files
     assert {file.parent.name for file in files} == {"interpret"}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from finetune import Callback, DataLoaders, Learner
-from finetune.predictor import Predictor
+from finetune.inference.predictor import Predictor
 from finetune.training.events import FitEnd, StepEnd
 from finetune.training.phase import Phase
 from finetune.training.plan import gradual_unfreeze_plan
@@ -402,7 +402,7 @@ def test_the_callers_model_is_trained_in_place():
     assert not same_state(before, model.state_dict())
 
 
-# --- pictures
+# --- images
 
 
 def phases_of(figure: Figure) -> list[str]:

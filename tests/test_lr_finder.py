@@ -168,7 +168,7 @@ def test_it_works_at_any_time(trained: bool, frozen: int, options: dict):
     assert list(curve.factors) == ["0", "1", "2"][frozen:]
 
 
-# --- its picture
+# --- its image
 
 
 def crowded() -> LearningRateCurve:
@@ -178,7 +178,7 @@ def crowded() -> LearningRateCurve:
     return LearningRateCurve(tuple(lrs), tuple(losses), found, {"body": 0.1, "head": 1.0}, 100)
 
 
-def test_the_picture_names_each_suggestion_with_its_value():
+def test_the_image_names_each_suggestion_with_its_value():
     (axes,) = crowded().plot().axes
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["valley\n0.001", "slide\n0.001", "minimum\n0.0011", "steep\n1e-07"]

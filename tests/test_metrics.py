@@ -8,7 +8,7 @@ from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAUROC
 
 from finetune.metrics import DEFAULTS, create_metrics
-from finetune.task import TASKS
+from finetune.tasks.task import TASKS
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 4, 1], [1, 2, 0], [0, 0, 5], [9, 0, 1]])
@@ -134,7 +134,7 @@ def test_other_object_is_refused() -> None:
         create_metrics([3], 3, CPU)
 
 
-# --- several labels a picture, and numbers
+# --- several labels an image, and numbers
 
 SCORES = torch.tensor([[2.0, -1, 0.4], [0.3, 0.2, -3], [-2, 1, 0.6], [0.1, -1, 3], [-1, 2, -1]])
 THERE = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1], [1, 1, 0]])

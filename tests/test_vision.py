@@ -1,4 +1,4 @@
-"""vision_learner and load_learner, on synthetic pictures; and the accuracy on real photos."""
+"""vision_learner and load_learner, on synthetic images; and the accuracy on real photos."""
 
 from pathlib import Path
 
@@ -38,10 +38,10 @@ def test_the_table_of_groups_shows_parameters_and_rates(trained: Learner) -> Non
         assert text in table
 
 
-def test_predict_takes_a_path_a_picture_an_array_and_a_tensor(
+def test_predict_takes_a_path_a_image_an_array_and_a_tensor(
     photos: Path, trained: Learner, tmp_path: Path
 ) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.open(photos / "red" / "000.jpg").save(path)
     image = Image.open(path)
     pixels = np.array(image)
@@ -63,16 +63,16 @@ def test_the_seed_decides_the_head_and_the_global_generator_does_not(photos: Pat
     assert not same_state(one.model.state_dict(), other.model.state_dict())
 
 
-def test_without_a_size_pictures_come_in_the_backbones_own(photos: Path) -> None:
+def test_without_a_size_images_come_in_the_backbones_own(photos: Path) -> None:
     assert learner_on(photos, size=None).data.preprocessing.image_size == 160
 
 
-def test_pictures_are_normalised_as_the_backbone_was_trained(photos: Path) -> None:
+def test_images_are_normalised_as_the_backbone_was_trained(photos: Path) -> None:
     preprocessing = learner_on(photos, backbone="tf_efficientnet_lite0").data.preprocessing
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
 
 
-def test_two_backbones_share_the_decoded_pictures(photos: Path) -> None:
+def test_two_backbones_share_the_decoded_images(photos: Path) -> None:
     data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
     one, two = (
         data.for_backbone(32, (0.5,) * 3, (0.5,) * 3),

@@ -1,4 +1,4 @@
-"""LivePlot: the losses as a picture that is drawn anew while it trains."""
+"""LivePlot: the losses as a figure that is drawn anew while it trains."""
 
 import base64
 import io

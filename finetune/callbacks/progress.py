@@ -77,7 +77,7 @@ class Progress(Callback):
     def on_precompute(self, event: Precompute) -> None:
         if not self._features:
             views = f"{event.views} view" + ("s" if event.views > 1 else "")
-            told = f"{event.phase}: the frozen layers run once for {views} of each picture"
+            told = f"{event.phase}: the frozen layers run once for {views} of each image"
             self._display.line(told)
         name = "validation" if event.view is None else f"view {event.view} of {event.views}"
         if self._features != name:
@@ -88,7 +88,7 @@ class Progress(Callback):
         self._run.begin(self._epoch.first_step, now())  # the steps have not begun
         if now() >= self._due:
             left = self._view.epoch_left(event.total)
-            text = f"{event.done}/{event.total} pictures{_left(left)}"
+            text = f"{event.done}/{event.total} images{_left(left)}"
             self._show(Bar(f"features, {name}", event.done / event.total, text))
 
     def on_step_end(self, event: StepEnd) -> None:

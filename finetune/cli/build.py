@@ -14,7 +14,7 @@ from finetune.vision import vision_learner
 
 
 def data_of(config: DataConfig) -> ImageDataLoaders:
-    """The pictures of a folder of classes, or of a table. Raises ValueError without any."""
+    """The images of a folder of classes, or of a table. Raises ValueError without any."""
     if config.csv is None and config.task != "single_label":
         raise ValueError(f"task={config.task} needs a table of labels: give csv=")
     if config.csv is not None:

@@ -12,7 +12,7 @@ def parser() -> CommandParser:
         "without a network: finetune-vision[demo] has both.",
         ["finetune demo", "finetune demo --output demo/"],
     )
-    made.option("output", str, "finetune-demo", help="folder for model and pictures")
+    made.option("output", str, "finetune-demo", help="folder for model and images")
     made.switch("json", help="results as JSON on standard output, all else on standard error")
     return made
 

@@ -12,13 +12,13 @@ from finetune.cli.mistakes import absent
 from finetune.cli.parser import CommandParser
 from finetune.data import examples
 from finetune.data.examples import Examples
-from finetune.data.table import Layout, read_csv
+from finetune.data.sources.tables import Layout, read_csv
+from finetune.inference.predictor import Predictor
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
 from finetune.metrics import DEFAULTS, create_metrics
 from finetune.plain_text import number
-from finetune.predictor import Predictor
-from finetune.task import Task, activation, default_loss
+from finetune.tasks.task import Task, activation, default_loss
 from finetune.vision import load_learner
 
 
@@ -92,7 +92,7 @@ def table_of(
 
 
 def labelled(source: Path, predictor: Predictor, options: dict[str, Any]) -> Examples:
-    """The pictures of a table or of a folder of classes, all of which the model knows."""
+    """The images of a table or of a folder of classes, all of which the model knows."""
     classes, task = predictor.classes, predictor.task
     if source.suffix == ".csv":
         return _from_table(source, predictor, options)

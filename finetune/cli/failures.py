@@ -1,10 +1,10 @@
-"""What the model says of the validation images: pictures, and sections of a run's report."""
+"""What the model says of the validation images: figures, and sections of a run's report."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from finetune.interpret.page import Part, Picture, Section, Table
+from finetune.interpret.page import Drawing, Part, Section, Table
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.report import ClassReport
 from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
@@ -19,8 +19,8 @@ WORST = 12
 PREDICTIONS = "predictions.csv"
 
 
-def draw(table: AnyPredictions, output: Path) -> dict[str, Picture]:
-    """The pictures that suit the task by name, each also saved as a file, and all predictions."""
+def draw(table: AnyPredictions, output: Path) -> dict[str, Drawing]:
+    """The figures that suit the task by name, each also saved as a file, and all predictions."""
     table.to_csv(output / PREDICTIONS)
     worst = table.plot_top_losses(min(WORST, len(table)))
     figures: dict[str, tuple[Figure, str]] = {
@@ -34,33 +34,33 @@ def draw(table: AnyPredictions, output: Path) -> dict[str, Picture]:
     if isinstance(table, ValuesPredictions):
         figures["values"] = table.plot(), "what is predicted over what is true"
     return {
-        name: Picture.of(drawn, alt, output / f"{name}.png")
+        name: Drawing.of(drawn, alt, output / f"{name}.png")
         for name, (drawn, alt) in figures.items()
     }
 
 
-def sections(table: AnyPredictions, pictures: Mapping[str, Picture]) -> list[Section]:
-    """pictures: those of `draw`."""
+def sections(table: AnyPredictions, figures: Mapping[str, Drawing]) -> list[Section]:
+    """figures: those of `draw`."""
     worst = Section(
         "The worst images",
-        [pictures["top_losses"]],
+        [figures["top_losses"]],
         note="Validation images with the largest loss: hard ones, or labels that are wrong. "
         f"All of them are in {PREDICTIONS}.",
     )
     if isinstance(table, ValuesPredictions):
-        return [_each_target(table, pictures["values"]), worst]
+        return [_each_target(table, figures["values"]), worst]
     each = _each_class(table.report())
     if isinstance(table, LabelsPredictions):
         return [each, worst]
     sure = Section(
         "How sure it is",
-        [pictures["calibration"]],
+        [figures["calibration"]],
         note="Bars below the line: surer than it should be.",
     )
-    return [each, _confusion(table, pictures["confusion_matrix"]), worst, sure]
+    return [each, _confusion(table, figures["confusion_matrix"]), worst, sure]
 
 
-def _each_target(table: ValuesPredictions, values: Picture) -> Section:
+def _each_target(table: ValuesPredictions, values: Drawing) -> Section:
     rows = [[row.name, *map(number, row[1:])] for row in table.report().rows]
     return Section(
         "Each target",
@@ -81,7 +81,7 @@ def _each_class(found: ClassReport) -> Section:
     )
 
 
-def _confusion(table: Predictions, matrix: Picture) -> Section:
+def _confusion(table: Predictions, matrix: Drawing) -> Section:
     confused = [[*row[:2], f"{row[2]:,}"] for row in table.most_confused()[:10]]
     parts: list[Part] = [matrix]
     if confused:

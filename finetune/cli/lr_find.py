@@ -14,7 +14,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 def parser() -> CommandParser:
     made = CommandParser(
         "lr-find",
-        "Measures a learning rate on copies of the model and saves a picture of the curve.\n"
+        "Measures a learning rate on copies of the model and saves a figure of the curve.\n"
         "Takes the settings of finetune train; those of epochs and rates are of no account.",
         [
             "finetune lr-find photos/ --model convnext_tiny",
@@ -23,7 +23,7 @@ def parser() -> CommandParser:
         ],
         usage="finetune lr-find [FOLDER] [--config FILE] [OPTION ...]",
     )
-    made.option("curve", str, "lr_find.png", help="file for the picture: .png, .svg or .pdf")
+    made.option("curve", str, "lr_find.png", help="file for the figure: .png, .svg or .pdf")
     made.option("steps", int, 100, help="batches, at rates from low to high")
     made.option("group", str, "head", help="the layer group whose rate it is, or all")
     made.switch("json", help="results as JSON on standard output, all else on standard error")
@@ -32,7 +32,7 @@ def parser() -> CommandParser:
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Suggestions and the curve; the picture is in a file."""
+    """Suggestions and the curve; the figure is in a file."""
     curve, steps, group = (options.pop(name) for name in ("curve", "steps", "group"))
     if Path(curve).suffix.lower() not in _SUFFIXES:
         raise ValueError(f"curve='{curve}' must end in .png, .svg or .pdf")

@@ -7,12 +7,12 @@ from typing import Any
 
 from tqdm.std import tqdm
 
-from finetune.batch_prediction import FilePrediction, write_csv, write_jsonl
 from finetune.cli import run_folder
 from finetune.cli.mistakes import absent
 from finetune.cli.parser import CommandParser
-from finetune.data.decode import EXTENSIONS
 from finetune.data.examples import image_files
+from finetune.data.images.decode import EXTENSIONS
+from finetune.inference.files import FilePrediction, write_csv, write_jsonl
 from finetune.vision import load_learner
 
 _WRITERS = {".csv": write_csv, ".jsonl": write_jsonl}
@@ -61,7 +61,7 @@ def run(options: dict[str, Any]) -> tuple[Any, int]:
         return kept, int(any(row["error"] for row in kept))
     written = _WRITERS[Path(output).suffix](rows, output)
     failed = f", {written.unreadable} of them unreadable" if written.unreadable else ""
-    print(f"{written.pictures} images{failed}: {output}")
+    print(f"{written.images} images{failed}: {output}")
     return {"output": output, **written._asdict()}, int(written.unreadable > 0)
 
 
@@ -77,7 +77,7 @@ def _said(row: FilePrediction) -> str:
 def find_images(given: Sequence[str]) -> list[str]:
     """Files as they are, folders as the images in and below them, in sorted order.
 
-    A picture that is not there gets a row with an error. Raises FileNotFoundError for a folder.
+    An image that is not there gets a row with an error. Raises FileNotFoundError for a folder.
     """
     found: list[str] = []
     for name in given:

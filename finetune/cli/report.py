@@ -1,4 +1,4 @@
-"""report.html and the pictures of a run: what was trained on what, how it went, what to do next."""
+"""report.html and the figures of a run: what was trained on what, how it went, what to do next."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from finetune.cli import failures, run_folder
 from finetune.cli.failures import AnyPredictions
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.summary import DataSummary
-from finetune.interpret.page import Facts, Page, Part, Picture, Section, Table, Text, render
+from finetune.data.summary.summary import DataSummary
+from finetune.interpret.page import Drawing, Facts, Page, Part, Section, Table, Text, render
 from finetune.learner import Learner
 from finetune.plain_text import number
-from finetune.task import Task
+from finetune.tasks.task import Task
 from finetune.training.events import EpochEnd
 
 if TYPE_CHECKING:
@@ -40,33 +40,33 @@ class Outcome:
     """What came of a run.
 
     results: of the validation images. epochs: all that ran. kept: which of them, counted from 0,
-    has the weights that results, table and model are of. pictures: of training and of the table.
+    has the weights that results, table and model are of. figures: of training and of the table.
     """
 
     results: Mapping[str, float]
     epochs: Sequence[EpochEnd]
     kept: int
     table: AnyPredictions
-    pictures: Mapping[str, Picture]
+    figures: Mapping[str, Drawing]
 
 
-def draw(learner: Learner, output: Path) -> dict[str, Picture]:
-    """The pictures of training by name, each also saved as a file."""
+def draw(learner: Learner, output: Path) -> dict[str, Drawing]:
+    """The figures of training by name, each also saved as a file."""
     return {
-        name: Picture.of(plot(learner), alt, output / f"{name}.png")
+        name: Drawing.of(plot(learner), alt, output / f"{name}.png")
         for name, (plot, alt) in _DRAWN.items()
     }
 
 
 def keep_unfinished(learner: Learner, output: Path) -> None:
-    """History and pictures of a run that did not end, as far as they can be had; never raises."""
+    """History and figures of a run that did not end, as far as they can be had; never raises."""
     if not learner.history.steps:
         return
     with suppress(Exception):
         run_folder.write_history(output, learner.history)
     for name, (plot, alt) in _DRAWN.items():
         with suppress(Exception):
-            Picture.of(plot(learner), alt, output / f"{name}.png")
+            Drawing.of(plot(learner), alt, output / f"{name}.png")
 
 
 def write(
@@ -96,7 +96,7 @@ def write(
         sections=[
             Section("What was trained on what", [facts(learner, data, config)]),
             *_training(learner, outcome),
-            *failures.sections(outcome.table, outcome.pictures),
+            *failures.sections(outcome.table, outcome.figures),
             *_data(data, summary),
             *_settings(config, output),
         ],
@@ -160,7 +160,7 @@ def _mixing(config: TrainConfig) -> list[str]:
 
 
 def _training(learner: Learner, outcome: Outcome) -> list[Section]:
-    rows, pictures = outcome.epochs, outcome.pictures
+    rows, figures = outcome.epochs, outcome.figures
     names = list(dict.fromkeys(name for row in rows for name in row.valid))
     header = ["phase", "epoch", "train loss", *(f"valid {n}" if n == "loss" else n for n in names)]
     cells = [
@@ -177,14 +177,14 @@ def _training(learner: Learner, outcome: Outcome) -> list[Section]:
         Section(
             "How training went",
             [
-                pictures["losses"],
+                figures["losses"],
                 Table([*header, "seconds"], cells),
             ],
             note="The result has the weights of the epoch that was kept.",
         ),
         Section(
             "Layer groups and their learning rates",
-            [Table(*_groups(learner), left=2), pictures["plan"]],
+            [Table(*_groups(learner), left=2), figures["plan"]],
             note="Earlier layers learn at lower rates; dotted while a group is frozen.",
         ),
     ]

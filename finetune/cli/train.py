@@ -10,7 +10,7 @@ from finetune.cli.as_json import as_json
 from finetune.cli.parser import CommandParser
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.summary import DataSummary
+from finetune.data.summary.summary import DataSummary
 from finetune.export import Format
 from finetune.learner import Learner
 from finetune.plain_text import number
@@ -75,9 +75,9 @@ def _finish(
     config: TrainConfig,
     output: Path,
 ) -> dict[str, Any]:
-    """Model, pictures and report of a run that has ended; metrics.json last, which says so."""
+    """Model, figures and report of a run that has ended; metrics.json last, which says so."""
     run_folder.write_history(output, learner.history)
-    pictures = report.draw(learner, output)
+    figures = report.draw(learner, output)
     epochs = list(learner.history.epochs)
     results = dict(epochs[-1].valid)
     if config.save_best and (output / run_folder.BEST).is_file():
@@ -85,9 +85,9 @@ def _finish(
         results = learner.validate()
     learner.export(output / run_folder.MODEL, overwrite=True)
     table = learner.predictions()
-    pictures |= failures.draw(table, output)
+    figures |= failures.draw(table, output)
     kept = len(learner.history.epochs) - 1
-    outcome = report.Outcome(results, epochs, kept, table, pictures)
+    outcome = report.Outcome(results, epochs, kept, table, figures)
     report.write(learner, data, summary, config, outcome, output)
     _export_graphs(learner, config, output / run_folder.MODEL)
     answer = {
@@ -97,9 +97,9 @@ def _finish(
         "classes": list(data.classes),
     }
     (output / run_folder.METRICS).write_text(as_json(answer) + "\n", encoding="utf-8")
-    figures = ", ".join(f"{name} {number(value)}" for name, value in results.items())
-    print(f"\nvalidation: {figures}")
-    print(f"model, report.html, pictures and checkpoint are in {output}/")
+    values = ", ".join(f"{name} {number(value)}" for name, value in results.items())
+    print(f"\nvalidation: {values}")
+    print(f"model, report.html, figures and checkpoint are in {output}/")
     print(f"  finetune predict {output} IMAGE_OR_FOLDER ...")
     model, page = output / run_folder.MODEL, output / run_folder.REPORT
     return {"output": str(output), **answer, "model": str(model), "report": str(page)}

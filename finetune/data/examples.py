@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.dataset_images import DatasetImages
-from finetune.data.decode import EXTENSIONS, ImageSource
-from finetune.data.targets import encode, numbered, plain, texts, words
+from finetune.data.images.dataset_images import DatasetImages
+from finetune.data.images.decode import EXTENSIONS, ImageSource
 from finetune.randomness import generator
-from finetune.task import Task
+from finetune.tasks.labels import encode, numbered, plain, texts, words
+from finetune.tasks.task import Task
 
 _SUFFIXES = tuple(sorted(EXTENSIONS))
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
@@ -22,9 +22,9 @@ _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "te
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Pictures and their labels.
+    """Images and their labels.
 
-    labels: [N] int64, indices into `classes`; for several labels a picture float32 [N, C], 0 and 1;
+    labels: [N] int64, indices into `classes`; for several labels an image float32 [N, C], 0 and 1;
     for a regression float32 [N, K], and `classes` are the names of the K targets. numbers: [N]
     int64, where each was in what the user gave, before it was split; None: where it is here.
     """
@@ -40,7 +40,7 @@ class Examples:
 
     def select(self, indices: Tensor) -> "Examples":
         items, positions = self.items, indices.tolist()
-        if isinstance(items, DatasetImages):  # reading a picture can wait
+        if isinstance(items, DatasetImages):  # reading an image can wait
             items = items.select(positions)
         else:
             items = [items[i] for i in positions]
@@ -48,7 +48,7 @@ class Examples:
         return replace(self, items=items, labels=self.labels[indices], numbers=numbers[indices])
 
     def counts(self) -> list[int]:
-        """How many pictures each class has; none for a regression."""
+        """How many images each class has; none for a regression."""
         if self.task == "single_label":
             found: list[int] = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
             return found
@@ -62,7 +62,7 @@ class Examples:
         """A random split that is the same for the same seed, with `valid_fraction` of each class.
 
         Every class keeps at least one training example, and has one for validation if it has two.
-        Where pictures have several labels, or numbers, the fraction is of all of them.
+        Where images have several labels, or numbers, the fraction is of all of them.
         """
         if not 0 < valid_fraction < 1:
             raise ValueError(f"valid_fraction needs 0 < valid_fraction < 1, got {valid_fraction}")
@@ -85,7 +85,7 @@ class Examples:
 
 
 def in_order(items: Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """The pictures by position: `items[i]` of a data frame's column goes by its index, instead."""
+    """The images by position: `items[i]` of a data frame's column goes by its index, instead."""
     is_plain = isinstance(items, Sequence | np.ndarray | Tensor)
     return items if is_plain else list(items)
 
@@ -98,7 +98,7 @@ def from_pairs(
     *,
     of_training: bool = True,
 ) -> Examples:
-    """Examples from pictures and labels, see `encode`; classes in sorted order unless given.
+    """Examples from images and labels, see `encode`; classes in sorted order unless given.
 
     Raises ValueError for no example, one class, classes that differ only in case, or a label
     that `classes` lacks. of_training: `classes` are those that training has.

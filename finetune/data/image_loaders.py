@@ -4,21 +4,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data import datasets
 from finetune.data import examples as sources
-from finetune.data.augment import STANDARD as STANDARD
-from finetune.data.augment import Augment
-from finetune.data.dataset_images import ImageDataset
-from finetune.data.decode import ImageSource, Resize
-from finetune.data.names import Pattern, from_names
+from finetune.data.images.augment import STANDARD as STANDARD
+from finetune.data.images.augment import Augment
+from finetune.data.images.dataset_images import ImageDataset
+from finetune.data.images.decode import ImageSource, Resize
+from finetune.data.picture_loaders import ImageLoaders
 from finetune.data.picture_loaders import OnError as OnError
-from finetune.data.picture_loaders import PictureLoaders
-from finetune.data.table import Layout, read_csv, read_table
-from finetune.task import Task, check_task
+from finetune.data.sources import datasets
+from finetune.data.sources.names import Pattern, from_names
+from finetune.data.sources.tables import Layout, read_csv, read_table
+from finetune.tasks.task import Task, check_task
 
 
-class ImageDataLoaders(PictureLoaders):
-    """Training and validation pictures; make one with `from_folder` and its sisters.
+class ImageDataLoaders(ImageLoaders):
+    """Training and validation images; make one with `from_folder` and its sisters.
 
     All of them take: image_size, the side of the model's input in pixels (None: what the backbone
     was trained with); batch_size; seed, of the split, the order, the augmentation and the new
@@ -27,22 +27,22 @@ class ImageDataLoaders(PictureLoaders):
     the decoding threads; cache_folder, cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
-    picture, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
-    out, uint8 or float in [0, 1]. It is called for each picture with the global generators of
-    torch, numpy and Python seeded by (seed, epoch, the picture's number), so that epochs repeat;
+    image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
+    out, uint8 or float in [0, 1]. It is called for each image with the global generators of
+    torch, numpy and Python seeded by (seed, epoch, the image's number), so that epochs repeat;
     it may keep no other state. Its result is resized to image_size and then normalised.
 
-    task: "single_label", one class name a picture; "multi_label", any number of them, targets
+    task: "single_label", one class name an image; "multi_label", any number of them, targets
     float32 [B, C]; "regression", one or more numbers, targets float32 [B, K], whose names `classes`
-    are. A random split holds out a share of each class, or else of all pictures.
+    are. A random split holds out a share of each class, or else of all images.
 
-    Pictures are decoded once and kept, for as long as the loaders live, in memory (a quarter of it
+    Images are decoded once and kept, for as long as the loaders live, in memory (a quarter of it
     for the whole process) or else in a temporary file. With a cache_folder those that are files
     are kept there between runs, decoded again if their file changes. It holds up to
     cache_gigabytes (1e9 bytes each): image files * (image_size / 0.875) ** 2 * 3 bytes for a
     data set, whatever its split; the least recently used data sets and sizes make room for a new
     one. You may delete the folder when no run uses it. A folder that can't be written or a full
-    disk is an OSError; pictures that fit nowhere are decoded in every epoch, with a warning.
+    disk is an OSError; images that fit nowhere are decoded in every epoch, with a warning.
     """
 
     @classmethod
@@ -63,7 +63,7 @@ class ImageDataLoaders(PictureLoaders):
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Pictures in `<folder>/<class>/`, split at random, or in `<folder>/<train>/<class>/` and
+        """Images in `<folder>/<class>/`, split at random, or in `<folder>/<train>/<class>/` and
         `<folder>/<valid>/<class>/`.
 
         valid_fraction: share of each class held out, where no split is given. The other options are
@@ -107,11 +107,11 @@ class ImageDataLoaders(PictureLoaders):
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Pictures and labels from a CSV file with a header; by default its first two columns.
+        """Images and labels from a CSV file with a header; by default its first two columns.
 
         folder: what the paths are relative to, by default the CSV file's folder. valid_column: a
         column that marks validation rows with 1, true, yes or valid; without it, a random split.
-        label_delimiter: what is between the labels of a picture, if task is "multi_label"; none is
+        label_delimiter: what is between the labels of an image, if task is "multi_label"; none is
         an empty cell. label_column: of a regression, one column or a list of them.
         """
         path = Path(file)
@@ -150,11 +150,11 @@ class ImageDataLoaders(PictureLoaders):
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Pictures and labels from a data frame (pandas, polars, pyarrow, or whatever speaks their
+        """Images and labels from a data frame (pandas, polars, pyarrow, or whatever speaks their
         protocols), or from a mapping of names to lists; the columns are as in `from_csv`.
 
         folder: what the paths are relative to, by default the present folder. Instead of paths
-        there may be pictures, and instead of labels with a delimiter lists of them.
+        there may be images, and instead of labels with a delimiter lists of them.
         """
         layout = Layout(image_column, label_column, valid_column, check_task(task), label_delimiter)
         rows = read_table(table, None if folder is None else Path(folder), layout)
@@ -188,7 +188,7 @@ class ImageDataLoaders(PictureLoaders):
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Pictures (paths, PIL images, arrays or tensors) with one class name each; or, as task
+        """Images (paths, PIL images, arrays or tensors) with one class name each; or, as task
         says, a list of names each, or a number or a list of numbers.
 
         is_valid: which of them are for validation; without it the split is random. classes: the
@@ -223,7 +223,7 @@ class ImageDataLoaders(PictureLoaders):
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
-        """Pictures with labels in their names: files, or all in and below a folder.
+        """Images with labels in their names: files, or all in and below a folder.
 
         pattern: a regular expression whose one group is the label, searched in the file's name:
         `r"^(.+)_\\d+"` for "tabby_12.jpg"; or a function of the path that gives the label.
@@ -262,10 +262,10 @@ class ImageDataLoaders(PictureLoaders):
         cache_gigabytes: float = 20.0,
     ) -> "ImageDataLoaders":
         """Data sets of (image, class index), as torchvision's are, without a transform; or of rows
-        with a picture and a class index or name, as those of Hugging Face.
+        with an image and a class index or name, as those of Hugging Face.
 
         classes: names, by default the data set's own. Without `valid` the split is random.
-        image_column, label_column: of rows, where their types don't tell. Pictures are read when
+        image_column, label_column: of rows, where their types don't tell. Images are read when
         they are needed, labels at once.
         """
         columns = image_column, label_column

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.randomness import key, seed_everything
-from finetune.task import Task, check_task
+from finetune.tasks.task import Task, check_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class DataLoaders:
         return None
 
     def class_counts(self) -> dict[str, dict[str, Any]]:
-        """`{"train": {"pictures": how many, "classes": {class: how many}}, "valid": ...}`.
+        """`{"train": {"images": how many, "classes": {class: how many}}, "valid": ...}`.
 
         Empty where it is not known; `classes` is empty for a regression.
         """

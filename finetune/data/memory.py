@@ -1,4 +1,4 @@
-"""How much memory there is, and one budget of it for all pictures that the process keeps."""
+"""How much memory there is, and one budget of it for all images that the process keeps."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 MEMORY_FRACTION = 0.25
-"""Share of the machine's memory that all pictures of the process may take together."""
+"""Share of the machine's memory that all images of the process may take together."""
 
 _lock = threading.Lock()
 _reservations: list[tuple[weakref.ref[object], int]] = []

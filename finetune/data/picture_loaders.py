@@ -1,4 +1,4 @@
-"""PictureLoaders: pictures as batches; `ImageDataLoaders` adds the ways to say which pictures."""
+"""ImageLoaders: images as batches; `ImageDataLoaders` adds the ways to say which images."""
 
 import copy
 import os
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from finetune.data import batch_pictures
-from finetune.data.augment import (
+from finetune.data.batching import ImageLoader
+from finetune.data.examples import Examples
+from finetune.data.images.augment import (
     DRAWS,
     Augment,
     Augmentation,
@@ -21,16 +23,14 @@ from finetune.data.augment import (
     normalise,
     resolve,
 )
-from finetune.data.cache import ImageCache
-from finetune.data.decode import ImageError, ImageSource, Resize
-from finetune.data.examples import Examples
-from finetune.data.image_loader import ImageLoader
+from finetune.data.images.cache import ImageCache
+from finetune.data.images.decode import ImageError, ImageSource, Resize
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.store import CacheFolder
+from finetune.data.images.transforms import transformed
 from finetune.data.loaders import Batch, DataLoaders
-from finetune.data.picture_store import CacheFolder
-from finetune.data.preprocessing import Preprocessing
 from finetune.data.relabelling import relabelled
-from finetune.data.summary import DataSummary, summarise
-from finetune.data.transforms import transformed
+from finetune.data.summary.summary import DataSummary, summarise
 from finetune.data.unlabelled import UnlabelledLoader, unlabelled
 from finetune.randomness import uniforms
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 OnError = Literal["raise", "skip"]
 
 
-class PictureLoaders(DataLoaders):
+class ImageLoaders(DataLoaders):
     """Training and validation examples as batches; the options are those of `ImageDataLoaders`.
 
     folders: where the examples were looked for, if they were.
@@ -133,7 +133,7 @@ class PictureLoaders(DataLoaders):
     def for_backbone(
         self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> "Self":
-        """The same pictures, normalised for a backbone, and in its size unless one was given."""
+        """The same images, normalised for a backbone, and in its size unless one was given."""
         new = copy.copy(self)
         new._use(
             replace(
@@ -175,7 +175,7 @@ class PictureLoaders(DataLoaders):
         regression = self.task == "regression"
         return {
             part: {
-                "pictures": len(own),
+                "images": len(own),
                 "classes": {} if regression else dict(zip(own.classes, own.counts(), strict=True)),
             }
             for part, own in both.items()
@@ -184,7 +184,7 @@ class PictureLoaders(DataLoaders):
     def test_loader(
         self, items: str | Path | Sequence[ImageSource], *, batch_size: int | None = None
     ) -> UnlabelledLoader:
-        """Pictures without labels in batches, preprocessed as those for validation are.
+        """Images without labels in batches, preprocessed as those for validation are.
 
         items: a folder, or paths, PIL images, arrays and tensors. `for batch in loader` gives
         batches whose inputs go straight into a model. Take it from `learner.data`, which knows the
@@ -196,7 +196,7 @@ class PictureLoaders(DataLoaders):
         return UnlabelledLoader(cache, batch_size or 2 * self.batch_size, self.prepare)
 
     def adopted(self, loader: ImageLoader) -> ImageLoader:
-        """The examples of any loader of pictures, in this size and numbered by these classes.
+        """The examples of any loader of images, in this size and numbered by these classes.
 
         Raises ValueError for labels that mean something else here.
         """
@@ -213,9 +213,9 @@ class PictureLoaders(DataLoaders):
     # --- look at the data
 
     def show_batch(self, count: int = 12, *, epoch: int = 0, columns: int = 6) -> "Figure":
-        """The first training pictures of an epoch, augmented as the model sees them, with labels.
+        """The first training images of an epoch, augmented as the model sees them, with labels.
 
-        The same pictures for the same seed and epoch.
+        The same images for the same seed and epoch.
         """
         return batch_pictures.show(self, count, epoch, columns)
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 import torch
 
 from finetune.data.examples import Examples
-from finetune.task import Task
+from finetune.tasks.task import Task
 from finetune.wording import did_you_mean
 
 
 def relabelled(examples: Examples, classes: tuple[str, ...], task: Task) -> Examples:
-    """The same pictures; labels that are none (-1) stay so.
+    """The same images; labels that are none (-1) stay so.
 
     Raises ValueError for a label that `classes` lacks, and for other tasks than one class a
-    picture where the classes differ.
+    image where the classes differ.
     """
     if examples.task != task:
-        raise ValueError(f"the pictures of the loader are for {examples.task!r}, not for {task!r}")
+        raise ValueError(f"the images of the loader are for {examples.task!r}, not for {task!r}")
     if examples.classes == classes:
         return examples
     if task != "single_label":

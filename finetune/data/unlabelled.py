@@ -1,4 +1,4 @@
-"""Pictures without labels, in batches that are preprocessed as those for validation are."""
+"""Images without labels, in batches that are preprocessed as those for validation are."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -6,21 +6,21 @@ from pathlib import Path
 
 import torch
 
-from finetune.data.cache import ImageCache
-from finetune.data.decode import ImageSource
+from finetune.data.batching import ImageLoader
 from finetune.data.examples import Examples, image_files, in_order
-from finetune.data.image_loader import ImageLoader
+from finetune.data.images.cache import ImageCache
+from finetune.data.images.decode import ImageSource
 from finetune.data.loaders import Batch
-from finetune.task import Task
+from finetune.tasks.task import Task
 
 UNKNOWN = -1
-"""Stands for the class of a picture that has no label."""
+"""Stands for the class of an image that has no label."""
 
 
 class UnlabelledLoader(ImageLoader):
     """`items` in their order. Its targets mean nothing: there are no labels.
 
-    Going through it gives batches ready for the model; `epoch`, as of every loader of pictures,
+    Going through it gives batches ready for the model; `epoch`, as of every loader of images,
     gives what `DataLoaders.prepare` makes ready, on any device.
     """
 
@@ -46,7 +46,7 @@ class UnlabelledLoader(ImageLoader):
 def unlabelled(
     items: str | Path | Sequence[ImageSource], classes: tuple[str, ...], task: Task
 ) -> Examples:
-    """Examples without labels: of the pictures in and below a folder, or of a sequence of them."""
+    """Examples without labels: of the images in and below a folder, or of a sequence of them."""
     if isinstance(items, str | Path):
         items = image_files(items)
     if not len(items):

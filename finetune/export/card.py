@@ -11,7 +11,7 @@ from finetune.plain_text import number
 MOST_CLASSES = 100
 """So many have a row of their own; all of them are in model.json."""
 
-_PARTS = {"train": "training pictures", "valid": "validation pictures"}
+_PARTS = {"train": "training images", "valid": "validation images"}
 
 
 def model_card(description: dict[str, Any], source: str) -> str:
@@ -58,13 +58,13 @@ def _summary(description: dict[str, Any]) -> str:
         f"# {made['backbone']}, {len(description['classes'])} {what}\n\n"
         f"{kind}: the backbone `{made['backbone']}` with a head of kind "
         f"`{made['head']}` (dropout {made['dropout']}), made with finetune "
-        f"{versions['finetune-vision']}. It takes RGB pictures of {size} x {size} pixels."
+        f"{versions['finetune-vision']}. It takes RGB images of {size} x {size} pixels."
     )
 
 
 def _data(description: dict[str, Any]) -> str:
     counts, classes = description.get("data", {}), description["classes"]
-    said = " and ".join(f"{own['pictures']:,} {_PARTS[part]}" for part, own in counts.items())
+    said = " and ".join(f"{own['images']:,} {_PARTS[part]}" for part, own in counts.items())
     if description.get("task") == "regression":
         return f"## Data\n\n{said}. Targets: {', '.join(classes)}."
     by_class = [own["classes"] for own in counts.values()]
@@ -79,8 +79,8 @@ def _results(description: dict[str, Any]) -> str:
     results = description.get("validation", {})
     if not results:
         return "## Validation\n\nThese weights, as they are, were not validated."
-    count = description.get("data", {}).get("valid", {}).get("pictures", 0)
-    on = f"On the {count} validation pictures" if count else "On the validation data"
+    count = description.get("data", {}).get("valid", {}).get("images", 0)
+    on = f"On the {count} validation images" if count else "On the validation data"
     cells = table(
         ["metric", "value"],
         [[n, "unknown" if v is None else number(v)] for n, v in results.items()],
@@ -122,10 +122,10 @@ def _limits(description: dict[str, Any]) -> str:
     counts = description.get("data", {})
     lines = []
     if description.get("task", "single_label") == "single_label":
-        lines.append("It answers with one of its classes for any picture, also for one of none.")
+        lines.append("It answers with one of its classes for any image, also for one of none.")
     if counts:
-        train, valid = (counts[part]["pictures"] for part in ("train", "valid"))
-        line = f"There were {train:,} training pictures and {valid:,} for validation"
+        train, valid = (counts[part]["images"] for part in ("train", "valid"))
+        line = f"There were {train:,} training images and {valid:,} for validation"
         by_class = counts["valid"]["classes"]
         if by_class:
             rarest = min(by_class, key=by_class.__getitem__)
@@ -133,7 +133,7 @@ def _limits(description: dict[str, Any]) -> str:
         lines.append(f"{line}.")
     if description.get("validation"):
         lines += [
-            "The figures above are of its validation pictures; pictures from another camera, place "
+            "The figures above are of its validation images; images from another camera, place "
             "or time may give other ones.",
             "Where settings or a checkpoint were chosen by these figures, they are too good.",
         ]
@@ -147,8 +147,8 @@ def _versions(versions: dict[str, str]) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table.
 
-    >>> print(table(["class", "pictures"], [["red", 1200]]))
-    | class | pictures |
+    >>> print(table(["class", "images"], [["red", 1200]]))
+    | class | images |
     |---|---|
     | red | 1,200 |
     """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-from finetune.task import Task
+from finetune.tasks.task import Task
 from finetune.wording import did_you_mean
 
 Format: TypeAlias = Literal["safetensors", "onnx", "torch_export"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.export.formats import FILES, Format
 from finetune.randomness import generator, isolated
-from finetune.task import Task
+from finetune.tasks.task import Task
 
 TOLERANCE = 1e-4
 """How far a graph's probabilities may be from the model's; rounding is about 1e-6."""
@@ -99,7 +99,7 @@ def write(
 
 
 def _trace(served: Served, size: int) -> torch.export.ExportedProgram:
-    example = (torch.zeros(2, 3, size, size),)  # of one picture the size would become a constant
+    example = (torch.zeros(2, 3, size, size),)  # of one image the size would become a constant
     batch = torch.export.Dim("batch")
     return torch.export.export(served, example, dynamic_shapes=({0: batch},))
 

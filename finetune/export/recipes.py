@@ -39,7 +39,7 @@ def read(path):
     return pixels.transpose(2, 0, 1) / np.float32(255)
 
 
-images = np.stack([read("photo.jpg")])  # any number of pictures
+images = np.stack([read("photo.jpg")])  # any number of images
 '''
 
 _TIMM = """\
@@ -81,12 +81,12 @@ with torch.no_grad():
 
 
 def usage(description: dict[str, Any], source: str) -> str:
-    """The section that says how to read a picture, and how to load each format that is there.
+    """The section that says how to read an image, and how to load each format that is there.
 
     source: Python that makes `backbone` and `head`.
     """
     parts = [
-        "## Use\n\nRun in this folder. First read pictures, with Pillow and NumPy alone:",
+        "## Use\n\nRun in this folder. First read images, with Pillow and NumPy alone:",
         _block(read_source(description)),
     ]
     in_timm = weights.classifier_of(description) is not None
@@ -107,7 +107,7 @@ _RESULTS = {
         'print(spec["classes"][probabilities[0].argmax()], probabilities[0].max())',
     ),
     "multi_label": (
-        "`probabilities` is [batch, classes], in the order of the classes; a picture has those "
+        "`probabilities` is [batch, classes], in the order of the classes; an image has those "
         "above their thresholds:",
         'limits = spec.get("thresholds") or {}\n'
         'pairs = zip(spec["classes"], probabilities[0])\n'
@@ -121,11 +121,11 @@ _RESULTS = {
 _FINETUNE = 'load_learner("path/to/this/folder").predict("photo.jpg")'
 _IN_TIMM = (
     f"From `{FILES['safetensors']}`, with timm alone, in one line. The model takes normalised "
-    "pictures and gives logits:"
+    "images and gives logits:"
 )
 _INTRODUCTIONS = {
     "safetensors": f"From `{FILES['safetensors']}`; the backbone's own library makes the backbone, "
-    "torch the head. The model takes normalised pictures and gives logits:",
+    "torch the head. The model takes normalised images and gives logits:",
     "onnx": f"From `{FILES['onnx']}`, with ONNX Runtime; normalisation and probabilities are in "
     "the graph:",
     "torch_export": f"From `{FILES['torch_export']}`, with PyTorch alone, best in the release that "

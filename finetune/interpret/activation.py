@@ -1,4 +1,4 @@
-"""ActivationMap: where in a picture a class was seen, as a heat map."""
+"""ActivationMap: where in an image a class was seen, as a heat map."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ActivationMap:
         return f"ActivationMap({self.target!r} with {score}, {height} x {width}, of {self.layer})"
 
     def plot(self) -> Figure:
-        """The picture, and the map over it."""
+        """The image, and the map over it."""
         with shared.look():
             figure = shared.new_figure(6.4, 3.2)
             plain, covered = figure.subplots(1, 2)

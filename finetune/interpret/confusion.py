@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: right ones in blue, mistakes in orange."""
+"""The confusion matrix as a figure: right ones in blue, mistakes in orange."""
 
 from __future__ import annotations
 

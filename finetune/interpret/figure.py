@@ -1,4 +1,4 @@
-"""The look that all pictures share: dark ink on white, so that dark notebooks show it, too."""
+"""The look that all figures share: dark ink on white, so that dark notebooks show it, too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEN = (
     "#8c564b", "#17a2b8", "#8a8d0f", "#e0a100", "#555555",
 )  # fmt: skip
 _LETTER = 0.078  # inches, of a letter at 9 points
-_WIDTH = 9.0  # inches, of a picture over epochs
+_WIDTH = 9.0  # inches, of a figure over epochs
 _SIGN = 0.55  # inches, of a legend's column without its text
 
 
@@ -35,10 +35,10 @@ def look() -> Iterator[None]:
 
 
 @cache
-def _picture() -> type[Figure]:
+def _notebook_figure() -> type[Figure]:
     from matplotlib.figure import Figure
 
-    class Picture(Figure):
+    class NotebookFigure(Figure):
         """Shows itself in a notebook in which nobody has imported pyplot, too."""
 
         def _repr_png_(self) -> bytes:
@@ -48,14 +48,14 @@ def _picture() -> type[Figure]:
             self.savefig(stream, format="png", facecolor=self.get_facecolor(), dpi=100)
             return stream.getvalue()
 
-    return Picture
+    return NotebookFigure
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure that belongs to no global state and needs no display. Sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = _picture()(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = _notebook_figure()(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -97,7 +97,7 @@ def _name_spans(axes: Axes, spans: Sequence[Span]) -> None:
     """Beside each other where they have the room, else inclined, and not all where even that is
     too narrow."""
     inch = (_WIDTH - 1) / spans[-1].end
-    # the last name may stand out over the end of its span, as the picture goes on for a little
+    # the last name may stand out over the end of its span, as the figure goes on for a little
     rooms = [(span.end - span.start) * inch + (0.2 if span is spans[-1] else 0) for span in spans]
     fits = all(len(s.name) * _LETTER < room for s, room in zip(spans, rooms, strict=True))
     free = -1.0
@@ -122,7 +122,7 @@ def group_colours(count: int) -> list[Any]:
 
 
 def group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> None:
-    """Below the picture: all groups, or the first, the middle and the last of many."""
+    """Below the figure: all groups, or the first, the middle and the last of many."""
     from matplotlib.lines import Line2D
 
     colours, count = group_colours(len(groups)), len(groups)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page out of tables, pictures and texts; it opens from disk."""
+"""One self-contained HTML page out of tables, figures and texts; it opens from disk."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Drawing:
     """data: a PNG file in base64. width: pixels. wide: scrolled on a phone, not shrunk."""
 
-    kind: ClassVar[str] = "picture"
+    kind: ClassVar[str] = "figure"
     data: str
     width: int
     alt: str
     wide: bool
 
     @classmethod
-    def of(cls, figure: Figure, alt: str, file: Path | None = None) -> Picture:
+    def of(cls, figure: Figure, alt: str, file: Path | None = None) -> Drawing:
         """file: where the PNG goes, too."""
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=_DOTS, facecolor=figure.get_facecolor())
@@ -66,7 +66,7 @@ class Picture:
         return cls(data, width, alt, wide=width > 500)
 
 
-Part: TypeAlias = Table | Facts | Text | Picture
+Part: TypeAlias = Table | Facts | Text | Drawing
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ class Predictions:
     """A row for each example, in the order of the data; of classifiers with one class an example.
 
     items: paths, or numbers. classes: names. targets: [N] class numbers. scores: [N, C] logits, or
-    log-probabilities. losses: [N]. temperature: what the scores are divided by. picture: opens that
-    of a row, by its number; None where nothing is known of pictures.
+    log-probabilities. losses: [N]. temperature: what the scores are divided by. image: opens that
+    of a row, by its number; None where nothing is known of images.
 
     >>> scores = np.log([[0.9, 0.1], [0.6, 0.4]])
     >>> found = Predictions(["a.jpg", "b.jpg"], ["cat", "dog"], [0, 1], scores, [0.11, 0.92])
@@ -66,7 +66,7 @@ class Predictions:
         losses: Any,
         *,
         temperature: float = 1.0,
-        picture: Callable[[int], Any] | None = None,
+        image: Callable[[int], Any] | None = None,
     ) -> None:
         self.items, self.classes = tuple(items), tuple(classes)
         self.targets = np.asarray(targets)
@@ -74,7 +74,7 @@ class Predictions:
         self.losses = np.asarray(losses, dtype=np.float64)
         self._check()
         self.targets = self.targets.astype(np.int64, copy=False)  # products of small types overflow
-        self.picture = picture
+        self.image = image
         self.probabilities = analysis.softmax(self.scores, temperature).astype(np.float32)
         self.predicted = self.scores.argmax(axis=1)
         self.probability = self.probabilities.max(axis=1)
@@ -213,10 +213,10 @@ class Predictions:
             raise ValueError(f"temperature must be positive, got {temperature}")
         return Predictions(
             self.items, self.classes, self.targets, self.scores, self.losses,
-            temperature=temperature, picture=self.picture,
+            temperature=temperature, image=self.image,
         )  # fmt: skip
 
-    # --- pictures
+    # --- images
 
     def plot_confusion_matrix(self, *, normalize: bool = False) -> Figure:
         """What is taken for what. normalize: shares of each row in percent instead of counts."""
@@ -229,22 +229,22 @@ class Predictions:
         return self.calibration(bins).plot()
 
     def plot_top_losses(self, k: int = 12) -> Figure:
-        """The pictures with the highest losses, highest first."""
-        return results.plot_top_losses(self.pictures(self._worst(k)), self.top_losses(k))
+        """The images with the highest losses, highest first."""
+        return results.plot_top_losses(self.images(self._worst(k)), self.top_losses(k))
 
     def show_results(self, count: int = 12) -> Figure:
-        """Pictures with what was predicted: mistakes first, then some that are right."""
+        """Images with what was predicted: mistakes first, then some that are right."""
         wrong = [i for i in self._worst(len(self)) if not self.correct[i]]
         shown = results.choose(wrong, np.flatnonzero(self.correct).tolist(), count)
         rows = [self[i] for i in shown]
-        return results.plot_results(self.pictures(shown), rows, len(wrong), len(self))
+        return results.plot_results(self.images(shown), rows, len(wrong), len(self))
 
-    def pictures(self, numbers: Sequence[int]) -> list[Any]:
+    def images(self, numbers: Sequence[int]) -> list[Any]:
         """PIL images of these rows. Raises ImageError for a file that is gone, ValueError where
-        the data knew no pictures."""
-        if self.picture is None:
+        the data knew no images."""
+        if self.image is None:
             raise ValueError(
-                "these predictions know no pictures: their data gave tensors only; "
+                "these predictions know no images: their data gave tensors only; "
                 "use ImageDataLoaders, or the tables and the other plots"
             )
-        return [self.picture(i) for i in numbers]
+        return [self.image(i) for i in numbers]

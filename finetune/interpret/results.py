@@ -1,11 +1,11 @@
-"""Which pictures to show, and what the caption above them says."""
+"""Which images to show, and what the caption above them says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune.interpret.pictures import plot_predictions
+from finetune.interpret.image_grids import plot_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def choose(wrong: Sequence[int], right: Sequence[int], count: int) -> list[int]:
 def plot_results(images: Sequence[Any], rows: Sequence[Row], mistakes: int, total: int) -> Figure:
     """Mistakes first. mistakes, total: of all the data, for the caption."""
     shown = sum(row.target != row.predicted for row in rows)
-    share = f"{mistakes:,} of {total:,} pictures are predicted wrong ({mistakes / total:.1%})."
+    share = f"{mistakes:,} of {total:,} images are predicted wrong ({mistakes / total:.1%})."
     parts = [f"the {shown} with the highest loss" if shown < mistakes else f"{shown} mistakes"]
     if shown == mistakes:
         parts = ["all of them" if shown > 1 else "that one"] if shown else []
@@ -54,7 +54,7 @@ def plot_results(images: Sequence[Any], rows: Sequence[Row], mistakes: int, tota
 def plot_top_losses(images: Sequence[Any], rows: Sequence[Row]) -> Figure:
     """The rows as they are, highest losses first."""
     caption = (
-        f"The {len(rows)} pictures with the highest loss: what was predicted and with which "
+        f"The {len(rows)} images with the highest loss: what was predicted and with which "
         "probability, and what they are labelled."
     )
     return _plot(images, rows, caption, losses=True)

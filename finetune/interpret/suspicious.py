@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from finetune.interpret.pictures import WRONG, plot_grid
+from finetune.interpret.image_grids import WRONG, plot_grid
 from finetune.interpret.table import as_html, as_text, shortened
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
         rows: Sequence[SuspiciousLabel],
         total: int,
         examined: int,
-        picture: Callable[[int], Any] | None = None,
+        image: Callable[[int], Any] | None = None,
     ) -> None:
         self.rows, self.total, self.examined = tuple(rows), total, examined
-        self._picture = picture
+        self._image = image
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,14 +98,14 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
         return as_html(_HEADER, self._cells(80), left=3, caption=self._summary)
 
     def plot(self) -> Figure:
-        """Their pictures. Raises ValueError where there are none."""
-        if self._picture is None:
-            raise ValueError("these labels have no pictures: their data gave tensors only")
+        """Their images. Raises ValueError where there are none."""
+        if self._image is None:
+            raise ValueError("these labels have no images: their data gave tensors only")
         if not self.rows:
             raise ValueError(f"there is nothing to show: {self._summary}")
         texts = [
             f"labelled {row.label}\nlooks like {row.looks_like} {row.probability:.0%}"
             for row in self.rows
         ]
-        images = [self._picture(row.number) for row in self.rows]
+        images = [self._image(row.number) for row in self.rows]
         return plot_grid(images, texts, [WRONG] * len(texts), columns=5, caption=self._summary)

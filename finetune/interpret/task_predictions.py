@@ -1,4 +1,4 @@
-"""Predictions where a picture has several labels, or numbers; tables of arrays."""
+"""Predictions where an image has several labels, or numbers; tables of arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune.interpret import values
 from finetune.interpret.analysis import class_scores_of
-from finetune.interpret.pictures import plot_pictures
+from finetune.interpret.image_grids import plot_images
 from finetune.interpret.report import ClassReport, TargetReport
 from finetune.interpret.table import as_html, as_text, shortened
 from finetune.plain_text import number
@@ -39,7 +39,7 @@ class TaskPredictions(ABC):
     """A row for each example, in the order of the data.
 
     items: paths, or numbers. classes: names of the labels or targets. targets, outputs: [N, C].
-    losses: [N]. picture: opens that of a row, by its number; None where there are none.
+    losses: [N]. image: opens that of a row, by its number; None where there are none.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TaskPredictions(ABC):
         outputs: Any,
         losses: Any,
         *,
-        picture: Callable[[int], Any] | None = None,
+        image: Callable[[int], Any] | None = None,
     ) -> None:
         self.items, self.classes = tuple(items), tuple(classes)
         self.targets, self.outputs = np.asarray(targets), np.asarray(outputs)
@@ -61,7 +61,7 @@ class TaskPredictions(ABC):
                 f"targets and outputs must be [{shape[0]}, {shape[1]}] and losses as long, got "
                 f"{self.targets.shape}, {self.outputs.shape} and {self.losses.shape}"
             )
-        self.picture = picture
+        self.image = image
 
     @abstractmethod
     def words(self, rows: np.ndarray, *, predicted: bool) -> list[str]:
@@ -111,7 +111,7 @@ class TaskPredictions(ABC):
                 writer.writerow([*cells, *(f"{v:.6g}" for v in outputs.tolist())])
 
     def plot_top_losses(self, k: int = 12) -> Figure:
-        """The pictures with the highest losses, with what was predicted and what is true."""
+        """The images with the highest losses, with what was predicted and what is true."""
         return self._plot(k, lambda row: f"loss {number(row.loss)}: ")
 
     def show_results(self, count: int = 12) -> Figure:
@@ -119,16 +119,16 @@ class TaskPredictions(ABC):
         return self._plot(count, lambda row: "")
 
     def _plot(self, count: int, start: Callable[[TaskRow], str]) -> Figure:
-        if self.picture is None:
-            raise ValueError("these predictions know no pictures; use ImageDataLoaders")
+        if self.image is None:
+            raise ValueError("these predictions know no images; use ImageDataLoaders")
         worst = self._worst(count)
         rows = [self[i] for i in worst]
         titles = [f"{start(row)}{row.predicted} (is {row.target})" for row in rows]
-        return plot_pictures([self.picture(i) for i in worst], titles)
+        return plot_images([self.image(i) for i in worst], titles)
 
 
 class LabelsPredictions(TaskPredictions):
-    """Several labels a picture: outputs are probabilities, labels those above their thresholds.
+    """Several labels an image: outputs are probabilities, labels those above their thresholds.
 
     >>> LabelsPredictions(["a.jpg"], ["cat", "dog"], [[1, 0]], [[0.9, 0.7]], [0.6])
     LabelsPredictions(1 example, 2 classes, 0 all right)
@@ -154,7 +154,7 @@ class LabelsPredictions(TaskPredictions):
         """The same probabilities with other labels; of a class that is left out from 0.5 on."""
         return LabelsPredictions(
             self.items, self.classes, self.targets, self.outputs, self.losses,
-            thresholds=thresholds, picture=self.picture,
+            thresholds=thresholds, image=self.image,
         )  # fmt: skip
 
     def words(self, rows: np.ndarray, *, predicted: bool) -> list[str]:

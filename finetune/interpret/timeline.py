@@ -1,4 +1,4 @@
-"""Where steps lie on the axis of epochs, over all phases and fits; plain numbers, no picture."""
+"""Where steps lie on the axis of epochs, over all phases and fits; plain numbers, no figure."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Backbones: a name -> a module that turns pictures into pooled features [B, F]."""
+"""Backbones: a name -> a module that turns images into pooled features [B, F]."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +92,7 @@ def normalisation_of(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[floa
 
 
 def input_size_of(name: str) -> int:
-    """Side of the pictures that a backbone was trained with, in pixels."""
+    """Side of the images that a backbone was trained with, in pixels."""
     check_name(name)
     if name.startswith(torchvision_backbones.PREFIX):
         return torchvision_backbones.input_size(name)
@@ -194,7 +194,7 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
 def _config(backbone: nn.Module) -> Mapping[str, Any]:
     config = getattr(backbone, "pretrained_cfg", None)
     if not isinstance(config, Mapping):
-        raise ValueError(f"{type(backbone).__name__} does not say how its pictures are normalised")
+        raise ValueError(f"{type(backbone).__name__} does not say how its images are normalised")
     return config
 
 

@@ -59,7 +59,7 @@ class Architecture:
 
 
 class ImageClassifier(nn.Sequential):
-    """Sequential(backbone, head): pictures [B, 3, H, W] -> features [B, F] -> logits [B, C]."""
+    """Sequential(backbone, head): images [B, 3, H, W] -> features [B, F] -> logits [B, C]."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__(OrderedDict(backbone=backbone, head=head))

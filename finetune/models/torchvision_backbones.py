@@ -33,13 +33,13 @@ def check_name(name: str) -> None:
 def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
     """The model without the layer that gives the classes; what pools in front of it stays.
 
-    Its `pretrained_cfg` says how pictures are normalised, as timm's does. Raises ValueError for a
+    Its `pretrained_cfg` says how images are normalised, as timm's does. Raises ValueError for a
     size that the model can't take, OSError where the weights can't be downloaded.
     """
     own, native = name.removeprefix(PREFIX), input_size(name)
     if own.startswith(_BUILT_FOR_ONE_SIZE) and image_size != native:
         raise ValueError(
-            f"{name!r} takes pictures of {native} pixels only, got image_size={image_size}; "
+            f"{name!r} takes images of {native} pixels only, got image_size={image_size}; "
             f"timm's models of this kind take others"
         )
     options = {"weights": "DEFAULT"} if pretrained else {"weights": None, **_OPTIONS.get(own, {})}
@@ -91,7 +91,7 @@ def source_of(name: str) -> str:
 
 
 def input_size(name: str) -> int:
-    """Side of the pictures that the model was trained with, in pixels."""
+    """Side of the images that the model was trained with, in pixels."""
     return int(_transforms(name).crop_size[0])
 
 

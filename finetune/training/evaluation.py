@@ -7,7 +7,7 @@ import torch
 
 from finetune import distributed
 from finetune.data.loaders import Batch, EpochLoader
-from finetune.training.folding import FoldedNorms
+from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
 
 
@@ -16,7 +16,7 @@ def run_through(
 ) -> Generator[tuple[Batch, Any], None, None]:
     """The evaluation's way: each batch as the model gets it, and its outputs in float32.
 
-    view: of the pictures, see `DataLoaders.prepare`. The model is left in eval mode. Asks nothing
+    view: of the images, see `DataLoaders.prepare`. The model is left in eval mode. Asks nothing
     of other processes, so that one of them may do it alone.
     """
     setup.model.eval()

@@ -71,7 +71,7 @@ class EpochStart:
 class Precompute:
     """Outputs of the frozen layers that are kept for the epochs to come.
 
-    view: of how many views this one is, from 1; None for the validation data. done: pictures.
+    view: of how many views this one is, from 1; None for the validation data. done: images.
     """
 
     phase: str

@@ -10,7 +10,6 @@ from pathlib import Path
 from finetune import distributed
 from finetune.data.loaders import take
 from finetune.randomness import isolated
-from finetune.training.allocator import keep_freed_memory
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.events import (
@@ -28,11 +27,12 @@ from finetune.training.events import (
     deliver,
     deliver_last,
 )
-from finetune.training.feature_cache import FeatureCache
+from finetune.training.frozen.feature_cache import FeatureCache
 from finetune.training.interrupt import Interruption, deferred_signals
 from finetune.training.pending import Pending
 from finetune.training.phase import Phase
 from finetune.training.run import Run
+from finetune.training.runtime.allocator import keep_freed_memory
 from finetune.training.setup import Setup
 from finetune.training.step import TrainStep
 from finetune.training.update_meter import UpdateMeter

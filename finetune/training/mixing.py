@@ -1,6 +1,6 @@
 """MixUp, CutMix and label smoothing: what a training batch and its loss become; validation's don't.
 
-Each picture is mixed with the one before it in its batch, and the targets in the same proportion
+Each image is mixed with the one before it in its batch, and the targets in the same proportion
 (Zhang et al. 2018; Yun et al. 2019). What is drawn comes from torch's global generators, which
 the step has seeded, so that it is a function of the seed and the step's number.
 """
@@ -23,7 +23,7 @@ _Loss: TypeAlias = Callable[[Any, Any], Tensor]
 class Mixer:
     """What mixup= and cutmix= make of a batch on the device; with both, one of them at random.
 
-    mixup, cutmix: alpha of Beta(alpha, alpha), from which the share of a picture is drawn, once
+    mixup, cutmix: alpha of Beta(alpha, alpha), from which the share of an image is drawn, once
     for a batch; 0 for none. classes: to make probabilities [B, C] of class numbers [B]; float
     targets are mixed as they are.
     """
@@ -33,7 +33,7 @@ class Mixer:
         self._names = " and ".join(
             name for name, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha
         )
-        self._pictures_only = bool(cutmix)
+        self._images_only = bool(cutmix)
         self._transform = _transform(mixup, cutmix) if self._names else None
 
     def __call__(self, batch: Batch) -> Batch:
@@ -42,9 +42,9 @@ class Mixer:
             return batch
         inputs = self._checked(batch.inputs)
         targets = self._probabilities(batch.targets)
-        # torchvision takes pictures and [B, C]; to mix whole examples the shape does not matter
-        pictures = inputs if inputs.ndim == 4 else inputs.reshape(len(inputs), 1, 1, -1)
-        mixed, shares = self._transform(pictures, targets.reshape(len(targets), -1))
+        # torchvision takes images and [B, C]; to mix whole examples the shape does not matter
+        images = inputs if inputs.ndim == 4 else inputs.reshape(len(inputs), 1, 1, -1)
+        mixed, shares = self._transform(images, targets.reshape(len(targets), -1))
         shaped = mixed.reshape(inputs.shape), shares.reshape(targets.shape)
         return replace(batch, inputs=shaped[0], targets=shaped[1])
 
@@ -54,9 +54,9 @@ class Mixer:
             raise ValueError(f"{self._names} takes one tensor of inputs, the model gets a {kind}")
         if not inputs.is_floating_point():
             raise ValueError(f"{self._names} takes inputs of floats, the model gets {inputs.dtype}")
-        if self._pictures_only and inputs.ndim != 4:
+        if self._images_only and inputs.ndim != 4:
             raise ValueError(
-                f"cutmix takes pictures [B, 3, H, W], the model gets {list(inputs.shape)}; "
+                f"cutmix takes images [B, 3, H, W], the model gets {list(inputs.shape)}; "
                 "mixup takes any shape"
             )
         return inputs

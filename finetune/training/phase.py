@@ -20,7 +20,7 @@ class Phase:
     frozen: how many groups, counted from the first, are frozen. peaks: hyper-parameter -> one value
     per group. schedules: hyper-parameter -> multiplier over the phase's progress in [0, 1], or one
     per group. The value of hyper-parameter h of group g is `peaks[h][g] * schedules[h](progress)`.
-    views: None shows every epoch new random views of the pictures, k > 1 goes round k of them,
+    views: None shows every epoch new random views of the images, k > 1 goes round k of them,
     and 1 is the view of validation.
     """
 

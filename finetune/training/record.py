@@ -12,7 +12,7 @@ from finetune.training.tables import step_spans, valid_points
 def training_record(
     setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[EpochEnd]
 ) -> dict[str, Any]:
-    """`data`: pictures by class. `training`: phases as they ran, and layer groups. `validation`:
+    """`data`: images by class. `training`: phases as they ran, and layer groups. `validation`:
     what it gave after the last step; empty if that was not the end of an epoch, or without data.
     """
     groups = setup.optimizer.groups

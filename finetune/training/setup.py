@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from finetune.data.loaders import DataLoaders
 from finetune.optim.group_optimizer import GroupOptimizer
-from finetune.training.folding import FoldedNorms
 from finetune.training.mixing import training_loss
-from finetune.training.runtime import Runtime
+from finetune.training.runtime.folding import FoldedNorms
+from finetune.training.runtime.runtime import Runtime
 from finetune.training.settings import StepSettings
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]

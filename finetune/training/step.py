@@ -17,8 +17,8 @@ from finetune.randomness import seed_everything
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.evaluation import evaluate
-from finetune.training.folding import FoldedNorms
 from finetune.training.mixing import Mixer
+from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.setup import Loss, Setup, folded_norms, forward, in_float32
 from finetune.training.update_meter import UpdateMeter
 
@@ -48,7 +48,7 @@ class TrainStep:
     def __call__(self, batches: Sequence[Batch], view: int | None, *number: int) -> Tensor:
         """Returns the mean loss as a detached scalar on the device, without waiting for it.
 
-        view: of the pictures, see `DataLoaders.prepare`. number: of the epoch and the step; what
+        view: of the images, see `DataLoaders.prepare`. number: of the epoch and the step; what
         dropout draws is a function of it. Where a batch is too large for the memory of the device
         it goes through in parts, whose gradients add up to the same.
         Raises DivergenceError before the update where looking is free, that is on a CPU.

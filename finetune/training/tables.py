@@ -1,4 +1,4 @@
-"""Plans and histories as the plain tables that pictures take."""
+"""Plans and histories as the plain tables that figures take."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from finetune.training.events import EpochEnd, StepEnd
 from finetune.training.phase import Plan
 
 MOST_STEPS = 1000
-"""Of a phase that are in the table of a plan; a picture is not as wide as that."""
+"""Of a phase that are in the table of a plan; a figure is not as wide as that."""
 
 _Rows = list[tuple[float, ...]]
 

@@ -1,4 +1,4 @@
-"""From which probability on a class is predicted, where a picture may have several."""
+"""From which probability on a class is predicted, where an image may have several."""
 
 import warnings
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import Tensor
 from finetune.metrics import OfProbabilities
 from finetune.randomness import isolated
 from finetune.training.evaluation import evaluate
-from finetune.training.folding import eval_mode
+from finetune.training.runtime.folding import eval_mode
 from finetune.training.setup import Setup
 
 

@@ -12,16 +12,16 @@ from finetune import distributed
 from finetune.randomness import isolated
 from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
-from finetune.training import probe
 from finetune.training.averaging import Average
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback, named
-from finetune.training.feature_cache import FeatureCache
+from finetune.training.frozen.feature_cache import FeatureCache
 from finetune.training.loop import Loop
 from finetune.training.origin import Origin
 from finetune.training.phase import Phase, Plan
 from finetune.training.run import Run
-from finetune.training.runtime import Runtime
+from finetune.training.runtime import probe
+from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup
 
 

@@ -70,8 +70,8 @@ def clothing(weights: Any) -> tuple[str, Any, Augmentation, Data]:
 
 
 def digits() -> tuple[str, Any, Augmentation, Data]:
-    pictures, labels = load_digits(return_X_y=True)
-    pixels = (pictures.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     images = [Image.fromarray(p).resize((40, 40), Image.Resampling.BICUBIC) for p in pixels]
 
     def data(seed: int, augment: Augmentation | None, first: int = 5) -> ImageDataLoaders:

@@ -4,7 +4,7 @@
 
 step: of the whole EfficientNet-Lite0 (random weights, norms in eval mode), 128 px, batches of 64,
 augmentation included. tiny: batches of 16 through two small layers, in one thread, so that what
-counts is the loop. Both with all that a fit does once. loader: pictures a second, augmented and
+counts is the loop. Both with all that a fit does once. loader: images a second, augmented and
 normalised, in the first epoch, which decodes, and later. fastai runs in fresh processes.
 """
 
@@ -35,8 +35,8 @@ from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.loaders import Batch, Batches, DataLoaders
 from finetune.demo import BACKBONE
 from finetune.optim.factories import adamw
-from finetune.training.allocator import keep_freed_memory
-from finetune.training.runtime import Runtime, choose_runtime
+from finetune.training.runtime.allocator import keep_freed_memory
+from finetune.training.runtime.runtime import Runtime, choose_runtime
 
 SIDE, BATCH, LR, WORKERS = 128, 64, 1e-5, 2
 CPU = torch.device("cpu")
@@ -121,9 +121,9 @@ def bare_epoch(
 def step(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of a training step."""
     count = 2 + options.steps * BATCH
-    pictures = list(np.random.default_rng(0).integers(0, 256, (count, 146, 146, 3), np.uint8))
+    images = list(np.random.default_rng(0).integers(0, 256, (count, 146, 146, 3), np.uint8))
     labels, marks = [str(i % 2) for i in range(count)], [i < 2 for i in range(count)]
-    data = ImageDataLoaders.from_lists(pictures, labels, is_valid=marks, image_size=SIDE)
+    data = ImageDataLoaders.from_lists(images, labels, is_valid=marks, image_size=SIDE)
     backbone = timm.create_model(BACKBONE, num_classes=0)
     for module in backbone.modules():
         module.momentum = 1.0  # norms get statistics that fit: eval mode suits them, and us
@@ -140,7 +140,7 @@ def step(options: argparse.Namespace) -> dict[str, float]:
         partial(timed, "loop", options.steps, partial(plain.fit_one_cycle, 1, LR)),
         partial(timed, "loop, own ways", options.steps, partial(own.fit_one_cycle, 1, LR)),
     ]
-    take_turns(contestants, 1)  # the pictures are there now, and the memory
+    take_turns(contestants, 1)  # the images are there now, and the memory
     targets = [("loop", "bare", "(target 1.02)"), ("loop, own ways", "bare", "")]
     return report("seconds a step", take_turns(contestants, options.runs), targets)
 
@@ -195,7 +195,7 @@ def tiny(options: argparse.Namespace) -> dict[str, float]:
     return report("microseconds a batch", found, targets)
 
 
-def pictures_per_second(name: str, epoch: Callable[[int], Iterable[Any]]) -> dict[str, float]:
+def images_per_second(name: str, epoch: Callable[[int], Iterable[Any]]) -> dict[str, float]:
     """In the first epoch and in later ones; an epoch gives the targets of its batches."""
     rates = []
     for number in range(3):
@@ -206,7 +206,7 @@ def pictures_per_second(name: str, epoch: Callable[[int], Iterable[Any]]) -> dic
 
 
 def loader(options: argparse.Namespace) -> dict[str, float]:
-    """Pictures a second."""
+    """Images a second."""
     for file in options.data.rglob("*.jpg"):
         file.read_bytes()  # into the system's cache
 
@@ -215,11 +215,11 @@ def loader(options: argparse.Namespace) -> dict[str, float]:
         data = ImageDataLoaders.from_folder(options.data, **settings)
         batches = partial(data.train.epoch, data.seed)
         prepared = lambda n: (data.prepare(batch, n).targets for batch in batches(n))  # noqa: E731
-        return pictures_per_second("ours", prepared)
+        return images_per_second("ours", prepared)
 
     found = take_turns([ours, *in_fastai("loader", options)], options.runs)
     first, later = (("ours, first", "fastai, first"), ("ours, later", "fastai, later"))
-    return report("pictures a second", found, [(*first, "(target 2)"), (*later, "(target 10)")])
+    return report("images a second", found, [(*first, "(target 2)"), (*later, "(target 10)")])
 
 
 def in_fastai(kind: str, options: argparse.Namespace) -> list[Contestant]:
@@ -251,7 +251,7 @@ def fastai_loader(options: argparse.Namespace) -> dict[str, float]:
     settings = {"bs": BATCH, "num_workers": WORKERS, "item_tfms": fastai.Resize(147), **FOLDERS}
     settings["batch_tfms"] = [*fastai.aug_transforms(size=SIDE), normalise]
     loaders = fastai.ImageDataLoaders.from_folder(options.data, **settings)
-    return pictures_per_second("fastai", lambda _: (targets for _, targets in loaders.train))
+    return images_per_second("fastai", lambda _: (targets for _, targets in loaders.train))
 
 
 BENCHMARKS = {"step": step, "tiny": tiny, "loader": loader}

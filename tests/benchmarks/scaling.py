@@ -1,14 +1,14 @@
-"""Time and memory against the number of pictures, their size, workers and processes.
+"""Time and memory against the number of images, their size, workers and processes.
 
-    python tests/benchmarks/scaling.py --images 1000 4000 16000 --folder /tmp/pictures
+    python tests/benchmarks/scaling.py --images 1000 4000 16000 --folder /tmp/images
 
 Synthetic JPEGs of 500 x 375 pixels, made once for each number; a small network with random weights
 (so that the data counts), 128 px and 2 workers unless the row says otherwise; sizes, workers and
-processes with the fewest pictures. Every row is measured in fresh processes; with `gloo` that
+processes with the fewest images. Every row is measured in fresh processes; with `gloo` that
 many share its batches, the slowest one's seconds count, and their memory adds up. Seconds to list
 the files and build the loaders (`build`), of the training loader's first epoch, which decodes
 (`first`), of the second, and of later ones (the median), and of the phase of `fine_tune` whose
-backbone is frozen, with kept features (`frozen`; the validation pictures are decoded before it).
+backbone is frozen, with kept features (`frozen`; the validation images are decoded before it).
 Prints a JSON line a row, with the memory that the imports took as `start_mb`, and the table.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 4000, 16000])
     parser.add_argument("--threads", type=int, default=2, help="shared by the processes of a row")
-    parser.add_argument("--folder", type=Path, help="keeps the pictures; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="keeps the images; default: a temporary one")
     parser.add_argument("--quick", action="store_true", help="one small row of each kind")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -67,8 +67,8 @@ def main() -> None:
     results = []
     with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as folder:
         for row in rows(options.images, options.quick):
-            pictures = make_pictures(Path(folder), row.images, options.threads)
-            results.append({**asdict(row), **run(row, pictures, options.threads)})
+            images = make_images(Path(folder), row.images, options.threads)
+            results.append({**asdict(row), **run(row, images, options.threads)})
             print(json.dumps(results[-1]), flush=True)
     print("\n" + "".join(f"{name:>9}" for name in results[0]))
     for result in results:
@@ -87,10 +87,10 @@ def rows(images: list[int], quick: bool) -> list[Row]:
     return [*map(Row, sorted(images)), *sizes, *workers, *processes]
 
 
-# --- pictures
+# --- images
 
 
-def make_pictures(folder: Path, count: int, threads: int) -> Path:
+def make_images(folder: Path, count: int, threads: int) -> Path:
     """`count` JPEGs in class folders, the same ones every time; nothing to do where they are."""
     root = folder / str(count)
     if (root / "complete").exists():
@@ -127,14 +127,14 @@ def texture(random: np.random.Generator) -> np.ndarray:
 # --- measuring
 
 
-def run(row: Row, pictures: Path, threads: int) -> dict[str, float]:
+def run(row: Row, images: Path, threads: int) -> dict[str, float]:
     """A row's results, from as many fresh processes as it has."""
     count = max(1, row.gloo)
     with tempfile.TemporaryDirectory() as temporary:
         workers = []
         for rank in range(count):
             job = {
-                "pictures": str(pictures),
+                "images": str(images),
                 "row": asdict(row),
                 "threads": max(1, threads // count),
                 "rank": rank,
@@ -156,7 +156,7 @@ def run(row: Row, pictures: Path, threads: int) -> dict[str, float]:
 
 
 def measure(
-    pictures: str, row: dict[str, int], threads: int, rank: int, store: str
+    images: str, row: dict[str, int], threads: int, rank: int, store: str
 ) -> dict[str, float]:
     """What one process of a row sees."""
     torch.set_num_threads(threads)
@@ -164,7 +164,7 @@ def measure(
     with process_group(gloo, rank, store):
 
         def build() -> ImageDataLoaders:
-            return ImageDataLoaders.from_folder(pictures, image_size=size, workers=row["workers"])
+            return ImageDataLoaders.from_folder(images, image_size=size, workers=row["workers"])
 
         seconds, data = timed(build)
         epochs = [timed(lambda n=n: train_epoch(data, n))[0] for n in range(2 + LATER)]

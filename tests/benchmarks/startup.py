@@ -62,7 +62,7 @@ def import_seconds(runs: int) -> dict[str, float]:
 
 
 def make_files(folder: Path, files: int, classes: int) -> None:
-    """`files` empty pictures with names of 20 characters, spread evenly over `classes` folders."""
+    """`files` empty images with names of 20 characters, spread evenly over `classes` folders."""
     for label in range(classes):
         (folder / f"class{label:04d}").mkdir()
     for number in range(files):

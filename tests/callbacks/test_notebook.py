@@ -149,14 +149,14 @@ def test_redirected_output_is_text(notebook):
     assert output.text.splitlines()[1].startswith("fit ")
 
 
-def test_a_live_plot_is_one_picture_that_grows(notebook):
+def test_a_live_plot_is_one_image_that_grows(notebook):
     outputs, sent = notebook["plot"]
-    table, picture = sorted(outputs, key=lambda output: "image/png" in output.data)
+    table, image = sorted(outputs, key=lambda output: "image/png" in output.data)
     assert rows_of(table.data["text/html"]) == ["fit", "fit"]
-    pictures = [data["image/png"] for _, data in sent if "image/png" in data]
-    assert len(set(pictures)) > 1
-    assert picture.data["image/png"] == pictures[-1]
-    assert base64.b64decode(pictures[-1]).startswith(b"\x89PNG")
+    images = [data["image/png"] for _, data in sent if "image/png" in data]
+    assert len(set(images)) > 1
+    assert image.data["image/png"] == images[-1]
+    assert base64.b64decode(images[-1]).startswith(b"\x89PNG")
 
 
 def test_a_live_plot_needs_a_notebook():

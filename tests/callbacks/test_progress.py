@@ -371,7 +371,7 @@ def test_precomputing_is_told_once_a_phase(capsys, views: int, words: str):
     play_features(Progress(), views=views)
     out = capsys.readouterr().out
     assert told_of_features(out) == [
-        f"frozen: the frozen layers run once for {words} of each picture"
+        f"frozen: the frozen layers run once for {words} of each image"
     ]
     assert all(c == "\n" or c.isprintable() for c in out)
 
@@ -389,12 +389,12 @@ def test_precomputing_is_told_before_the_table(capsys):
     assert [line.split()[0] for line in lines] == ["frozen:", "phase", "frozen", "frozen"]
 
 
-def test_precomputing_has_a_bar_of_pictures_then_steps_have_theirs(monkeypatch):
+def test_precomputing_has_a_bar_of_images_then_steps_have_theirs(monkeypatch):
     text = on_a_terminal(monkeypatch, lambda: play_features(Progress(), pause=0.11))
     for name in ("view 1 of 2", "view 2 of 2", "validation"):
         assert f"features, {name} " in text
-    assert re.search(r"\| 64/70 pictures, \d+:\d\d left", text)
-    assert "| 9/9 pictures" in text
+    assert re.search(r"\| 64/70 images, \d+:\d\d left", text)
+    assert "| 9/9 images" in text
     assert text.index("features, validation ") < text.index("frozen 1/2 100%")
     lines = screen_after(text).lines
     assert [line.split()[0] for line in lines] == ["frozen:", "phase", "frozen", "frozen"]
@@ -405,7 +405,7 @@ def test_a_fit_that_precomputes_tells_so(capsys, photos):
     learner = vision_learner(data, "test_efficientnet", weights=None)
     learner.fine_tune(1, freeze_epochs=3, freeze_views=2)
     assert told_of_features(capsys.readouterr().out) == [
-        "frozen: the frozen layers run once for 2 views of each picture"
+        "frozen: the frozen layers run once for 2 views of each image"
     ]
 
 

@@ -1,4 +1,4 @@
-"""UpdateNorms: rows while it trains, which go on after a resume, and a picture."""
+"""UpdateNorms: rows while it trains, which go on after a resume, and an image."""
 
 from pathlib import Path
 

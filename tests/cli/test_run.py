@@ -209,17 +209,15 @@ def test_a_run_that_failed_at_once_does_not_lock_its_folder(
 
 
 def multi_label_table(folder: Path) -> Path:
-    """Each second picture has another label beside its colour."""
-    pictures = sorted(folder.rglob("*.jpg"))
-    rows = [
-        f"{path},{path.parent.name}{'|even' if i % 2 else ''}" for i, path in enumerate(pictures)
-    ]
+    """Each second image has another label beside its colour."""
+    images = sorted(folder.rglob("*.jpg"))
+    rows = [f"{path},{path.parent.name}{'|even' if i % 2 else ''}" for i, path in enumerate(images)]
     table = folder.parent / "several.csv"
     table.write_text("\n".join(["file,labels", *rows]))
     return table
 
 
-def test_several_labels_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_labels_a_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = multi_label_table(write_photos(tmp_path / "photos"))
     output, given = tmp_path / "run", ["--csv", table, "--label-delimiter", "|"]
     config = ["--config", CONFIGS / "multi_label.yaml", "--epochs", "1", "--valid-fraction", "0.4"]
@@ -235,8 +233,8 @@ def test_several_labels_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (output / "report.html").is_file()
 
 
-def test_a_picture_in_training_and_validation_is_said_aloud(tmp_path: Path) -> None:
-    for part in ("train", "valid"):  # the same pictures
+def test_a_image_in_training_and_validation_is_said_aloud(tmp_path: Path) -> None:
+    for part in ("train", "valid"):  # the same images
         write_photos(tmp_path / part)
     given = ["--train", "train", "--valid", "valid", "--output", str(tmp_path / "run")]
     with pytest.warns(UserWarning, match="24 images of validation are in training, too"):
@@ -286,7 +284,7 @@ def test_evaluate_refuses_classes_that_the_model_does_not_know(
 
 
 def test_lr_find(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    curve = tmp_path / "pictures" / "curve.png"
+    curve = tmp_path / "images" / "curve.png"
     found = as_json(capsys, "lr-find", photos, *SMALL, "--curve", curve, "--steps", 30)
     assert found["suggestion"] == found["suggestions"]["valley"]
     assert len(found["lrs"]) == len(found["losses"])
@@ -297,8 +295,8 @@ def test_export_gives_the_same_predictions(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(run_folder), "--output", str(tmp_path / "shipped")]) == 0
-    picture = photos / "red" / "000.jpg"
-    rows = [as_json(capsys, "predict", m, picture) for m in (run_folder, tmp_path / "shipped")]
+    image = photos / "red" / "000.jpg"
+    rows = [as_json(capsys, "predict", m, image) for m in (run_folder, tmp_path / "shipped")]
     assert rows[0] == rows[1]
 
 

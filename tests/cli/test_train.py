@@ -82,7 +82,7 @@ class Diverges(Callback):
             raise ArithmeticError("the loss is no number")
 
 
-def test_a_run_that_fails_leaves_its_history_and_pictures(
+def test_a_run_that_fails_leaves_its_history_and_images(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -119,16 +119,16 @@ def test_the_data_are_printed_in_the_size_of_the_backbone(
 
 
 @pytest.mark.parametrize(
-    ("run", "title", "picture"),
+    ("run", "title", "image"),
     [("labels_run", "Each class", "top_losses"), ("values_run", "Each target", "values")],
 )
 def test_every_task_has_a_table_of_its_failures(
-    run: str, title: str, picture: str, request: pytest.FixtureRequest
+    run: str, title: str, image: str, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(run)
     assert (folder / "predictions.csv").is_file()
     assert (folder / "top_losses.png").is_file()
-    assert (folder / f"{picture}.png").is_file()
+    assert (folder / f"{image}.png").is_file()
     page = (folder / "report.html").read_text()
     assert f">{title}<" in page
     assert ">The worst images<" in page

@@ -371,7 +371,7 @@ def test_image_files_say_that_there_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("marks", [None, [False, True, False, False]])
-def test_pictures_and_labels_of_a_data_frame_go_by_position(marks: list[bool] | None) -> None:
+def test_images_and_labels_of_a_data_frame_go_by_position(marks: list[bool] | None) -> None:
     frame = pytest.importorskip("pandas").DataFrame(
         {"path": ["a0", "b1", "a2", "b3"], "label": list("abab")}, index=[2, 0, 3, 7]
     )
@@ -379,13 +379,13 @@ def test_pictures_and_labels_of_a_data_frame_go_by_position(marks: list[bool] | 
         assert [str(item)[0] for item in part.items] == part.texts()
 
 
-def test_pictures_without_labels_of_a_data_frame_go_by_position() -> None:
+def test_images_without_labels_of_a_data_frame_go_by_position() -> None:
     paths = pytest.importorskip("pandas").Series(["x", "y"], index=[5, 0])
     items = unlabelled(paths, ("a", "b"), "single_label").items
     assert (items[0], items[1]) == ("x", "y")
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
-def test_array_of_pictures_stays_one(kind: Any) -> None:
-    pictures = kind([[[0]], [[1]]])
-    assert from_pairs(pictures, ["a", "b"]).items is pictures
+def test_array_of_images_stays_one(kind: Any) -> None:
+    images = kind([[[0]], [[1]]])
+    assert from_pairs(images, ["a", "b"]).items is images

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from finetune import ImageDataLoaders
-from finetune.data.augment import Augmentation
-from finetune.data.decode import ImageError, read_image
+from finetune.data.images.augment import Augmentation
+from finetune.data.images.decode import ImageError, read_image
 from finetune.data.loaders import Batch
 
 CPU = torch.device("cpu")
@@ -114,11 +114,11 @@ def test_csv_paths_are_relative_to_a_given_folder(photos: Path, tmp_path: Path) 
     assert len(train_views(data)) == 4
 
 
-def test_lists_may_hold_every_kind_of_picture(photos: Path) -> None:
+def test_lists_may_hold_every_kind_of_image(photos: Path) -> None:
     path = photos / "red" / "000.jpg"
-    picture = read_image(path)
-    array = np.asarray(picture)
-    images = [str(path), path, picture, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
+    image = read_image(path)
+    array = np.asarray(image)
+    images = [str(path), path, image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
     data = ImageDataLoaders.from_lists(
         images * 2, list("ababa") * 2, is_valid=[False] * 5 + [True] * 5, **SMALL
     )
@@ -291,7 +291,7 @@ def test_view_depends_on_the_seed(photos: Path) -> None:
     assert not any(torch.equal(views[0][i], views[1][i]) for i in range(4))
 
 
-def test_views_of_one_picture_under_two_numbers_differ(photos: Path) -> None:
+def test_views_of_one_image_under_two_numbers_differ(photos: Path) -> None:
     array = np.asarray(read_image(photos / "red" / "000.jpg"))
     data = ImageDataLoaders.from_lists(
         [array] * 6, list("ababab"), is_valid=[False] * 4 + [True] * 2, **SMALL
@@ -364,7 +364,7 @@ def test_validation_view_is_what_prediction_sees_after_suiting_a_backbone(photos
     assert torch.equal(torch.cat([batch.inputs for batch in valid_batches(data)]), predicted)
 
 
-def test_validation_view_is_the_middle_of_the_presized_picture(photos: Path) -> None:
+def test_validation_view_is_the_middle_of_the_presized_image(photos: Path) -> None:
     data = from_photos(photos).for_backbone(16, (0.0,) * 3, (1.0,) * 3)
     with Image.open(str(data.valid_examples.items[0])) as image:
         image.draft("RGB", (36, 36))
@@ -418,14 +418,14 @@ def test_suiting_a_backbone_leaves_the_original_alone(photos: Path) -> None:
     assert torch.equal(valid_batches(data)[0].inputs, before)
 
 
-def test_backbones_of_one_size_share_the_decoded_pictures(photos: Path) -> None:
+def test_backbones_of_one_size_share_the_decoded_images(photos: Path) -> None:
     data = from_photos(photos)
     one = data.for_backbone(16, (0.0,) * 3, (1.0,) * 3)
     assert one.train.cache is data.train.cache  # type: ignore[attr-defined]
 
 
 def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
-    from finetune.data.preprocessing import Preprocessing
+    from finetune.data.images.preprocessing import Preprocessing
 
     data = from_photos(photos, resize="pad").for_backbone(16, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     rebuilt = Preprocessing.from_dict(data.describe_inputs())
@@ -433,15 +433,15 @@ def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
     assert torch.equal(rebuilt.inputs(items, CPU), data.inputs(items, CPU))
 
 
-def test_pictures_are_counted_by_class_and_part(photos: Path) -> None:
+def test_images_are_counted_by_class_and_part(photos: Path) -> None:
     counts = from_photos(photos).class_counts()
     assert list(counts) == ["train", "valid"]
-    assert counts["train"] == {"pictures": 18, "classes": {"blue": 6, "green": 6, "red": 6}}
-    assert counts["valid"] == {"pictures": 6, "classes": {"blue": 2, "green": 2, "red": 2}}
+    assert counts["train"] == {"images": 18, "classes": {"blue": 6, "green": 6, "red": 6}}
+    assert counts["valid"] == {"images": 6, "classes": {"blue": 2, "green": 2, "red": 2}}
 
 
 class Named:
-    """A data set of grey pictures with its own list of classes."""
+    """A data set of grey images with its own list of classes."""
 
     def __init__(self, classes: list[str], targets: list[int]) -> None:
         self.classes, self.targets = classes, targets
@@ -497,8 +497,8 @@ def test_label_without_a_readable_training_image_is_refused(tmp_path: Path) -> N
 
 
 def test_repr_says_targets_of_a_regression() -> None:
-    pictures = [np.zeros((20, 20, 3), np.uint8)] * 10
-    data = ImageDataLoaders.from_lists(pictures, range(10), task="regression", **SMALL)
+    images = [np.zeros((20, 20, 3), np.uint8)] * 10
+    data = ImageDataLoaders.from_lists(images, range(10), task="regression", **SMALL)
     assert "1 target," in repr(data)
 
 

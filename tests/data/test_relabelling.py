@@ -15,7 +15,7 @@ def test_labels_go_by_name_and_none_stays_none() -> None:
     assert relabelled(own, own.classes, "single_label") is own
 
 
-def test_a_class_without_a_picture_may_be_missing() -> None:
+def test_a_class_without_a_image_may_be_missing() -> None:
     own = Examples(["a"], torch.tensor([1]), ("cat", "dog"))
     assert relabelled(own, ("dog", "owl"), "single_label").labels.tolist() == [0]
     with pytest.raises(ValueError, match="no class 'dog' to compare with; did you mean 'dogs'"):

@@ -51,9 +51,9 @@ def test_another_head_is_made_of_torchs_layers(description: dict[str, Any]) -> N
     assert "timm alone" not in use
 
 
-def test_it_counts_the_pictures_of_each_class(description: dict[str, Any]) -> None:
+def test_it_counts_the_images_of_each_class(description: dict[str, Any]) -> None:
     data = section(model_card(description, SOURCE), "Data")
-    assert "18 training pictures and 6 validation pictures." in data
+    assert "18 training images and 6 validation images." in data
     assert "| green | 6 | 2 |" in data
 
 
@@ -74,8 +74,8 @@ def test_it_claims_no_result_that_is_not_known(description: dict[str, Any]) -> N
 def test_its_limits_have_the_numbers(description: dict[str, Any]) -> None:
     description["data"]["valid"]["classes"]["green"] = 1
     limits = section(model_card(description, SOURCE), "Limits")
-    assert "18 training pictures and 6 for validation, of which 1 of the rarest class" in limits
-    assert "The figures above are of its validation pictures" in limits
+    assert "18 training images and 6 for validation, of which 1 of the rarest class" in limits
+    assert "The figures above are of its validation images" in limits
 
 
 def test_it_tells_what_was_trained_and_how(description: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ def tiny(features: int = 3) -> nn.Sequential:
 
 
 class OneByOne(nn.Module):
-    """Its code depends on how many pictures there are."""
+    """Its code depends on how many images there are."""
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.stack([image.mean((1, 2)) for image in images])
@@ -61,7 +61,7 @@ def test_the_ends_are_normalisation_and_probabilities() -> None:
     torch.testing.assert_close(served(images), (logits / 2).sigmoid())
 
 
-def test_a_graph_takes_any_number_of_pictures(tmp_path: Path) -> None:
+def test_a_graph_takes_any_number_of_images(tmp_path: Path) -> None:
     model = tiny()
     graphs.write(tmp_path, model, DESCRIPTION, ("torch_export",))
     program = torch.export.load(tmp_path / "model.pt2").module()

@@ -13,11 +13,11 @@ from PIL import Image
 from support import CLOTHING, needs_clothing
 
 from finetune import ImageDataLoaders, Learner, vision_learner
-from finetune.data.decode import Resize
+from finetune.data.images.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import Format
 from finetune.models.heads import HeadKind
-from finetune.task import Task
+from finetune.tasks.task import Task
 
 FORMATS: tuple[Format, ...] = ("safetensors", "onnx", "torch_export")
 # used in this order by one process, which has none of these modules by then
@@ -40,11 +40,11 @@ print(json.dumps(answers))
 
 
 def code_blocks(folder: Path) -> list[str]:
-    """First how to read a picture, then how to load each format, then two more."""
+    """First how to read an image, then how to load each format, then two more."""
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 
 
-def write_pictures(folder: Path) -> list[Path]:
+def write_images(folder: Path) -> list[Path]:
     """A large JPEG, one that EXIF turns, and PNGs with transparency, 16 bits and a palette."""
     noise, (rows, columns) = np.random.default_rng(1), np.mgrid[0:300, 0:400]
     waves = np.stack([rows / 2, columns / 3, (rows * columns) % 251], axis=2)
@@ -65,14 +65,14 @@ def write_pictures(folder: Path) -> list[Path]:
 
 
 def check_in_a_new_process(
-    exported: dict[Path, Learner], pictures: list[Path], needless: frozenset[str] = frozenset()
+    exported: dict[Path, Learner], images: list[Path], needless: frozenset[str] = frozenset()
 ) -> None:
     """What the model cards say gives the learners' probabilities in every format that is there.
 
     needless: further modules that must not be loaded.
     """
     tasks: list[tuple[Path, Format, str]] = []
-    listed = ", ".join(f"read({str(path)!r})" for path in pictures)
+    listed = ", ".join(f"read({str(path)!r})" for path in images)
     for folder in exported:
         read, *loads, _, _ = code_blocks(folder)
         for name, load in zip(
@@ -91,10 +91,10 @@ def check_in_a_new_process(
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     for (folder, name, _), (found, modules) in zip(tasks, answers, strict=True):
-        predictions = exported[folder].predict(pictures)
+        predictions = exported[folder].predict(images)
         rows = [getattr(p, "probabilities", None) or p.values for p in predictions]
         expected = np.array([[*row.values()] for row in rows])
-        assert np.ptp(expected, axis=0).max() > 0.01  # pictures that differ for the model
+        assert np.ptp(expected, axis=0).max() > 0.01  # images that differ for the model
         assert not (NEEDLESS[name] | needless) & set(modules)
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=f"{folder} {name}")
 
@@ -113,14 +113,14 @@ def test_every_format_gives_the_probabilities_of_the_learner(photos: Path, tmp_p
     for folder, learner in exported.items():
         learner.export(folder, FORMATS)
         assert len(code_blocks(folder)) == 6
-    check_in_a_new_process(exported, write_pictures(tmp_path))
+    check_in_a_new_process(exported, write_images(tmp_path))
 
 
 @pytest.mark.slow
 def test_a_linear_head_in_every_format(photos: Path, tmp_path: Path) -> None:
     learner = learner_on(photos, "test_vit", head="linear")
     learner.export(tmp_path / "model", FORMATS)
-    check_in_a_new_process({tmp_path / "model": learner}, write_pictures(tmp_path))
+    check_in_a_new_process({tmp_path / "model": learner}, write_images(tmp_path))
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_the_other_tasks(photos: Path, tmp_path: Path, task: Task) -> None:
     learner = vision_learner(data, "test_resnet", weights=None, progress=False)
     learner.fine_tune(2)
     learner.export(tmp_path / "model", FORMATS)
-    check_in_a_new_process({tmp_path / "model": learner}, write_pictures(tmp_path))
+    check_in_a_new_process({tmp_path / "model": learner}, write_images(tmp_path))
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_the_other_tasks(photos: Path, tmp_path: Path, task: Task) -> None:
 def test_the_other_ways_of_resizing(photos: Path, tmp_path: Path, resize: Resize) -> None:
     learner = learner_on(photos, "test_resnet", resize)
     learner.export(tmp_path / "model")
-    check_in_a_new_process({tmp_path / "model": learner}, write_pictures(tmp_path))
+    check_in_a_new_process({tmp_path / "model": learner}, write_images(tmp_path))
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_a_torchvision_backbone_needs_torchvision_alone(photos: Path, tmp_path: 
     learner = learner_on(photos, "torchvision/resnet18")
     learner.export(tmp_path / "model")
     check_in_a_new_process(
-        {tmp_path / "model": learner}, write_pictures(tmp_path), frozenset({"timm"})
+        {tmp_path / "model": learner}, write_images(tmp_path), frozenset({"timm"})
     )
 
 
@@ -161,5 +161,5 @@ def test_every_format_of_an_imagenet_backbone_on_real_photos(tmp_path: Path) -> 
     learner = vision_learner(data, BACKBONE, weights=weights, progress=False)
     learner.fine_tune(1)
     learner.export(tmp_path / "model", FORMATS)
-    pictures = [Path(str(item)).resolve() for item in data.valid_examples.items[::5]]
-    check_in_a_new_process({tmp_path / "model": learner}, pictures)
+    images = [Path(str(item)).resolve() for item in data.valid_examples.items[::5]]
+    check_in_a_new_process({tmp_path / "model": learner}, images)

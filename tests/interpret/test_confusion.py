@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix."""
+"""The image of a confusion matrix."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from finetune.interpret.confusion import plot_confusion_matrix
 
 
-def picture(classes: int, *, normalize: bool = False, name: str = "class") -> Figure:
+def image(classes: int, *, normalize: bool = False, name: str = "class") -> Figure:
     noise = np.random.default_rng(0)
     matrix = noise.poisson(0.5, (classes, classes)) + 20 * np.eye(classes, dtype=int)
     return plot_confusion_matrix(
@@ -29,7 +29,7 @@ def test_normalised_cells_hold_shares_of_the_row() -> None:
 
 
 def test_mistakes_have_another_colour_than_what_is_right() -> None:
-    colours = picture(4).axes[0].images[0].get_array()
+    colours = image(4).axes[0].images[0].get_array()
     right, wrong = colours[0, 0], colours[colours.shape[0] - 1, 0]
     assert right[2] > right[0]  # blue
     assert wrong[0] >= wrong[2]  # orange, or white
@@ -39,7 +39,7 @@ def test_mistakes_have_another_colour_than_what_is_right() -> None:
     ("classes", "name"), [(2, "c"), (10, "a quite long name of a class"), (60, "class name")]
 )
 def test_nothing_is_cut_off_or_on_top_of_each_other(classes: int, name: str) -> None:
-    figure = picture(classes, name=name)
+    figure = image(classes, name=name)
     figure.canvas.draw()
     axes = figure.axes[0]
     labels = [*axes.get_xticklabels(), *axes.get_yticklabels()]

@@ -1,4 +1,4 @@
-"""The shared look: what all pictures owe to the notebook they are shown in."""
+"""The shared look: what all figures owe to the notebook they are shown in."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from finetune.interpret import figure as shared
 from finetune.interpret.timeline import find_spans
 
 
-def picture(groups: int = 3, phases: int = 2) -> Figure:
+def draw_rates(groups: int = 3, phases: int = 2) -> Figure:
     with shared.look():
         figure, axes = shared.new_axes(2.0, 1.0)
         axes[0].plot([0, phases], [1e-4, 1.0])
@@ -29,25 +29,25 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def test_a_dark_style_changes_no_pixel() -> None:
-    expected = pixels(picture())
+    expected = pixels(draw_rates())
     with mpl.style.context("dark_background"):
-        assert (pixels(picture()) == expected).all()
+        assert (pixels(draw_rates()) == expected).all()
 
 
 def test_the_style_of_the_notebook_is_back_afterwards() -> None:
     with mpl.rc_context({"lines.linewidth": 7.0}):
-        picture()
+        draw_rates()
         assert mpl.rcParams["lines.linewidth"] == 7.0
 
 
 def test_a_figure_belongs_to_no_global_state() -> None:
-    figure = picture()
+    figure = draw_rates()
     assert figure.canvas.manager is None
     assert Gcf.get_all_fig_managers() == []
 
 
 def test_a_notebook_without_pyplot_shows_it() -> None:
-    assert picture()._repr_png_().startswith(b"\x89PNG")
+    assert draw_rates()._repr_png_().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 11, 40])
@@ -60,20 +60,20 @@ def test_up_to_ten_groups_keep_their_colours() -> None:
 
 
 def test_the_legend_has_all_of_a_few_groups() -> None:
-    (legend,) = picture(3).legends
+    (legend,) = draw_rates(3).legends
     assert [text.get_text() for text in legend.texts] == [f"blocks.{i}.conv" for i in range(3)]
     assert legend.get_title().get_text() == "layer group; a note"
 
 
 def test_the_legend_has_the_ends_and_the_middle_of_many_groups() -> None:
-    (legend,) = picture(21).legends
+    (legend,) = draw_rates(21).legends
     names = ["blocks.0.conv (1)", "blocks.10.conv (11)", "blocks.20.conv (21)"]
     assert [text.get_text() for text in legend.texts] == names
 
 
 @pytest.mark.parametrize(("groups", "phases"), [(2, 1), (10, 2), (30, 20)])
 def test_nothing_is_cut_off(groups: int, phases: int) -> None:
-    figure = picture(groups, phases)
+    figure = draw_rates(groups, phases)
     figure.canvas.draw()
     texts = [*figure.axes[0].texts, *figure.legends[0].texts, figure.axes[-1].xaxis.label]
     for box in (text.get_window_extent() for text in texts):
@@ -82,13 +82,13 @@ def test_nothing_is_cut_off(groups: int, phases: int) -> None:
 
 
 def test_names_of_wide_phases_lie_and_those_of_narrow_ones_are_inclined() -> None:
-    assert {text.get_rotation() for text in picture(phases=2).axes[0].texts} == {0}
-    assert {text.get_rotation() for text in picture(phases=20).axes[0].texts} == {35}
+    assert {text.get_rotation() for text in draw_rates(phases=2).axes[0].texts} == {0}
+    assert {text.get_rotation() for text in draw_rates(phases=20).axes[0].texts} == {35}
 
 
 def test_phases_without_the_room_for_a_name_have_none() -> None:
-    assert len(picture(phases=20).axes[0].texts) == 20
-    assert len(picture(phases=80).axes[0].texts) < 50
+    assert len(draw_rates(phases=20).axes[0].texts) == 20
+    assert len(draw_rates(phases=80).axes[0].texts) < 50
 
 
 def test_a_name_may_look_like_mathematics(tmp_path: Path) -> None:

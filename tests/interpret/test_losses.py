@@ -1,4 +1,4 @@
-"""The picture of losses."""
+"""The image of losses."""
 
 import numpy as np
 import pytest

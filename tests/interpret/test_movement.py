@@ -1,4 +1,4 @@
-"""The picture of which layers moved."""
+"""The image of which layers moved."""
 
 import math
 from itertools import pairwise

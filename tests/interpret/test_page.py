@@ -4,7 +4,7 @@ import base64
 from html.parser import HTMLParser
 
 from finetune.interpret.figure import new_figure
-from finetune.interpret.page import Facts, Page, Picture, Section, Table, Text, render
+from finetune.interpret.page import Drawing, Facts, Page, Section, Table, Text, render
 
 
 class Reader(HTMLParser):
@@ -38,9 +38,9 @@ def read(page: Page) -> Reader:
 
 
 def test_a_page_has_all_its_parts_and_asks_for_nothing_else() -> None:
-    picture = Picture.of(new_figure(2, 1), "nothing")
+    figure = Drawing.of(new_figure(2, 1), "nothing")
     parts = [
-        Table(["class", "count"], [["cat", "3"]]), Facts([("size", "32 px")]), picture,
+        Table(["class", "count"], [["cat", "3"]]), Facts([("size", "32 px")]), figure,
         Text("finetune predict"), Text("epochs: 3", folded="all settings"),
     ]  # fmt: skip
     reader = read(Page("a title", "a line", [("87.7 %", "accuracy")], [Section("one", parts)]))
@@ -61,4 +61,4 @@ def test_names_are_text_not_html() -> None:
 
 
 def test_small_pictures_shrink_and_wide_ones_scroll_on_a_phone() -> None:
-    assert [Picture.of(new_figure(w, 1), "").wide for w in (3, 9)] == [False, True]
+    assert [Drawing.of(new_figure(w, 1), "").wide for w in (3, 9)] == [False, True]

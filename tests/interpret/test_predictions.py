@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.data.decode import ImageError, read_image
+from finetune.data.images.decode import ImageError, read_image
 from finetune.interpret import analysis
 from finetune.interpret.predictions import Confusion, Predictions
 
@@ -130,12 +130,12 @@ def test_no_example_is_an_error() -> None:
         Predictions([], CLASSES, np.zeros(0, dtype=int), np.zeros((0, 3)), [])
 
 
-def test_pictures_that_nobody_knows_are_an_error() -> None:
-    with pytest.raises(ValueError, match="know no pictures"):
+def test_images_that_nobody_knows_are_an_error() -> None:
+    with pytest.raises(ValueError, match="know no images"):
         table().plot_top_losses()
 
 
-def test_a_picture_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    gone = table(picture=lambda i: read_image(tmp_path / f"{i}.jpg"))
+def test_a_image_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    gone = table(image=lambda i: read_image(tmp_path / f"{i}.jpg"))
     with pytest.raises(ImageError, match=r"1\.jpg.*no such file"):
         gone.show_results(1)

@@ -1,4 +1,4 @@
-"""The picture of rates and momenta: what is on it; how it looks is for people to judge."""
+"""The image of rates and momenta: what is on it; how it looks is for people to judge."""
 
 import numpy as np
 

@@ -1,9 +1,9 @@
-"""Which pictures are shown, and what the captions say."""
+"""Which images are shown, and what the captions say."""
 
 import numpy as np
 import pytest
 
-from finetune.interpret.pictures import RIGHT, WRONG
+from finetune.interpret.image_grids import RIGHT, WRONG
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.results import choose
 
@@ -18,7 +18,7 @@ def table(wrong: int, right: int) -> Predictions:
     losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(count), targets]
     numbers = list(range(count))
     return Predictions(
-        numbers, ["cat", "dog"], targets, scores, losses, picture=lambda i: np.full((4, 4, 3), i)
+        numbers, ["cat", "dog"], targets, scores, losses, image=lambda i: np.full((4, 4, 3), i)
     )
 
 
@@ -31,7 +31,7 @@ def test_mistakes_come_first_and_the_worst_of_them() -> None:
     assert numbers(figure)[:3] == [3, 2, 1]
     assert all(i >= 4 for i in numbers(figure)[3:])
     assert figure._suptitle.get_text().replace("\n", " ") == (
-        "4 of 10 pictures are predicted wrong (40.0%). "
+        "4 of 10 images are predicted wrong (40.0%). "
         "Here: the 3 with the highest loss, then 3 that are right."
     )
     colours = [axes.title.get_color() for axes in figure.axes]
@@ -41,7 +41,7 @@ def test_mistakes_come_first_and_the_worst_of_them() -> None:
 @pytest.mark.parametrize(
     ("wrong", "right", "count", "text"),
     [
-        (0, 9, 4, "0 of 9 pictures are predicted wrong (0.0%). Here: 4 that are right."),
+        (0, 9, 4, "0 of 9 images are predicted wrong (0.0%). Here: 4 that are right."),
         (1, 9, 2, "Here: that one, then 1 that is right."),
         (2, 8, 6, "Here: all of them, then 4 that are right."),
         (3, 0, 2, "Here: the 2 with the highest loss."),
@@ -53,7 +53,7 @@ def test_the_caption_says_what_is_shown(wrong: int, right: int, count: int, text
     assert len(numbers(figure)) == count
 
 
-def test_every_picture_is_shown_once() -> None:
+def test_every_image_is_shown_once() -> None:
     for wrong, right, count in ((0, 5, 9), (5, 0, 9), (3, 3, 6), (1, 20, 7)):
         shown = choose(range(100, 100 + wrong), range(right), count)
         assert len(shown) == len(set(shown)) == min(count, wrong + right)

@@ -25,9 +25,9 @@ def test_a_class_of_one_example_is_not_judged() -> None:
     assert rank_suspicious(probabilities, targets) == []
 
 
-def table(total: int = 3, picture: object = None) -> SuspiciousLabels:
+def table(total: int = 3, image: object = None) -> SuspiciousLabels:
     rows = [SuspiciousLabel("a.jpg", "cat", "dog", 0.9, 0.05, 4)]
-    return SuspiciousLabels(rows, total, 50, picture)
+    return SuspiciousLabels(rows, total, 50, image)
 
 
 def test_tables_say_how_many_there_are() -> None:
@@ -38,14 +38,14 @@ def test_tables_say_how_many_there_are() -> None:
     assert [row.item for row in table()] == [table()[0].item] == ["a.jpg"]
 
 
-def test_pictures_are_shown_with_both_classes() -> None:
-    figure = table(picture=lambda number: np.full((4, 4, 3), number)).plot()
+def test_images_are_shown_with_both_classes() -> None:
+    figure = table(image=lambda number: np.full((4, 4, 3), number)).plot()
     assert figure.axes[0].get_title() == "labelled cat\nlooks like dog 90%"
     assert figure.axes[0].images[0].get_array()[0, 0, 0] == 4
 
 
 def test_nothing_to_show_is_an_error() -> None:
-    with pytest.raises(ValueError, match="have no pictures"):
+    with pytest.raises(ValueError, match="have no images"):
         table().plot()
     with pytest.raises(ValueError, match="nothing to show: 0 of 50"):
         SuspiciousLabels([], 0, 50, lambda number: None).plot()

@@ -1,4 +1,4 @@
-"""Tables of predictions where a picture has several labels, or numbers."""
+"""Tables of predictions where an image has several labels, or numbers."""
 
 import csv
 from pathlib import Path
@@ -92,15 +92,15 @@ def test_a_target_that_does_not_vary_has_no_explained_variance() -> None:
     assert np.isnan(row.r2)
 
 
-def test_pictures_of_both(tmp_path: Path) -> None:
-    found = labels(picture=lambda i: Image.new("RGB", (8, 8), (6 * i, 0, 0)))
+def test_images_of_both(tmp_path: Path) -> None:
+    found = labels(image=lambda i: Image.new("RGB", (8, 8), (6 * i, 0, 0)))
     found.show_results(4).savefig(tmp_path / "labels.png")
     assert len(found.show_results(4).axes) == 4
     worst = found.plot_top_losses(3).axes
     assert worst[0].get_title().startswith(f"loss {found.losses.max():.4g}"[:8])
     assert len(worst) == 3
     assert len(values().plot().axes) == 2
-    with pytest.raises(ValueError, match="know no pictures"):
+    with pytest.raises(ValueError, match="know no images"):
         values().show_results()
 
 

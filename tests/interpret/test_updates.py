@@ -1,4 +1,4 @@
-"""The picture of gradients and updates."""
+"""The image of gradients and updates."""
 
 import math
 

@@ -216,7 +216,7 @@ def timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def test_a_backbone_that_does_not_tell_its_normalisation_is_an_error():
-    with pytest.raises(ValueError, match="Linear does not say how its pictures are normalised"):
+    with pytest.raises(ValueError, match="Linear does not say how its images are normalised"):
         normalisation_of(nn.Linear(2, 2))
 
 

@@ -15,7 +15,7 @@ from finetune.models.layer_groups import LayerGroups
 TINY = Architecture("test_resnet", classes=3, image_size=32, head="linear", dropout=0.1)
 
 
-def test_pictures_become_logits():
+def test_images_become_logits():
     model = TINY.build().eval()
     assert isinstance(model, ImageClassifier)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
@@ -67,6 +67,6 @@ def test_its_source_makes_the_same_model(backbone: str, head: HeadKind) -> None:
     exec(model.source(), names)
     same = nn.Sequential(OrderedDict(backbone=names["backbone"], head=names["head"])).eval()
     same.load_state_dict(dict(model.state_dict()))  # without versions, as safetensors has it
-    pictures = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(same(pictures), model(pictures))
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(same(images), model(images))
     assert "finetune" not in model.source()

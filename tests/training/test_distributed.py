@@ -259,7 +259,7 @@ def test_without_torchrun_there_is_one_process():
 
 
 class CountPrecompute(Callback):
-    """How many pictures were done each time; may send Ctrl-C to the first process at once."""
+    """How many images were done each time; may send Ctrl-C to the first process at once."""
 
     def __init__(self, *, interrupt: bool = False) -> None:
         self.done: list[int] = []

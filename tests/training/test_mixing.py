@@ -15,8 +15,8 @@ from finetune.training.mixing import Mixer, training_loss
 CLASSES = ("no", "yes", "maybe")
 
 
-def pictures(count: int = 6, size: int = 8) -> Batch:
-    """Picture i is i everywhere, so that a pixel shows whose it is."""
+def images(count: int = 6, size: int = 8) -> Batch:
+    """Image i is i everywhere, so that a pixel shows whose it is."""
     numbers = torch.arange(float(count))
     return Batch(numbers.view(-1, 1, 1, 1).expand(-1, 3, size, size).clone(), torch.arange(count))
 
@@ -40,9 +40,9 @@ def is_mixed(targets: Tensor) -> bool:
 # --- batches
 
 
-def test_mixup_mixes_each_picture_with_the_one_before_and_its_targets_alike():
+def test_mixup_mixes_each_image_with_the_one_before_and_its_targets_alike():
     torch.manual_seed(0)
-    batch = pictures()
+    batch = images()
     mixed = Mixer(1.0, 0.0, list("abcdef"))(batch)
     share = float(mixed.targets[0, 0])
     assert 0 < share < 1
@@ -50,12 +50,12 @@ def test_mixup_mixes_each_picture_with_the_one_before_and_its_targets_alike():
     assert torch.allclose(mixed.inputs, expected)
     one_hot = torch.eye(6)
     assert torch.allclose(mixed.targets, share * one_hot + (1 - share) * one_hot.roll(1, 0))
-    assert torch.equal(batch.inputs, pictures().inputs)  # kept pictures must not change
+    assert torch.equal(batch.inputs, images().inputs)  # kept images must not change
 
 
 def test_cutmix_takes_a_window_of_the_one_before_and_its_share_of_the_target():
     torch.manual_seed(1)
-    batch = pictures()
+    batch = images()
     mixed = Mixer(0.0, 1.0, list("abcdef"))(batch)
     foreign = mixed.inputs != batch.inputs
     assert torch.equal(mixed.inputs[foreign], batch.inputs.roll(1, 0)[foreign])
@@ -63,30 +63,30 @@ def test_cutmix_takes_a_window_of_the_one_before_and_its_share_of_the_target():
     assert 0 < share < 1
     assert torch.allclose(mixed.targets.diagonal(), 1 - share)
     assert torch.allclose(mixed.targets.roll(-1, 0).diagonal(), share)
-    assert torch.equal(batch.inputs, pictures().inputs)
+    assert torch.equal(batch.inputs, images().inputs)
 
 
 def test_with_both_each_batch_has_one_of_them():
     mixer, seen = Mixer(1.0, 1.0, list("abcdef")), []
     for i in range(40):
         torch.manual_seed(i)
-        values = mixer(pictures()).inputs[3].unique()
+        values = mixer(images()).inputs[3].unique()
         whole = all(float(v).is_integer() for v in values)  # a window keeps the pixels
         seen.append("cutmix" if whole else "mixup")
     assert 10 < seen.count("mixup") < 30
 
 
 def test_without_them_a_batch_stays_as_it_is():
-    batch = pictures()
+    batch = images()
     assert Mixer(0.0, 0.0, None)(batch) is batch
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 4)])
 def test_float_targets_are_mixed_as_they_are(shape: tuple[int, ...]):
     targets = torch.randn(shape)
-    mixed = Mixer(1.0, 0.0, None)(Batch(pictures().inputs, targets))
+    mixed = Mixer(1.0, 0.0, None)(Batch(images().inputs, targets))
     assert mixed.targets.shape == targets.shape
-    own = float(mixed.inputs[1, 0, 0, 0])  # of picture 1; the one before is 0
+    own = float(mixed.inputs[1, 0, 0, 0])  # of image 1; the one before is 0
     assert torch.allclose(mixed.targets, own * targets + (1 - own) * targets.roll(1, 0))
 
 
@@ -103,14 +103,14 @@ NUMBERS = torch.arange(6)
 @pytest.mark.parametrize(
     ("alphas", "inputs", "targets", "classes", "message"),
     [
-        ((1, 0), pictures().inputs, NUMBERS, None, r"mixup needs the number of classes; pass Data"),
-        ((0, 1), torch.ones(6, 4), NUMBERS, CLASSES, r"cutmix takes pictures .* gets \[6, 4\]"),
-        ((1, 1), torch.ones(6, 4), NUMBERS, CLASSES, r"cutmix takes pictures"),
+        ((1, 0), images().inputs, NUMBERS, None, r"mixup needs the number of classes; pass Data"),
+        ((0, 1), torch.ones(6, 4), NUMBERS, CLASSES, r"cutmix takes images .* gets \[6, 4\]"),
+        ((1, 1), torch.ones(6, 4), NUMBERS, CLASSES, r"cutmix takes images"),
         ((1, 0), (torch.ones(6),), NUMBERS, CLASSES, r"one tensor of inputs, .* gets a tuple"),
         ((1, 0), torch.ones(6, 3, 8, 8).byte(), NUMBERS, CLASSES, r"floats, .* torch.uint8"),
         ((1, 0), torch.ones(6, 4), (NUMBERS,), CLASSES, r"one tensor of targets, .* a tuple"),
-        ((1, 1), pictures().inputs, NUMBERS.view(6, 1), CLASSES, r"mixup and cutmix takes class"),
-        ((0, 1), pictures().inputs, torch.ones(6, 1, 8, 8), CLASSES, r"\[6, 1, 8, 8\]"),
+        ((1, 1), images().inputs, NUMBERS.view(6, 1), CLASSES, r"mixup and cutmix takes class"),
+        ((0, 1), images().inputs, torch.ones(6, 1, 8, 8), CLASSES, r"\[6, 1, 8, 8\]"),
     ],
 )
 def test_what_cannot_be_mixed_is_told(alphas, inputs, targets, classes, message):
@@ -179,8 +179,8 @@ def test_values_out_of_range_are_told(options: dict, message: str):
 # --- in training
 
 
-def small_pictures(**options: object) -> Learner:
-    """A convolution on random pictures [4, 3, 6, 6] in two classes."""
+def small_images(**options: object) -> Learner:
+    """A convolution on random images [4, 3, 6, 6] in two classes."""
     torch.manual_seed(0)
     pairs = TensorDataset(torch.randn(16, 3, 6, 6), torch.arange(16) % 2)
     data = DataLoaders(
@@ -193,7 +193,7 @@ def small_pictures(**options: object) -> Learner:
 
 def test_training_is_on_mixtures_and_validation_is_not():
     loss = Recorder()
-    learner = small_pictures(loss=loss, mixup=0.4, cutmix=1.0)
+    learner = small_images(loss=loss, mixup=0.4, cutmix=1.0)
     learner.fit(1)
     *training, validation = loss.targets
     assert all(map(is_mixed, training))
@@ -202,7 +202,7 @@ def test_training_is_on_mixtures_and_validation_is_not():
 
 
 def test_validation_is_without_label_smoothing():
-    learner = small_pictures(label_smoothing=0.9)
+    learner = small_images(label_smoothing=0.9)
     learner.fit(1, 1e-9)
     inputs, targets = learner.data.valid.loader.dataset.tensors
     outputs = learner.model(inputs)
@@ -217,7 +217,7 @@ def test_validation_is_without_label_smoothing():
 def test_a_mixture_is_a_function_of_seed_and_step():
     states = []
     for noise in (0, 1):
-        learner = small_pictures(mixup=0.4, cutmix=1.0)
+        learner = small_images(mixup=0.4, cutmix=1.0)
         torch.manual_seed(noise)
         learner.fit(2)
         states.append(learner.model.state_dict())
@@ -226,13 +226,13 @@ def test_a_mixture_is_a_function_of_seed_and_step():
 
 def test_each_batch_of_a_step_is_mixed_on_its_own():
     loss = Recorder()
-    small_pictures(loss=loss, mixup=1.0, accumulate=2).fit(1)
+    small_images(loss=loss, mixup=1.0, accumulate=2).fit(1)
     shares = {float(targets[targets > 0].min()) for targets in loss.targets[:4]}
     assert len(shares) == 4
 
 
 @pytest.mark.parametrize("cache_features", [True, False])
-def test_kept_features_are_of_pictures_that_are_not_mixed(photos: Path, cache_features: bool):
+def test_kept_features_are_of_images_that_are_not_mixed(photos: Path, cache_features: bool):
     loss = Recorder()
     data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
     learner = vision_learner(

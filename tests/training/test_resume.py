@@ -35,7 +35,7 @@ STOPS = {
     # inside the frozen epoch, at the freeze boundary, inside an unfrozen epoch, at an epoch's end
     "adamw": (3, 8, 13, 16),
     "accumulating": (2, 3, 5, 6),
-    "pictures": (2, 4, 6),
+    "images": (2, 4, 6),
     # in each of three frozen epochs of three steps, which go round two views, and behind them
     "views": (2, 4, 8, 9, 11),
     # with what draws from the generators, and with averaged weights
@@ -48,7 +48,7 @@ DEATHS = {
     ("adamw", 5): signal.SIGKILL,
     ("adamw", 9): signal.SIGKILL,
     ("accumulating", 5): signal.SIGKILL,
-    ("pictures", 6): signal.SIGKILL,
+    ("images", 6): signal.SIGKILL,
     ("averaged", 5): signal.SIGKILL,
     ("averaged", 9): signal.SIGINT,
     ("mixed", 19): signal.SIGTERM,
@@ -62,7 +62,7 @@ DEATHS = {
     ("bf16", 10): signal.SIGKILL,
 }
 PRECOMPUTING_DEATHS = {
-    # 72 pictures are 3 chunks a view: in the first view, before and in the second one
+    # 72 images are 3 chunks a view: in the first view, before and in the second one
     ("views", 2): signal.SIGKILL,
     ("views", 4): signal.SIGKILL,
     ("views", 6): signal.SIGKILL,
@@ -76,7 +76,7 @@ EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: -2, signal.SIGTERM: 143}  # a s
 def new_learner(kind: str, folder: Path) -> Learner:
     """The same learner in every process, whatever its machine's precision."""
     own = {"device": "cpu", "precision": "bf16" if kind == "bf16" else "fp32"}
-    if kind in ("pictures", "views", "mixed"):
+    if kind in ("images", "views", "mixed"):
         name, size = ("many", 24) if kind == "views" else ("photos", 4)
         mixed = {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema": 0.9}
         data = ImageDataLoaders.from_folder(folder / name, image_size=32, batch_size=size)

@@ -1,0 +1,116 @@
+"""Preprocessing: how an image becomes the backbone's input, alike in training and prediction."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.images.augment import center_crop
+from finetune.data.images.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
+
+_DERIVED = ("presized_side", "steps")
+
+
+@lru_cache(maxsize=16)  # a copy to a device per batch would make the host wait
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The deterministic way of an image into the model.
+
+    image_size: side of the model's input in pixels. resize: how a rectangle becomes a square.
+    crop_fraction: side of the input as a fraction of the presized image's. mean, std: of the
+    backbone's training, by channel, in [0, 1].
+    """
+
+    image_size: int
+    resize: Resize = "crop"
+    crop_fraction: float = 0.875
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size is in pixels and must be positive, got {self.image_size}")
+        if self.resize not in RESIZE_METHODS:
+            raise ValueError(f"resize must be one of {RESIZE_METHODS}, got {self.resize!r}")
+        if not 0.1 <= self.crop_fraction <= 1:
+            raise ValueError(f"crop_fraction needs 0.1 <= value <= 1, got {self.crop_fraction}")
+
+    @property
+    def presized_side(self) -> int:
+        """Side of the presized square; even margins, so that the middle needs no resampling."""
+        margin = (self.image_size / self.crop_fraction - self.image_size) / 2
+        return self.image_size + 2 * round(margin)
+
+    def without_normalisation(self) -> "Preprocessing":
+        """It does not change the stored images, so that backbones can share them."""
+        return Preprocessing(self.image_size, self.resize, self.crop_fraction)
+
+    def are_presized(self, inputs: Any) -> bool:
+        """Whether they are images still to be cropped and normalised; others are ready.
+
+        Raises ValueError for uint8 images that are neither presized nor as large as the input.
+        """
+        if not isinstance(inputs, Tensor) or inputs.dtype != torch.uint8:
+            return False
+        shapes = [[3, side, side] for side in (self.presized_side, self.image_size)]
+        if list(inputs.shape[1:]) not in shapes:
+            raise ValueError(
+                f"images in uint8 must be [B, 3, {self.image_size}, {self.image_size}], got "
+                f"{list(inputs.shape)}; others must be ready for the model, in float"
+            )
+        return True
+
+    def presize(self, source: ImageSource) -> np.ndarray:
+        """Decoded and presized: uint8 [S, S, 3]. Raises ImageError."""
+        side = self.presized_side
+        # JPEG's own scaling is coarse, so it stops at twice the size and leaves the rest to us
+        return presize(read_image(source, min_side=2 * side), side, self.resize)
+
+    def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return _constant(self.mean, device), _constant(self.std, device)
+
+    def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
+        """Images of any kind as model input: float32 [B, 3, image_size, image_size]."""
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1, max(len(sources), 1))) as threads:
+            presized = list(threads.map(self.presize, sources))
+        images = torch.from_numpy(np.stack(presized))
+        images = images.to(device).permute(0, 3, 1, 2)
+        return center_crop(images, self.image_size, *self.normalisation(device))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with what follows from it and every step in words, for other programs."""
+        return {**asdict(self), "presized_side": self.presized_side, "steps": self.steps()}
+
+    def steps(self) -> list[str]:
+        """From a file to the model's input, in words; sizes in pixels."""
+        side, size = self.presized_side, self.image_size
+        square = {
+            "crop": f"the shorter side becomes {side}, the middle of the longer one stays",
+            "squish": f"both sides become {side}",
+            "pad": f"the longer side becomes {side}, the rest black",
+        }[self.resize]
+        return [
+            "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
+            f"{2 * side} (PIL: draft)",
+            "turn upright as EXIF says; 16-bit values to 8 bits; transparent parts on white; RGB",
+            f"resize to {side} x {side}: {square}; bilinear with antialiasing (PIL: BILINEAR)",
+            f"crop the middle {size} x {size}",
+            f"divide by 255: RGB in [0, 1], float32 [batch, 3, {size}, {size}]",
+            "normalise each channel: (value - mean) / std",
+        ]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
+        own = {name: value for name, value in data.items() if name not in _DERIVED}
+        mean, std = (tuple(float(v) for v in own[name]) for name in ("mean", "std"))
+        return cls(**{**own, "mean": mean, "std": std})

@@ -1,0 +1,359 @@
+import shutil
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import write_photos
+
+from finetune import ImageDataLoaders
+from finetune.data import memory
+from finetune.data.examples import Examples, from_folder
+from finetune.data.images import cache as cache_module
+from finetune.data.images.cache import ImageCache
+from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.store import CacheFolder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*decoded anew")
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look at")
+
+SMALL = Preprocessing(16)
+BYTES = 6 * 18 * 18 * 3
+"""Of six small images."""
+
+
+def make_cache(
+    items: Sequence[ImageSource], workers: int = 2, folder: CacheFolder | None = None
+) -> ImageCache:
+    labels = torch.arange(len(items)) % 2
+    return ImageCache(Examples(items, labels, ("a", "b")), SMALL, workers, folder=folder)
+
+
+def noise(count: int = 6) -> list[ImageSource]:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 24, 20, 3), dtype=np.uint8)
+    return list(pixels)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[ImageSource]:
+    """The images decoded since the start of the test."""
+    sources: list[ImageSource] = []
+    plain = Preprocessing.presize
+
+    def counted(self: Preprocessing, source: ImageSource) -> np.ndarray:
+        sources.append(source)
+        return plain(self, source)
+
+    monkeypatch.setattr(Preprocessing, "presize", counted)
+    return sources
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 0)
+
+
+@pytest.fixture
+def disk(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go; a disk with room for twice six small images."""
+    place = tmp_path_factory.mktemp("disk")
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(cache_module, "_in_memory", lambda folder: False)
+    usage = shutil.disk_usage(place)._replace(free=2 * BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    return place
+
+
+@pytest.fixture
+def full_disk(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    usage = shutil.disk_usage(disk)._replace(free=2 * BYTES - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    return disk
+
+
+@pytest.fixture(params=["memory", "temporary file", "nowhere"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Runs a test once with each place for images."""
+    if request.param != "memory":
+        request.getfixturevalue("no_memory")
+        request.getfixturevalue("disk" if request.param == "temporary file" else "full_disk")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("place")
+def test_images_are_the_presized_ones_in_the_order_asked_for() -> None:
+    cache = make_cache(noise())
+    images = cache.images(torch.tensor([4, 0, 4]))
+    assert (images.dtype, images.shape) == (torch.uint8, (3, 3, 18, 18))
+    for image, number in zip(images, [4, 0, 4], strict=True):
+        presized = SMALL.presize(cache.examples.items[number])
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), presized)
+
+
+def test_images_are_the_same_wherever_they_are_kept(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    items, numbers = from_folder(write_photos(tmp_path, per_class=2)).items, torch.tensor([5, 0, 3])
+    stored = make_cache(items, folder=CacheFolder(tmp_path / "cache", 1.0))
+    caches = [make_cache(items), stored]
+    images = [cache.images(numbers) for cache in caches]
+    for way in ("no_memory", "disk", "full_disk"):
+        request.getfixturevalue(way)
+        if way != "no_memory":
+            caches.append(make_cache(items))
+            images.append(caches[-1].images(numbers))
+    kept = [cache._images is not None for cache in caches]
+    assert kept == [True, True, True, False]
+    assert all(torch.equal(images[0], other) for other in images[1:])
+
+
+@pytest.mark.usefixtures("place")
+def test_images_are_the_same_when_asked_again() -> None:
+    cache, numbers = make_cache(noise()), torch.tensor([3, 1])
+    assert torch.equal(cache.images(numbers), cache.images(numbers))
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("workers", [2, 4])
+def test_number_of_workers_changes_no_pixel(workers: int) -> None:
+    numbers = torch.tensor([5, 2, 0, 1])
+    many, one = make_cache(noise(), workers), make_cache(noise(), 1)
+    assert torch.equal(many.images(numbers), one.images(numbers))
+
+
+@pytest.mark.usefixtures("place")
+def test_images_are_in_channels_last_layout() -> None:
+    images = make_cache(noise()).images(torch.tensor([0, 1]))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("place")
+def test_no_number_makes_an_empty_batch() -> None:
+    empty = make_cache(noise()).images(torch.tensor([], dtype=torch.int64))
+    assert empty.shape == (0, 3, 18, 18)
+
+
+def test_image_is_decoded_once(place: str, decoded: list[ImageSource]) -> None:
+    cache = make_cache(noise())
+    for numbers in ([0, 1, 1], [1, 2], [0, 1, 2]):
+        cache.images(torch.tensor(numbers))
+    assert len(decoded) == (7 if place == "nowhere" else 3)
+
+
+def test_caches_share_the_memory_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_reservations", [])
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(1.5 * BYTES / memory.MEMORY_FRACTION))
+    caches = [make_cache(noise()) for _ in range(2)]
+    for cache in caches:
+        cache.images(torch.tensor([0]))
+    on_disk = [isinstance(c._images.base, np.memmap) for c in caches if c._images is not None]
+    assert on_disk == [False, True]
+
+
+def test_memory_is_free_again_when_the_last_subset_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "_reservations", [])
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(BYTES / memory.MEMORY_FRACTION))
+    cache, other = make_cache(noise()), make_cache(noise())
+    subset = cache.select(torch.tensor([1]))
+    del cache
+    assert not memory.reserve(other, 1)
+    del subset
+    assert memory.reserve(other, BYTES)
+
+
+def test_cache_that_is_never_used_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_reservations", [])
+    unused = make_cache(noise())
+    assert memory._reservations == []
+    assert len(unused.examples) == 6
+
+
+@needs_proc
+@pytest.mark.usefixtures("no_memory")
+def test_beyond_memory_there_is_a_temporary_file_as_long_as_the_cache(disk: Path) -> None:
+    def mapped() -> bool:
+        return str(disk) in Path("/proc/self/maps").read_text()
+
+    cache = make_cache(noise())
+    cache.images(torch.tensor([0]))
+    assert mapped()
+    del cache
+    assert not mapped()
+
+
+@pytest.mark.usefixtures("no_memory")
+def test_temporary_file_has_no_name(disk: Path) -> None:
+    cache = make_cache(noise())
+    cache.images(torch.tensor([0]))
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_memory", "full_disk")
+def test_where_nothing_fits_a_warning_says_what_to_do() -> None:
+    cache = make_cache(noise())
+    with pytest.warns(UserWarning, match=r"0\.00 GB .* smaller image_size, or cache_folder="):
+        cache.images(torch.tensor([0]))
+
+
+@pytest.mark.usefixtures("no_memory", "full_disk")
+def test_where_nothing_fits_is_said_once(recwarn: pytest.WarningsRecorder) -> None:
+    cache = make_cache(noise())
+    warnings.simplefilter("always")
+    for _ in range(2):
+        cache.images(torch.tensor([0]))
+    assert len(recwarn) == 1
+
+
+@pytest.mark.usefixtures("no_memory", "disk")
+def test_folder_in_memory_is_no_place_for_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_in_memory", lambda folder: True)
+    with pytest.warns(UserWarning, match="decoded anew"):
+        make_cache(noise()).images(torch.tensor([0]))
+
+
+@needs_proc
+def test_disk_in_memory_is_recognised() -> None:
+    if " /dev/shm tmpfs " not in Path("/proc/mounts").read_text():
+        pytest.skip("no disk in memory")
+    assert cache_module._in_memory(Path("/dev/shm"))
+    assert not cache_module._in_memory(Path("/proc"))
+
+
+@pytest.mark.parametrize("items", [noise(), [*noise(5), "photo.jpg"]], ids=["arrays", "mixed"])
+def test_images_that_are_no_files_are_not_stored(tmp_path: Path, items: list[ImageSource]) -> None:
+    cache = make_cache(items, folder=CacheFolder(tmp_path, 1.0))
+    cache.images(torch.tensor([0]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_proc
+@pytest.mark.usefixtures("no_memory", "disk")
+def test_temporary_file_goes_into_the_given_folder(tmp_path: Path) -> None:
+    cache = make_cache(noise(), folder=CacheFolder(tmp_path, 1.0))
+    cache.images(torch.tensor([0]))
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+
+
+def test_batch_is_a_copy_of_what_is_kept() -> None:
+    cache = make_cache(noise())
+    first = cache.images(torch.tensor([0])).clone()
+    cache.images(torch.tensor([0])).zero_()
+    assert torch.equal(cache.images(torch.tensor([0])), first)
+
+
+@pytest.mark.usefixtures("place")
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, per_class=2)
+    (tmp_path / "green" / "000.jpg").write_bytes(b"torn")
+    cache = ImageCache(from_folder(tmp_path), SMALL, 2)
+    assert len(cache.images(torch.tensor([0, 1]))) == 2
+    with pytest.raises(ImageError, match=r"green.000\.jpg"):
+        cache.images(torch.tensor([0, 2]))
+
+
+@pytest.mark.usefixtures("place")
+def test_unreadable_lists_what_cant_be_decoded(tmp_path: Path) -> None:
+    write_photos(tmp_path, per_class=2)
+    for number in (0, 1):
+        (tmp_path / "green" / f"00{number}.jpg").write_bytes(b"torn")
+    found = dict(ImageCache(from_folder(tmp_path), SMALL, 2).unreadable())
+    assert list(found) == [2, 3]
+    assert found[3].source.endswith("001.jpg")
+
+
+def test_looking_for_unreadable_images_keeps_the_readable(decoded: list[ImageSource]) -> None:
+    cache = make_cache(noise())
+    assert list(cache.unreadable()) == []
+    decoded.clear()
+    cache.images(torch.arange(6))
+    assert decoded == []
+
+
+@pytest.mark.usefixtures("place")
+def test_subset_counts_its_own_images() -> None:
+    cache = make_cache(noise())
+    subset = cache.select(torch.tensor([4, 1])).select(torch.tensor([1, 0]))
+    assert torch.equal(subset.images(torch.arange(2)), cache.images(torch.tensor([1, 4])))
+
+
+def test_subset_shares_the_images(decoded: list[ImageSource]) -> None:
+    cache = make_cache(noise())
+    subset = cache.select(torch.tensor([4, 1]))
+    cache.images(torch.tensor([1, 2]))
+    decoded.clear()
+    subset.images(torch.tensor([0, 1]))
+    assert len(decoded) == 1
+
+
+def test_skipping_unreadable_images_decodes_each_once(
+    tmp_path: Path, decoded: list[ImageSource]
+) -> None:
+    write_photos(tmp_path, per_class=4)
+    (tmp_path / "green" / "000.jpg").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="left out 1 unreadable"):
+        data = from_photos(tmp_path, on_error="skip")
+    for loader in (data.train, data.valid):
+        list(loader.epoch(0, 0))
+    assert len(decoded) == 12
+
+
+def from_photos(folder: Path, **options: object) -> ImageDataLoaders:
+    return ImageDataLoaders.from_folder(folder, image_size=16, batch_size=1, workers=2, **options)
+
+
+def test_loaders_with_another_split_find_the_stored_images(
+    tmp_path: Path, photos: Path, decoded: list[ImageSource]
+) -> None:
+    for seed in (0, 1):
+        data = from_photos(photos, seed=seed, cache_folder=tmp_path)
+        for loader in (data.train, data.valid):
+            list(loader.epoch(0, 0))
+        assert len(decoded) == 24
+
+
+def test_loaders_store_only_sizes_that_are_used(tmp_path: Path, photos: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, batch_size=4, cache_folder=tmp_path)
+    fitted = data.for_backbone(16, (0.5,) * 3, (0.5,) * 3)
+    next(iter(fitted.train.epoch(0, 0)))
+    assert {path.stat().st_size for path in tmp_path.iterdir()} == {24 * 18 * 18 * 3, 24 * 24}
+
+
+def test_every_constructor_takes_the_cache_folder(tmp_path: Path, photos: Path) -> None:
+    files = sorted(map(str, photos.rglob("*.jpg")))
+    labels = [Path(file).parent.name for file in files]
+    table = tmp_path / "table.csv"
+    rows = [f"{file},{label}" for file, label in zip(files, labels, strict=True)]
+    table.write_text("\n".join(["image,label", *rows]))
+    pairs = [(image, i % 2) for i, image in enumerate(noise())]
+    options = {"batch_size": 4, "cache_folder": tmp_path / "cache", "cache_gigabytes": 3.0}
+    for data in (
+        ImageDataLoaders.from_folder(photos, **options),
+        ImageDataLoaders.from_csv(table, **options),
+        ImageDataLoaders.from_lists(files, labels, **options),
+        ImageDataLoaders.from_dataset(pairs, **options),
+    ):
+        assert data._folder is not None
+        assert (data._folder.path, data._folder.gigabytes) == (tmp_path / "cache", 3.0)
+
+
+@pytest.mark.usefixtures("place")
+def test_two_threads_may_ask_at_once() -> None:
+    cache, numbers = make_cache(noise()), torch.arange(6)
+    results: list[torch.Tensor] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(cache.images(numbers))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(*results)
+    assert torch.equal(results[0], make_cache(noise(), 1).images(numbers))

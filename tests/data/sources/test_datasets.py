@@ -1,0 +1,306 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import write_photos
+from torch.utils.data import Subset
+
+from finetune import ImageDataLoaders
+from finetune.data.images.decode import ImageError, read_image
+from finetune.data.sources.datasets import from_dataset
+
+
+class Images:
+    """A data set of (image, label) that counts how often it is read."""
+
+    def __init__(self, labels: list[int]) -> None:
+        self.labels, self.reads = labels, 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        self.reads += 1
+        return np.full((8, 8, 3), index, dtype=np.uint8), self.labels[index]
+
+
+class Targets(Images):
+    classes = ("ant", "bee")
+
+    @property
+    def targets(self) -> list[int]:
+        return self.labels
+
+
+def test_dataset_with_targets_and_classes_is_not_read() -> None:
+    dataset = Targets([0, 1, 1])
+    examples = from_dataset(dataset, None)
+    assert examples.classes == ("ant", "bee")
+    assert examples.labels.tolist() == [0, 1, 1]
+    assert dataset.reads == 0
+
+
+def test_dataset_items_are_its_images() -> None:
+    examples = from_dataset(Targets([0, 1, 1]), None)
+    assert len(examples.items) == 3
+    assert np.asarray(examples.items[2])[0, 0].tolist() == [2, 2, 2]
+
+
+def test_dataset_without_targets_and_classes_is_read_once() -> None:
+    dataset = Images([0, 2, 1])
+    examples = from_dataset(dataset, None)
+    assert examples.classes == ("0", "1", "2")
+    assert examples.labels.tolist() == [0, 2, 1]
+    assert dataset.reads == 3
+
+
+def test_given_classes_go_before_those_of_the_dataset() -> None:
+    assert from_dataset(Targets([0, 1]), ("x", "y")).classes == ("x", "y")
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_targets_may_be_a_tensor_or_an_array(kind: type) -> None:
+    dataset = Targets(kind([0, 1, 1]))  # type: ignore[arg-type]
+    assert from_dataset(dataset, None).labels.tolist() == [0, 1, 1]
+
+
+def test_split_of_a_dataset_reads_no_image() -> None:
+    """Else a random split would decode all images and keep them in memory at full size."""
+    dataset = Targets([0, 1] * 10)
+    train, valid = from_dataset(dataset, None).split(0.2, seed=0)
+    assert (len(train), len(valid)) == (16, 4)
+    assert dataset.reads == 0
+
+
+def test_split_of_a_dataset_keeps_images_and_labels_together() -> None:
+    for part in from_dataset(Targets([0, 1] * 10), None).split(0.2, seed=0):
+        numbers = [int(np.asarray(image)[0, 0, 0]) for image in part.items]
+        assert [number % 2 for number in numbers] == part.labels.tolist()
+
+
+def test_torchvision_image_folder_is_read(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    examples = from_dataset(ImageFolder(str(write_photos(tmp_path, per_class=2))), None)
+    assert examples.classes == ("blue", "green", "red")
+    assert examples.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert examples.items[0].size == (48, 40)  # type: ignore[union-attr]
+
+
+def test_empty_dataset_is_refused() -> None:
+    with pytest.raises(ValueError, match="the data set is empty"):
+        from_dataset(Targets([]), None)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 1]])
+def test_dataset_label_without_a_class_is_refused(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"labels go from -?\d to \d, but there are 2 classes"):
+        from_dataset(Targets(labels), None)
+
+
+def test_dataset_of_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least two classes, found only \['0'\]"):
+        from_dataset(Images([0, 0]), None)
+
+
+# --- Hugging Face
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Twelve photos as a Hugging Face data set, written to and read from its own files."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("rows")
+    files = sorted(write_photos(folder / "photos", per_class=4).rglob("*.jpg"))
+    features = datasets.Features(
+        photo=datasets.Image(), kind=datasets.ClassLabel(names=["blue", "green", "red"]),
+        name=datasets.Value("string"), number=datasets.Value("int64"),
+    )  # fmt: skip
+    columns = {
+        "photo": list(map(str, files)),
+        "kind": [file.parent.name for file in files],
+        "name": [file.parent.name.upper() for file in files],
+        "number": [i % 2 for i in range(len(files))],
+    }
+    made = datasets.Dataset.from_dict(columns, features=features)
+    made.save_to_disk(str(folder / "saved"))
+    return datasets.load_from_disk(str(folder / "saved"))
+
+
+def test_rows_have_images_labels_and_names(rows: Any) -> None:
+    examples = from_dataset(rows, None)
+    assert examples.classes == ("blue", "green", "red")
+    assert examples.labels.tolist() == rows["kind"][:]
+    assert read_image(examples.items[9]).tobytes() == rows[9]["photo"].tobytes()
+
+
+def test_rows_are_read_when_they_are_asked_for(rows: Any, monkeypatch: Any) -> None:
+    import datasets
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(datasets.Image, "decode_example", refuse)
+    train, valid = from_dataset(rows, None).split(0.25, 0)
+    assert (len(train), len(valid)) == (9, 3)
+    with pytest.raises(ImageError, match="decoded"):
+        _ = train.items[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "classes"), [("name", ("BLUE", "GREEN", "RED")), ("number", ("0", "1"))]
+)
+def test_column_of_labels_can_be_named(rows: Any, column: str, classes: tuple[str, ...]) -> None:
+    examples = from_dataset(rows, None, label_column=column)
+    assert examples.classes == classes
+    assert len(set(examples.labels.tolist())) == len(classes)
+
+
+def test_columns_have_usual_names(rows: Any) -> None:
+    renamed = rows.rename_columns({"photo": "image", "name": "label"}).remove_columns("kind")
+    assert from_dataset(renamed, None).classes == ("BLUE", "GREEN", "RED")
+
+
+def test_format_of_the_rows_does_not_matter(rows: Any) -> None:
+    examples = from_dataset(rows.with_format("numpy"), None)
+    assert isinstance(examples.items[0], Image.Image)
+
+
+def test_images_that_are_not_decoded_are_read(rows: Any) -> None:
+    import datasets
+
+    plain = rows.cast_column("photo", datasets.Image(decode=False))
+    examples = from_dataset(plain, None, image_column="photo")
+    assert read_image(examples.items[3]).size == (48, 40)
+
+
+def test_rows_train_and_validate(rows: Any) -> None:
+    halves = rows.train_test_split(0.5, seed=0)
+    data = ImageDataLoaders.from_dataset(
+        halves["train"], halves["test"], image_size=16, batch_size=3
+    )
+    assert data.classes == ("blue", "green", "red")
+    batch = next(data.valid.epoch(0, 0))
+    assert batch.targets.tolist() == halves["test"]["kind"][:]
+    assert data.summary().leaks == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_column": "foto"}, "no column 'foto'; did you mean 'photo'"),
+        ({"label_column": "photo"}, "column 'photo' holds no class indices or names"),
+    ],
+)
+def test_wrong_column_is_named(rows: Any, wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_dataset(rows, None, **wrong)
+
+
+def test_column_that_can_not_be_told_is_asked_for(rows: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"which column is the label\? pass label_column=; there a"
+    ):
+        from_dataset(rows.remove_columns("kind"), None)
+
+
+def test_several_data_sets_at_once_are_refused(rows: Any) -> None:
+    with pytest.raises(ValueError, match="a mapping of 'train', 'test'; pass one data set of it"):
+        from_dataset(rows.train_test_split(0.5), None)
+
+
+def test_pairs_have_no_columns() -> None:
+    with pytest.raises(ValueError, match="for data sets with named columns; list has none"):
+        from_dataset([(np.zeros((4, 4)), 0)] * 2, None, label_column="x")
+
+
+# --- what would be another label
+
+
+def test_numbers_that_are_no_class_indices_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"class indices, got 1\.5; for a regression pass .* from_l"
+    ):
+        from_dataset(Targets([0.0, 1.5, 1.0]), None)  # type: ignore[list-item]
+    assert from_dataset(Targets([0.0, 1.0]), None).labels.tolist() == [0, 1]  # type: ignore[list-item]
+
+
+def test_targets_of_a_data_frame_go_by_position() -> None:
+    column = pytest.importorskip("pandas").Series([0, 1, 1], index=[2, 1, 0])
+    assert from_dataset(Targets(column), None).labels.tolist() == [0, 1, 1]
+
+
+def test_part_of_a_dataset_has_its_classes() -> None:
+    whole = Targets([0, 1] * 4)
+    part = Subset(Subset(whole, [1, 2, 3, 4]), [0, 1])  # type: ignore[arg-type, var-annotated]
+    found = from_dataset(part, None)
+    assert (found.classes, found.labels.tolist()) == (("ant", "bee"), [1, 0])
+    data = ImageDataLoaders.from_dataset(whole, part, image_size=16, batch_size=2)
+    assert data.valid_examples.texts() == ["bee", "ant"]
+
+
+def test_classes_of_a_dataset_may_be_an_array() -> None:
+    train, valid, names = Targets([0, 1]), Targets([0, 1]), np.array(["x", "y"])
+    data = ImageDataLoaders.from_dataset(train, valid, classes=names, batch_size=2)  # type: ignore[arg-type]
+    assert data.valid_examples.texts() == ["x", "y"]
+
+
+# --- labels beside the images
+
+
+class Told(Images):
+    """Says, under the name, which labels it has."""
+
+    def __init__(self, labels: list[int], name: str, told: list[int]) -> None:
+        super().__init__(labels)
+        self.given = labels
+        del self.labels
+        setattr(self, name, told)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        self.reads += 1
+        return np.full((8, 8, 3), index, dtype=np.uint8), self.given[index]
+
+
+@pytest.mark.parametrize("told", [None, 3, {"a": 1, "b": 2}])
+def test_what_is_no_list_of_labels_is_not_taken_for_one(told: Any) -> None:
+    assert from_dataset(Told([0, 1], "labels", told), None).labels.tolist() == [0, 1]
+
+
+def test_labels_of_a_part_are_not_read_from_its_images() -> None:
+    whole = Targets([0, 1, 0, 1])
+    found = from_dataset(Subset(whole, [3, 0]), None)  # type: ignore[arg-type, type-var]
+    assert (found.labels.tolist(), whole.reads) == ([1, 0], 0)
+
+
+@pytest.mark.parametrize("name", ["labels", "_labels"])
+def test_labels_under_another_name_are_tried_before_they_are_trusted(name: str) -> None:
+    right, wrong = Told([0, 1] * 10, name, [0, 1] * 10), Told([0, 1] * 10, name, [1, 0] * 10)
+    assert from_dataset(right, None).labels.tolist() == [0, 1] * 10
+    assert from_dataset(wrong, None).labels.tolist() == [0, 1] * 10
+    assert right.reads == 3
+    assert wrong.reads > 20
+
+
+def test_classes_of_a_data_set_may_differ_in_case_only() -> None:
+    letters = Targets([0, 1])
+    assert from_dataset(letters, ["A", "a"]).classes == ("A", "a")
+
+
+@pytest.mark.parametrize("targets", [[[0, 1], [1, 1]], ["x", "y"], [[0], [1, 1]]])
+def test_labels_that_are_no_indices_name_the_way(targets: Any) -> None:
+    with pytest.raises(ValueError, match=r"are class indices, got .*; pass images and names"):
+        from_dataset(Targets(targets), None)
+
+
+def test_own_transform_is_told_to_run_once() -> None:
+    dataset = Targets([0, 1])
+    dataset.transform = lambda image: image  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="transform of this Targets runs once an image"):
+        from_dataset(dataset, None)

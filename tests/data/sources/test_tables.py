@@ -1,0 +1,207 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune import ImageDataLoaders
+from finetune.data.sources.tables import Layout, read_csv, read_table
+
+
+def write_csv(folder: Path, text: str) -> Path:
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return folder / "labels.csv"
+
+
+def test_csv_has_images_and_labels_in_its_first_columns(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label\n1.jpg,a\nsub/2.jpg,b\n")
+    items, labels, marks, _ = read_csv(file, tmp_path, Layout())
+    assert items == [tmp_path / "1.jpg", tmp_path / "sub/2.jpg"]
+    assert (labels, marks) == (["a", "b"], None)
+
+
+def test_csv_columns_can_be_named(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "id,kind,file\n7,a,1.jpg\n8,b,2.jpg\n")
+    items, labels, *_ = read_csv(file, tmp_path, Layout("file", "kind"))
+    assert items == [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    assert labels == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1", "0"), ("True", "False"), ("valid", "train"), ("yes ", ""), ("VAL", "no")]
+)
+def test_csv_column_marks_validation(tmp_path: Path, yes: str, no: str) -> None:
+    file = write_csv(tmp_path, f"image,label,part\n1.jpg,a,{yes}\n2.jpg,b,{no}\n")
+    assert read_csv(file, tmp_path, Layout(valid="part"))[2] == [True, False]
+
+
+def test_csv_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "\ufeffimage,label\n1.jpg,a\n")
+    assert read_csv(file, tmp_path, Layout("image"))[1] == ["a"]
+
+
+def test_csv_cell_may_be_quoted(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, 'image,label\n"1, old.jpg","a ""b"""\n')
+    assert read_csv(file, tmp_path, Layout())[:2] == ([tmp_path / "1, old.jpg"], ['a "b"'])
+
+
+@pytest.mark.parametrize("columns", [("fil", None, None), (None, "x", None), (None, None, "y")])
+def test_missing_csv_column_is_named(tmp_path: Path, columns: tuple) -> None:
+    file = write_csv(tmp_path, "image,label\n1.jpg,a\n")
+    wanted = next(column for column in columns if column)
+    with pytest.raises(ValueError, match=rf"no column '{wanted}', only \['image', 'label'\]"):
+        read_csv(file, tmp_path, Layout(*columns))
+
+
+@pytest.mark.parametrize("row", ["2.jpg,", ",b", "2.jpg"])
+def test_empty_csv_cell_is_named_with_its_line(tmp_path: Path, row: str) -> None:
+    file = write_csv(tmp_path, f"image,label\n1.jpg,a\n{row}\n3.jpg,a\n")
+    with pytest.raises(ValueError, match=r"labels\.csv', line 3: image or label is empty"):
+        read_csv(file, tmp_path, Layout())
+
+
+def test_csv_row_without_its_mark_is_named_with_its_line(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label,valid\n1.jpg,a,1\n2.jpg,b\n")
+    with pytest.raises(ValueError, match=r"labels\.csv', line 3"):
+        read_csv(file, tmp_path, Layout(valid="valid"))
+
+
+def test_csv_mark_that_says_nothing_known_is_refused(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label,valid\n1.jpg,a,vaild\n2.jpg,b,0\n")
+    with pytest.raises(ValueError, match="vaild"):
+        read_csv(file, tmp_path, Layout(valid="valid"))
+
+
+@pytest.mark.parametrize("text", ["", "image\n1.jpg\n"])
+def test_csv_needs_two_columns(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="needs a header and two columns, found"):
+        read_csv(write_csv(tmp_path, text), tmp_path, Layout())
+
+
+def test_missing_csv_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no CSV file '.*gone\.csv'"):
+        read_csv(tmp_path / "gone.csv", tmp_path, Layout())
+
+
+# --- several labels, and numbers
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "cells"), [(" ", ["a b", "", " b "]), (";", ["a; b", "", "b;"])]
+)
+def test_labels_of_a_image_stand_in_one_cell(
+    tmp_path: Path, delimiter: str, cells: list[str]
+) -> None:
+    text = "\n".join(["image,tags", *(f"{i}.jpg,{cell}" for i, cell in enumerate(cells))])
+    layout = Layout(task="multi_label", delimiter=delimiter)
+    assert read_csv(write_csv(tmp_path, text), tmp_path, layout).labels == [["a", "b"], [], ["b"]]
+
+
+def test_empty_delimiter_is_refused() -> None:
+    with pytest.raises(ValueError, match="label_delimiter must be at least one character"):
+        Layout(task="multi_label", delimiter="")
+
+
+def test_targets_stand_in_several_columns(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,x,y\n1.jpg,1,2e3\n2.jpg,-3, 4.5\n")
+    rows = read_csv(file, tmp_path, Layout(label=["x", "y"], task="regression"))
+    assert (rows.labels, rows.names) == ([[1, 2000], [-3, 4.5]], ("x", "y"))
+
+
+@pytest.mark.parametrize("cell", ["big", "nan", "inf"])
+def test_target_that_is_no_number_is_named_with_its_line(tmp_path: Path, cell: str) -> None:
+    file = write_csv(tmp_path, f"image,x\n1.jpg,1\n2.jpg,{cell}\n")
+    with pytest.raises(ValueError, match=r"labels\.csv', line 3: a target is a (finite )?number"):
+        read_csv(file, tmp_path, Layout(task="regression"))
+
+
+def test_several_label_columns_are_for_numbers(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,x,y\n1.jpg,1,2\n")
+    with pytest.raises(ValueError, match="several label columns are for task='regression'"):
+        read_csv(file, tmp_path, Layout(label=["x", "y"]))
+
+
+# --- data frames
+
+FRAME = {"file": ["1.jpg", "2.jpg"], "kind": ["a", "b"], "held out": [False, True]}
+
+
+def frames(columns: dict[str, list[Any]]) -> list[Any]:
+    """The same table in all kinds that are installed."""
+    found: list[Any] = [columns]
+    for name, make in (
+        ("pandas", lambda m: m.DataFrame(columns)),
+        ("polars", lambda m: m.DataFrame(columns)),
+        ("pyarrow", lambda m: m.table(columns)),
+    ):
+        try:
+            found.append(make(__import__(name)))
+        except ImportError:
+            continue
+    return found
+
+
+def test_every_kind_of_table_is_read_alike() -> None:
+    assert len(frames(FRAME)) >= 3
+    for table in frames(FRAME):
+        rows = read_table(table, Path("folder"), Layout(valid="held out"))
+        assert rows.items == [Path("folder/1.jpg"), Path("folder/2.jpg")]
+        assert (rows.labels, rows.is_valid) == (["a", "b"], [False, True])
+
+
+def test_numbers_of_a_table_may_be_classes_or_targets() -> None:
+    for table in frames({"file": ["1.jpg", "2.jpg"], "grade": [3, 4]}):
+        assert read_table(table, None, Layout()).labels == ["3", "4"]
+        rows = read_table(table, None, Layout(task="regression"))
+        assert (rows.labels, rows.names) == ([[3.0], [4.0]], ("grade",))
+
+
+def test_cell_of_a_table_may_hold_a_list_of_labels() -> None:
+    for table in frames({"file": ["1.jpg", "2.jpg"], "tags": [["a", "b"], []]}):
+        assert read_table(table, None, Layout(task="multi_label")).labels == [["a", "b"], []]
+
+
+@pytest.mark.parametrize("protocol", ["__arrow_c_stream__", "__dataframe__"])
+def test_table_that_only_speaks_a_protocol_is_read(protocol: str) -> None:
+    arrow = pytest.importorskip("pyarrow").table({"file": ["1.jpg", "2.jpg"], "kind": ["a", "b"]})
+
+    class Other:
+        pass
+
+    setattr(Other, protocol, lambda self, *a, **k: getattr(arrow, protocol)(*a, **k))
+    assert read_table(Other(), None, Layout()).labels == ["a", "b"]
+
+
+def test_missing_value_of_a_table_is_named_with_its_row() -> None:
+    for table in frames({"file": ["1.jpg", "2.jpg"], "kind": ["a", None]}):
+        with pytest.raises(ValueError, match="the table, row 1: image or label is empty"):
+            read_table(table, None, Layout())
+
+
+def test_missing_mark_of_a_table_is_training() -> None:
+    for table in frames({"file": ["1.jpg", "2.jpg"], "kind": ["a", "b"], "v": [True, None]}):
+        assert read_table(table, None, Layout(valid="v")).is_valid == [True, False]
+
+
+def test_missing_column_of_a_table_is_corrected() -> None:
+    for table in frames(FRAME):
+        with pytest.raises(ValueError, match=r"no column 'knd', only .*; did you mean 'kind'"):
+            read_table(table, None, Layout(label="knd"))
+
+
+def test_images_may_stand_in_a_table(tmp_path: Path) -> None:
+    images = [np.full((20, 20, 3), i, np.uint8) for i in range(6)]
+    data = ImageDataLoaders.from_table(
+        {"image": images, "kind": list("ababab")}, image_size=16, batch_size=2
+    )
+    assert next(data.train.epoch(0, 0)).inputs.shape[0] == 2
+
+
+def test_what_is_no_table_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a table is a data frame .*, got int"):
+        read_table(3, None, Layout())
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"columns .* differ in length: \{'a': 1, 'b': 2\}"):
+        read_table({"a": ["1.jpg"], "b": ["x", "y"]}, None, Layout())

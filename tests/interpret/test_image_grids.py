@@ -1,0 +1,12 @@
+"""Images with predictions."""
+
+import numpy as np
+
+from finetune.interpret.image_grids import plot_predictions
+
+
+def test_a_missed_image_says_what_it_is() -> None:
+    images = [np.zeros((4, 4)), np.zeros((4, 4, 3), dtype=np.uint8)]
+    figure = plot_predictions(images, ["cat", "dog"], ["cat", "cat"], [0.9, 0.6])
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["cat  90%", "cat  60%\n(is dog)"]
