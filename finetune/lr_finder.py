@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune import distributed
-from finetune.data.loaders import Batches, take
+from finetune.data.loaders import Batches, next_batches
 from finetune.interpret.range_test import plot_range_test
 from finetune.models.group_values import LearningRates
 from finetune.models.layer_groups import LayerGroups
@@ -102,7 +102,7 @@ def _curve(
         for i in range(steps):
             lr = schedule(i / steps)
             groups.set_values("lr", [lr * factor for factor in factors])
-            taken = take(batches, setup.settings.accumulate)
+            taken = next_batches(batches, setup.settings.accumulate)
             try:
                 loss = distributed.total(step(taken, 0, seed, i)).item() / distributed.world_size()
             except DivergenceError:

@@ -1,4 +1,4 @@
-"""Wording that error messages share."""
+"""Wording that messages and tables share."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,3 +16,24 @@ def did_you_mean(name: str, names: Iterable[str], *, count: int = 1) -> str:
         return f"did you mean {' or '.join(map(repr, near))}?"
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f"there are {shown}"
+
+
+def number(value: float) -> str:
+    """A loss or a metric: four decimals, or four digits where four decimals would not say it.
+
+    >>> number(0.87654), number(1112876.5), number(0.00002), number(0.0)
+    ('0.8765', '1.113e+06', '2e-05', '0.0000')
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4f}"
+    return f"{value:.4g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count and its noun, in the plural where there are none or several.
+
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    plural = "" if count == 1 else "s"
+    return f"{count:,} {noun}{plural}"

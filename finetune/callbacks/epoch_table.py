@@ -3,8 +3,8 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from finetune.plain_text import number
 from finetune.training.events import EpochEnd
+from finetune.wording import number
 
 _WIDTH = 11
 _LEFT = 'style="text-align:left"'

@@ -17,9 +17,9 @@ from finetune.inference.predictor import Predictor
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
 from finetune.metrics import DEFAULTS, create_metrics
-from finetune.plain_text import number
 from finetune.tasks.task import Task, activation, default_loss
 from finetune.vision import load_learner
+from finetune.wording import number
 
 
 def parser() -> CommandParser:

@@ -8,7 +8,7 @@ from finetune.interpret.page import Drawing, Part, Section, Table
 from finetune.interpret.predictions import Predictions
 from finetune.interpret.report import ClassReport
 from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
-from finetune.plain_text import number
+from finetune.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

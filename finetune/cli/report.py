@@ -18,9 +18,9 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
 from finetune.interpret.page import Drawing, Facts, Page, Part, Section, Table, Text, render
 from finetune.learner import Learner
-from finetune.plain_text import number
 from finetune.tasks.task import Task
 from finetune.training.events import EpochEnd
+from finetune.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
 from finetune.export import Format
 from finetune.learner import Learner
-from finetune.plain_text import number
+from finetune.wording import number
 
 
 def parser() -> CommandParser:

@@ -64,7 +64,7 @@ def move(value: Any, device: torch.device) -> Any:
 Batches: TypeAlias = Generator[Batch, None, None]
 
 
-def take(batches: Batches, count: int) -> list[Batch]:
+def next_batches(batches: Batches, count: int) -> list[Batch]:
     """The next `count` batches. Raises RuntimeError if there are fewer."""
     taken = list(islice(batches, count))
     if len(taken) < count:

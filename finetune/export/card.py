@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from finetune.export import recipes
-from finetune.plain_text import number
+from finetune.wording import number
 
 MOST_CLASSES = 100
 """So many have a row of their own; all of them are in model.json."""

@@ -35,7 +35,7 @@ class ActivationMap:
 
     def plot(self) -> Figure:
         """The image, and the map over it."""
-        with shared.look():
+        with shared.house_style():
             figure = shared.new_figure(6.4, 3.2)
             plain, covered = figure.subplots(1, 2)
             for axes in (plain, covered):

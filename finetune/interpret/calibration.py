@@ -83,7 +83,7 @@ class Calibration:
         edges, there = self.edges, self.counts > 0
         width, middles = edges[1], (edges[:-1] + edges[1:]) / 2
         acc, conf = self.accuracies[there], self.confidences[there]
-        with shared.look():
+        with shared.house_style():
             figure, (top, bottom) = shared.new_axes(3.8, 1.2, width=5.6)
             top.bar(middles[there], acc, width * 0.92, color=_BAR, alpha=0.75, label="accuracy")
             top.vlines(

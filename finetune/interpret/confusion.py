@@ -47,7 +47,7 @@ def plot_confusion_matrix(
     letter = 9.5 if count <= MOST_NUMBERS else max(3.5, min(8.0, 60 * side / count))
     # labels stand beside and, inclined, below the axes
     margin = 0.6 + 0.008 * letter * max(map(len, names))
-    with shared.look():
+    with shared.house_style():
         figure = shared.new_figure(max(side + margin + 0.2, 4.2), side + margin + 0.5)
         axes = figure.subplots()
         axes.imshow(_colours(shares), interpolation="nearest")

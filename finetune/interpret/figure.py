@@ -24,7 +24,7 @@ _SIGN = 0.55  # inches, of a legend's column without its text
 
 
 @contextmanager
-def look() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """matplotlib's own defaults, whatever style the notebook has; the style is back afterwards."""
     import matplotlib
 

@@ -58,7 +58,7 @@ def plot_grid(
     width = max(columns * _CELL, 4.0 if caption else 0.0)
     wrapped = textwrap.fill(caption, int(width * 12))
     above = 0.2 * (wrapped.count("\n") + 1) + 0.1 if caption else 0.0
-    with shared.look():
+    with shared.house_style():
         figure = shared.new_figure(width, rows * (_CELL + 0.17 * lines) + above)
         if caption:
             figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10, color=shared.INK)
@@ -77,7 +77,7 @@ def plot_images(images: Sequence[Any], titles: Sequence[str], *, columns: int = 
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     lines = [textwrap.wrap(title, 20, max_lines=3, placeholder=" ...") or [""] for title in titles]
-    with shared.look():
+    with shared.house_style():
         figure = shared.new_figure(columns * 1.6, rows * (1.6 + 0.17 * max(map(len, lines))))
         for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             axes.set_axis_off()

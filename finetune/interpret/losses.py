@@ -42,7 +42,7 @@ def plot_losses(
     """
     names = list(dict.fromkeys(name for _, row in valid for name in row if name != "loss"))
     values, heights = np.asarray(losses, dtype=float), (2.8, 1.5) if names else (3.4,)
-    with shared.look():
+    with shared.house_style():
         figure, axes = shared.new_axes(*heights)
         for span in spans:
             own = values[span.first : span.last]

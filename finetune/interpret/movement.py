@@ -78,7 +78,7 @@ def plot_movement(rows: Sequence[Moved], groups: Sequence[str]) -> Figure:
     colours = dict(zip(groups, shared.group_colours(len(groups)), strict=True))
     heights = [bar.distance for bar in bars]
     positive = [height for height in heights if height > 0]
-    with shared.look():
+    with shared.house_style():
         label = 0.068 * max(len(bar.module) for bar in bars)  # inches, at 8 points
         width = min(13.0, 3.0 + 0.2 * len(bars))
         figure, (axes,) = shared.new_axes(2.8 + label, width=width)

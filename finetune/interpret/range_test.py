@@ -30,7 +30,7 @@ def plot_range_test(
     """
     x, y = np.asarray(lrs), np.asarray(losses)
     colours = shared.group_colours(len(suggestions))
-    with shared.look():
+    with shared.house_style():
         figure, (axes,) = shared.new_axes(3.6, width=8)
         axes.plot(x, y, color=shared.PALE, alpha=0.5, linewidth=1.5)
         axes.plot(x[judged], y[judged], color=shared.INK, linewidth=2)

@@ -27,7 +27,7 @@ def plot_rates(
     or empty.
     """
     values = np.array(rates, dtype=float)
-    with shared.look():
+    with shared.house_style():
         figure, axes = shared.new_axes(*((3.2, 1.5) if len(momenta) else (3.6,)))
         values[values <= 0] = np.nan  # a logarithm has no place for it
         _lines(axes[0], spans, values)

@@ -7,7 +7,7 @@ import numpy as np
 
 from finetune.interpret.analysis import ClassScores
 from finetune.interpret.table import as_html, as_text
-from finetune.plain_text import number
+from finetune.wording import number
 
 _HEADER = ("class", "precision", "recall", "F1", "support")
 

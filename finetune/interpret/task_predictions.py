@@ -15,8 +15,7 @@ from finetune.interpret.analysis import class_scores_of
 from finetune.interpret.image_grids import plot_images
 from finetune.interpret.report import ClassReport, TargetReport
 from finetune.interpret.table import as_html, as_text, shortened
-from finetune.plain_text import number
-from finetune.wording import did_you_mean
+from finetune.wording import did_you_mean, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ def plot_updates(
     gradients, ratios: [rows][groups]; what is frozen (NaN), 0 or infinite is a gap.
     """
     colours = shared.group_colours(len(groups))
-    with shared.look():
+    with shared.house_style():
         figure, axes = shared.new_axes(2.2, 2.2)
         labels = ("norm of the gradient", "update / weight")
         for own, rows, label in zip(axes, (gradients, ratios), labels, strict=True):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def plot_values(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) -> Figure:
     """targets, outputs: [N, K]; an example is a point, on the line where it is right."""
-    with shared.look():
+    with shared.house_style():
         figure = shared.new_figure(4.2 * len(names), 4.4)
         columns = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name, true, found in zip(columns, names, targets.T, outputs.T, strict=True):

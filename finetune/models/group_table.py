@@ -1,77 +1,65 @@
-"""Layer groups as a table: in the terminal, and as HTML in a notebook."""
+"""Layer groups as a table: what is in each, and which hyper-parameters it has."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from finetune.plain_text import drawn
+from finetune.tables import Column, Table
 
 if TYPE_CHECKING:
     from finetune.models.layer_groups import LayerGroup
 
-_NAMES = {"lr": "learning rate", "weight_decay": "weight decay"}
-_ALWAYS = ("lr", "momentum", "weight_decay")
+_TITLES = {"lr": "learning rate", "weight_decay": "weight decay"}
+_ALWAYS_SHOWN = ("lr", "momentum", "weight_decay")
+_FIXED_COLUMNS = (
+    Column("group", words=True),
+    Column("modules", words=True, max_width=34),
+    Column("layers"),
+    Column("parameters"),
+    Column("trainable"),
+    Column("norm", words=True),
+    Column("optimizer", words=True),
+)
 
 
-def _rows(groups: Iterable[LayerGroup]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; hyper-parameters at their peaks."""
-    groups = list(groups)
+def group_table(groups: Sequence[LayerGroup]) -> Table:
+    """A row for each group, first layers first; hyper-parameters at their peaks."""
     values = [{**group.values, **group.peaks} for group in groups]
-    found = dict.fromkeys(name for own in values for name in own)
-    # the others are worth a column only where groups differ
-    differ = [n for n in found if n not in _ALWAYS and len({own.get(n) for own in values}) > 1]
-    names = [n for n in _ALWAYS if n in found] + differ
-    header = ["group", "modules", "layers", "parameters", "trainable", "norm", "optimizer"]
-    rows = [
-        [
+    names = _shown_hyper_parameters(values)
+    titles = [Column(_TITLES.get(name, name)) for name in names]
+    rows = []
+    for group, own in zip(groups, values, strict=True):
+        modules = {name.rpartition(".")[0] for name in group.parameters}
+        row = [
             group.name,
-            _span(group),
-            f"{len({name.rpartition('.')[0] for name in group.parameters}):,}",
+            _module_range(group),
+            f"{len(modules):,}",
             f"{group.parameter_count:,}",
             f"{group.trainable_count:,}",
             group.norm,
             group.optimizer,
-            *(f"{own[name]:.3g}" if name in own else "-" for name in names),
         ]
-        for group, own in zip(groups, values, strict=True)
-    ]
-    return header + [_NAMES.get(name, name) for name in names], rows
+        for name in names:
+            row.append(f"{own[name]:.3g}" if name in own else "-")
+        rows.append(row)
+    return Table([*_FIXED_COLUMNS, *titles], rows)
 
 
-def _span(group: LayerGroup) -> str:
-    """The range of layers, as module paths: 'backbone.conv_stem .. backbone.blocks.3.1'."""
+def _shown_hyper_parameters(values: Sequence[dict[str, float]]) -> list[str]:
+    """The usual ones, and of the others those in which the groups differ."""
+    known = dict.fromkeys(name for own in values for name in own)
+    shown = [name for name in _ALWAYS_SHOWN if name in known]
+    for name in known:
+        groups_differ = len({own.get(name) for own in values}) > 1
+        if name not in _ALWAYS_SHOWN and groups_differ:
+            shown.append(name)
+    return shown
+
+
+def _module_range(group: LayerGroup) -> str:
+    """First and last module, as paths: 'backbone.conv_stem .. backbone.blocks.3.1'."""
     owners = [name.rpartition(".")[0] or name for name in group.parameters]
-    return owners[0] if owners[0] == owners[-1] else f"{owners[0]} .. {owners[-1]}"
-
-
-def as_text(groups: Iterable[LayerGroup]) -> str:
-    """For a terminal: about 120 characters wide."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    header, rows = _rows(groups)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in header:
-        if column == "modules":
-            table.add_column(column, max_width=34, overflow="fold")
-        else:
-            left = column in ("group", "norm", "optimizer")
-            table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return drawn(table, 200)
-
-
-def as_html(groups: Iterable[LayerGroup]) -> str:
-    """For a notebook, light or dark: no colour of its own."""
-    header, rows = _rows(groups)
-
-    def line(cells: list[str], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
-    return f"<table>{head}<tbody>{body}</tbody></table>"
+    if owners[0] == owners[-1]:
+        return owners[0]
+    return f"{owners[0]} .. {owners[-1]}"

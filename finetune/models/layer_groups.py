@@ -10,7 +10,8 @@ from typing import TypeVar, overload
 
 from torch import nn
 
-from finetune.models import group_table, group_values
+from finetune.models import group_values
+from finetune.models.group_table import group_table
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.normalisation import (
     NormPolicy,
@@ -243,7 +244,7 @@ class LayerGroups(Sequence[LayerGroup]):
             group.peaks = {n: values[i] for n, values in peaks.items() if n in group.base}
 
     def __str__(self) -> str:
-        return group_table.as_text(self)
+        return group_table(self).text(width=200)
 
     def _repr_html_(self) -> str:
-        return group_table.as_html(self)
+        return group_table(self).html()

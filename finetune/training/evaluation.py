@@ -27,7 +27,7 @@ def run_through(
         with torch.no_grad():  # a tensor that a model keeps for later must be able to train
             batch = setup.data.prepare(raw.to(setup.runtime.device), view)
             folded = folded or folded_norms(setup, batch.inputs, training=False)
-            with setup.runtime.computing(), folded.active():
+            with setup.runtime.autocast(), folded.active():
                 outputs = forward(setup.model, batch.inputs)
         yield batch, in_float32(outputs)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune import distributed
-from finetune.data.loaders import take
+from finetune.data.loaders import next_batches
 from finetune.randomness import isolated
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
@@ -165,7 +165,7 @@ class Loop:
         # closed at once: workers and generators must not outlive an error
         with closing(data.train.epoch(data.seed, number, run.step * accumulate)) as batches:
             for i in range(run.step, steps):
-                taken = take(batches, min(accumulate, len(data.train) - i * accumulate))
+                taken = next_batches(batches, min(accumulate, len(data.train) - i * accumulate))
                 row = self._set_values(run, phase, i)
                 try:
                     loss = step(taken, view, number, i)

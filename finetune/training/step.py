@@ -119,7 +119,7 @@ class TrainStep:
     def _backward(self, batch: Batch, weight: float) -> Tensor:
         if self._folded is None:
             self._folded = folded_norms(self.setup, batch.inputs, training=True)
-        with self.setup.runtime.computing(), self._folded.active():
+        with self.setup.runtime.autocast(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
         loss = self._loss(in_float32(outputs), batch.targets)
         loss = loss if weight == 1 else loss * weight

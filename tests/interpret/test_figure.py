@@ -13,7 +13,7 @@ from finetune.interpret.timeline import find_spans
 
 
 def draw_rates(groups: int = 3, phases: int = 2) -> Figure:
-    with shared.look():
+    with shared.house_style():
         figure, axes = shared.new_axes(2.0, 1.0)
         axes[0].plot([0, phases], [1e-4, 1.0])
         axes[0].set_yscale("log")
@@ -92,7 +92,7 @@ def test_phases_without_the_room_for_a_name_have_none() -> None:
 
 
 def test_a_name_may_look_like_mathematics(tmp_path: Path) -> None:
-    with shared.look():
+    with shared.house_style():
         figure = shared.new_figure(2, 2)
         figure.subplots().set_title("a_$\\alpha_{$")
     figure.savefig(tmp_path / "name.png")

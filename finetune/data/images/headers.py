@@ -26,7 +26,7 @@ class Header:
     error: ImageError | None = None
 
 
-def look(items: Sequence[ImageSource], number: int, decode: bool = False) -> Header:
+def read_header(items: Sequence[ImageSource], number: int, decode: bool = False) -> Header:
     """The header of a file, or what an image in memory says of itself.
 
     decode: find out whether it can be decoded, too.

@@ -11,7 +11,7 @@ from statistics import median
 
 from finetune.data.examples import Examples
 from finetune.data.images.decode import EXTENSIONS, ImageError
-from finetune.data.images.headers import look
+from finetune.data.images.headers import read_header
 from finetune.data.summary import summary_table
 from finetune.data.summary.duplicates import Twins, find_duplicates
 from finetune.tasks.task import Task
@@ -89,7 +89,7 @@ def summarise(
     """Looks at all headers, and at the bytes of what may be the same. See `DataSummary`."""
     with ThreadPoolExecutor(workers, thread_name_prefix="summary") as threads:
         headers = [
-            list(threads.map(partial(look, part.items, decode=decode), range(len(part))))
+            list(threads.map(partial(read_header, part.items, decode=decode), range(len(part))))
             for part in (train, valid)
         ]
         duplicates, leaks = find_duplicates((train, valid), headers, threads)

@@ -24,48 +24,48 @@ from finetune.training.setup import Setup, folded_norms
 FRACTION = 0.125
 """Share of the machine's memory that the features of one phase may take."""
 
-Computing: TypeAlias = Callable[[], AbstractContextManager[object]]
+Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
-def find_suffix(model: nn.Module, images: Tensor, computing: Computing) -> Suffix | None:
+def find_suffix(model: nn.Module, images: Tensor, autocast: Autocast) -> Suffix | None:
     """What may train on kept features; None where the results would not be those of the model.
 
     model: with the modes and flags of training; it is left as it was. images: [N, ...], some to
-    try it on. computing: what goes around a forward pass.
+    try it on. autocast: what goes around a forward pass.
     """
     with _untouched(model), torch.no_grad():
         try:
-            with computing():
+            with autocast():
                 suffix = Suffix.find(model, images[[0, -1]])
             if suffix is None:
                 return None
             # one more than was watched: a size that has nothing to do with their number shows
-            return suffix if _is_proven(suffix, images[[0, -1, 0]], computing) else None
+            return suffix if _is_proven(suffix, images[[0, -1, 0]], autocast) else None
         except Exception:  # NaN that is changed in place, no room: all will run in every step
             return None
 
 
-def _is_proven(suffix: Suffix, images: Tensor, computing: Computing) -> bool:
+def _is_proven(suffix: Suffix, images: Tensor, autocast: Autocast) -> bool:
     """Outputs and gradients are those of the whole model, and features are always the same."""
     whole = FoldedNorms([])
     with suffix.active():
         with eval_mode(suffix.model):
-            with computing():
+            with autocast():
                 features = suffix.prefix(images)
-            with computing():  # each by itself, since autocast keeps weights that it converted
+            with autocast():  # each by itself, since autocast keeps weights that it converted
                 expected = results_of(suffix.model, images, whole)
-            with computing():
+            with autocast():
                 found = results_of(suffix, features, whole)
         if not same_results(expected, found):
             return False
         seed_everything(0, "prefix")
         undrawn = _next_numbers(images.device)
         seed_everything(0, "prefix")
-        with computing():
+        with autocast():
             again = suffix.prefix(images)
         if _next_numbers(images.device) != undrawn or not torch.equal(features, again):
             return False
-        with computing():  # in train mode, too, nothing may go round the boundary
+        with autocast():  # in train mode, too, nothing may go round the boundary
             outputs = tree_leaves(suffix(features))
     return not any(isinstance(o, Tensor) and bool(o.isnan().any()) for o in outputs)
 
@@ -210,7 +210,7 @@ class FeatureCache:
         if self._folded is None:
             prefix = replace(self.whole, model=Prefix(self.suffix))
             self._folded = folded_norms(prefix, batch.inputs, training=False)
-        with self.whole.runtime.computing(), self._folded.active():
+        with self.whole.runtime.autocast(), self._folded.active():
             return replace(batch, inputs=self.suffix.prefix(batch.inputs))
 
 
@@ -222,4 +222,4 @@ def _find_suffix_for(setup: Setup, train: IndexedLoader) -> Suffix | None:
     images = setup.data.prepare(raw, None).inputs
     if not isinstance(images, Tensor):
         return None
-    return find_suffix(setup.model, images, setup.runtime.computing)
+    return find_suffix(setup.model, images, setup.runtime.autocast)

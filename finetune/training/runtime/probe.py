@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from finetune import distributed
-from finetune.data.loaders import Batch, take
+from finetune.data.loaders import Batch, next_batches
 from finetune.randomness import isolated
 from finetune.training.phase import Plan
 from finetune.training.runtime.runtime import Runtime
@@ -48,7 +48,7 @@ def fastest(setup: Setup, plan: Plan) -> tuple[Runtime, str]:
     if distributed.world_size() > 1 or trial > SHARE * steps:
         return own, ""
     with isolated(), closing(setup.data.train.epoch(setup.data.seed, 0)) as batches:
-        taken = take(batches, min(setup.settings.accumulate, len(setup.data.train)))
+        taken = next_batches(batches, min(setup.settings.accumulate, len(setup.data.train)))
         name = _name(setup, taken, frozen)
         known = _remembered(name)
         if known is not None and known["steps"] <= steps:  # longer runs may pay for more

@@ -70,15 +70,15 @@ class Runtime:
         """The model to call: itself, or what torch.compile makes of it at its first call."""
         return torch.compile(model) if self.compile else model  # type: ignore[return-value]
 
-    def computing(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
         """Put it around a forward pass; the backward pass follows by itself."""
         ways = Convolutions() if self.convolutions else nullcontext()
         if self.precision == "fp32":
             return ways
-        return self._autocast(ways)
+        return self._autocast_with(ways)
 
     @contextmanager
-    def _autocast(self, ways: AbstractContextManager[object]) -> Iterator[None]:
+    def _autocast_with(self, ways: AbstractContextManager[object]) -> Iterator[None]:
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         with torch.autocast(self.device.type, dtype), ways:
             yield

@@ -9,7 +9,7 @@ from PIL import Image
 from support import write_photos
 
 from finetune import ImageDataLoaders
-from finetune.data.images.headers import look
+from finetune.data.images.headers import read_header
 from finetune.data.summary.duplicates import _digest
 from finetune.data.summary.summary import DataSummary
 
@@ -198,7 +198,7 @@ def test_image_too_large_to_train_on_is_unreadable(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
     Image.new("RGB", (50, 40)).save(split / "train" / "large.png")
-    header = look([str(split / "train" / "large.png")], 0)
+    header = read_header([str(split / "train" / "large.png")], 0)
     assert header.error is not None
     assert "decompression bomb" in header.error.reason
 

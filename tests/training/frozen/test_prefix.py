@@ -665,7 +665,7 @@ def test_features_come_in_the_layout_and_precision_of_the_boundary(images):
     cache = FeatureCache.create(learner.trainer.setup, Phase("p", 1, 1, {"lr": (1e-3,) * 3}), 0)
     blank = cache.suffix.features
     kept = torch.randn(4, *blank.shape)
-    with runtime.computing():
+    with runtime.autocast():
         filled = blank.filled(kept)
     assert filled.dtype == torch.bfloat16
     assert filled.is_contiguous(memory_format=torch.channels_last)

@@ -50,7 +50,7 @@ def test_convolutions_are_channels_last_on_a_cpu():
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
 def test_the_forward_pass_runs_in_the_precision(precision: str, dtype: torch.dtype):
-    with Runtime(torch.device("cpu"), precision).computing():
+    with Runtime(torch.device("cpu"), precision).autocast():
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
 
 
