@@ -12,8 +12,8 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
 from finetune.data.images.decode import ImageError
 from finetune.data.loaders import Batch, DataLoaders
-from finetune.inference.files import FilePrediction, write_csv, write_jsonl
-from finetune.inference.predictor import LabelsPrediction, Prediction, Predictor, ValuesPrediction
+from finetune.inference.files import write_csv, write_jsonl
+from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.models.backbones import WeightsError
 from finetune.models.group_values import LayerDecay
@@ -22,6 +22,14 @@ from finetune.optim.factories import Matrices, adamw, muon
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.scaled_updates import ScaledUpdates
 from finetune.optim.schedules import delayed, one_cycle
+from finetune.tasks import (
+    FilePrediction,
+    LabelsPrediction,
+    PostProcessing,
+    Prediction,
+    Task,
+    ValuesPrediction,
+)
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.divergence import DivergenceError
 from finetune.training.events import Callback, Save, Stop
@@ -52,6 +60,7 @@ __all__ = [
     "MLflow",
     "Matrices",
     "Phase",
+    "PostProcessing",
     "Prediction",
     "Predictor",
     "Runtime",
@@ -59,6 +68,7 @@ __all__ = [
     "SaveBest",
     "ScaledUpdates",
     "Stop",
+    "Task",
     "TensorBoard",
     "UpdateNorms",
     "ValuesPrediction",

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from finetune.data.image_loaders import OnError
+from finetune.data.image_options import OnError
 from finetune.data.images.augment import AugmentName
 from finetune.data.images.decode import Resize
 from finetune.export import Format
 from finetune.models.heads import HeadKind
 from finetune.models.normalisation import NormPolicy
-from finetune.tasks.task import Task
+from finetune.tasks import TaskName
 from finetune.training.runtime.runtime import PrecisionChoice
 
 Schedule: TypeAlias = Literal["fine_tune", "one_cycle"]
@@ -44,7 +44,7 @@ class DataConfig:
     image_column: str | None = None
     label_column: list[str] | str | None = None
     valid_column: str | None = None
-    task: Task = "single_label"
+    task: TaskName = "single_label"
     label_delimiter: str = " "
     train: str | None = None
     valid: str | None = None

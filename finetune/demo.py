@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
+from finetune.tasks import Prediction
 from finetune.vision import load_learner, vision_learner
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -79,14 +80,16 @@ def run(output: str | Path) -> dict[str, float]:
     results = learner.validate()
 
     learner.export(folder / "model", overwrite=True)
-    first, sure, _ = load_learner(folder / "model").predict(data.valid_examples.items[0])
+    answer = load_learner(folder / "model").predict(data.valid_examples.items[0])
+    assert isinstance(answer, Prediction)
     learner.show_results(count=24).savefig(folder / "predictions.png")
     learner.plot_rates().savefig(folder / "learning_rates.png")
 
     seconds = time.perf_counter() - started
     print(f"\nvalidation accuracy {results['accuracy']:.3f} after {seconds:.0f} s")
-    print(f"the exported model calls the first validation image a {first} ({sure:.0%})")
-    print(f"images and model are in {folder}/: predictions.png learning_rates.png model/")
+    said = f"{answer.label} ({answer.probability:.0%})"
+    print(f"the exported model calls the first validation image a {said}")
+    print(f"figures and model are in {folder}/: predictions.png learning_rates.png model/")
     print(
         "\nThe same with your own photos, one folder a class (the first line needs no network):\n"
         f"  finetune train photos/ --model {BACKBONE} --weights {weights} --output runs/photos\n"

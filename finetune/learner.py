@@ -1,75 +1,70 @@
 """Learner: the facade people type in notebooks; long because it is signatures and docstrings."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from finetune import distributed, export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
-from finetune.data.loaders import DataLoaders
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.export import Format
 from finetune.export.card import model_card
-from finetune.inference.diagnosis import Diagnosis, Part
+from finetune.export.description import ModelDescription
 from finetune.inference.features import Features
-from finetune.inference.files import FilePrediction, Files
-from finetune.inference.predictor import Predictor
+from finetune.inference.files import Files
+from finetune.inference.predictor import LoaderLike, Predictor
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.losses import plot_losses
 from finetune.interpret.movement import Moved, plot_movement
+from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.rates import plot_rates
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.interpret.timeline import Span
+from finetune.learner_options import FitOptions, FitSettings, LearnerOptions, LearnerSettings
 from finetune.metrics import Metrics, create_metrics
+from finetune.models.classifier import ImageClassifier
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_groups import LayerGroups
-from finetune.models.normalisation import NormPolicy
 from finetune.models.splitting import Split
-from finetune.optim.factories import adamw
-from finetune.optim.group_optimizer import GroupOptimizer, OptimizerChoice
+from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
-from finetune.randomness import isolated
+from finetune.options import takes_options
+from finetune.tasks import Answer, FilePrediction, Loss
 from finetune.training import plan as plans
 from finetune.training import tables
-from finetune.training.evaluation import evaluate
 from finetune.training.events import Callback
 from finetune.training.phase import Plan
+from finetune.training.plan import FineTune, PlanRequest
 from finetune.training.record import training_record
-from finetune.training.runtime.folding import eval_mode
-from finetune.training.runtime.runtime import PrecisionChoice, Runtime, choose_runtime
-from finetune.training.settings import StepSettings
-from finetune.training.setup import Loss, Setup
+from finetune.training.setup import Setup
 from finetune.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Part: TypeAlias = Literal["train", "valid"]
 
-_RECORDED = ("finetune-vision", "torch", "torchvision", "timm")
+_RECORDED_PACKAGES = ("finetune-vision", "torch", "torchvision", "timm")
 
 
 class Learner:
     """A model, data, an optimizer over layer groups, and the plans to train them.
 
     model: any module; a `Sequential(backbone, head)` splits itself into two layer groups.
-    loss: (outputs, targets) -> scalar mean. optimizer: a torch optimizer class or a partial of one,
-    or one per group, see `GroupOptimizer`; weight_decay: one value, or one per group.
-    metrics: names, functions (outputs, targets) -> number, or torchmetrics objects, or a mapping
-    of names to them.
-    split: where layer groups begin, see `split_model`. norm: what normalisation layers do, see
-    `LayerGroup`. device, precision: see `choose_runtime`; runtime: says both and more, and is then
-    never measured or changed. accumulate: batches per update. clip_norm: largest gradient norm.
-    mixup, cutmix: alpha of the Beta distribution by which each training image is mixed with
-    another, targets likewise, 0 for none; with both, each batch takes one of them. Images whose
-    kept features train the head are not mixed. label_smoothing: of the training loss, for
-    cross-entropy; validation's is the plain one. ema: decay, such as 0.999, of an average of the
-    weights, which validation sees and which the model has whenever no fit runs; `resume` goes on
-    with the weights themselves. callbacks: for every fit. progress: print bar and table.
+    loss: (outputs, targets) -> scalar mean. metrics: names, functions (outputs, targets) -> number,
+    or torchmetrics objects, or a mapping of names to them. split: where layer groups begin, see
+    `split_model`. The other options are those of `LearnerSettings`: optimizer, weight_decay, norm,
+    device, precision, runtime, accumulate, clip_norm, mixup, cutmix, label_smoothing, ema,
+    callbacks, progress.
 
+    >>> import torch
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     >>> pairs = TensorDataset(inputs, (inputs.sum(1) > 0).long())
@@ -81,52 +76,41 @@ class Learner:
     [('frozen', 0), ('unfrozen', 0), ('unfrozen', 1)]
     """
 
+    @takes_options(LearnerSettings)
     def __init__(
         self,
         data: DataLoaders,
         model: nn.Module,
         *,
         loss: Loss,
-        optimizer: OptimizerChoice = adamw,
         metrics: Metrics = (),
         split: Split = None,
-        norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
-        weight_decay: PerGroup[float] | None = None,
-        device: str | torch.device | None = None,
-        precision: PrecisionChoice = "auto",
-        runtime: Runtime | None = None,
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        label_smoothing: float = 0.0,
-        ema: float | None = None,
-        callbacks: Sequence[Callback] = (),
-        progress: bool = True,
+        **options: Unpack[LearnerOptions],
     ) -> None:
-        if runtime is None:
-            runtime = choose_runtime(device, precision).suited_to(model)
-        elif device is not None or precision != "auto":
-            raise ValueError("runtime= says device and precision; leave device= and precision= out")
+        settings = LearnerSettings(**options)
+        runtime = settings.runtime_for(model)
         runtime.place(model)
         if isinstance(loss, nn.Module):
             loss.to(runtime.device)
-        groups = LayerGroups.from_model(model, split, norm=norm)
-        classes = None if data.classes is None else len(data.classes)
+        groups = LayerGroups.from_model(model, split, norm=settings.norm)
+        class_count = None if data.classes is None else len(data.classes)
         setup = Setup(
             model=model,
             data=data,
             loss=loss,
-            metrics=create_metrics(metrics, classes, runtime.device, data.task),
-            optimizer=GroupOptimizer(groups, optimizer, weight_decay=weight_decay),
+            metrics=create_metrics(metrics, class_count, runtime.device, data.task),
+            optimizer=GroupOptimizer(
+                groups, settings.optimizer, weight_decay=settings.weight_decay
+            ),
             runtime=runtime,
-            settings=StepSettings(accumulate, clip_norm, mixup, cutmix, label_smoothing, ema),
+            settings=settings.step,
             scaler=runtime.gradient_scaler(),
         )
         self.history = History()
-        self.progress = progress
-        self.trainer = Trainer(setup, [self.history, *callbacks])
-        self._diagnosis = Diagnosis(self.trainer, self.history)
+        self.progress = settings.progress
+        self.trainer = Trainer(setup, [self.history, *settings.callbacks])
+        self._predictor: Predictor | None = None
+        self._predictor_is_of: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         groups = ", ".join(self.layer_groups.names)
@@ -166,6 +150,7 @@ class Learner:
 
     # --- training
 
+    @takes_options(FitSettings)
     def fine_tune(
         self,
         epochs: int,
@@ -177,9 +162,7 @@ class Learner:
         layer_decay: float | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
-        cache_features: bool = True,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
+        **options: Unpack[FitOptions],
     ) -> None:
         """Trains the new head, then everything with lower rates for earlier layers.
 
@@ -190,47 +173,31 @@ class Learner:
         layer_decay: in its place, each group has this share of the next one's rate, see
         `LayerDecay`; for `split="layers"`.
         freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
-        (images, see cache_features), 4 over the view of validation, so without
-        augmentation, with rates that come down again: they take as long and end better. A number is
-        that many epochs whose rates rise to the end, as in fastai.
+        (images, see cache_features), 4 over the view of validation, so without augmentation, with
+        rates that come down again: they take as long and end better. A number is that many epochs
+        whose rates rise to the end, as in fastai.
         freeze_views: how many views of each image the frozen phase goes round: 1 is the one of
-        validation, k > 1 are k random ones, None draws new ones in every epoch. cache_features: the
-        frozen backbone runs once a view, and the head trains on its kept outputs, so that with few
-        views `freeze_epochs=10` costs little more than 1; False runs it in every epoch.
-        checkpoint: a file that is written as the run goes; the same call continues from it.
+        validation, k > 1 are k random ones, None draws new ones in every epoch. With few views
+        `freeze_epochs=10` costs little more than 1, since the frozen backbone runs once a view.
+        options: callbacks, checkpoint and cache_features, see `FitSettings`.
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept; and
         freeze_epochs and lr_mult, as above.
         Raises ValueError for a model with one group only.
         """
-        plan = self._fine_tune_plan(
-            epochs, base_lr, freeze_epochs, freeze_views, lr_mult, layer_decay, pct_start, div,
-            cache_features,
-        )  # fmt: skip
-        self.fit_plan(
-            plan, cache_features=cache_features, callbacks=callbacks, checkpoint=checkpoint
+        request = FineTune(
+            epochs,
+            base_lr,
+            freeze_epochs=freeze_epochs,
+            freeze_views=freeze_views,
+            lr_mult=lr_mult,
+            layer_decay=layer_decay,
+            pct_start=pct_start,
+            div=div,
         )
+        self._run(request, **options)
 
-    def _fine_tune_plan(
-        self,
-        epochs: int,
-        base_lr: float = 2e-3,
-        freeze_epochs: int | None = None,
-        freeze_views: int | None = None,
-        lr_mult: float | None = None,
-        layer_decay: float | None = None,
-        pct_start: float = 0.3,
-        div: float = 5.0,
-        cache_features: bool = True,
-    ) -> Plan:
-        if freeze_epochs is None and not (cache_features and self.trainer.can_keep_features()):
-            freeze_epochs = 1
-        return plans.fine_tune_plan(
-            self.layer_groups, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs,
-            freeze_views=freeze_views, lr_mult=lr_mult, layer_decay=layer_decay,
-            pct_start=pct_start, div=div,
-        )  # fmt: skip
-
+    @takes_options(FitSettings)
     def fit_one_cycle(
         self,
         epochs: int,
@@ -239,19 +206,20 @@ class Learner:
         div: float = 25.0,
         div_final: float = 1e5,
         pct_start: float = 0.25,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
+        **options: Unpack[FitOptions],
     ) -> None:
         """One cycle: `lr / div -> lr -> lr / div_final`, peak at `pct_start`; momentum opposite,
         0.95 -> 0.85 -> 0.95, for every optimizer that has one, plain SGD included.
 
         lr: a number, `slice(lo, hi)`, `slice(hi)` or one rate per group, see `LayerGroups.spread`.
+        options: see `FitSettings`.
         """
         plan = plans.one_cycle_plan(
             self.layer_groups, epochs, lr, div=div, div_final=div_final, pct_start=pct_start
         )
-        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+        self._run(plan, **options)
 
+    @takes_options(FitSettings)
     def fit_flat_cos(
         self,
         epochs: int,
@@ -259,16 +227,23 @@ class Learner:
         *,
         div_final: float = 1e5,
         pct_start: float = 0.75,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
+        **options: Unpack[FitOptions],
     ) -> None:
-        """Constant rates until `pct_start`, then a cosine down to `lr / div_final`."""
-        plan = plans.flat_cosine_plan(
-            self.layer_groups, epochs, lr, div_final=div_final, pct_start=pct_start,
-            momentum=self.optimizer.base_momentum,
-        )  # fmt: skip
-        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+        """Constant rates until `pct_start`, then a cosine down to `lr / div_final`.
 
+        options: see `FitSettings`.
+        """
+        plan = plans.flat_cosine_plan(
+            self.layer_groups,
+            epochs,
+            lr,
+            div_final=div_final,
+            pct_start=pct_start,
+            momentum=self.optimizer.base_momentum,
+        )
+        self._run(plan, **options)
+
+    @takes_options(FitSettings)
     def fit_sgdr(
         self,
         cycles: int,
@@ -276,16 +251,23 @@ class Learner:
         lr: LearningRates = 1e-3,
         *,
         cycle_mult: int = 2,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
+        **options: Unpack[FitOptions],
     ) -> None:
-        """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last."""
-        plan = plans.restarts_plan(
-            self.layer_groups, cycles, cycle_epochs, lr, cycle_mult=cycle_mult,
-            momentum=self.optimizer.base_momentum,
-        )  # fmt: skip
-        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+        """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last.
 
+        options: see `FitSettings`.
+        """
+        plan = plans.restarts_plan(
+            self.layer_groups,
+            cycles,
+            cycle_epochs,
+            lr,
+            cycle_mult=cycle_mult,
+            momentum=self.optimizer.base_momentum,
+        )
+        self._run(plan, **options)
+
+    @takes_options(FitSettings)
     def fit(
         self,
         epochs: int,
@@ -293,92 +275,141 @@ class Learner:
         *,
         peaks: Mapping[str, PerGroup[float]] | None = None,
         schedules: Mapping[str, PerGroup[Schedule]] | None = None,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
+        **options: Unpack[FitOptions],
     ) -> None:
         """Constant learning rates, or any schedule for each hyper-parameter and group.
 
         peaks: other hyper-parameters: `{"weight_decay": {"head": 0.1, "*": 0.01}}`. schedules:
         multipliers of the peaks, functions of the progress in [0, 1], for all groups or by group:
-        `{"lr": {"head": one_cycle(), "*": delayed(0.3, one_cycle())}}`.
+        `{"lr": {"head": one_cycle(), "*": delayed(0.3, one_cycle())}}`. options: see `FitSettings`.
         """
         plan = plans.fit_plan(
-            self.layer_groups, epochs, lr, peaks=peaks, schedules=schedules,
+            self.layer_groups,
+            epochs,
+            lr,
+            peaks=peaks,
+            schedules=schedules,
             momentum=self.optimizer.base_momentum,
-        )  # fmt: skip
-        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+        )
+        self._run(plan, **options)
 
+    @takes_options(FitSettings)
     def gradual_unfreeze(
         self,
         epochs_per_group: int = 1,
         base_lr: float = 2e-3,
         *,
         lr_mult: float = 100.0,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
+        **options: Unpack[FitOptions],
     ) -> None:
         """The head alone, then one group more in each phase, until everything trains.
 
         Rates as in `fine_tune`. What is frozen runs once a view where its outputs can be kept.
+        options: see `FitSettings`.
         """
         plan = plans.gradual_unfreeze_plan(
             self.layer_groups, epochs_per_group=epochs_per_group, base_lr=base_lr, lr_mult=lr_mult
         )
-        self.fit_plan(plan, callbacks=callbacks, checkpoint=checkpoint)
+        self._run(plan, **options)
 
-    def fit_plan(
-        self,
-        plan: Plan,
-        *,
-        cache_features: bool = True,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
-    ) -> None:
+    @takes_options(FitSettings)
+    def fit_plan(self, plan: Plan, **options: Unpack[FitOptions]) -> None:
         """Runs a plan: a tuple of phases. The other fits are plans, too.
 
-        cache_features: where frozen layers come first, keep their outputs, see `fine_tune`.
-        An interruption (Ctrl-C) takes effect after the running step; the learner stays usable, and
-        `resume` or the same call with its checkpoint continues. Raises DivergenceError when the
-        loss is no number, CheckpointError when the checkpoint belongs to another plan or model.
+        options: see `FitSettings`. An interruption (Ctrl-C) takes effect after the running step;
+        the learner stays usable, and `resume` or the same call with its checkpoint continues.
+        Raises DivergenceError at a non-finite loss, and CheckpointError when the checkpoint belongs
+        to another plan or model.
         """
-        path = None if checkpoint is None else Path(checkpoint)
-        shown = self._shown(callbacks)
-        ran = self.trainer.start(plan, shown, path, cache_features=cache_features)
-        if not ran and self.progress:
+        self._run(plan, **options)
+
+    def _run(self, request: PlanRequest, **options: Unpack[FitOptions]) -> None:
+        settings = FitSettings(**options)
+        path = settings.checkpoint_path
+        has_run = self.trainer.start(
+            request,
+            self._with_progress(settings.callbacks),
+            path,
+            cache_features=settings.cache_features,
+        )
+        if not has_run and self.progress:
             print(f"{path}: this run has ended; its weights are loaded, nothing is left to do")
 
-    def resume(
-        self,
-        *,
-        cache_features: bool = True,
-        callbacks: Sequence[Callback] = (),
-        checkpoint: str | Path | None = None,
-    ) -> None:
-        """Continues the run that was interrupted or stopped, here or before `save` and `load`."""
-        path = None if checkpoint is None else Path(checkpoint)
-        self.trainer.resume(self._shown(callbacks), path, cache_features=cache_features)
+    @takes_options(FitSettings)
+    def resume(self, **options: Unpack[FitOptions]) -> None:
+        """Continues the run that was interrupted or stopped, here or before `save` and `load`.
 
-    def _shown(self, callbacks: Sequence[Callback]) -> list[Callback]:
-        show = self.progress and distributed.rank() == 0
-        return [*callbacks, Progress()] if show else list(callbacks)
+        options: see `FitSettings`.
+        """
+        settings = FitSettings(**options)
+        self.trainer.resume(
+            self._with_progress(settings.callbacks),
+            settings.checkpoint_path,
+            cache_features=settings.cache_features,
+        )
 
-    # --- results
+    def _with_progress(self, callbacks: Sequence[Callback]) -> list[Callback]:
+        """The callbacks, and bar and table where they are wanted: in one process of several."""
+        if self.progress and distributed.rank() == 0:
+            return [*callbacks, Progress()]
+        return list(callbacks)
+
+    # --- predictions
+
+    def predictor(self) -> Predictor:
+        """The model in evaluation, with preprocessing and classes, apart from data and optimizer.
+
+        It belongs to the weights as they are: take a new one after training. Raises ValueError
+        where the data names no classes.
+        """
+        predictor = self._current_predictor()
+        if predictor.classes is None:
+            raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
+        return predictor
+
+    def _current_predictor(self) -> Predictor:
+        """One for each state of the weights: it keeps what need not be computed again."""
+        post_processing = self.trainer.post_processing
+        weights_version = self.trainer.weights_version()
+        if self._predictor is None or self._predictor_is_of != weights_version:
+            setup = self.trainer.setup
+            loaders = [setup.data.train]
+            if setup.data.valid is not None:
+                loaders.append(setup.data.valid)
+            self._predictor = Predictor(
+                setup.model,
+                setup.data.classes,
+                setup.data,
+                task=setup.data.task,
+                post_processing=post_processing,
+                runtime=setup.runtime,
+                loss=setup.loss,
+                metrics=setup.metrics,
+                valid=setup.data.valid,
+                known_loaders=loaders,
+            )
+            self._predictor_is_of = weights_version
+        if self._predictor.post_processing != post_processing:
+            self._predictor = self._predictor.with_post_processing(post_processing)
+        return self._predictor
 
     def validate(self) -> dict[str, float]:
         """`{"loss": ..., metric: ...}` on the validation data. Raises ValueError without any."""
-        if self.data.valid is None:
-            raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
-        with isolated(), eval_mode(self.model):  # in the middle of a fit, too
-            return evaluate(self.trainer.setup, self.data.valid)
+        return self._current_predictor().evaluate()
 
-    def predict(self, item: Any) -> Any:
+    @overload
+    def predict(self, item: "list[Any] | tuple[Any, ...]") -> list[Answer]: ...
+    @overload
+    def predict(self, item: Any) -> Answer: ...
+    def predict(self, item: Any) -> Answer | list[Answer]:
         """A `Prediction` (label, probability, probabilities by class); a list of them for a list.
 
         Of several labels an image, (labels, probabilities); of a regression, (values,).
 
         item: for images a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
         """
-        return self.predictor().predict(item)
+        answer: Answer | list[Answer] = self.predictor().predict(item)
+        return answer
 
     def predict_folder(
         self, files: Files, *, batch_size: int = 64, progress: bool = True
@@ -392,54 +423,27 @@ class Learner:
         """
         return self.predictor().predict_folder(files, batch_size=batch_size, progress=progress)
 
-    def predictor(self) -> Predictor:
-        """The model with its preprocessing and classes, apart from data and optimizer."""
-        if self.data.classes is None:
-            raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
-        return Predictor(
-            self.model, self.data.classes, self.data.inputs,
-            task=self.data.task, thresholds=self._diagnosis.thresholds,
-            temperature=self._diagnosis.temperature,
-        )  # fmt: skip
+    def predictions(self, source: LoaderLike | None = None) -> PredictionTable:
+        """A table over the validation data, or another source, and what can be counted and plotted
+        of it: `report`, `plot_confusion_matrix`, `most_confused`, `to_csv`, ...
 
-    def tune_thresholds(self) -> dict[str, float]:
-        """For several labels an image: the probability from which on each class is predicted.
-
-        They give the best F1 of each class on the validation data; `predict`, `predictions` and
-        `export` use them until the weights change, `validate` does not. Raises ValueError for
-        another task, or without validation data.
+        source: a folder with one folder of images a class; a torch DataLoader with targets; or a
+        loader of ours such as `learner.data.train`, whose examples are all read, in order and
+        without augmentation. A DataLoader's images are taken to be normalised and in size already,
+        unless they are in uint8. Rows are named by their files, or else by their numbers in the
+        data set or list. The table of the validation data is kept until the weights change: until a
+        step is trained, or torch counts a change of a parameter or buffer. For one class an example
+        it is `Predictions`, for several labels `LabelsPredictions`, for numbers
+        `ValuesPredictions`. Raises ValueError for a source without labels, or with those of other
+        classes.
         """
-        return self._diagnosis.tune_thresholds()
-
-    @property
-    def thresholds(self) -> dict[str, float] | None:
-        """What `tune_thresholds` found; None before, and, with a warning, after more training."""
-        return self._diagnosis.thresholds
-
-    # --- where it fails
-
-    def predictions(self, loader: Any = None) -> Any:
-        """`Predictions`: a table over the validation data, or the loader's, and what can be counted
-        and plotted of it: `report`, `plot_confusion_matrix`, `most_confused`, `to_csv`, ...
-
-        loader: a torch DataLoader with targets, or one of ours such as `learner.data.train`, whose
-        examples are all read, in order and without augmentation. A DataLoader's images are taken
-        to be normalised and in size already, unless they are in uint8. Rows are named by their
-        files, or else by their numbers in the data set or list. The table of the validation
-        data is kept until the weights change: until a step is trained, or torch counts a change of
-        a parameter or buffer. For several labels an image they are `LabelsPredictions`, for
-        numbers `ValuesPredictions`, which have `report`, `top_losses`, `plot_top_losses`,
-        `show_results` and `to_csv`. Raises ValueError for a loader without labels, or with those of
-        other classes.
-        """
-        return self._diagnosis.predictions(loader)
+        return self._current_predictor().predictions(source)
 
     def show_results(self, count: int = 12) -> "Figure":
         """Validation images with what is predicted: mistakes first, then some that are right."""
-        figure: Figure = self.predictions().show_results(count)
-        return figure
+        return self.predictions().show_results(count)
 
-    def tta(self, views: int = 4, loader: Any = None) -> Any:
+    def tta(self, views: int = 4, source: LoaderLike | None = None) -> PredictionTable:
         """Test-time augmentation: mean probabilities, of a regression values, over the usual view
         of each example and `views` random ones, as a table like that of `predictions`. Everything
         stays in eval mode, so BatchNorm statistics do not move.
@@ -447,34 +451,14 @@ class Learner:
         The temperature of `calibrate` is not in it: a mean of views is less sure already. Raises
         ValueError for data without augmentation, whose views are all the same.
         """
-        return self._diagnosis.tta(views, loader)
+        return self._current_predictor().tta(views, source)
 
-    def calibrate(self) -> float:
-        """Finds the temperature that makes the probabilities of the validation data likeliest, for
-        `predict`, `predictions` and `export` to use until the weights change. Returns it.
-
-        Above 1 the model was too sure of itself. Predicted classes stay as they are. See
-        `Predictions.temperature`; `predictions().plot_calibration()` shows what it does. Raises
-        ValueError for another task than one class an example.
-        """
-        return self._diagnosis.calibrate()
-
-    def features(self, loader: Any = None) -> Features:
+    def features(self, source: LoaderLike | None = None) -> Features:
         """What the backbone makes of each example, pooled: `.values` [N, F], `.targets`, `.items`.
 
-        loader: as in `predictions`. Raises ValueError for a model without a submodule "backbone".
+        source: as in `predictions`. Raises ValueError for a model without a submodule "backbone".
         """
-        return self._diagnosis.features(loader)
-
-    def suspicious_labels(self, count: int = 20, *, of: Part = "train") -> SuspiciousLabels:
-        """Labels that are probably wrong, the surest first; `.plot()` shows the images.
-
-        They are judged out of sample: those of validation by the model's predictions, those of
-        training by logistic regressions, each on the other four fifths, over the features of the
-        backbone as it was before the first fit, so that nothing has seen the label it judges.
-        There are fewer than `count` where fewer are suspicious.
-        """
-        return self._diagnosis.suspicious_labels(count, of)
+        return self._current_predictor().features(source)
 
     def activation_map(
         self, item: Any, target: str | int | None = None, *, layer: str | None = None
@@ -485,9 +469,70 @@ class Learner:
         layer: path of a module, None is the last one that has a map of the image. Needs captum:
         `pip install 'finetune-vision[explain]'`.
         """
-        return self._diagnosis.activation_map(item, target, layer)
+        return self._current_predictor().activation_map(item, target, layer=layer)
 
-    # --- images and the rate finder
+    def suspicious_labels(self, count: int = 20, *, of: Part = "train") -> SuspiciousLabels:
+        """Labels that are probably wrong, the surest first; `.plot()` shows the images.
+
+        They are judged out of sample: those of validation by the model's predictions, those of
+        training by logistic regressions, each on the other four fifths, over the features of the
+        backbone as it was before the first fit, so that nothing has seen the label it judges.
+        There are fewer than `count` where fewer are suspicious.
+        """
+        if of not in ("train", "valid"):
+            raise ValueError(f"of must be 'train' or 'valid', got {of!r}")
+        predictor = self._current_predictor()
+        if of == "valid" or not self.data.task.exclusive:
+            return predictor.suspicious_labels(count)
+        if not isinstance(self.data.train, IndexedLoader):
+            raise ValueError(
+                "the training loader does not number its examples, so that none could be named; "
+                "use ImageDataLoaders, or of='valid'"
+            )
+        return predictor.suspicious_training_labels(
+            count, self.data.train, untrained_weights=self.trainer.origin.weights()
+        )
+
+    # --- what is fitted to the weights after training
+
+    def calibrate(self) -> float:
+        """Finds the temperature that makes the probabilities of the validation data likeliest, for
+        `predict`, `predictions` and `export` to use until the weights change. Returns it.
+
+        Above 1 the model was too sure of itself. Predicted classes stay as they are. See
+        `Predictions.temperature`; `predictions().plot_calibration()` shows what it does. Raises
+        ValueError for another task than one class an example.
+        """
+        task = self.data.task
+        if not task.exclusive:
+            raise ValueError(
+                f"calibrate() is for one class an example, this is task={task.name!r}; "
+                f"{task.instead_of_calibration}"
+            )
+        # of the outputs, not on top of an earlier temperature
+        temperature = self._current_predictor().plain_predictions().temperature()
+        fitted = replace(self.trainer.post_processing, temperature=temperature)
+        self.trainer.post_processing = fitted
+        return temperature
+
+    def tune_thresholds(self) -> dict[str, float]:
+        """For several labels an image: the probability from which on each class is predicted.
+
+        They give the best F1 of each class on the validation data; `predict`, `predictions` and
+        `export` use them until the weights change, `validate` does not. Raises ValueError for
+        another task, or without validation data.
+        """
+        thresholds = self._current_predictor().plain_predictions().best_thresholds()
+        fitted = replace(self.trainer.post_processing, thresholds=thresholds)
+        self.trainer.post_processing = fitted
+        return dict(thresholds)
+
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """What `tune_thresholds` found; None before, and, with a warning, after more training."""
+        return dict(self.trainer.post_processing.thresholds) or None
+
+    # --- figures and the rate finder
 
     def plot_plan(self, plan: Plan | int | None = None) -> "Figure":
         """Learning rate and momentum of every layer group over all phases, before training.
@@ -495,14 +540,18 @@ class Learner:
         plan: a plan, or n for what `fine_tune(n)` would run. None: the plan of the present or last
         run, and before the first one that of `fine_tune(1)`.
         """
-        if plan is None:
-            plan = 1 if self.trainer.run is None else self.trainer.run.plan
+        request: PlanRequest = FineTune(1)
         if isinstance(plan, int):
-            plan = self._fine_tune_plan(plan)
-        plans.check(plan, self.layer_groups)
-        spans, rates, momenta = tables.plan_table(plan, self.trainer.setup.steps_per_epoch)
-        has_momentum = self.optimizer.has_momentum
-        return plot_rates(spans, self.layer_groups.names, rates, momenta if has_momentum else ())
+            request = FineTune(plan)
+        elif plan is not None:
+            request = plan
+        elif self.trainer.run is not None:
+            request = self.trainer.run.plan
+        resolved = self.trainer.resolve(request)
+        spans, rates, momenta = tables.plan_table(resolved, self.trainer.setup.steps_per_epoch)
+        if not self.optimizer.has_momentum:
+            momenta = []
+        return plot_rates(spans, self.layer_groups.names, rates, momenta)
 
     def plot_rates(self) -> "Figure":
         """Learning rate and momentum of every layer group over all steps so far."""
@@ -514,8 +563,8 @@ class Learner:
     def plot_losses(self) -> "Figure":
         """Training loss of every step so far, and what validation gave after every epoch."""
         spans, rows = self._spans(), self.history.steps
-        valid = tables.valid_points(spans, rows, self.history.epochs)
-        return plot_losses(spans, [row.loss for row in rows], valid)
+        validation = tables.valid_points(spans, rows, self.history.epochs)
+        return plot_losses(spans, [row.loss for row in rows], validation)
 
     def _spans(self) -> list[Span]:
         return tables.step_spans(self.history.steps, self.trainer.setup.steps_per_epoch)
@@ -597,34 +646,33 @@ class Learner:
         formats = export.check_formats(format)
         if distributed.rank():
             return
-        description = self._description(formats)
-        card = model_card(description, self.model.source())  # type: ignore[operator]
-        export.write(
-            Path(folder).expanduser().absolute(),
-            self.model,
-            description,
+        if not isinstance(self.model, ImageClassifier):
+            raise ValueError(_ONLY_OF_VISION)
+        description = self._describe(self.model, formats)
+        card = model_card(description, self.model.source())
+        target = Path(folder).expanduser().absolute()
+        export.write(target, self.model, description, card=card, overwrite=overwrite)
+
+    def _describe(self, model: ImageClassifier, formats: tuple[Format, ...]) -> ModelDescription:
+        inputs = self.data.describe_inputs()
+        if inputs is None or self.data.classes is None:
+            raise ValueError(_ONLY_OF_VISION)
+        record = training_record(self.trainer.setup, self.history.steps, self.history.epochs)
+        return ModelDescription(
+            architecture=model.architecture,
+            classes=self.data.classes,
+            task=self.data.task,
+            preprocessing=Preprocessing.from_dict(inputs),
+            post_processing=self.trainer.post_processing,
             formats=formats,
-            card=card,
-            overwrite=overwrite,
+            data=record.data,
+            training=record.training,
+            validation=record.validation,
+            versions={name: version(name) for name in _RECORDED_PACKAGES},
         )
 
-    def _description(self, formats: Sequence[Format]) -> dict[str, Any]:
-        architecture = getattr(self.model, "architecture", None)
-        inputs = self.data.describe_inputs()
-        if architecture is None or inputs is None or self.data.classes is None:
-            raise ValueError(
-                "only a learner made by vision_learner knows how to rebuild its model; "
-                "save learner.model.state_dict() and rebuild the model in your own code"
-            )
-        history, thresholds = self.history, self._diagnosis.thresholds
-        return {
-            "architecture": architecture.to_dict(),
-            "classes": list(self.data.classes),
-            "task": self.data.task,
-            **({} if thresholds is None else {"thresholds": thresholds}),
-            "preprocessing": inputs,
-            "temperature": self._diagnosis.temperature,
-            "formats": export.describe_formats(formats, inputs["image_size"], self.data.task),
-            **training_record(self.trainer.setup, history.steps, history.epochs),
-            "versions": {name: version(name) for name in _RECORDED},
-        }
+
+_ONLY_OF_VISION = (
+    "only a learner made by vision_learner knows how to rebuild its model; "
+    "save learner.model.state_dict() and rebuild the model in your own code"
+)

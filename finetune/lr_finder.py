@@ -97,14 +97,15 @@ def _curve(
         closing(_endless(setup, seed)) as batches,
         distributed.wrapped(groups.model) as net,
     ):
-        step = TrainStep(net, setup)
+        step = TrainStep(net, setup, seed)
         groups.set_training_modes()
         for i in range(steps):
             lr = schedule(i / steps)
             groups.set_values("lr", [lr * factor for factor in factors])
-            taken = next_batches(batches, setup.settings.accumulate)
+            step_batches = next_batches(batches, setup.settings.accumulate)
             try:
-                loss = distributed.total(step(taken, 0, seed, i)).item() / distributed.world_size()
+                loss_sum = distributed.total(step(step_batches, 0, epoch=0, step=i)).item()
+                loss = loss_sum / distributed.world_size()
             except DivergenceError:
                 break
             if not math.isfinite(loss):

@@ -1,7 +1,7 @@
 """Wording that messages and tables share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(name: str, names: Iterable[str], *, count: int = 1) -> str:
@@ -37,3 +37,25 @@ def counted(count: int, noun: str) -> str:
     """
     plural = "" if count == 1 else "s"
     return f"{count:,} {noun}{plural}"
+
+
+def labels_in_words(classes: Sequence[str], is_present: Sequence[bool]) -> str:
+    """The classes that are present, joined by commas.
+
+    >>> labels_in_words(["cat", "dog"], [True, True]), labels_in_words(["cat"], [False])
+    ('cat, dog', '(none)')
+    """
+    names = [name for name, present in zip(classes, is_present, strict=True) if present]
+    return ", ".join(names) or "(none)"
+
+
+def values_in_words(names: Sequence[str], values: Sequence[float], *, digits: int) -> str:
+    """A lone value, or several with their names; digits: significant ones.
+
+    >>> values_in_words(["age"], [30.0], digits=4), values_in_words(["a", "b"], [1, 2.5], digits=4)
+    ('30', 'a 1, b 2.5')
+    """
+    texts = [f"{value:.{digits}g}" for value in values]
+    if len(texts) == 1:
+        return texts[0]
+    return ", ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))

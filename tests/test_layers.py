@@ -13,13 +13,16 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"demo"},
     {"config", "vision"},
     {"learner"},
-    {"inference"},
+    {"learner_options", "inference"},
     {"lr_finder", "callbacks"},
     {"training"},
+    {"export"},
     {"optim", "data"},
-    {"models", "interpret", "export", "metrics"},
-    {"tasks"},
-    {"randomness", "distributed", "wording", "plain_text", "tables"},
+    {"metrics"},
+    {"models", "tasks"},
+    {"interpret"},
+    {"randomness", "distributed", "options", "tables"},
+    {"wording"},
 )
 
 

@@ -7,8 +7,8 @@ from sklearn import metrics as sklearn_metrics
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAUROC
 
-from finetune.metrics import DEFAULTS, create_metrics
-from finetune.tasks.task import TASKS
+from finetune.metrics import create_metrics
+from finetune.tasks import Task, registered_tasks
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 4, 1], [1, 2, 0], [0, 0, 5], [9, 0, 1]])
@@ -201,9 +201,9 @@ def test_targets_that_would_be_spread_are_refused() -> None:
         metric.update(torch.ones(3, 1), torch.ones(3))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_default_metrics_are_known(task: Any) -> None:
-    assert list(create_metrics(DEFAULTS[task], 3, CPU, task)) == list(DEFAULTS[task])
+@pytest.mark.parametrize("task", registered_tasks())
+def test_default_metrics_are_known(task: Task) -> None:
+    assert list(create_metrics(task.default_metrics, 3, CPU, task)) == list(task.default_metrics)
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,22 @@ from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.save_best import SaveBest
 from finetune.config import DataConfig, LearnerConfig, TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
+from finetune.data.image_options import ImageOptions
 from finetune.learner import Learner
+from finetune.learner_options import FitOptions
 from finetune.models.group_values import LayerDecay, LearningRates
+from finetune.tasks import resolve_task
 from finetune.training.events import Callback
+from finetune.training.plan import FineTune
 from finetune.vision import vision_learner
 
 
 def data_of(config: DataConfig) -> ImageDataLoaders:
     """The images of a folder of classes, or of a table. Raises ValueError without any."""
-    if config.csv is None and config.task != "single_label":
-        raise ValueError(f"task={config.task} needs a table of labels: give csv=")
     if config.csv is not None:
         return _from_table(config, config.csv)
+    if not resolve_task(config.task).exclusive:
+        raise ValueError(f"task={config.task} needs a table of labels: give csv=")
     if config.data is None:
         raise ValueError("there are no images: give a FOLDER, or data: in the config file")
     return ImageDataLoaders.from_folder(
@@ -26,13 +30,7 @@ def data_of(config: DataConfig) -> ImageDataLoaders:
         train=config.train,
         valid=config.valid,
         valid_fraction=config.valid_fraction,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        augment=config.augment,
-        resize=config.resize,
-        on_error=config.on_error,
-        cache_folder=config.cache_folder,
+        **_image_options(config),
     )
 
 
@@ -48,18 +46,24 @@ def _from_table(config: DataConfig, file: str) -> ImageDataLoaders:
         task=config.task,
         label_delimiter=config.label_delimiter,
         valid_fraction=config.valid_fraction,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        augment=config.augment,
-        resize=config.resize,
-        on_error=config.on_error,
-        cache_folder=config.cache_folder,
+        **_image_options(config),
     )
 
 
+def _image_options(config: DataConfig) -> ImageOptions:
+    return {
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "augment": config.augment,
+        "resize": config.resize,
+        "on_error": config.on_error,
+        "cache_folder": config.cache_folder,
+    }
+
+
 def learner_of(config: LearnerConfig, data: ImageDataLoaders) -> Learner:
-    metrics = [config.metrics] if isinstance(config.metrics, str) else config.metrics
+    """An untrained learner with the backbone and the options that the settings name."""
     return vision_learner(
         data,
         config.model,
@@ -67,9 +71,9 @@ def learner_of(config: LearnerConfig, data: ImageDataLoaders) -> Learner:
         head=config.head,
         dropout=config.dropout,
         split=config.split,
+        metrics=config.metrics,
         norm=config.norm,
         weight_decay=config.weight_decay,
-        metrics=metrics,
         device=config.device,
         precision=config.precision,
         accumulate=config.accumulate,
@@ -88,13 +92,9 @@ def fit(learner: Learner, config: TrainConfig, checkpoint: Path, best: Path) -> 
         callbacks.append(SaveBest(best))
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping(patience=config.early_stopping))
+    options: FitOptions = {"callbacks": callbacks, "checkpoint": checkpoint}
     if config.schedule == "one_cycle":
-        rates: LearningRates = config.base_lr
-        if config.layer_decay is not None:
-            rates = LayerDecay(config.base_lr, config.layer_decay)
-        elif config.lr_mult is not None:
-            rates = slice(config.base_lr / config.lr_mult, config.base_lr)
-        learner.fit_one_cycle(config.epochs, rates, callbacks=callbacks, checkpoint=checkpoint)
+        learner.fit_one_cycle(config.epochs, _one_cycle_rates(config), **options)
         return
     learner.fine_tune(
         config.epochs,
@@ -103,24 +103,43 @@ def fit(learner: Learner, config: TrainConfig, checkpoint: Path, best: Path) -> 
         freeze_views=config.freeze_views,
         lr_mult=config.lr_mult,
         layer_decay=config.layer_decay,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
+        **options,
     )
+
+
+def _one_cycle_rates(config: TrainConfig) -> LearningRates:
+    if config.layer_decay is not None:
+        return LayerDecay(config.base_lr, config.layer_decay)
+    if config.lr_mult is not None:
+        return slice(config.base_lr / config.lr_mult, config.base_lr)
+    return config.base_lr
 
 
 def check(config: TrainConfig) -> None:
     """Raises ValueError for settings that contradict each other, before anything is read."""
     if config.epochs < 1:
         raise ValueError(f"epochs must be a positive whole number, got {config.epochs}")
-    for name in ("base_lr", "lr_mult"):
-        if (value := getattr(config, name)) is not None and not value > 0:
+    for name, value in (("base_lr", config.base_lr), ("lr_mult", config.lr_mult)):
+        if value is not None and not value > 0:
             raise ValueError(f"{name}= must be positive, got {value}")
     if config.layer_decay is not None and config.lr_mult is not None:
         raise ValueError("layer_decay= and lr_mult= both spread the rates; give one of them")
     if config.schedule == "one_cycle":
-        for name in ("freeze_epochs", "freeze_views"):
-            if getattr(config, name) is not None:
+        for name, value in (
+            ("freeze_epochs", config.freeze_epochs),
+            ("freeze_views", config.freeze_views),
+        ):
+            if value is not None:
                 raise ValueError(f"{name}= is for schedule='fine_tune'; one_cycle freezes nothing")
+    else:
+        FineTune(
+            config.epochs,
+            config.base_lr,
+            freeze_epochs=config.freeze_epochs,
+            freeze_views=config.freeze_views,
+            lr_mult=config.lr_mult,
+            layer_decay=config.layer_decay,
+        )
     if config.early_stopping is not None and config.early_stopping < 1:
         raise ValueError(f"early_stopping= is a number of epochs, got {config.early_stopping}")
     export.check_formats(config.formats)

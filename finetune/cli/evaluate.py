@@ -3,23 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from finetune.cli import run_folder
-from finetune.cli.failures import AnyPredictions
 from finetune.cli.mistakes import absent
 from finetune.cli.parser import CommandParser
-from finetune.data import examples
 from finetune.data.examples import Examples
+from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.tables import Layout, read_csv
-from finetune.inference.predictor import Predictor
+from finetune.inference.predictor import LoaderLike, Predictor
+from finetune.inference.reading import check_known
 from finetune.interpret.predictions import Predictions
-from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
-from finetune.metrics import DEFAULTS, create_metrics
-from finetune.tasks.task import Task, activation, default_loss
 from finetune.vision import load_learner
 from finetune.wording import number
+
+_CONFUSIONS_LISTED = 10
 
 
 def parser() -> CommandParser:
@@ -54,76 +50,61 @@ def parser() -> CommandParser:
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     if options["batch_size"] < 1:
         raise ValueError(f"batch_size= must be positive, got {options['batch_size']}")
-    model, source = run_folder.model_in(options["model"]), Path(options["images"])
-    if not source.exists():
-        raise FileNotFoundError(absent(source))
+    model, images = run_folder.model_in(options["model"]), Path(options["images"])
+    if not images.exists():
+        raise FileNotFoundError(absent(images))
     predictor = load_learner(model, device=options["device"])
-    found = labelled(source, predictor, options)
-    names = options["metrics"] or list(DEFAULTS[predictor.task])
-    names = [names] if isinstance(names, str) else names
-    results, outputs, losses = measure(predictor, found, names, options["batch_size"])
-    print(f"{len(found)} images")
+    source = _source(images, predictor, options)
+    outputs = predictor.outputs(source, batch_size=options["batch_size"])
+    results = predictor.evaluate(outputs, metrics=options["metrics"])
+    print(f"{len(outputs)} images")
     for name, value in results.items():
         print(f"  {name:<18} {number(value)}")
-    table = table_of(predictor, found, outputs, losses)
+    table = predictor.predictions(outputs)
     report = table.report()
     print(f"\n{report}")
     if options["output"] is not None:
         table.to_csv(options["output"])
         print(f"\npredictions: {options['output']}")
-    each = "targets" if predictor.task == "regression" else "classes"
-    answer = {"images": len(found), "metrics": results, each: [r._asdict() for r in report.rows]}
+    answer: dict[str, Any] = {
+        "images": len(outputs),
+        "metrics": results,
+        predictor.task.names_are: [row._asdict() for row in report.rows],
+    }
     if isinstance(table, Predictions):
-        answer["most_confused"] = [row._asdict() for row in table.most_confused()[:10]]
+        confusions = table.most_confused()[:_CONFUSIONS_LISTED]
+        answer["most_confused"] = [confusion._asdict() for confusion in confusions]
     return answer, 0
 
 
-def table_of(
-    predictor: Predictor, found: Examples, outputs: Tensor, losses: Tensor
-) -> AnyPredictions:
-    """outputs, losses: as `measure` gives them."""
-    known = list(map(str, found.items)), found.classes, found.labels
-    if predictor.task == "single_label":
-        return Predictions(*known, outputs, losses)
-    shown = activation(outputs, predictor.task)
-    if predictor.task == "multi_label":
-        return LabelsPredictions(*known, shown, losses, thresholds=predictor.thresholds)
-    return ValuesPredictions(*known, shown, losses)
-
-
-def labelled(source: Path, predictor: Predictor, options: dict[str, Any]) -> Examples:
-    """The images of a table or of a folder of classes, all of which the model knows."""
-    classes, task = predictor.classes, predictor.task
-    if source.suffix == ".csv":
-        return _from_table(source, predictor, options)
+def _source(images: Path, predictor: Predictor, options: dict[str, Any]) -> LoaderLike:
+    """The folder, or the examples of a table."""
+    if images.suffix == ".csv":
+        return _from_table(images, predictor, options)
     if options["data"] is not None:
         raise ValueError("data= says what the paths of a table are relative to; leave it out here")
-    if task != "single_label":
-        raise ValueError(f"a model for {task} is evaluated on a table of labels, a .csv file")
-    if source.is_dir():
-        inside = (path for path in source.iterdir() if path.is_dir())
-        names = {path.name for path in inside if not path.name.startswith(".")}
-        _check_known(source, names, classes)
-    return examples.from_folder(source, classes)
+    return images
 
 
 def _from_table(file: Path, predictor: Predictor, options: dict[str, Any]) -> Examples:
     """What the options leave open is as in the run's own table."""
-    classes, task = predictor.classes, predictor.task
+    task, classes = predictor.task, predictor.classes or ()
     settings = run_folder.settings_of(options["model"])
-    names = ("image_column", "label_column", "label_delimiter")
-    own = {n: settings.get(n) if options[n] is None else options[n] for n in names}
-    delimiter = " " if own["label_delimiter"] is None else own["label_delimiter"]
-    if task == "regression":
-        own["label_column"] = _targets(options["label_column"], classes)
-    layout = Layout(own["image_column"], own["label_column"], None, task, delimiter)
+    columns = {}
+    for name in ("image_column", "label_column", "label_delimiter"):
+        columns[name] = settings.get(name) if options[name] is None else options[name]
+    label_column = columns["label_column"]
+    if task.names_are == "targets":
+        label_column = _checked_targets(options["label_column"], classes)
+    delimiter = " " if columns["label_delimiter"] is None else columns["label_delimiter"]
+    layout = Layout(columns["image_column"], label_column, None, task, delimiter)
     folder = file.parent if options["data"] is None else Path(options["data"])
     rows = read_csv(file, folder, layout)
-    _check_known(file, {name for row in rows.labels for name in _names(row, task)}, classes)
-    return examples.from_pairs(rows.items, rows.labels, classes, task)
+    check_known(file, task.class_names_in(rows.labels), classes)
+    return from_pairs(rows.items, rows.labels, classes, task)
 
 
-def _targets(given: list[str] | str | None, targets: tuple[str, ...]) -> list[str]:
+def _checked_targets(given: list[str] | str | None, targets: tuple[str, ...]) -> list[str]:
     """The columns of a regression. A column in another's place would be measured as that one."""
     columns = [given] if isinstance(given, str) else list(given or targets)
     if columns != list(targets):
@@ -132,47 +113,3 @@ def _targets(given: list[str] | str | None, targets: tuple[str, ...]) -> list[st
             f"got {', '.join(columns)}"
         )
     return columns
-
-
-def _names(label: Any, task: Task) -> list[str]:
-    if task == "regression":
-        return []
-    return list(label) if task == "multi_label" else [label]
-
-
-def _check_known(source: Path, names: set[str], classes: tuple[str, ...]) -> None:
-    if unknown := sorted(names - set(classes)):
-        raise ValueError(
-            f"{str(source)!r} has classes that the model does not know: "
-            f"{', '.join(map(repr, unknown))}; it knows {', '.join(map(repr, classes))}"
-        )
-
-
-def measure(
-    predictor: Predictor, found: Examples, metrics: list[str], batch_size: int
-) -> tuple[dict[str, float], Tensor, Tensor]:
-    """Loss and metrics, the outputs [N, C] as scores, and each one's loss [N]."""
-    task, state = predictor.task, predictor.model.state_dict()
-    loss_of = default_loss(task, state["head.scale.std"].cpu() if task == "regression" else None)
-    created = create_metrics(metrics, len(predictor.classes), torch.device("cpu"), task)
-    losses, parts = [], []
-    for start in range(0, len(found), batch_size):
-        items = found.items[start : start + batch_size]
-        targets = found.labels[start : start + batch_size]
-        outputs = scores(predictor.probabilities(items), task)
-        losses += [loss_of(one[None], own[None]) for one, own in zip(outputs, targets, strict=True)]
-        parts.append(outputs)
-        for metric in created.values():
-            metric.update(outputs, targets)
-    each = torch.stack(losses)
-    results = {"loss": float(each.mean()), **{n: float(m.compute()) for n, m in created.items()}}
-    return results, torch.cat(parts), each
-
-
-def scores(probabilities: Tensor, task: Task) -> Tensor:
-    """What the model's activation makes these probabilities of; see `activation`."""
-    if task == "regression":
-        return probabilities
-    if task == "multi_label":
-        return probabilities.logit(eps=1e-7)
-    return probabilities.clamp_min(1e-12).log()

@@ -1,5 +1,6 @@
 """`finetune export`: a trained model in a folder of its own, in one format or several."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from finetune.cli import run_folder
 from finetune.cli.parser import CommandParser
 from finetune.export import Format
 from finetune.export.card import model_card
-from finetune.vision import load_learner
 
 
 def parser() -> CommandParser:
@@ -34,14 +34,12 @@ def parser() -> CommandParser:
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     source, output = run_folder.model_in(options["model"]), Path(options["output"])
     formats = export.check_formats(options["format"])
-    description = export.read_description(source)
-    model: Any = load_learner(source).model
-    own = {name: value for name, value in description.items() if name not in ("format", "version")}
-    size, task = own["preprocessing"]["image_size"], own.get("task", "single_label")
-    own["formats"] = export.describe_formats(formats, size, task)
-    recorded = "training" in own  # by the first version it was not
-    card = model_card(own, model.source()) if recorded else ""
-    export.write(output, model, own, formats=formats, card=card, overwrite=options["overwrite"])
+    description = replace(export.read_description(source), formats=formats)
+    model = description.architecture.build(weights=None)
+    export.read_weights(source, model)
+    is_recorded = description.training is not None  # by the first version it was not
+    card = model_card(description, model.source()) if is_recorded else ""
+    export.write(output, model.eval(), description, card=card, overwrite=options["overwrite"])
     files = sorted(path.name for path in output.iterdir())
     print(f"{output}/: {', '.join(files)}")
     return {"output": str(output), "files": files}, 0

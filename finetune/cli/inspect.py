@@ -81,12 +81,12 @@ def _backbone(name: str, split: Split, classes: int) -> dict[str, Any]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    found = export.read_description(path)
+    description = export.read_description(path)
     shown = {
-        "backbone": found["architecture"]["backbone"],
-        "classes": found["classes"],
-        "preprocessing": found["preprocessing"],
-        "versions": found.get("versions", {}),
+        "backbone": description.architecture.backbone,
+        "classes": list(description.classes),
+        "preprocessing": description.preprocessing.to_dict(),
+        "versions": dict(description.versions),
     }
     _print(f"exported model {path}", shown)
     return {"kind": "model", **shown}

@@ -10,9 +10,10 @@ from tqdm.std import tqdm
 from finetune.cli import run_folder
 from finetune.cli.mistakes import absent
 from finetune.cli.parser import CommandParser
-from finetune.data.examples import image_files
 from finetune.data.images.decode import EXTENSIONS
-from finetune.inference.files import FilePrediction, write_csv, write_jsonl
+from finetune.data.sources.folders import image_files
+from finetune.inference.files import write_csv, write_jsonl
+from finetune.tasks import FilePrediction
 from finetune.vision import load_learner
 
 _WRITERS = {".csv": write_csv, ".jsonl": write_jsonl}

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from finetune.cli import failures, run_folder
-from finetune.cli.failures import AnyPredictions
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
-from finetune.interpret.page import Drawing, Facts, Page, Part, Section, Table, Text, render
+from finetune.interpret.page import Drawing, Facts, Page, Part, Section, Text, render
+from finetune.interpret.prediction_table import PredictionTable
 from finetune.learner import Learner
-from finetune.tasks.task import Task
+from finetune.tables import Table
+from finetune.tasks import resolve_task
 from finetune.training.events import EpochEnd
 from finetune.wording import number
 
@@ -46,7 +47,7 @@ class Outcome:
     results: Mapping[str, float]
     epochs: Sequence[EpochEnd]
     kept: int
-    table: AnyPredictions
+    table: PredictionTable
     figures: Mapping[str, Drawing]
 
 
@@ -80,7 +81,7 @@ def write(
     """report.html in the run folder."""
     seconds = sum(row.seconds for row in outcome.epochs)
     headline = [
-        (figure(name, value, data.task), f"validation {name}")
+        (data.task.metric_text(name, value), f"validation {name}")
         for name, value in outcome.results.items()
     ]
     page = Page(
@@ -90,31 +91,18 @@ def write(
             *sorted(headline, key=lambda pair: pair[1] == "validation loss"),
             (f"{len(data.train_examples):,}", "training images"),
             (f"{len(data.valid_examples):,}", "validation images"),
-            (f"{len(data.classes):,}", "targets" if config.task == "regression" else "classes"),
+            (f"{len(data.classes):,}", data.task.names_are),
             (duration(seconds), "of training"),
         ],
         sections=[
             Section("What was trained on what", [facts(learner, data, config)]),
             *_training(learner, outcome),
-            *failures.sections(outcome.table, outcome.figures),
+            *outcome.table.sections(outcome.figures, failures.PREDICTIONS),
             *_data(data, summary),
             *_settings(config, output),
         ],
     )
     (output / run_folder.REPORT).write_text(render(page), encoding="utf-8")
-
-
-def figure(name: str, value: float, task: Task) -> str:
-    """Metrics of classes are shares, those of a regression are not.
-
-    >>> figure("accuracy", 0.8768, "single_label"), figure("loss", 0.39345, "single_label")
-    ('87.7 %', '0.393')
-    >>> figure("mae", 0.25, "regression")
-    '0.2500'
-    """
-    if name == "loss":
-        return f"{value:.3f}"
-    return number(value) if task == "regression" else f"{100 * value:.1f} %"
 
 
 def duration(seconds: float) -> str:
@@ -132,8 +120,7 @@ def duration(seconds: float) -> str:
 def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Facts:
     groups = learner.layer_groups
     parameters = sum(group.parameter_count for group in groups)
-    whole = "each class" if config.task == "single_label" else "the images"
-    split = f"{config.valid_fraction:.0%} of {whole}, at random, seed {config.seed}"
+    split = f"{config.valid_fraction:.0%} of {data.task.strata}, at random, seed {config.seed}"
     if config.valid is not None or config.valid_column is not None:
         split = f"as given in {config.valid or config.valid_column!r}"
     weights = "random" if config.weights is None else config.weights
@@ -178,24 +165,25 @@ def _training(learner: Learner, outcome: Outcome) -> list[Section]:
             "How training went",
             [
                 figures["losses"],
-                Table([*header, "seconds"], cells),
+                Table.of([*header, "seconds"], cells),
             ],
             note="The result has the weights of the epoch that was kept.",
         ),
         Section(
             "Layer groups and their learning rates",
-            [Table(*_groups(learner), left=2), figures["plan"]],
+            [_groups(learner), figures["plan"]],
             note="Earlier layers learn at lower rates; dotted while a group is frozen.",
         ),
     ]
 
 
-def _groups(learner: Learner) -> tuple[list[str], list[list[str]]]:
+def _groups(learner: Learner) -> Table:
     rows = [
         [group.name, group.norm, f"{group.parameter_count:,}", f"{group.peaks['lr']:.3g}"]
         for group in learner.layer_groups
     ]
-    return ["group", "norm layers", "parameters", "peak learning rate"], rows
+    header = ["group", "norm layers", "parameters", "peak learning rate"]
+    return Table.of(header, rows, words=2)
 
 
 def _data(data: ImageDataLoaders, summary: DataSummary) -> list[Section]:
@@ -204,7 +192,7 @@ def _data(data: ImageDataLoaders, summary: DataSummary) -> list[Section]:
         [name, f"{own:,}", f"{other:,}", f"{own + other:,}"]
         for name, own, other in zip(data.classes, train, valid, strict=False)
     ]
-    parts: list[Part] = [Table(["class", "training", "validation", "together"], rows)]
+    parts: list[Part] = [Table.of(["class", "training", "validation", "together"], rows)]
     if data.skipped:
         listed = "\n".join(map(str, data.skipped[:100]))
         left_out = f"{len(data.skipped)} unreadable images were left out"
@@ -215,7 +203,9 @@ def _data(data: ImageDataLoaders, summary: DataSummary) -> list[Section]:
 
 def _settings(config: TrainConfig, output: Path) -> list[Section]:
     run = shlex.quote(str(output))
-    labelled = "LABELLED_FOLDER" if config.task == "single_label" else "TABLE.csv --data FOLDER"
+    labelled = "TABLE.csv --data FOLDER"
+    if resolve_task(config.task).exclusive:
+        labelled = "LABELLED_FOLDER"
     commands = (
         f"finetune predict {run} IMAGE_OR_FOLDER ...\n"
         f"finetune evaluate {run} {labelled}\n"

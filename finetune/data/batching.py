@@ -1,12 +1,14 @@
-"""ImageLoader: batches of presized images as a pure function of (seed, epoch)."""
+"""ImageLoader: batches of presized images and their targets, a pure function of (seed, epoch)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from finetune import distributed
+from finetune.data.examples import Examples
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageSource
 from finetune.data.loaders import Batch, Batches
@@ -16,13 +18,17 @@ from finetune.randomness import generator
 class ImageLoader:
     """Batches of presized images; while a GPU works on one, the next is made.
 
-    In a distributed run every process takes its share of each batch, so that `batch_size` is the
-    size over all processes. Training drops the last, short batch; validation keeps it.
+    examples: images with targets. cache: of the same images. In a distributed run every process
+    takes its share of each batch, so that `batch_size` is the size over all processes. Training
+    (shuffle=True) drops the last, short batch; validation keeps it.
     """
 
-    def __init__(self, cache: ImageCache, batch_size: int, *, shuffle: bool) -> None:
-        self.cache, self.batch_size, self.shuffle = cache, batch_size, shuffle
-        count = len(cache.examples)
+    def __init__(
+        self, examples: Examples, cache: ImageCache, batch_size: int, *, shuffle: bool
+    ) -> None:
+        self.examples, self.cache = examples, cache
+        self.batch_size, self.shuffle = batch_size, shuffle
+        count = len(examples)
         if not count:
             raise ValueError(f"there are no {'training' if shuffle else 'validation'} images")
         if shuffle and count < batch_size:
@@ -34,51 +40,84 @@ class ImageLoader:
     @property
     def items(self) -> Sequence[ImageSource]:
         """The images or their paths, by the example's number."""
-        return self.cache.examples.items
+        return self.examples.items
 
     @property
     def targets(self) -> Tensor:
-        return self.cache.examples.labels
+        """[N, ...], by the example's number."""
+        return self.examples.labels
 
     def __len__(self) -> int:
-        count = len(self.cache.examples)
-        return count // self.batch_size if self.shuffle else -(-count // self.batch_size)
+        """Batches per epoch."""
+        count = len(self.examples)
+        if self.shuffle:
+            return count // self.batch_size
+        return -(-count // self.batch_size)  # rounded up
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
+        """The batches of one epoch, from number `start` on."""
         return self.fetch(self.order(seed, epoch)[start:])
 
     def order(self, seed: int, epoch: int) -> list[Tensor]:
-        count = len(self.cache.examples)
-        order = torch.arange(count)
+        """The numbers of the examples in each batch of an epoch; this process's share of them."""
+        order = torch.arange(len(self.examples))
         if self.shuffle:
-            order = torch.randperm(count, generator=generator(seed, "shuffle", epoch))
-        rank, world = distributed.rank(), distributed.world_size()
-        if self.shuffle and self.batch_size % world:
+            shuffler = generator(seed, "shuffle", epoch)
+            order = torch.randperm(len(self.examples), generator=shuffler)
+        rank, world_size = distributed.rank(), distributed.world_size()
+        if self.shuffle and self.batch_size % world_size:
             raise ValueError(
-                f"batch_size={self.batch_size} is over all processes and does not divide by {world}"
+                f"batch_size={self.batch_size} is over all processes and does not divide by "
+                f"{world_size}"
             )
-        return [b[rank::world] for b in torch.split(order, self.batch_size)[: len(self)]]
+        batches = torch.split(order, self.batch_size)[: len(self)]
+        return [batch[rank::world_size] for batch in batches]
 
     def fetch(self, order: Sequence[Tensor]) -> Batches:
-        if not _has_gpu():
+        """The examples with these numbers, batch by batch."""
+        if not _models_run_on_a_gpu():
             # a model on the same cores would wait for the decoding threads in each of its layers
             yield from map(self._batch, order)
             return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
             upcoming: Future[Batch] | None = None
             for number, indices in enumerate(order):
-                batch = upcoming.result() if upcoming else self._batch(indices)
-                following = number + 1 < len(order)
-                upcoming = ahead.submit(self._batch, order[number + 1]) if following else None
+                batch = self._batch(indices) if upcoming is None else upcoming.result()
+                upcoming = None
+                if number + 1 < len(order):
+                    upcoming = ahead.submit(self._batch, order[number + 1])
                 yield batch
 
     def _batch(self, indices: Tensor) -> Batch:
-        images, labels = self.cache.images(indices), self.cache.examples.labels[indices]
+        images, targets = self.cache.images(indices), self.targets[indices]
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            images, labels = images.pin_memory(), labels.pin_memory()
-        return Batch(images, labels, indices)
+            # only from pinned memory is a copy to the device asynchronous
+            images, targets = images.pin_memory(), targets.pin_memory()
+        return Batch(images, targets, indices)
 
 
-def _has_gpu() -> bool:
-    """Whether models run on one in this process."""
+def _models_run_on_a_gpu() -> bool:
     return torch.cuda.is_initialized() or torch.backends.mps.is_available()  # type: ignore[no-untyped-call]
+
+
+class UnlabelledLoader(ImageLoader):
+    """Images in their order, without labels: the targets of its batches mean nothing.
+
+    Going through it gives batches ready for the model; `epoch`, as of every loader of images, gives
+    what `prepare` makes ready, on any device.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        cache: ImageCache,
+        batch_size: int,
+        prepare: Callable[[Batch, int | None], Batch],
+    ) -> None:
+        super().__init__(examples, cache, batch_size, shuffle=False)
+        self._prepare = prepare
+
+    def __iter__(self) -> Iterator[Batch]:
+        with closing(self.epoch(0, 0)) as batches:
+            for batch in batches:
+                yield self._prepare(batch, None)

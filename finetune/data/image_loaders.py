@@ -1,30 +1,49 @@
-"""ImageDataLoaders; long because each of its constructors spells out the options of all."""
+"""ImageDataLoaders: training and validation images, from wherever they are, as batches."""
 
+import copy
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.data import examples as sources
-from finetune.data.images.augment import STANDARD as STANDARD
-from finetune.data.images.augment import Augment
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from finetune.data.batching import ImageLoader, UnlabelledLoader
+from finetune.data.examples import Examples
+from finetune.data.image_options import ImageOptions, ImageSettings
+from finetune.data.images.cache import ImageCache
 from finetune.data.images.dataset_images import ImageDataset
-from finetune.data.images.decode import ImageSource, Resize
-from finetune.data.picture_loaders import ImageLoaders
-from finetune.data.picture_loaders import OnError as OnError
+from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.pipeline import ImagePipeline
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.sources import datasets
+from finetune.data.sources.folders import from_folder
+from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
-from finetune.data.sources.tables import Layout, read_csv, read_table
-from finetune.tasks.task import Task, check_task
+from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
+from finetune.data.summary.summary import DataSummary, summarise
+from finetune.interpret.image_grids import plot_images
+from finetune.options import takes_options
+from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from typing_extensions import Self
+
+_DEFAULT_IMAGE_SIZE = 224
+_ERRORS_LISTED = 10
 
 
-class ImageDataLoaders(ImageLoaders):
+class ImageDataLoaders(DataLoaders):
     """Training and validation images; make one with `from_folder` and its sisters.
 
-    All of them take: image_size, the side of the model's input in pixels (None: what the backbone
-    was trained with); batch_size; seed, of the split, the order, the augmentation and the new
-    head; augment, see below; resize, how a rectangle becomes a square; on_error, "raise" at an
-    unreadable file or "skip" it (counted, listed in `skipped`, never replaced by another); workers,
-    the decoding threads; cache_folder, cache_gigabytes.
+    All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment, resize,
+    on_error, workers, cache_folder and cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
     image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
@@ -34,18 +53,59 @@ class ImageDataLoaders(ImageLoaders):
 
     task: "single_label", one class name an image; "multi_label", any number of them, targets
     float32 [B, C]; "regression", one or more numbers, targets float32 [B, K], whose names `classes`
-    are. A random split holds out a share of each class, or else of all images.
+    are; or a `Task` of your own. A random split holds out a share of each class, or else of all
+    images.
 
     Images are decoded once and kept, for as long as the loaders live, in memory (a quarter of it
     for the whole process) or else in a temporary file. With a cache_folder those that are files
     are kept there between runs, decoded again if their file changes. It holds up to
-    cache_gigabytes (1e9 bytes each): image files * (image_size / 0.875) ** 2 * 3 bytes for a
-    data set, whatever its split; the least recently used data sets and sizes make room for a new
-    one. You may delete the folder when no run uses it. A folder that can't be written or a full
-    disk is an OSError; images that fit nowhere are decoded in every epoch, with a warning.
+    cache_gigabytes: image files * (image_size / 0.875) ** 2 * 3 bytes for a data set, whatever its
+    split; the least recently used data sets and sizes make room for a new one. You may delete the
+    folder when no run uses it. A folder that can't be written or a full disk is an OSError; images
+    that fit nowhere are decoded in every epoch, with a warning.
+
+    train_examples, valid_examples: what the constructors make of their arguments. folders: where
+    the examples were looked for, if they were.
     """
 
+    classes: tuple[str, ...]
+    train: ImageLoader
+    valid: ImageLoader
+
+    @takes_options(ImageSettings)
+    def __init__(
+        self,
+        train_examples: Examples,
+        valid_examples: Examples,
+        *,
+        folders: Sequence[Path] = (),
+        **options: Unpack[ImageOptions],
+    ) -> None:
+        settings = ImageSettings(**options)
+        self.train_examples, self.valid_examples = train_examples, valid_examples
+        self.image_size, self.batch_size = settings.image_size, settings.batch_size
+        self.seed = settings.seed
+        self.folders = tuple(folders)
+        self.skipped: tuple[ImageError, ...] = ()
+        # caches of training and validation, by how their images are presized
+        self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
+        image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
+        pipeline = ImagePipeline.create(
+            Preprocessing(image_size, settings.resize),
+            augment=settings.augment,
+            seed=settings.seed,
+            workers=settings.workers,
+            cache_folder=settings.cache_folder,
+            cache_gigabytes=settings.cache_gigabytes,
+        )
+        self._use(pipeline)
+        if settings.on_error == "skip":
+            self._skip_unreadable()
+
+    # --- where images come from
+
     @classmethod
+    @takes_options(ImageSettings)
     def from_folder(
         cls,
         folder: str | Path,
@@ -53,39 +113,29 @@ class ImageDataLoaders(ImageLoaders):
         train: str | None = None,
         valid: str | None = None,
         valid_fraction: float = 0.2,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augment = "standard",
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
+        **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
         """Images in `<folder>/<class>/`, split at random, or in `<folder>/<train>/<class>/` and
         `<folder>/<valid>/<class>/`.
 
-        valid_fraction: share of each class held out, where no split is given. The other options are
-        the class's. Raises FileNotFoundError or ValueError for a folder that makes no classifier.
+        valid_fraction: share of each class held out, where no split is given. options: see
+        `ImageSettings`. Raises FileNotFoundError or ValueError for a folder that makes no
+        classifier.
         """
         root = Path(folder)
         if (train is None) != (valid is None):
             raise ValueError(f"give both train= and valid=, or neither; got {train=}, {valid=}")
         if train is None or valid is None:
-            folders = [root]
-            parts = sources.from_folder(root).split(valid_fraction, seed)
-        else:
-            folders = [root / train, root / valid]
-            first = sources.from_folder(root / train)
-            parts = (first, sources.from_folder(root / valid, first.classes))
-        return cls(
-            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
-            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes, folders=folders,
-        )  # fmt: skip
+            seed = ImageSettings(**options).seed
+            train_examples, valid_examples = from_folder(root).split(valid_fraction, seed)
+            return cls(train_examples, valid_examples, folders=[root], **options)
+        train_examples = from_folder(root / train)
+        valid_examples = from_folder(root / valid, train_examples.classes)
+        folders = [root / train, root / valid]
+        return cls(train_examples, valid_examples, folders=folders, **options)
 
     @classmethod
+    @takes_options(ImageSettings)
     def from_csv(
         cls,
         file: str | Path,
@@ -94,41 +144,28 @@ class ImageDataLoaders(ImageLoaders):
         image_column: str | None = None,
         label_column: str | Sequence[str] | None = None,
         valid_column: str | None = None,
-        task: Task = "single_label",
+        task: TaskLike = DEFAULT_TASK,
         label_delimiter: str = " ",
         valid_fraction: float = 0.2,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augment = "standard",
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
+        **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
         """Images and labels from a CSV file with a header; by default its first two columns.
 
         folder: what the paths are relative to, by default the CSV file's folder. valid_column: a
         column that marks validation rows with 1, true, yes or valid; without it, a random split.
         label_delimiter: what is between the labels of an image, if task is "multi_label"; none is
-        an empty cell. label_column: of a regression, one column or a list of them.
+        an empty cell. label_column: of a regression, one column or a list of them. options: see
+        `ImageSettings`.
         """
         path = Path(file)
         base = path.parent if folder is None else Path(folder)
-        layout = Layout(image_column, label_column, valid_column, check_task(task), label_delimiter)
-        rows = read_csv(path, base, layout)
-        parts = sources.from_marked(
-            rows.items, rows.labels, rows.is_valid, valid_fraction, seed,
-            classes=rows.names, task=task,
-        )  # fmt: skip
-        return cls(
-            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
-            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes,
-        )  # fmt: skip
+        layout = Layout(
+            image_column, label_column, valid_column, resolve_task(task), label_delimiter
+        )
+        return cls._from_rows(read_csv(path, base, layout), layout, valid_fraction, **options)
 
     @classmethod
+    @takes_options(ImageSettings)
     def from_table(
         cls,
         table: Any,
@@ -137,38 +174,45 @@ class ImageDataLoaders(ImageLoaders):
         image_column: str | None = None,
         label_column: str | Sequence[str] | None = None,
         valid_column: str | None = None,
-        task: Task = "single_label",
+        task: TaskLike = DEFAULT_TASK,
         label_delimiter: str = " ",
         valid_fraction: float = 0.2,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augment = "standard",
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
+        **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
         """Images and labels from a data frame (pandas, polars, pyarrow, or whatever speaks their
         protocols), or from a mapping of names to lists; the columns are as in `from_csv`.
 
         folder: what the paths are relative to, by default the present folder. Instead of paths
-        there may be images, and instead of labels with a delimiter lists of them.
+        there may be images, and instead of labels with a delimiter lists of them. options: see
+        `ImageSettings`.
         """
-        layout = Layout(image_column, label_column, valid_column, check_task(task), label_delimiter)
-        rows = read_table(table, None if folder is None else Path(folder), layout)
-        parts = sources.from_marked(
-            rows.items, rows.labels, rows.is_valid, valid_fraction, seed,
-            classes=rows.names, task=task,
-        )  # fmt: skip
-        return cls(
-            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
-            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes,
-        )  # fmt: skip
+        base = None if folder is None else Path(folder)
+        layout = Layout(
+            image_column, label_column, valid_column, resolve_task(task), label_delimiter
+        )
+        return cls._from_rows(read_table(table, base, layout), layout, valid_fraction, **options)
 
     @classmethod
+    def _from_rows(
+        cls,
+        rows: Rows,
+        layout: Layout,
+        valid_fraction: float,
+        **options: Unpack[ImageOptions],
+    ) -> "ImageDataLoaders":
+        examples = from_marked(
+            rows.items,
+            rows.labels,
+            rows.is_valid,
+            valid_fraction,
+            ImageSettings(**options).seed,
+            classes=rows.names,
+            task=layout.task,
+        )
+        return cls(*examples, **options)
+
+    @classmethod
+    @takes_options(ImageSettings)
     def from_lists(
         cls,
         images: Sequence[ImageSource],
@@ -176,34 +220,30 @@ class ImageDataLoaders(ImageLoaders):
         *,
         is_valid: Sequence[bool] | None = None,
         classes: Sequence[str] | None = None,
-        task: Task = "single_label",
+        task: TaskLike = DEFAULT_TASK,
         valid_fraction: float = 0.2,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augment = "standard",
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
+        **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
         """Images (paths, PIL images, arrays or tensors) with one class name each; or, as task
         says, a list of names each, or a number or a list of numbers.
 
         is_valid: which of them are for validation; without it the split is random. classes: the
         names in the order of the model's outputs, by default sorted; of a regression the targets'.
+        options: see `ImageSettings`.
         """
-        parts = sources.from_marked(
-            images, labels, is_valid, valid_fraction, seed, classes=classes, task=check_task(task)
+        examples = from_marked(
+            images,
+            labels,
+            is_valid,
+            valid_fraction,
+            ImageSettings(**options).seed,
+            classes=classes,
+            task=task,
         )
-        return cls(
-            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
-            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes,
-        )  # fmt: skip
+        return cls(*examples, **options)
 
     @classmethod
+    @takes_options(ImageSettings)
     def from_name(
         cls,
         files: str | Path | Sequence[str | Path],
@@ -211,37 +251,33 @@ class ImageDataLoaders(ImageLoaders):
         *,
         is_valid: Callable[[Path], bool] | None = None,
         classes: Sequence[str] | None = None,
-        task: Task = "single_label",
+        task: TaskLike = DEFAULT_TASK,
         valid_fraction: float = 0.2,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augment = "standard",
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
+        **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
         """Images with labels in their names: files, or all in and below a folder.
 
         pattern: a regular expression whose one group is the label, searched in the file's name:
         `r"^(.+)_\\d+"` for "tabby_12.jpg"; or a function of the path that gives the label.
         is_valid: a function of the path; without it the split is random. classes: see `from_lists`.
+        options: see `ImageSettings`.
         """
         items, labels = from_names(files, pattern)
         marks = None if is_valid is None else [is_valid(Path(item)) for item in items]
-        parts = sources.from_marked(
-            items, labels, marks, valid_fraction, seed, classes=classes, task=check_task(task)
+        examples = from_marked(
+            items,
+            labels,
+            marks,
+            valid_fraction,
+            ImageSettings(**options).seed,
+            classes=classes,
+            task=task,
         )
         folders = [Path(files)] if isinstance(files, str | Path) else []
-        return cls(
-            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
-            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes, folders=folders,
-        )  # fmt: skip
+        return cls(*examples, folders=folders, **options)
 
     @classmethod
+    @takes_options(ImageSettings)
     def from_dataset(
         cls,
         train: ImageDataset,
@@ -251,36 +287,170 @@ class ImageDataLoaders(ImageLoaders):
         image_column: str | None = None,
         label_column: str | None = None,
         valid_fraction: float = 0.2,
-        image_size: int | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
-        augment: Augment = "standard",
-        resize: Resize = "crop",
-        on_error: OnError = "raise",
-        workers: int | None = None,
-        cache_folder: str | Path | None = None,
-        cache_gigabytes: float = 20.0,
+        **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
         """Data sets of (image, class index), as torchvision's are, without a transform; or of rows
         with an image and a class index or name, as those of Hugging Face.
 
         classes: names, by default the data set's own. Without `valid` the split is random.
         image_column, label_column: of rows, where their types don't tell. Images are read when
-        they are needed, labels at once.
+        they are needed, labels at once. options: see `ImageSettings`.
         """
-        columns = image_column, label_column
-        examples = datasets.from_dataset(train, classes, *columns)
+        whole = datasets.from_dataset(train, classes, image_column, label_column)
         if valid is None:
-            parts = examples.split(valid_fraction, seed)
-        else:
-            own = datasets.classes_of(valid) if classes is None else classes
-            has_names = isinstance(getattr(valid, "features", None), dict)
-            found = datasets.from_dataset(
-                valid, examples.classes if own is None and not has_names else own, *columns
+            examples = whole.split(valid_fraction, ImageSettings(**options).seed)
+            return cls(*examples, **options)
+        valid_classes = datasets.classes_of(valid) if classes is None else classes
+        has_named_columns = isinstance(getattr(valid, "features", None), dict)
+        if valid_classes is None and not has_named_columns:
+            valid_classes = whole.classes
+        valid_examples = datasets.from_dataset(valid, valid_classes, image_column, label_column)
+        return cls(whole, datasets.in_classes(valid_examples, whole.classes), **options)
+
+    # --- how images become batches
+
+    def _use(self, pipeline: ImagePipeline) -> None:
+        """Makes loaders of this pipeline's images; caches are kept for each way of presizing."""
+        self.pipeline = pipeline
+        presizing = pipeline.preprocessing.without_normalisation()
+        train, valid = self.train_examples, self.valid_examples
+        if presizing not in self._caches:
+            self._caches[presizing] = (
+                pipeline.cache(train.items, others=valid.items),
+                pipeline.cache(valid.items, others=train.items),
             )
-            parts = (examples, datasets.in_classes(found, examples.classes))
-        return cls(
-            *parts, image_size=image_size, batch_size=batch_size, seed=seed, augment=augment,
-            resize=resize, on_error=on_error, workers=workers, cache_folder=cache_folder,
-            cache_gigabytes=cache_gigabytes,
-        )  # fmt: skip
+        train_cache, valid_cache = self._caches[presizing]
+        super().__init__(
+            ImageLoader(train, train_cache, self.batch_size, shuffle=True),
+            # no gradients are kept, so that twice as many fit
+            ImageLoader(valid, valid_cache, 2 * self.batch_size, shuffle=False),
+            seed=self.seed,
+            classes=train.classes,
+            task=train.task,
+        )
+
+    def _skip_unreadable(self) -> None:
+        """Leaves out the examples whose image can't be read, with a warning that lists them.
+
+        Raises ValueError where a class would be left without a training image.
+        """
+        caches = (self.train.cache, self.valid.cache)
+        errors: list[ImageError] = []
+        readable = []
+        for cache in caches:
+            error_of = dict(cache.unreadable())
+            errors.extend(error_of.values())
+            numbers = [number for number in range(len(cache.items)) if number not in error_of]
+            readable.append(torch.tensor(numbers, dtype=torch.int64))
+        if not errors:
+            return
+        train = self.train_examples.select(readable[0])
+        before, after = self.train_examples.counts(), train.counts()
+        lost_a_class = any(now == 0 < was for was, now in zip(before, after, strict=True))
+        if lost_a_class or not len(train):
+            raise ValueError(
+                f"a class is left without a readable training image; first: {errors[0]}"
+            )
+        self.skipped = tuple(errors)
+        self.train_examples = train
+        self.valid_examples = self.valid_examples.select(readable[1])
+        presizing = self.preprocessing.without_normalisation()
+        self._caches[presizing] = (
+            caches[0].select(readable[0]),
+            caches[1].select(readable[1]),
+        )
+        self._use(self.pipeline)
+        listed = "\n".join(f"  {error}" for error in errors[:_ERRORS_LISTED])
+        if len(errors) > _ERRORS_LISTED:
+            listed += f"\n  and {len(errors) - _ERRORS_LISTED} more, see .skipped"
+        warnings.warn(f"left out {len(errors)} unreadable images:\n{listed}", stacklevel=6)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The deterministic way of an image into the model."""
+        return self.pipeline.preprocessing
+
+    def for_backbone(
+        self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> "Self":
+        """The same images, normalised for a backbone, and in its size unless one was given."""
+        preprocessing = replace(
+            self.preprocessing, image_size=self.image_size or image_size, mean=mean, std=std
+        )
+        loaders = copy.copy(self)
+        loaders._use(self.pipeline.with_preprocessing(preprocessing))
+        return loaders
+
+    def prepare(self, batch: Batch, view: int | None) -> Batch:
+        return self.pipeline.prepare(batch, view)
+
+    def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:
+        return self.pipeline.inputs(items, device)
+
+    @property
+    def has_views(self) -> bool:
+        return self.pipeline.has_views
+
+    def displayable(self, inputs: Tensor) -> Any:
+        return self.pipeline.displayable(inputs)
+
+    def describe_inputs(self) -> dict[str, Any]:
+        return self.pipeline.describe()
+
+    def class_counts(self) -> dict[str, dict[str, Any]]:
+        counts = {}
+        for part, examples in (("train", self.train_examples), ("valid", self.valid_examples)):
+            by_class = dict(zip(examples.classes, examples.counts(), strict=False))
+            counts[part] = {"images": len(examples), "classes": by_class}
+        return counts
+
+    def test_loader(
+        self, items: str | Path | Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> UnlabelledLoader:
+        """Images without labels in batches, preprocessed as those for validation are.
+
+        items: a folder, or paths, PIL images, arrays and tensors. `for batch in loader` gives
+        batches whose inputs go straight into a model. Take it from `learner.data`, which knows the
+        size and the normalisation of the learner's backbone.
+        """
+        examples = without_labels(items, self.classes, self.task)
+        cache = self.pipeline.cache(examples.items)
+        return UnlabelledLoader(examples, cache, batch_size or 2 * self.batch_size, self.prepare)
+
+    # --- look at the data
+
+    def show_batch(self, count: int = 12, *, epoch: int = 0, columns: int = 6) -> "Figure":
+        """The first training images of an epoch, augmented as the model sees them, with labels.
+
+        The same images for the same seed and epoch.
+        """
+        if count < 1 or columns < 1:
+            raise ValueError(f"count and columns must be positive, got {count} and {columns}")
+        numbers = torch.cat(self.train.order(self.seed, epoch))[:count]
+        with closing(self.train.fetch([numbers])) as batches:
+            batch = self.prepare(next(batches), epoch)
+        labels = self.train_examples.select(numbers).texts()
+        return plot_images(self.displayable(batch.inputs), labels, columns=columns)
+
+    def summary(self, *, decode: bool = False) -> DataSummary:
+        """What there is: classes, sizes, formats, unreadable files, duplicates and leaks.
+
+        Reads the headers of all files, and the bytes of those that have the same size as another.
+        decode: look for unreadable files by decoding each one, which takes as long as an epoch.
+        """
+        return summarise(
+            self.train_examples,
+            self.valid_examples,
+            folders=self.folders,
+            skipped=self.skipped,
+            decode=decode,
+            workers=self.pipeline.workers,
+        )
+
+    def __repr__(self) -> str:
+        names = self.task.name_is if len(self.classes) == 1 else self.task.names_are
+        return (
+            f"{type(self).__name__}({len(self.train_examples)} training and "
+            f"{len(self.valid_examples)} validation images, {len(self.classes)} {names}, "
+            f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
+        )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.randomness import key, seed_everything
-from finetune.tasks.task import Task, check_task
+from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,31 @@ class IndexedLoader(EpochLoader, Protocol):
         ...
 
 
+class InputPipeline(Protocol):
+    """How examples become a model's inputs, apart from where they come from.
+
+    seed: of every random decision. has_views: whether random views of an example differ.
+    """
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def has_views(self) -> bool: ...
+
+    def prepare(self, batch: Batch, view: int | None) -> Batch:
+        """What is left to do on the device; see `DataLoaders.prepare`."""
+        ...
+
+    def inputs(self, items: Sequence[Any], device: torch.device) -> Any:
+        """A batch of model inputs from single items without batch dimension."""
+        ...
+
+    def displayable(self, inputs: Tensor) -> Any:
+        """Model inputs [B, C, H, W] for a person to look at: an array [B, H, W, C] in [0, 1]."""
+        ...
+
+
 class TorchLoader:
     """Repeatable epochs of a torch DataLoader, or any sized iterable of (inputs, targets).
 
@@ -190,8 +215,9 @@ class DataLoaders:
 
     train, valid: torch DataLoaders, other sized iterables of (inputs, targets), or EpochLoaders.
     classes: names of the classes in the order of the model's outputs, if there are any. task:
-    what targets are: one class, as int64 [B]; several ("multi_label"), as float32 [B, C] of 0 and
-    1; or numbers ("regression"), as float32 [B, K], whose names `classes` are.
+    what targets are, by name or as a `Task`: one class, as int64 [B]; several (task="multi_label"),
+    as float32 [B, C] of 0 and 1; or numbers (task="regression"), as float32 [B, K], whose names
+    `classes` are.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> pairs = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
@@ -207,12 +233,12 @@ class DataLoaders:
         *,
         seed: int = 0,
         classes: Sequence[str] | None = None,
-        task: Task = "single_label",
+        task: TaskLike = DEFAULT_TASK,
     ) -> None:
         self.train = _epoch_loader(train)
         self.valid = None if valid is None else _epoch_loader(valid)
         self.seed = seed
-        self.task = check_task(task)
+        self.task = resolve_task(task)
         self.classes = None if classes is None else tuple(classes)
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
@@ -228,6 +254,22 @@ class DataLoaders:
     def inputs(self, items: Sequence[Any], device: torch.device) -> Any:
         """A batch of model inputs for prediction from single inputs without batch dimension."""
         return torch.stack([torch.as_tensor(item) for item in items]).to(device)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether `prepare` makes random views of an example that differ."""
+        return type(self).prepare is not DataLoaders.prepare
+
+    def displayable(self, inputs: Tensor) -> Any:
+        """Model inputs [B, C, H, W] for a person to look at: an array [B, H, W, C] in [0, 1].
+
+        How they were normalised is not known here, so each goes from its darkest to its brightest.
+        """
+        images = inputs.float().cpu()
+        darkest = images.amin(dim=(1, 2, 3), keepdim=True)
+        brightest = images.amax(dim=(1, 2, 3), keepdim=True)
+        scaled = (images - darkest) / (brightest - darkest).clamp_min(1e-6)
+        return scaled.clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
     def describe_inputs(self) -> dict[str, Any] | None:
         """The preprocessing as plain data, if `inputs` can be rebuilt from it elsewhere."""

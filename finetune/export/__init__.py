@@ -2,49 +2,39 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from finetune.export import graphs, placing, weights
-from finetune.export.formats import (
-    CARD,
-    DESCRIPTION,
-    FILES,
-    WEIGHTS,
-    Format,
-    check_formats,
-    describe_formats,
-)
+from finetune.export.description import FORMAT, VERSION, ModelDescription
+from finetune.export.formats import CARD, DESCRIPTION, FILES, WEIGHTS, Format, check_formats
 
 __all__ = [
     "Format",
+    "ModelDescription",
     "check_formats",
-    "describe_formats",
     "read_description",
     "read_weights",
     "write",
 ]
 
-FORMAT, VERSION = "finetune model", 3
-
 
 def write(
     folder: Path,
     model: nn.Module,
-    description: dict[str, Any],
+    description: ModelDescription,
     *,
-    formats: Sequence[Format] = ("safetensors",),
     card: str = "",
     overwrite: bool = False,
 ) -> None:
     """Writes model, description and card; the folder appears whole or not at all.
 
-    card: the text of its README.md; empty: none. Raises FileExistsError for a folder with something
-    in it, unless it is an exported model that is to be overwritten; what is not ours is never
-    removed. A link to a folder stays, a mount point is filled.
+    The formats are those of the description. card: the text of its README.md; empty: none. Raises
+    FileExistsError for a folder with something in it, unless it is an exported model that is to be
+    overwritten; what is not ours is never removed. A link to a folder stays, a mount point is
+    filled.
     """
     folder = folder.resolve()
     placing.check_free(folder, overwrite)
@@ -52,41 +42,61 @@ def write(
     temporary = placing.temporary_for(folder)
     try:
         temporary.mkdir()
-        text = json.dumps({"format": FORMAT, "version": VERSION, **description}, indent=2)
+        text = json.dumps(description.to_dict(), indent=2)
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
-        if "safetensors" in formats:
-            weights.save(model, temporary / WEIGHTS, weights.classifier_of(description))
-            mode = (temporary / DESCRIPTION).stat().st_mode
-            (temporary / WEIGHTS).chmod(mode)  # safetensors writes for the owner only
-        graphs.write(temporary, model, description, formats)
+        if "safetensors" in description.formats:
+            classifier = weights.classifier_of(description.architecture)
+            weights.save(model, temporary / WEIGHTS, classifier)
+            # safetensors writes for the owner only
+            (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)
+        graphs.write(temporary, model, description)
         placing.check_free(folder, overwrite)  # minutes may have passed
         placing.place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """The description. Raises FileNotFoundError, or ValueError for what is no exported model."""
+def read_description(folder: Path) -> ModelDescription:
+    """The description of an exported model with weights.
+
+    Raises FileNotFoundError, or ValueError for what is no exported model, or a damaged one.
+    """
+    content = _read_json(folder)
+    try:
+        return ModelDescription.from_dict(content)
+    except KeyError as error:
+        raise ValueError(f"{str(folder / DESCRIPTION)!r} has no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(folder / DESCRIPTION)!r} can't be used: {error}") from error
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
     if not (folder / DESCRIPTION).is_file():
         raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {DESCRIPTION}")
     if not (folder / WEIGHTS).is_file():
-        there = [name for name, file in FILES.items() if (folder / file).is_file()]
-        hint = f"; it was exported as {' and '.join(there)} without 'safetensors'" if there else ""
+        graph_formats = [name for name, file in FILES.items() if (folder / file).is_file()]
+        hint = ""
+        if graph_formats:
+            hint = f"; it was exported as {' and '.join(graph_formats)} without 'safetensors'"
         raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {WEIGHTS}{hint}")
+    file = str(folder / DESCRIPTION)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{str(folder / DESCRIPTION)!r} is not valid JSON: {error}") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ValueError(f"{str(folder / DESCRIPTION)!r} does not describe a finetune model")
-    if description["version"] > VERSION:
+        raise ValueError(f"{file!r} is not valid JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file!r} does not describe a finetune model")
+    version = content.get("version")
+    if not isinstance(version, int):
+        raise ValueError(f"{file!r} has no format version, a whole number, but {version!r}")
+    if version > VERSION:
         raise ValueError(
-            f"{str(folder)!r} has format version {description['version']}, this finetune reads "
+            f"{str(folder)!r} has format version {version}, this finetune reads "
             f"up to {VERSION}; update finetune"
         )
-    return description
+    return content
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:

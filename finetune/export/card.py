@@ -1,20 +1,22 @@
-"""The model card: what is known of a model, and how to use it, as Markdown from plain data."""
+"""The model card: what is known of a model, and how to use it, as Markdown."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
 from finetune.export import recipes
+from finetune.export.description import ModelDescription, TrainingRecord
+from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
+from finetune.tables import Column, Table
 from finetune.wording import number
 
 MOST_CLASSES = 100
 """So many have a row of their own; all of them are in model.json."""
 
-_PARTS = {"train": "training images", "valid": "validation images"}
+_PART_NAMES = {"train": "training images", "valid": "validation images"}
 
 
-def model_card(description: dict[str, Any], source: str) -> str:
+def model_card(description: ModelDescription, source: str) -> str:
     """The README.md of an exported model: facts from its description, and code that loads it.
 
     source: Python that makes `backbone` and `head`.
@@ -24,141 +26,141 @@ def model_card(description: dict[str, Any], source: str) -> str:
         _summary(description),
         _data(description),
         _results(description),
-        _training(description.get("training", {})),
-        _inputs(description["preprocessing"]),
+        _training(description.training),
+        _inputs(description),
         recipes.usage(description, source),
         _limits(description),
-        _versions(description["versions"]),
+        _versions(description),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(description: dict[str, Any]) -> str:
-    in_timm = not description["architecture"]["backbone"].startswith("torchvision/")
-    library = "timm" if in_timm else "torchvision"
+def _front_matter(description: ModelDescription) -> str:
+    in_torchvision = description.architecture.backbone.startswith(TORCHVISION_PREFIX)
+    library = "torchvision" if in_torchvision else "timm"
     front: dict[str, Any] = {
         "library_name": library,
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", library, "finetune"],
         "license": "unknown",
     }
-    metrics = [name for name in description.get("validation", {}) if name != "loss"]
+    metrics = [name for name in description.validation if name != "loss"]
     if metrics:
         front["metrics"] = metrics
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
 
 
-def _summary(description: dict[str, Any]) -> str:
-    made, versions = description["architecture"], description["versions"]
-    size = made["image_size"]
-    kind, what = "An image classifier", "classes"
-    if description.get("task") == "regression":
-        kind, what = "A regression on images", "targets"
+def _summary(description: ModelDescription) -> str:
+    made, task = description.architecture, description.task
+    version = description.versions.get("finetune-vision", "unknown")
     return (
-        f"# {made['backbone']}, {len(description['classes'])} {what}\n\n"
-        f"{kind}: the backbone `{made['backbone']}` with a head of kind "
-        f"`{made['head']}` (dropout {made['dropout']}), made with finetune "
-        f"{versions['finetune-vision']}. It takes RGB images of {size} x {size} pixels."
+        f"# {made.backbone}, {len(description.classes)} {task.names_are}\n\n"
+        f"{task.card.model_kind}: the backbone `{made.backbone}` with a head of kind "
+        f"`{made.head}` (dropout {made.dropout}), made with finetune {version}. "
+        f"It takes RGB images of {made.image_size} x {made.image_size} pixels."
     )
 
 
-def _data(description: dict[str, Any]) -> str:
-    counts, classes = description.get("data", {}), description["classes"]
-    said = " and ".join(f"{own['images']:,} {_PARTS[part]}" for part, own in counts.items())
-    if description.get("task") == "regression":
-        return f"## Data\n\n{said}. Targets: {', '.join(classes)}."
-    by_class = [own["classes"] for own in counts.values()]
-    rows = [[name, *(own.get(name, 0) for own in by_class)] for name in classes]
-    shown = table(["class", *(_PARTS[part] for part in counts)], rows[:MOST_CLASSES])
-    left = len(rows) - MOST_CLASSES
-    more = f"\n\nand {left:,} more, in `model.json`." if left > 0 else ""
-    return "## Data\n\n" + (f"{said}.\n\n" if said else "") + shown + more
+def _data(description: ModelDescription) -> str:
+    counts = description.data
+    totals = " and ".join(
+        f"{part_counts.images:,} {_PART_NAMES[part]}" for part, part_counts in counts.items()
+    )
+    if not any(part_counts.classes for part_counts in counts.values()):
+        names = ", ".join(description.classes[:MOST_CLASSES])
+        if len(description.classes) > MOST_CLASSES:
+            names += ", ..."
+        sentences = [f"{description.task.names_are.capitalize()}: {names}."]
+        if totals:
+            sentences.insert(0, f"{totals}.")
+        return "## Data\n\n" + " ".join(sentences)
+    rows = []
+    for name in description.classes[:MOST_CLASSES]:
+        cells = [f"{part_counts.classes.get(name, 0):,}" for part_counts in counts.values()]
+        rows.append([name, *cells])
+    header = ["class", *(_PART_NAMES[part] for part in counts)]
+    section = f"## Data\n\n{totals}.\n\n" + Table.of(header, rows).markdown()
+    more = len(description.classes) - MOST_CLASSES
+    if more > 0:
+        section += f"\n\nand {more:,} more, in `model.json`."
+    return section
 
 
-def _results(description: dict[str, Any]) -> str:
-    results = description.get("validation", {})
-    if not results:
+def _results(description: ModelDescription) -> str:
+    if not description.validation:
         return "## Validation\n\nThese weights, as they are, were not validated."
-    count = description.get("data", {}).get("valid", {}).get("images", 0)
-    on = f"On the {count} validation images" if count else "On the validation data"
-    cells = table(
-        ["metric", "value"],
-        [[n, "unknown" if v is None else number(v)] for n, v in results.items()],
-    )
-    return f"## Validation\n\n{on}, after the last epoch:\n\n{cells}"
+    data_name = "On the validation data"
+    if "valid" in description.data:
+        data_name = f"On the {description.data['valid'].images} validation images"
+    rows = []
+    for name, value in description.validation.items():
+        rows.append([name, "unknown" if value is None else number(value)])
+    table = Table.of(["metric", "value"], rows).markdown()
+    return f"## Validation\n\n{data_name}, after the last epoch:\n\n{table}"
 
 
-def _training(training: dict[str, Any]) -> str:
-    phases, groups = training.get("phases", []), training.get("groups", [])
-    if not phases:
+def _training(training: TrainingRecord | None) -> str:
+    if training is None or not training.phases:
         return "## Training\n\nThe model was exported without any training by this learner."
-    names = [group["name"] for group in groups]
-    rows = [
-        [
-            phase["name"],
-            phase["epochs"],
-            ", ".join(phase["frozen"]) or "none",
-            ", ".join(
-                f"{name} {rate:.3g}"
-                for name, rate in zip(names, phase["peak_lr"], strict=True)
-                if name not in phase["frozen"]
-            ),
+    group_names = [group.name for group in training.groups]
+    phase_rows = []
+    for phase in training.phases:
+        rates = [
+            f"{name} {rate:.3g}"
+            for name, rate in zip(group_names, phase.peak_lr, strict=True)
+            if name not in phase.frozen
         ]
-        for phase in phases
+        frozen = ", ".join(phase.frozen) or "none"
+        phase_rows.append([phase.name, str(phase.epochs), frozen, ", ".join(rates)])
+    phase_columns = [
+        Column("phase", words=True),
+        Column("epochs"),
+        Column("frozen groups", words=True),
+        Column("peak learning rates", words=True),
     ]
-    plan = table(["phase", "epochs", "frozen groups", "peak learning rates"], rows)
-    cells = [[g["name"], g["parameters"], g["optimizer"], g["weight_decay"]] for g in groups]
-    parts = table(["layer group", "parameters", "optimizer", "weight decay"], cells)
-    return f"## Training\n\n{plan}\n\n{parts}\n\nSeed {training['seed']}."
+    phases = Table(phase_columns, phase_rows).markdown()
+    group_rows = [
+        [group.name, f"{group.parameters:,}", group.optimizer, str(group.weight_decay)]
+        for group in training.groups
+    ]
+    group_columns = [
+        Column("layer group", words=True),
+        Column("parameters"),
+        Column("optimizer", words=True),
+        Column("weight decay"),
+    ]
+    groups = Table(group_columns, group_rows).markdown()
+    return f"## Training\n\n{phases}\n\n{groups}\n\nSeed {training.seed}."
 
 
-def _inputs(preprocessing: dict[str, Any]) -> str:
-    steps = "\n".join(f"{i}. {step}" for i, step in enumerate(preprocessing["steps"], start=1))
-    values = f"mean {preprocessing['mean']}, std {preprocessing['std']}"
-    return f"## Preprocessing\n\n{steps}\n\nChannels are red, green, blue: {values}."
+def _inputs(description: ModelDescription) -> str:
+    preprocessing = description.preprocessing
+    steps = [f"{i}. {step}" for i, step in enumerate(preprocessing.steps(), start=1)]
+    values = f"mean {list(preprocessing.mean)}, std {list(preprocessing.std)}"
+    listed = "\n".join(steps)
+    return f"## Preprocessing\n\n{listed}\n\nChannels are red, green, blue: {values}."
 
 
-def _limits(description: dict[str, Any]) -> str:
-    counts = description.get("data", {})
-    lines = []
-    if description.get("task", "single_label") == "single_label":
-        lines.append("It answers with one of its classes for any image, also for one of none.")
-    if counts:
-        train, valid = (counts[part]["images"] for part in ("train", "valid"))
-        line = f"There were {train:,} training images and {valid:,} for validation"
-        by_class = counts["valid"]["classes"]
-        if by_class:
-            rarest = min(by_class, key=by_class.__getitem__)
-            line += f", of which {by_class[rarest]:,} of the rarest class, {rarest}"
+def _limits(description: ModelDescription) -> str:
+    lines = list(description.task.card.limits)
+    if {"train", "valid"} <= description.data.keys():
+        train, valid = description.data["train"], description.data["valid"]
+        line = f"There were {train.images:,} training images and {valid.images:,} for validation"
+        if valid.classes:
+            rarest = min(valid.classes, key=valid.classes.__getitem__)
+            line += f", of which {valid.classes[rarest]:,} of the rarest class, {rarest}"
         lines.append(f"{line}.")
-    if description.get("validation"):
+    if description.validation:
         lines += [
             "The figures above are of its validation images; images from another camera, place "
             "or time may give other ones.",
             "Where settings or a checkpoint were chosen by these figures, they are too good.",
         ]
+    if not lines:
+        return ""
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _versions(versions: dict[str, str]) -> str:
-    return "## Versions\n\n" + table(["package", "version"], map(list, versions.items()))
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table.
-
-    >>> print(table(["class", "images"], [["red", 1200]]))
-    | class | images |
-    |---|---|
-    | red | 1,200 |
-    """
-    lines = [list(heads), ["---"] * len(heads)]
-    lines += [[_cell(value) for value in row] for row in rows]
-    joined = [f"| {' | '.join(line)} |" for line in lines]
-    joined[1] = joined[1].replace(" ", "")
-    return "\n".join(joined)
-
-
-def _cell(value: object) -> str:
-    shown = f"{value:,}" if isinstance(value, int) else str(value)
-    return " ".join(shown.split()).replace("|", "\\|")
+def _versions(description: ModelDescription) -> str:
+    rows = [[name, version] for name, version in description.versions.items()]
+    return "## Versions\n\n" + Table.of(["package", "version"], rows, words=2).markdown()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-from finetune.tasks.task import Task
+from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
 Format: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
@@ -20,7 +20,7 @@ ONNX_DATA = "model.onnx.data"
 OWN_FILES = frozenset({DESCRIPTION, CARD, ONNX_DATA, *FILES.values()})
 
 
-def check_formats(given: Format | Sequence[Format]) -> tuple[Format, ...]:
+def check_formats(formats: Format | Sequence[Format]) -> tuple[Format, ...]:
     """One format or several, each once, in the order of `FILES`.
 
     Raises ValueError for an unknown one or none, ModuleNotFoundError where a library is missing.
@@ -28,7 +28,7 @@ def check_formats(given: Format | Sequence[Format]) -> tuple[Format, ...]:
     >>> check_formats(["onnx", "safetensors"])
     ('safetensors', 'onnx')
     """
-    names = [given] if isinstance(given, str) else list(given)
+    names = [formats] if isinstance(formats, str) else list(formats)
     for name in names:
         if name not in get_args(Format):
             hint = did_you_mean(str(name), get_args(Format))
@@ -41,25 +41,23 @@ def check_formats(given: Format | Sequence[Format]) -> tuple[Format, ...]:
 
 
 def describe_formats(
-    formats: Sequence[Format], image_size: int, task: Task = "single_label"
+    formats: Sequence[Format], image_size: int, task: Task = DEFAULT_TASK
 ) -> dict[str, Any]:
     """What goes in and comes out, by format, as plain data."""
-    shape = ["batch", 3, image_size, image_size]
-    graph = "values" if task == "regression" else "probabilities"
-    raw = "values" if task == "regression" else "logits"
-    return {
-        name: {
+    described: dict[str, Any] = {}
+    for name in formats:
+        is_graph = name != "safetensors"  # graphs normalise by themselves, and have the activation
+        described[name] = {
             "file": FILES[name],
             "input": {
                 "name": "images",
                 "dtype": "float32",
-                "shape": shape,
-                "is": "normalised RGB" if name == "safetensors" else "RGB in [0, 1]",
+                "shape": ["batch", 3, image_size, image_size],
+                "is": "RGB in [0, 1]" if is_graph else "normalised RGB",
             },
-            "output": raw if name == "safetensors" else graph,
+            "output": task.card.outputs if is_graph else task.card.raw_outputs,
         }
-        for name in formats
-    }
+    return described
 
 
 def _check_onnx() -> None:

@@ -4,7 +4,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -12,90 +12,71 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.export.formats import FILES, Format
+from finetune.export.description import ModelDescription
+from finetune.export.formats import FILES
 from finetune.randomness import generator, isolated
-from finetune.tasks.task import Task
 
 TOLERANCE = 1e-4
 """How far a graph's probabilities may be from the model's; rounding is about 1e-6."""
 
 _LARGEST_FILE = 1_900_000_000  # protobuf can't hold 2 GB
-_ACTIVATIONS: dict[Task, nn.Module] = {
-    "single_label": nn.Softmax(dim=1),
-    "multi_label": nn.Sigmoid(),
-    "regression": nn.Identity(),
-}
 
 
 class Served(nn.Module):
     """RGB in [0, 1], float32 [B, 3, S, S] -> probabilities [B, C]: the model with both its ends.
 
-    Of a regression, the values. The logits are divided by the temperature before.
+    Of a regression, the values.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        model: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        task: Task = "single_label",
-        temperature: float = 1.0,
-    ) -> None:
+    def __init__(self, model: nn.Module, description: ModelDescription) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        self.activation, self.temperature = _ACTIVATIONS[task], temperature
+        preprocessing = description.preprocessing
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
+        self.task = description.task
+        self.temperature = description.post_processing.temperature
 
     @classmethod
-    def from_description(cls, model: nn.Module, description: dict[str, Any]) -> "Served":
-        """A copy of the model on the CPU, ready to be traced."""
-        inputs = description["preprocessing"]
-        own = copy.deepcopy(model).to("cpu", torch.float32)
-        own = own.to(memory_format=torch.contiguous_format)
-        served = cls(
-            own,
-            inputs["mean"],
-            inputs["std"],
-            task=description.get("task", "single_label"),
-            temperature=description.get("temperature", 1.0),
-        )
+    def copy_of(cls, model: nn.Module, description: ModelDescription) -> "Served":
+        """With a copy of the model on the CPU, ready to be traced."""
+        copied = copy.deepcopy(model).to("cpu", torch.float32)
+        copied = copied.to(memory_format=torch.contiguous_format)
+        served = cls(copied, description)
         served.eval().requires_grad_(False)
         return served
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model((images - self.mean) / self.std)
-        probabilities: Tensor = self.activation(logits / self.temperature)
-        return probabilities
+        outputs: Tensor = self.model((images - self.mean) / self.std)
+        return self.task.activation(outputs, self.temperature)
 
 
-def write(
-    folder: Path, model: nn.Module, description: dict[str, Any], formats: Sequence[Format]
-) -> None:
-    """The graphs among `formats`, each read back and compared with the model.
+def write(folder: Path, model: nn.Module, description: ModelDescription) -> None:
+    """The graphs among the formats, each read back and compared with the model.
 
     Raises RuntimeError for a model that can't be traced, or whose graph gives other numbers.
     """
-    wanted = [name for name in formats if name != "safetensors"]
-    if not wanted:
+    graph_formats = [name for name in description.formats if name != "safetensors"]
+    if not graph_formats:
         return
-    served = Served.from_description(model, description)
-    size = description["preprocessing"]["image_size"]
+    served = Served.copy_of(model, description)
+    size = description.preprocessing.image_size
     with isolated(), _quiet():
         with _explained("a graph"):
             program = _trace(served, size)
-        if "torch_export" in wanted:
+        if "torch_export" in graph_formats:
+            file = folder / FILES["torch_export"]
             with _explained("torch_export"):
-                torch.export.save(program, folder / FILES["torch_export"])
-                _check(served, size, _run_torch(folder / FILES["torch_export"]))
-        if "onnx" in wanted:
+                torch.export.save(program, file)
+                _check(served, size, _run_torch(file))
+        if "onnx" in graph_formats:
+            file = folder / FILES["onnx"]
             with _explained("onnx"):
-                _write_onnx(program, folder / FILES["onnx"])
-                _check(served, size, _run_onnx(folder / FILES["onnx"]))
+                _write_onnx(program, file)
+                _check(served, size, _run_onnx(file))
 
 
 def _trace(served: Served, size: int) -> torch.export.ExportedProgram:
@@ -134,9 +115,9 @@ def _run_onnx(file: Path) -> Any:
 def _check(served: Served, size: int, run: Any) -> None:
     for count in (1, 3):  # the batch was traced with 2
         images = torch.rand(count, 3, size, size, generator=generator(0, "export", count))
-        expected, found = served(images), run(images)
-        if not torch.allclose(expected, found, rtol=TOLERANCE, atol=TOLERANCE):
-            gap = float((expected - found).abs().max())
+        expected, outputs = served(images), run(images)
+        if not torch.allclose(expected, outputs, rtol=TOLERANCE, atol=TOLERANCE):
+            gap = float((expected - outputs).abs().max())
             raise ValueError(f"its outputs differ from the model's by up to {gap:.2g}")
 
 

@@ -1,9 +1,8 @@
 """Python for a model card: a model in each format, used without finetune."""
 
-from typing import Any
-
 from finetune.export import weights
-from finetune.export.formats import FILES
+from finetune.export.description import ModelDescription
+from finetune.export.formats import FILES, Format
 
 _RESIZE = {
     "crop": 'ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR)',
@@ -80,45 +79,12 @@ with torch.no_grad():
 """
 
 
-def usage(description: dict[str, Any], source: str) -> str:
-    """The section that says how to read an image, and how to load each format that is there.
+_FINETUNE = """\
+from finetune import load_learner
 
-    source: Python that makes `backbone` and `head`.
-    """
-    parts = [
-        "## Use\n\nRun in this folder. First read images, with Pillow and NumPy alone:",
-        _block(read_source(description)),
-    ]
-    in_timm = weights.classifier_of(description) is not None
-    for name in description["formats"]:
-        said = _IN_TIMM if name == "safetensors" and in_timm else _INTRODUCTIONS[name]
-        parts += [said, _block(load_source(name, description, source))]
-    text, code = _RESULTS[description.get("task", "single_label")]
-    parts += [text, _block(code)]
-    if "safetensors" in description["formats"]:
-        parts.append("With finetune, the whole of it, from anywhere:")
-        parts.append(_block("from finetune import load_learner\n\n" + _FINETUNE))
-    return "\n\n".join(parts)
+load_learner("path/to/this/folder").predict("photo.jpg")
+"""
 
-
-_RESULTS = {
-    "single_label": (
-        "`probabilities` is [batch, classes], in the order of the classes:",
-        'print(spec["classes"][probabilities[0].argmax()], probabilities[0].max())',
-    ),
-    "multi_label": (
-        "`probabilities` is [batch, classes], in the order of the classes; an image has those "
-        "above their thresholds:",
-        'limits = spec.get("thresholds") or {}\n'
-        'pairs = zip(spec["classes"], probabilities[0])\n'
-        "print([name for name, p in pairs if p >= limits.get(name, 0.5)])",
-    ),
-    "regression": (
-        "`probabilities` holds the values, [batch, targets], in the order of the targets:",
-        'print(dict(zip(spec["classes"], probabilities[0].tolist())))',
-    ),
-}
-_FINETUNE = 'load_learner("path/to/this/folder").predict("photo.jpg")'
 _IN_TIMM = (
     f"From `{FILES['safetensors']}`, with timm alone, in one line. The model takes normalised "
     "images and gives logits:"
@@ -133,38 +99,61 @@ _INTRODUCTIONS = {
 }
 
 
-def read_source(description: dict[str, Any]) -> str:
+def usage(description: ModelDescription, source: str) -> str:
+    """The section that says how to read an image, and how to load each format that is there.
+
+    source: Python that makes `backbone` and `head`.
+    """
+    parts = [
+        "## Use\n\nRun in this folder. First read images, with Pillow and NumPy alone:",
+        _block(read_source(description)),
+    ]
+    loads_in_timm = weights.classifier_of(description.architecture) is not None
+    for name in description.formats:
+        introduction = _INTRODUCTIONS[name]
+        if name == "safetensors" and loads_in_timm:
+            introduction = _IN_TIMM
+        parts += [introduction, _block(load_source(name, description, source))]
+    card = description.task.card
+    parts += [card.results, _block(card.results_code)]
+    if "safetensors" in description.formats:
+        parts += ["With finetune, the whole of it, from anywhere:", _block(_FINETUNE)]
+    return "\n\n".join(parts)
+
+
+def read_source(description: ModelDescription) -> str:
     """Python that defines `spec`, `read` and `images`, with Pillow and NumPy alone."""
-    return _READ.replace("{resize}", _RESIZE[description["preprocessing"]["resize"]])
+    return _READ.replace("{resize}", _RESIZE[description.preprocessing.resize])
 
 
-def load_source(name: str, description: dict[str, Any], source: str) -> str:
+def load_source(name: Format, description: ModelDescription, source: str) -> str:
     """Python from `images` to `probabilities` for one format."""
-    file = description["formats"][name]["file"]
+    file = FILES[name]
     if name == "onnx":
         return _ONNX.format(file=file)
     if name == "torch_export":
         return _TORCH_EXPORT.format(file=file)
     run = _RUN.format(activation=_activation(description))
-    if weights.classifier_of(description) is not None:
-        return _TIMM.format(model=weights.timm_source(description, file)) + run
+    if weights.classifier_of(description.architecture) is not None:
+        return _TIMM.format(model=weights.timm_source(description.architecture, file)) + run
     imports, _, parts = source.partition("\n\n")
     return _PARTS.format(imports=_sorted(imports.splitlines()), parts=parts, file=file) + run
 
 
 def _sorted(imports: list[str]) -> str:
+    """The imports of the backbone's source and ours, those of the standard library first."""
     lines = {*imports, "import torch", "from safetensors.torch import load_model"}
     lines.add("from collections import OrderedDict")
-    own = [line for line in lines if line.startswith(("from collections", "from functools"))]
-    others = sorted(lines - set(own), key=lambda line: (line.startswith("from"), line))
-    return "\n".join([*sorted(own), "", *others])
+    standard = [line for line in lines if line.startswith(("from collections", "from functools"))]
+    third_party = sorted(lines - set(standard), key=lambda line: (line.startswith("from"), line))
+    return "\n".join([*sorted(standard), "", *third_party])
 
 
-def _activation(description: dict[str, Any]) -> str:
-    temperature = description.get("temperature", 1.0)
-    scaled = "logits" if temperature == 1.0 else f"(logits / {temperature!r})"
-    kinds = {"single_label": f"{scaled}.softmax(dim=1)", "multi_label": f"{scaled}.sigmoid()"}
-    return kinds.get(description.get("task", "single_label"), scaled)
+def _activation(description: ModelDescription) -> str:
+    """Python that makes probabilities, or values, of `logits`."""
+    temperature = description.post_processing.temperature
+    logits = "logits" if temperature == 1 else f"(logits / {temperature!r})"
+    return description.task.card.activation.format(logits=logits, temperature=temperature)
 
 
 def _block(code: str) -> str:

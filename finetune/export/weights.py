@@ -10,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
+from finetune.models.classifier import Architecture
+from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.randomness import generator, isolated
 
 _CLASSIFIER = "timm_classifier"
@@ -37,27 +39,22 @@ def load(model: nn.Module, file: Path) -> None:
     model.load_state_dict({_to_ours(name, classifier): value for name, value in state.items()})
 
 
-def classifier_of(description: dict[str, Any]) -> str | None:
+def classifier_of(made: Architecture) -> str | None:
     """The layer of timm's own model, such as "fc", that the head is; None where it is none.
 
     It is one where the head is a Linear layer, without a scale, over the features that timm's own
     classifier gets.
     """
-    made = description.get("architecture", {})
-    if made.get("head") != "linear" or made.get("scaled"):
+    if made.head != "linear" or made.scaled or made.backbone.startswith(TORCHVISION_PREFIX):
         return None
-    if made["backbone"].startswith("torchvision/"):
-        return None
-    return _classifier(made["backbone"], made["classes"], made["image_size"])
+    return _classifier(made.backbone, made.classes, made.image_size)
 
 
-def timm_source(description: dict[str, Any], file: str) -> str:
+def timm_source(made: Architecture, file: str) -> str:
     """Python that makes timm's own model with the weights; for one with a `classifier_of`."""
-    made = description["architecture"]
-    options = _options(made["backbone"], made["image_size"])
-    given = {"num_classes": made["classes"], **options}
-    said = "".join(f", {name}={value}" for name, value in given.items())
-    return f'timm.create_model("{made["backbone"]}"{said}, checkpoint_path="{file}")'
+    options = {"num_classes": made.classes, **_options(made.backbone, made.image_size)}
+    arguments = "".join(f", {name}={value}" for name, value in options.items())
+    return f'timm.create_model("{made.backbone}"{arguments}, checkpoint_path="{file}")'
 
 
 @cache
@@ -75,12 +72,12 @@ def _classifier(backbone: str, classes: int, image_size: int) -> str | None:
         nn.init.normal_(linear.weight)  # zero in some, so that nothing would be compared
         try:
             missing, unexpected = whole.load_state_dict(alone.state_dict(), strict=False)
-            expected, found = linear(alone(images)), whole(images)
+            expected, outputs = linear(alone(images)), whole(images)
         except RuntimeError:  # shapes that do not fit: there is more between the two
             return None
     fits = not unexpected and set(missing) == {f"{name}.weight", f"{name}.bias"}
-    near = 1e-4 * float(expected.abs().max())
-    return name if fits and torch.allclose(expected, found, rtol=0, atol=near) else None
+    tolerance = 1e-4 * float(expected.abs().max())
+    return name if fits and torch.allclose(expected, outputs, rtol=0, atol=tolerance) else None
 
 
 def _options(backbone: str, image_size: int) -> dict[str, Any]:

@@ -7,20 +7,26 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from finetune.tasks.checks import dtype_and_shape
 from finetune.wording import did_you_mean
+
+LayoutKind: TypeAlias = Literal["first", "last", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the output of a layer is a map: channels first, channels last, or a row of tokens after
-    `prefix` others."""
+    """How the output of a layer is a map of the image.
 
-    kind: str
+    kind: "first": [B, C, H, W]; "last": [B, H, W, C]; "tokens": [B, prefix + H * W, C], a token for
+    each place after `prefix` others, such as the class token.
+    """
+
+    kind: LayoutKind
     prefix: int = 0
 
     def to_map(self, output: Tensor) -> Tensor:
@@ -43,62 +49,87 @@ class Layout:
 
 
 def layout_of(output: Any, prefix: int | None) -> Layout | None:
-    """None for what is no map of a square image. prefix: tokens in front, None: not known."""
+    """The layout of a layer's output; None for what is no map of a square image.
+
+    prefix: how many tokens stand in front of those of the image; None where it is not known.
+    """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
     if output.ndim == 4:
-        _, a, b, c = output.shape
-        if b == c and b > 1:
+        _, second, third, fourth = output.shape
+        if third == fourth and third > 1:
             return Layout("first")
-        return Layout("last") if a == b and a > 1 else None
-    if output.ndim != 3:
-        return None
-    count = output.shape[1]
-    own = count - math.isqrt(count) ** 2 if prefix is None else prefix
-    patches = count - own
-    return Layout("tokens", own) if patches > 1 and math.isqrt(patches) ** 2 == patches else None
+        if second == third and second > 1:
+            return Layout("last")
+    if output.ndim == 3:
+        count = output.shape[1]
+        if prefix is None:
+            prefix = count - math.isqrt(count) ** 2
+        patches = count - prefix
+        if patches > 1 and math.isqrt(patches) ** 2 == patches:
+            return Layout("tokens", prefix)
+    return None
+
+
+class _SeenLayer(NamedTuple):
+    path: str
+    module: nn.Module
+    output: Tensor
 
 
 def find_layer(model: nn.Module, backbone: nn.Module, inputs: Tensor, target: int) -> str:
-    """Path of the last layer whose map the score of the target still depends on, by place.
+    """Path of the last layer whose map the target's score still depends on, place by place.
 
-    Of transformers it is a norm: after the last attention only the class token counts. Raises
-    ValueError where there is none.
+    In a transformer that is a norm: after the last attention only the class token counts.
+    inputs: [1, 3, H, W], which need a gradient. Raises ValueError where there is no such layer.
     """
     prefix = getattr(backbone, "num_prefix_tokens", None)
-    seen: list[tuple[str, nn.Module, Tensor]] = []
-    named = [(name, m) for name, m in model.named_modules() if name.startswith("backbone")]
-    names = {m: name for name, m in named if not isinstance(m, nn.Identity)}
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        is_map = layout_of(output, prefix) is not None and output.requires_grad
-        if is_map and len(output) == len(inputs):  # not windows
-            seen.append((names[module], module, output))
-
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
-        score = model(inputs)[0, target]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    possible = [own for own in seen if _may_be(own[0], own[1], own[2])]
-    outputs = [output for *_, output in possible]
-    gradients = torch.autograd.grad(score, outputs, allow_unused=True) if outputs else ()
-    for (name, _, output), gradient in reversed(list(zip(possible, gradients, strict=True))):
-        layout = layout_of(output, prefix)
+    candidates, score = _run_and_watch(model, inputs, target, prefix)
+    outputs = [layer.output for layer in candidates]
+    gradients: tuple[Tensor | None, ...] = ()
+    if outputs:
+        gradients = torch.autograd.grad(score, outputs, allow_unused=True)
+    for layer, gradient in reversed(list(zip(candidates, gradients, strict=True))):
+        layout = layout_of(layer.output, prefix)
         if gradient is not None and layout is not None and layout.to_map(gradient).any():
-            return name
+            return layer.path
     raise ValueError(
         f"{type(backbone).__name__} has no layer whose outputs form a map of the image; name one "
         "with layer="
     )
 
 
-def _may_be(name: str, module: nn.Module, output: Tensor) -> bool:
+def _run_and_watch(
+    model: nn.Module, inputs: Tensor, target: int, prefix: int | None
+) -> tuple[list[_SeenLayer], Tensor]:
+    """The layers of the backbone that give a map, in the order of their calls; the score."""
+    path_of: dict[nn.Module, str] = {}
+    for path, module in model.named_modules():
+        if path.startswith("backbone") and not isinstance(module, nn.Identity):
+            path_of[module] = path
+    seen: list[_SeenLayer] = []
+
+    def watch(module: nn.Module, arguments: Any, output: Any) -> None:
+        if layout_of(output, prefix) is None or not output.requires_grad:
+            return
+        is_whole_image = len(output) == len(inputs)  # and no windows of it
+        if is_whole_image and _may_be_the_map(path_of[module], module, output):
+            seen.append(_SeenLayer(path_of[module], module, output))
+
+    hooks = [module.register_forward_hook(watch) for module in path_of]
+    try:
+        score = model(inputs)[0, target]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen, score
+
+
+def _may_be_the_map(path: str, module: nn.Module, output: Tensor) -> bool:
     if output.ndim == 3:
         return "norm" in type(module).__name__.lower()
     # tables of attention are square, too
-    return "attn" not in name and "attention" not in name
+    return "attn" not in path and "attention" not in path
 
 
 def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int) -> Tensor:
@@ -112,36 +143,38 @@ def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int) -> Tenso
         raise ModuleNotFoundError(
             "activation maps need captum; run pip install 'finetune-vision[explain]'"
         ) from None
-    module = dict(model.named_modules()).get(layer)
-    if module is None or not layer:
-        hint = did_you_mean(layer, [n for n, _ in model.named_modules() if n], count=3)
+    modules = {path: module for path, module in model.named_modules() if path}
+    if layer not in modules:
+        hint = did_you_mean(layer, modules, count=3)
         raise ValueError(f"the model has no layer {layer!r}; {hint}")
     backbone = dict(model.named_children()).get("backbone", model)
     prefix = getattr(backbone, "num_prefix_tokens", None)
-    with _probed(module, layer, prefix) as probe:
-        cam = LayerGradCam(model, probe).attribute(
+    with _map_probe(modules[layer], layer, prefix) as probe:
+        coarse = LayerGradCam(model, probe).attribute(
             inputs.requires_grad_(), target=target, relu_attributions=True
         )
-    size = inputs.shape[-2:]
-    values = nn.functional.interpolate(cam.detach().float(), size, mode="bilinear")[0, 0]
-    most = values.max()
-    return (values / most if most > 0 else values).clamp(0, 1).cpu()
+    image_size = inputs.shape[-2:]
+    values = nn.functional.interpolate(coarse.detach().float(), image_size, mode="bilinear")[0, 0]
+    highest = values.max()
+    if highest > 0:
+        values = values / highest
+    return values.clamp(0, 1).cpu()
 
 
 @contextmanager
-def _probed(module: nn.Module, name: str, prefix: int | None) -> Iterator[nn.Module]:
+def _map_probe(module: nn.Module, name: str, prefix: int | None) -> Iterator[nn.Module]:
     """A module that gets the layer's output as a map [B, C, H, W], for captum to look at."""
     probe = nn.Identity()
 
-    def through(module: nn.Module, args: Any, output: Any) -> Any:
+    def go_through_probe(module: nn.Module, arguments: Any, output: Any) -> Any:
         layout = layout_of(output, prefix)
         if layout is None:
-            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            shape = list(output.shape) if isinstance(output, Tensor) else dtype_and_shape(output)
             raise ValueError(f"layer {name!r} gives {shape}, which is no map of a square image")
         # cloned, since the next layer may work in place
         return layout.from_map(probe(layout.to_map(output)).clone(), output)
 
-    hook = module.register_forward_hook(through)
+    hook = module.register_forward_hook(go_through_probe)
     try:
         yield probe
     finally:

@@ -1,19 +1,19 @@
 """Pooled backbone features of every example: what the head sees."""
 
 import copy
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from finetune.data.loaders import EpochLoader
+from finetune.data.loaders import InputPipeline
+from finetune.inference.outputs import reading
 from finetune.inference.reading import Source
-from finetune.randomness import isolated
+from finetune.tasks.checks import dtype_and_shape
 from finetune.training.evaluation import run_through
-from finetune.training.runtime.folding import eval_mode
-from finetune.training.setup import Setup
+from finetune.training.runtime.runtime import Runtime
 
 BACKBONE = "backbone"
 
@@ -33,41 +33,52 @@ class Features:
         return f"Features({len(self):,} examples, {self.values.shape[1]:,} features)"
 
 
-def backbone_of(model: nn.Module, otherwise: str = "") -> nn.Module:
-    """Raises ValueError for a model that has none under this name. otherwise: another way out."""
-    found = dict(model.named_children()).get(BACKBONE)
-    if found is None:
+def backbone_of(model: nn.Module, other_way: str = "") -> nn.Module:
+    """The submodule "backbone". other_way: what else a user may do, for the error.
+
+    Raises ValueError for a model that has none under this name.
+    """
+    backbone = dict(model.named_children()).get(BACKBONE)
+    if backbone is None:
         raise ValueError(
             f"{type(model).__name__} has no submodule {BACKBONE!r} to take features of; name it "
-            f"so: nn.Sequential(OrderedDict(backbone=..., head=...)){otherwise}"
+            f"so: nn.Sequential(OrderedDict(backbone=..., head=...)){other_way}"
         )
-    return found
+    return backbone
 
 
 def compute_features(
-    setup: Setup, source: Source, weights: dict[str, Tensor] | None = None
+    model: nn.Module,
+    source: Source,
+    pipeline: InputPipeline,
+    runtime: Runtime,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Features:
-    """weights: parameters and buffers by their names in the model, in place of the present ones.
+    """model: in eval mode. weights: by their names in the model, in place of the present ones.
 
-    Raises ValueError for a model without a backbone, or one that gives no [B, F].
+    Raises ValueError for a model without a backbone, or one whose backbone gives no [B, F].
     """
-    backbone = backbone_of(setup.model)
+    backbone = backbone_of(model)
     if weights:
         backbone = copy.deepcopy(backbone)
-        start = f"{BACKBONE}."
-        own = {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
-        backbone.load_state_dict(own, strict=False)  # what is not in it stays
-    values, targets = _run(replace(setup, model=backbone), source.loader)
-    return Features(values, targets, tuple(source.items(len(values))))
-
-
-def _run(setup: Setup, loader: EpochLoader) -> tuple[Tensor, Tensor]:
-    found: list[tuple[Tensor, Any]] = []
-    with isolated(), eval_mode(setup.model), closing(run_through(setup, loader)) as batches:
-        for batch, outputs in batches:
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs)
-                raise ValueError(f"the backbone gives {shape}, not pooled features [B, F]")
-            found.append((outputs.cpu(), batch.targets.cpu()))
-    values, targets = zip(*found, strict=True)
-    return torch.cat(values), torch.cat(targets)
+        prefix = f"{BACKBONE}."
+        backbone_weights = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in weights.items()
+            if name.startswith(prefix)
+        }
+        backbone.load_state_dict(backbone_weights, strict=False)  # what is not in it stays
+    values: list[Tensor] = []
+    targets: list[Tensor] = []
+    batches = run_through(backbone, source.loader, pipeline, runtime)
+    with reading(source.loader), closing(batches):
+        for batch, features in batches:
+            if not isinstance(features, Tensor) or features.ndim != 2:
+                raise ValueError(
+                    f"the backbone gives {dtype_and_shape(features)}, not pooled features [B, F]"
+                )
+            values.append(features.cpu())
+            targets.append(batch.targets.cpu())
+    items = source.items(sum(map(len, values)))
+    return Features(torch.cat(values), torch.cat(targets), tuple(items))

@@ -15,26 +15,15 @@ from typing import Any, NamedTuple, TextIO, TypeAlias
 from torch import Tensor
 from tqdm.std import tqdm
 
-from finetune.data.examples import image_files
 from finetune.data.images.decode import ImageError
+from finetune.data.sources.folders import image_files
+from finetune.tasks import FilePrediction
 
 Files: TypeAlias = str | Path | Iterable[str | Path]
-_Images: TypeAlias = list[tuple[str, Future[Tensor]]]
+_Decoding: TypeAlias = list[tuple[str, Future[Tensor]]]
 
-
-class FilePrediction(NamedTuple):
-    """What is predicted for a file; of one that can't be read only `path` and `error` are known.
-
-    label: the class; of several, all that are above their thresholds with a comma between them;
-    None for a regression. probability: of the one class. probabilities: by class, or the values of
-    a regression by target.
-    """
-
-    path: str
-    label: str | None = None
-    probability: float | None = None
-    probabilities: dict[str, float] = {}  # noqa: RUF012 - nobody gets it to write to
-    error: str = ""
+_BATCHES_AHEAD = 3
+"""Batches of images in memory: one that is predicted, and those that are being decoded."""
 
 
 class Written(NamedTuple):
@@ -48,6 +37,7 @@ def predict_files(
     files: Files,
     read: Callable[[str], Tensor],
     predict: Callable[[Sequence[Tensor]], Sequence[Any]],
+    to_row: Callable[[str, Any], FilePrediction],
     *,
     batch_size: int = 64,
     progress: bool = True,
@@ -56,42 +46,43 @@ def predict_files(
     """A row for every file, in order, while the next ones are being decoded.
 
     files: a folder with images in and below it, or paths. read: path -> model input [1, ...].
-    predict: such inputs -> a `Prediction` each. Arguments are checked at once, images are read
-    when rows are asked for: no more than three batches of them are in memory.
+    predict: such inputs -> an answer each. to_row: path and answer -> row. Arguments are checked at
+    once, images are read when rows are asked for: no more than three batches of them are in memory.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
     paths = image_files(files) if isinstance(files, str | Path) else files
-    total = len(paths) if isinstance(paths, Sequence) else None
+    bar = _bar(len(paths) if isinstance(paths, Sequence) else None, progress)
     workers = workers or min(8, os.cpu_count() or 1)
-    return _predictions(paths, read, predict, batch_size, _bar(total, progress), workers)
+    return _predictions(paths, read, predict, to_row, batch_size, bar, workers)
 
 
 def _predictions(
     paths: Iterable[str | Path],
     read: Callable[[str], Tensor],
     predict: Callable[[Sequence[Tensor]], Sequence[Any]],
+    to_row: Callable[[str, Any], FilePrediction],
     batch_size: int,
-    bar: Callable[[], Any],
+    new_bar: Callable[[], Any],
     workers: int,
 ) -> Iterator[FilePrediction]:
-    with ThreadPoolExecutor(workers, thread_name_prefix="predict") as threads, bar() as shown:
+    with ThreadPoolExecutor(workers, thread_name_prefix="predict") as threads, new_bar() as bar:
         try:
             names = map(str, paths)
-            for batch in _ahead(names, lambda path: threads.submit(read, path), batch_size):
-                yield from _rows(batch, predict)
-                shown.update(len(batch))
+            for batch in _decoded_ahead(names, lambda path: threads.submit(read, path), batch_size):
+                yield from _rows(batch, predict, to_row)
+                bar.update(len(batch))
         finally:  # the caller may stop early
             threads.shutdown(cancel_futures=True)
 
 
-def _ahead(
+def _decoded_ahead(
     paths: Iterator[str], submit: Callable[[str], Future[Tensor]], batch_size: int
-) -> Iterator[_Images]:
-    """Batches in order; two more are under way while one is used."""
-    queue: deque[_Images] = deque()
+) -> Iterator[_Decoding]:
+    """Batches in order; while one is used, the next ones are under way."""
+    queue: deque[_Decoding] = deque()
     while True:
-        while len(queue) < 3 and (chunk := list(islice(paths, batch_size))):
+        while len(queue) < _BATCHES_AHEAD and (chunk := list(islice(paths, batch_size))):
             queue.append([(path, submit(path)) for path in chunk])
         if not queue:
             return
@@ -99,28 +90,22 @@ def _ahead(
 
 
 def _rows(
-    batch: _Images, predict: Callable[[Sequence[Tensor]], Sequence[Any]]
+    batch: _Decoding,
+    predict: Callable[[Sequence[Tensor]], Sequence[Any]],
+    to_row: Callable[[str, Any], FilePrediction],
 ) -> Iterator[FilePrediction]:
-    errors = {i: e for i, (_, f) in enumerate(batch) if (e := f.exception()) is not None}
-    for error in errors.values():
-        if not isinstance(error, ImageError):
+    """A row for each file of a batch; one that can't be read has an error and no prediction."""
+    errors = [future.exception() for _, future in batch]
+    for error in errors:
+        if error is not None and not isinstance(error, ImageError):
             raise error
-    images = [future.result() for i, (_, future) in enumerate(batch) if i not in errors]
-    found = iter(predict(images) if images else ())
-    for i, (path, _) in enumerate(batch):
-        if i in errors:
-            yield FilePrediction(path, error=str(getattr(errors[i], "reason", errors[i])))
+    readable = [future.result() for _, future in batch if future.exception() is None]
+    answers = iter(predict(readable) if readable else ())
+    for (path, _), error in zip(batch, errors, strict=True):
+        if isinstance(error, ImageError):
+            yield FilePrediction(path, error=error.reason)
         else:
-            yield _row(path, next(found))
-
-
-def _row(path: str, own: Any) -> FilePrediction:
-    """own: as `Predictor.predict` gives it for the task."""
-    if hasattr(own, "labels"):
-        return FilePrediction(path, ", ".join(own.labels), None, own.probabilities)
-    if hasattr(own, "values"):
-        return FilePrediction(path, probabilities=own.values)
-    return FilePrediction(path, own.label, own.probability, own.probabilities)
+            yield to_row(path, next(answers))
 
 
 def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Written:
@@ -130,23 +115,26 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     regression's for a target "value(its name)".
     """
     rows = iter(rows)
-    first: list[FilePrediction] = []
+    first_rows: list[FilePrediction] = []
     for row in rows:  # the classes are known from the first image that could be read
-        first.append(row)
+        first_rows.append(row)
         if row.probabilities:
             break
-    names = list(first[-1].probabilities) if first else []
+    names: list[str] = []
+    what = "p"
+    if first_rows:
+        names = list(first_rows[-1].probabilities)
+        what = "value" if first_rows[-1].label is None else "p"
     with _opened(target) as stream:
         writer = csv.writer(stream)
-        fixed = ["path", "label", "probability", "error"]
-        what = "value" if first and first[-1].label is None else "p"
-        writer.writerow([*fixed, *(f"{what}({name})" for name in names)])
+        class_columns = [f"{what}({name})" for name in names]
+        writer.writerow(["path", "label", "probability", "error", *class_columns])
 
         def write(row: FilePrediction) -> None:
-            cells = [row.path, row.label, row.probability, row.error]
-            writer.writerow([*cells, *map(row.probabilities.get, names)])
+            values = [row.probabilities.get(name) for name in names]
+            writer.writerow([row.path, row.label, row.probability, row.error, *values])
 
-        return _count(chain(first, rows), write)
+        return _write_all(chain(first_rows, rows), write)
 
 
 def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Written:
@@ -159,14 +147,16 @@ def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> 
         def write(row: FilePrediction) -> None:
             stream.write(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
 
-        return _count(rows, write)
+        return _write_all(rows, write)
 
 
-def _count(rows: Iterable[FilePrediction], write: Callable[[FilePrediction], None]) -> Written:
+def _write_all(rows: Iterable[FilePrediction], write: Callable[[FilePrediction], None]) -> Written:
     images = unreadable = 0
     for row in rows:
         write(row)
-        images, unreadable = images + 1, unreadable + bool(row.error)
+        images += 1
+        if row.error:
+            unreadable += 1
     return Written(images, unreadable)
 
 
@@ -174,17 +164,18 @@ def _opened(target: str | Path | TextIO) -> AbstractContextManager[TextIO]:
     if not isinstance(target, str | Path):
         return nullcontext(target)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
+    # the names of files need not be valid UTF-8
     return Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def _bar(total: int | None, progress: bool) -> Callable[[], Any]:
-    """On standard error, so that rows can go to standard output."""
-    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    """Makes a bar on standard error, so that rows can go to standard output."""
+    somebody_looks = sys.stderr.isatty() or "ipykernel" in sys.modules
     return lambda: tqdm(
         total=total,
         desc="predicting",
         unit=" images",
         leave=False,
         dynamic_ncols=True,
-        disable=not (progress and seen),
+        disable=not (progress and somebody_looks),
     )

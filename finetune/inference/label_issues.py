@@ -13,9 +13,10 @@ from finetune.randomness import generator
 FOLDS = 5
 PENALTY = 1e-2
 """Of the squared weights, for standardised features."""
+_SMALLEST_SCALE = 1e-6
 
 
-def suspicious(
+def suspicious_labels(
     probabilities: np.ndarray,
     targets: np.ndarray,
     items: tuple[str | int, ...],
@@ -23,22 +24,27 @@ def suspicious(
     count: int,
     image: Callable[[int], Any] | None,
 ) -> SuspiciousLabels:
-    """The first `count` of a ranking; probabilities: [N, C], out of sample."""
+    """The `count` most suspicious labels, or all of them where there are fewer.
+
+    probabilities: [N, C], of models that did not see the label. targets: [N] class numbers. items:
+    names of the examples. image: opens the image of a row.
+    """
     if count < 1:
         raise ValueError(f"count must be positive, got {count}")
-    found = rank_suspicious(probabilities, targets)
-    rows = [
-        SuspiciousLabel(
-            items[i],
-            classes[targets[i]],
-            classes[other],
-            float(probabilities[i, other]),
-            float(probabilities[i, targets[i]]),
-            i,
+    ranking = rank_suspicious(probabilities, targets)
+    rows = []
+    for number, likelier_class in ranking[:count]:
+        label = targets[number]
+        row = SuspiciousLabel(
+            item=items[number],
+            label=classes[label],
+            looks_like=classes[likelier_class],
+            probability=float(probabilities[number, likelier_class]),
+            own_probability=float(probabilities[number, label]),
+            number=number,
         )
-        for i, other in found[:count]
-    ]
-    return SuspiciousLabels(rows, len(found), len(targets), image)
+        rows.append(row)
+    return SuspiciousLabels(rows, total=len(ranking), examined=len(targets), image=image)
 
 
 def cross_probabilities(
@@ -46,34 +52,39 @@ def cross_probabilities(
 ) -> np.ndarray:
     """[N, C]: of each example, by a multinomial logistic regression on the other folds.
 
-    features: [N, F]. Folds are drawn within each class, so that each has its share of all.
+    features: [N, F]. targets: [N] class numbers. Folds are drawn within each class, so that each
+    has its share of all.
     """
-    fold = _folds(targets, classes, seed, folds)
-    found = torch.zeros(len(targets), classes)
-    for number in range(folds):
-        held_out = fold == number
-        if not held_out.any():
+    fold_of = _folds(targets, classes, seed, folds)
+    probabilities = torch.zeros(len(targets), classes)
+    for fold in range(folds):
+        is_held_out = fold_of == fold
+        if not is_held_out.any():
             continue
-        known = features[~held_out].float()
-        mean, scale = known.mean(0), known.std(0).clamp_min(1e-6)
-        weight, bias = _fit((known - mean) / scale, targets[~held_out], classes)
-        logits = (features[held_out].float() - mean) / scale @ weight + bias
-        found[held_out] = logits.softmax(dim=1)
-    return found.numpy()
+        known_features = features[~is_held_out].float()
+        mean = known_features.mean(0)
+        scale = known_features.std(0).clamp_min(_SMALLEST_SCALE)
+        standardised = (known_features - mean) / scale
+        weight, bias = _fit_regression(standardised, targets[~is_held_out], classes)
+        logits = (features[is_held_out].float() - mean) / scale @ weight + bias
+        probabilities[is_held_out] = logits.softmax(dim=1)
+    return probabilities.numpy()
 
 
 def _folds(targets: Tensor, classes: int, seed: int, folds: int) -> Tensor:
-    fold = torch.zeros(len(targets), dtype=torch.int64)
+    """The fold of each example, [N] int64."""
+    fold_of = torch.zeros(len(targets), dtype=torch.int64)
     for label in range(classes):
         members = torch.nonzero(targets == label).flatten()
         order = torch.randperm(len(members), generator=generator(seed, "folds", label))
         # each class begins at another fold, else the first one gets all the remainders
-        fold[members[order]] = (torch.arange(len(members)) + label) % folds
-    return fold
+        fold_of[members[order]] = (torch.arange(len(members)) + label) % folds
+    return fold_of
 
 
 @torch.enable_grad()
-def _fit(inputs: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _fit_regression(inputs: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight [F, C] and bias [C] with the least penalised cross-entropy."""
     weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -83,9 +94,9 @@ def _fit(inputs: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]
     def closure() -> float:
         solver.zero_grad()
         loss = nn.functional.cross_entropy(inputs @ weight + bias, targets)
-        total = loss + PENALTY / 2 * weight.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total.item()
+        penalised = loss + PENALTY / 2 * weight.square().sum()
+        penalised.backward()  # type: ignore[no-untyped-call]
+        return penalised.item()
 
     solver.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()

@@ -1,165 +1,437 @@
-"""Predictor: a model with its preprocessing and class names, for one image or many."""
+"""Predictor: a model in evaluation with preprocessing, classes, task and post-processing."""
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import nan
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
 
+from finetune.data.examples import Examples
+from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import ImageError
-from finetune.inference.files import FilePrediction, Files, predict_files
-from finetune.tasks.task import Task, activation, check_task
+from finetune.data.images.pipeline import ImagePipeline
+from finetune.data.loaders import EpochLoader, InputPipeline
+from finetune.inference.activation_maps import find_layer, grad_cam
+from finetune.inference.evaluation_view import evaluation_view
+from finetune.inference.features import Features, backbone_of, compute_features
+from finetune.inference.files import Files, predict_files
+from finetune.inference.label_issues import cross_probabilities, suspicious_labels
+from finetune.inference.outputs import Outputs, compute_outputs, mean_over_views, reading
+from finetune.inference.reading import InOrder, Reader, Source
+from finetune.interpret.activation import ActivationMap
+from finetune.interpret.prediction_table import PredictionTable
+from finetune.interpret.suspicious import SuspiciousLabels
+from finetune.metrics import Metrics, create_metrics
+from finetune.tasks import (
+    DEFAULT_TASK,
+    Answer,
+    FilePrediction,
+    Loss,
+    PostProcessing,
+    TaskLike,
+    resolve_task,
+)
+from finetune.training.evaluation import computed, evaluate
+from finetune.training.runtime.runtime import Runtime
+from finetune.training.setup import forward
 from finetune.wording import did_you_mean
 
-
-class Prediction(NamedTuple):
-    """label: the most probable class. probabilities: by class name, classes in order."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-    def __repr__(self) -> str:
-        """What a person wants to see of it: the three most probable classes.
-
-        >>> Prediction("cat", 0.9, {"cow": 0.0125, "cat": 0.9, "dog": 0.075, "eel": 0.0125})
-        Prediction('cat' 90.0%, 'dog' 7.5%, 'cow' 1.2%, ... of 4 classes)
-        """
-        best = sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:3]
-        shown = ", ".join(f"{name!r} {value:.1%}" for name, value in best)
-        count = len(self.probabilities)
-        return f"Prediction({shown}{f', ... of {count} classes' if count > 3 else ''})"
-
-
-class LabelsPrediction(NamedTuple):
-    """labels: the classes above their thresholds, in order. probabilities: by class name."""
-
-    labels: tuple[str, ...]
-    probabilities: dict[str, float]
-
-
-class ValuesPrediction(NamedTuple):
-    """values: by the name of the target."""
-
-    values: dict[str, float]
-
-    @property
-    def value(self) -> float:
-        """The only one. Raises ValueError where there are several."""
-        (*_, last) = self.values.values()
-        if len(self.values) > 1:
-            raise ValueError(f"there are several values, see .values: {', '.join(self.values)}")
-        return last
+LoaderLike: TypeAlias = str | os.PathLike[str] | Examples | EpochLoader | Iterable[Any]
+"""A folder of classes, examples, a loader of ours, or a torch DataLoader with targets."""
 
 
 class Predictor:
-    """Predicts classes; has no data and does not train. `load_learner` makes one from a folder.
+    """A model that answers: for images, folders, loaders; it has no optimizer and does not train.
 
-    inputs: (items, device) -> one batch of model inputs. task: what the outputs mean. thresholds:
-    of the probability, by class, for several labels an image; 0.5 unless given. temperature: what
-    the outputs are divided by, see `Learner.calibrate`.
+    `learner.predictor()` makes one, `load_learner` another one from an exported folder. It never
+    changes the model that it was made of, and may be used from any number of threads. It belongs to
+    the weights as they are: take a new one after training.
+
+    model: any module; the predictor shares its weights, under modules of its own in eval mode.
+    classes: names of the model's outputs, or None where there are none. pipeline: how items become
+    inputs, an `ImagePipeline` or `DataLoaders`. task: what the outputs mean. post_processing: the
+    temperature and thresholds that were fitted to these weights. runtime: how passes over whole
+    data sets run; None: in float32 where the model is. Single answers are always computed in
+    float32. loss, metrics: of `evaluate`; None: what suits the task. valid: what is read where no
+    source is named. known_loaders: those that the model was trained with.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        classes: Sequence[str],
-        inputs: Callable[[Sequence[Any], torch.device], Any],
+        classes: Sequence[str] | None,
+        pipeline: InputPipeline,
         *,
-        task: Task = "single_label",
-        thresholds: Mapping[str, float] | None = None,
-        temperature: float = 1.0,
+        task: TaskLike = DEFAULT_TASK,
+        post_processing: PostProcessing | None = None,
+        runtime: Runtime | None = None,
+        loss: Loss | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        valid: EpochLoader | None = None,
+        known_loaders: Sequence[EpochLoader] = (),
     ) -> None:
-        self.model = model
-        self.classes = tuple(classes)
-        self.task = check_task(task)
-        self.thresholds = check_thresholds(thresholds, self.classes)
-        self._inputs = inputs
-        self.temperature = temperature
+        self.model = evaluation_view(model)
+        self.classes = None if classes is None else tuple(classes)
+        self.pipeline = pipeline
+        self.task = resolve_task(task)
+        self.post_processing = post_processing or PostProcessing()
+        if self.classes is not None:
+            self.post_processing.thresholds_of(self.classes)  # raises for a class that is not there
+        device = next(model.parameters()).device
+        self.runtime = runtime or Runtime(device)
+        self._loss = loss or self.task.default_loss()
+        self._metrics = metrics
+        self._valid = valid
+        self._reader = Reader(pipeline, self.classes, self.task, valid, known_loaders)
+        # outputs and table of the default source; copies with other post-processing share them
+        self._kept: dict[str, Any] = {}
+        self._adjusted_table: PredictionTable | None = None
 
     def __repr__(self) -> str:
-        return f"Predictor({type(self.model).__name__}, {len(self.classes)} classes)"
+        count = "no" if self.classes is None else len(self.classes)
+        return f"Predictor({type(self.model).__name__}, {count} {self.task.names_are})"
 
-    def predict(self, item: Any, *, batch_size: int = 64) -> Any:
+    def with_post_processing(self, post_processing: PostProcessing) -> "Predictor":
+        """The same model with another temperature or other thresholds."""
+        predictor = copy.copy(self)
+        predictor.post_processing = post_processing
+        predictor._adjusted_table = None
+        return predictor
+
+    @property
+    def temperature(self) -> float:
+        """What outputs are divided by, see `Learner.calibrate`."""
+        return self.post_processing.temperature
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The probability from which on each class is predicted, for several labels an image."""
+        classes = self._class_names()
+        return dict(zip(classes, self.post_processing.thresholds_of(classes), strict=True))
+
+    def _class_names(self) -> tuple[str, ...]:
+        if self.classes is None:
+            raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
+        return self.classes
+
+    def _names(self, count: int) -> tuple[str, ...]:
+        """The names of the classes, or else their numbers. count: of the model's outputs."""
+        return self.classes or tuple(map(str, range(count)))
+
+    # --- answers for items and files
+
+    @overload
+    def predict(
+        self, item: "list[Any] | tuple[Any, ...]", *, batch_size: int = 64
+    ) -> list[Answer]: ...
+    @overload
+    def predict(self, item: Any, *, batch_size: int = 64) -> Answer: ...
+    def predict(self, item: Any, *, batch_size: int = 64) -> Answer | list[Answer]:
         """A `Prediction` for one item, or a list of them for a list or tuple of items.
 
         It is a `LabelsPrediction` where there may be several labels, a `ValuesPrediction` of a
-        regression.
-
-        For images an item is a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
-        Computed in float32. Raises ImageError for an image that can't be read, and for a folder.
+        regression. For images an item is a path, a PIL image, an array [H, W, 3] or a tensor
+        [3, H, W]. Raises ImageError for an image that can't be read, and for a folder.
         """
         items = item if isinstance(item, list | tuple) else [item]
+        classes = self._class_names()
+        answers: list[Answer] = []
         try:
-            found = [
-                self._prediction(row)
-                for start in range(0, len(items), batch_size)
-                for row in self.probabilities(items[start : start + batch_size])
-            ]
+            for start in range(0, len(items), batch_size):
+                for row in self.probabilities(items[start : start + batch_size]):
+                    answers.append(self.task.answer(row, classes, self.post_processing))
         except ImageError as error:
             if not os.path.isdir(error.source):
                 raise
             reason = f"it is a folder; predict_folder({error.source!r}) takes one"
             raise ImageError(error.source, reason) from None
-        return found if items is item else found[0]
+        return answers if items is item else answers[0]
 
     def predict_folder(
-        self, folder: Files, *, batch_size: int = 64, progress: bool = True
+        self, files: Files, *, batch_size: int = 64, progress: bool = True
     ) -> Iterator[FilePrediction]:
-        """Predictions for a folder of images or any number of paths, one by one as they are made.
+        """A `FilePrediction` for each image in and below a folder, or for each path, in order.
 
-        `list(...)` keeps them all; `write_csv(rows, file)` and `write_jsonl` write them as they
-        come, so that a million images take no more memory than a few. An image that can't be
-        read has a row with its `error` and no label.
+        They are made when they are asked for: `list(...)` keeps them all, `write_csv(rows, file)`
+        and `write_jsonl` write them as they come, so that a million images take no more memory than
+        a few. An image that can't be read has a row with its `error` and no label. Raises
+        FileNotFoundError for a folder that is not there, ValueError for one without images.
         """
-        ready = copy.copy(self)  # decoding runs ahead in threads, so that its inputs are there
-        ready._inputs = lambda tensors, device: torch.cat(list(tensors)).to(device)
+        classes = self._class_names()
+        device = self.runtime.device
+
+        def read(path: str) -> Tensor:
+            inputs: Tensor = self.pipeline.inputs([path], torch.device("cpu"))
+            return inputs
+
+        def predict(inputs: Sequence[Tensor]) -> list[Answer]:
+            probabilities = self._probabilities_of(torch.cat(list(inputs)).to(device))
+            return [self.task.answer(row, classes, self.post_processing) for row in probabilities]
+
         return predict_files(
-            folder,
-            lambda path: self._inputs([path], torch.device("cpu")),
-            lambda tensors: ready.predict(list(tensors), batch_size=batch_size),
+            files,
+            read,
+            predict,
+            self.task.file_prediction,
             batch_size=batch_size,
             progress=progress,
         )
 
     def probabilities(self, items: Sequence[Any]) -> Tensor:
-        """Probabilities of one batch: float32 [len(items), classes], on the CPU.
+        """Probabilities of one batch, float32 [len(items), classes] on the CPU.
 
-        Of a regression, the values.
+        The values, of a regression.
         """
-        device = next(self.model.parameters()).device
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                logits: Tensor = self.model(self._inputs(items, device))
-        finally:
-            for module, training in modes:
-                module.training = training
-        return activation(logits / self.temperature, self.task).cpu()
+        return self._probabilities_of(self.pipeline.inputs(items, self.runtime.device))
 
-    def _prediction(self, row: Tensor) -> Prediction | LabelsPrediction | ValuesPrediction:
-        values = row.tolist()
-        by_name = dict(zip(self.classes, values, strict=True))
-        if self.task == "regression":
-            return ValuesPrediction(by_name)
-        if self.task == "multi_label":
-            found = (name for name, p in by_name.items() if p >= self.thresholds[name])
-            return LabelsPrediction(tuple(found), by_name)
-        best = int(row.argmax())
-        return Prediction(self.classes[best], values[best], by_name)
+    @torch.no_grad()
+    def _probabilities_of(self, inputs: Any) -> Tensor:
+        outputs: Tensor = forward(self.model, inputs)
+        return self.task.activation(outputs, self.temperature).cpu()
+
+    # --- passes over data
+
+    def outputs(
+        self, source: LoaderLike | Outputs | None = None, *, batch_size: int = 64
+    ) -> Outputs:
+        """What the model gives for every example, to be looked at in many ways.
+
+        source: None is the validation data; a folder with one folder of images a class; a loader of
+        ours such as `learner.data.train`, whose examples are all read, in order and without
+        augmentation; or a torch DataLoader with targets, whose images are taken to be normalised
+        and in size already, unless they are in uint8. Those of the validation data are kept.
+        batch_size: of a folder or examples; a loader has its own. Raises ValueError for a source
+        without labels, or with those of other classes.
+        """
+        if isinstance(source, Outputs):
+            return source
+        if source is not None and source is not self._valid:
+            return self._compute_outputs(self._reader.open(source, batch_size=batch_size))
+        if "outputs" not in self._kept:
+            self._kept["outputs"] = self._compute_outputs(self._reader.open(None))
+        kept: Outputs = self._kept["outputs"]
+        return kept
+
+    def _compute_outputs(self, source: Source, view: int | None = None) -> Outputs:
+        return compute_outputs(
+            self._model_for_pass(),
+            source,
+            self.pipeline,
+            self.runtime,
+            task=self.task,
+            loss=self._loss,
+            view=view,
+        )
+
+    def predictions(self, source: LoaderLike | Outputs | None = None) -> PredictionTable:
+        """A table of all examples, and what can be counted and plotted of it.
+
+        `report`, `top_losses`, `plot_top_losses`, `show_results`, `to_csv`; for one class an
+        example, `Predictions`, also `plot_confusion_matrix`, `most_confused`, `calibration`; for
+        several labels they are `LabelsPredictions`, for numbers `ValuesPredictions`. Rows are named
+        by their files, or else by their numbers in the data set or list. source: see `outputs`; the
+        table of the validation data is kept.
+        """
+        if source is not None and source is not self._valid:
+            return self.task.adjust(self._table(self.outputs(source)), self.post_processing)
+        if "table" not in self._kept:
+            self._kept["table"] = self._table(self.outputs())
+        if self._adjusted_table is None:
+            self._adjusted_table = self.task.adjust(self._kept["table"], self.post_processing)
+        return self._adjusted_table
+
+    def plain_predictions(self) -> PredictionTable:
+        """The table of the validation data without temperature and thresholds; it is kept."""
+        return self.with_post_processing(PostProcessing()).predictions()
+
+    def _table(self, outputs: Outputs) -> PredictionTable:
+        """The table as the outputs say it, without post-processing."""
+        return self.task.table(
+            outputs.items,
+            self._names(outputs.outputs.shape[1]),
+            outputs.targets,
+            outputs.outputs,
+            outputs.losses,
+            image=outputs.image,
+        )
+
+    def evaluate(
+        self, source: LoaderLike | Outputs | None = None, *, metrics: Metrics | None = None
+    ) -> dict[str, float]:
+        """`{"loss": ..., metric: ...}`. source: see `outputs`, or what `outputs` gave.
+
+        metrics: names, functions or torchmetrics objects, see `create_metrics`; None: those that
+        the predictor was made with, or else those that suit the task.
+        """
+        measured = self._fresh_metrics(metrics)
+        if isinstance(source, Outputs):
+            device = self.runtime.device
+            for metric in measured.values():
+                metric.update(source.outputs.to(device), source.targets.to(device))
+            return {"loss": float(source.losses.mean()), **computed(measured)}
+        loader = self._valid
+        if source is not None and source is not self._valid:
+            loader = self._reader.open(source).loader
+        if loader is None:
+            raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
+        with reading(loader):
+            return evaluate(
+                self._model_for_pass(),
+                loader,
+                self.pipeline,
+                self.runtime,
+                loss=self._loss,
+                metrics=measured,
+            )
+
+    def _fresh_metrics(self, metrics: Metrics | None) -> dict[str, Any]:
+        """Metrics that nobody else counts with."""
+        if metrics is None and self._metrics is not None:
+            return copy.deepcopy(dict(self._metrics))
+        class_count = None if self.classes is None else len(self.classes)
+        wanted = self.task.default_metrics if metrics is None else metrics
+        return create_metrics(wanted, class_count, self.runtime.device, self.task)
+
+    def tta(self, views: int = 4, source: LoaderLike | None = None) -> PredictionTable:
+        """Test-time augmentation: mean probabilities, of a regression values, over the usual view
+        of each example and `views` random ones, as a table like that of `predictions`.
+
+        The temperature is not in it: a mean of views is less sure already. Raises ValueError for
+        data without augmentation, whose views are all the same.
+        """
+        opened = self._reader.open(source)
+        self._check_views(opened, views)
+        results = [self._compute_outputs(opened, view) for view in (None, *range(views))]
+        mean = mean_over_views(results, self.task, self._loss, self.runtime.device)
+        without_temperature = replace(self.post_processing, temperature=1.0)
+        return self.task.adjust(self._table(mean), without_temperature)
+
+    def _check_views(self, source: Source, views: int) -> None:
+        if views < 1:
+            raise ValueError(f"views must be positive, got {views}")
+        are_images = isinstance(self.pipeline, ImagePipeline | ImageDataLoaders)
+        if are_images and not isinstance(source.loader, InOrder):
+            raise ValueError(
+                "random views are drawn by the images' numbers, which a torch DataLoader does "
+                "not give; take a loader of ImageDataLoaders, such as learner.data.valid"
+            )
+        if not self.pipeline.has_views:
+            raise ValueError(
+                f"this {type(self.pipeline).__name__} has no augmentation, so that all views of "
+                "an example are the same; pass augment= to ImageDataLoaders, or override "
+                "DataLoaders.prepare"
+            )
+
+    def features(self, source: LoaderLike | None = None) -> Features:
+        """What the backbone makes of each example, pooled: `.values` [N, F], `.targets`, `.items`.
+
+        source: see `outputs`; it needs no labels. Raises ValueError for a model without a submodule
+        "backbone".
+        """
+        return self._features(self._reader.open(source, labelled=False), {})
+
+    def _features(self, source: Source, weights: Mapping[str, Tensor]) -> Features:
+        return compute_features(
+            self._model_for_pass(), source, self.pipeline, self.runtime, weights=weights
+        )
+
+    def suspicious_labels(
+        self, count: int = 20, source: LoaderLike | None = None
+    ) -> SuspiciousLabels:
+        """Labels that the model, which must not have learned from them, disagrees with confidently.
+
+        source: see `outputs`. Raises ValueError for another task than one class an example.
+        """
+        self._check_exclusive()
+        outputs = self.outputs(source)
+        probabilities = self.task.activation(outputs.outputs)
+        return suspicious_labels(
+            probabilities.numpy(),
+            outputs.targets.numpy(),
+            outputs.items,
+            self._names(probabilities.shape[1]),
+            count,
+            outputs.image,
+        )
+
+    def suspicious_training_labels(
+        self, count: int, source: LoaderLike, *, untrained_weights: Mapping[str, Tensor]
+    ) -> SuspiciousLabels:
+        """Labels of training data that logistic regressions disagree with confidently.
+
+        Each is fitted to four fifths of the examples and judges the others, over the features of
+        the backbone with `untrained_weights`, which have not seen the labels; empty: the present
+        ones.
+        """
+        self._check_exclusive()
+        opened = self._reader.open(source)
+        features = self._features(opened, untrained_weights)
+        classes = self._names(int(features.targets.max()) + 1)
+        probabilities = cross_probabilities(
+            features.values, features.targets, len(classes), seed=self.pipeline.seed
+        )
+        targets = features.targets.numpy()
+        return suspicious_labels(
+            probabilities, targets, features.items, classes, count, opened.image
+        )
+
+    def _check_exclusive(self) -> None:
+        if not self.task.exclusive:
+            raise ValueError(
+                "suspicious_labels() is for one class an example, this is "
+                f"task={self.task.name!r}; predictions().top_losses() has what fits worst"
+            )
+
+    # --- where in an image
+
+    def activation_map(
+        self, item: Any, target: str | int | None = None, *, layer: str | None = None
+    ) -> ActivationMap:
+        """Where in an image a class was seen (Grad-CAM): `.values` [H, W] in [0, 1], `.plot()`.
+
+        item: as in `predict`. target: a class's name or number, None is the predicted one.
+        layer: path of a module, None is the last one that has a map of the image. Needs captum:
+        `pip install 'finetune-vision[explain]'`.
+        """
+        # a view of its own: hooks must not be seen by another thread
+        model = evaluation_view(self.model)
+        inputs = self.pipeline.inputs([item], self.runtime.device)
+        scores = self._probabilities_of(inputs)[0]
+        classes = self._names(len(scores))
+        has_probabilities = self.task.names_are == "classes"
+        number = int(scores.argmax()) if has_probabilities else 0
+        if target is not None:
+            number = _class_number(target, classes)
+        with torch.enable_grad():
+            if layer is None:
+                backbone = backbone_of(model, ", or pass layer=, the path of a module")
+                layer = find_layer(model, backbone, inputs.clone().requires_grad_(), number)
+            values = grad_cam(model, layer, inputs.detach().clone(), number)
+        image = self.pipeline.displayable(inputs.detach())[0]
+        score = float(scores[number])
+        return ActivationMap(
+            values.numpy(),
+            image,
+            classes[number],
+            score if has_probabilities else nan,
+            layer,
+            None if has_probabilities else score,
+        )
+
+    def _model_for_pass(self) -> nn.Module:
+        """A view of its own for each pass, as norms are folded into convolutions while one runs."""
+        return evaluation_view(self.model)
 
 
-def check_thresholds(
-    thresholds: Mapping[str, float] | None, classes: Sequence[str]
-) -> dict[str, float]:
-    """One for each class, 0.5 where none is given. Raises ValueError for one of no class."""
-    given = dict(thresholds or {})
-    for name, value in given.items():
-        if name not in classes:
-            raise ValueError(f"there is no class {name!r}; {did_you_mean(name, classes)}")
-        if not 0 <= value <= 1:
-            raise ValueError(f"a threshold is a probability, got {value} for {name!r}")
-    return {name: float(given.get(name, 0.5)) for name in classes}
+def _class_number(target: str | int, classes: tuple[str, ...]) -> int:
+    if isinstance(target, str):
+        if target not in classes:
+            raise ValueError(f"there is no class {target!r}; {did_you_mean(target, classes)}")
+        return classes.index(target)
+    if not 0 <= target < len(classes):
+        raise ValueError(f"target needs 0 <= target < {len(classes)}, got {target}")
+    return target

@@ -1,4 +1,4 @@
-"""Reading data for a diagnosis: every example once, in order, with its name and image."""
+"""Sources of examples for a prediction: every example once, in order, with its name and image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.batching import ImageLoader
+from finetune.data.batching import ImageLoader, UnlabelledLoader
+from finetune.data.examples import Examples
+from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import read_image
-from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader
-from finetune.data.picture_loaders import ImageLoaders
-from finetune.data.unlabelled import UnlabelledLoader
+from finetune.data.images.pipeline import ImagePipeline
+from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader, InputPipeline
+from finetune.data.sources.folders import from_folder
 from finetune.inference import torch_loaders
+from finetune.tasks import Task
 
-_SIDE = 320  # pixels of an image that is shown
+_SHOWN_SIDE = 320
+"""Pixels of an image that is shown, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,74 +32,152 @@ class InOrder:
     loader: IndexedLoader
     batch_size: int
 
-    def _parts(self) -> list[Tensor]:
+    def _batches(self) -> list[Tensor]:
         return list(torch.split(torch.arange(len(self.loader.targets)), self.batch_size))
 
     def __len__(self) -> int:
-        return len(self._parts())
+        return len(self._batches())
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
-        return self.loader.fetch(self._parts()[start:])
+        return self.loader.fetch(self._batches()[start:])
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What is read, and what is known of its examples.
 
-    sources: images or paths, by row. numbers: where each row is in what the caller gave, such as
+    images: images or paths, by row. numbers: where each row is in what the caller gave, such as
     a data set that was split; None: they are counted as they come.
     """
 
     loader: EpochLoader
-    sources: Sequence[Any] | None = None
+    images: Sequence[Any] | None = None
     numbers: Tensor | None = None
 
     def items(self, count: int) -> list[str | int]:
         """The path of each example, or else its number."""
-        numbers = list(range(count)) if self.numbers is None else self.numbers.tolist()
-        if not isinstance(self.sources, list | tuple):
-            return numbers
-        pairs = zip(self.sources, numbers, strict=True)
-        return [str(s) if isinstance(s, str | Path) else number for s, number in pairs]
+        items: list[str | int] = list(range(count))
+        if self.numbers is not None:
+            items = self.numbers.tolist()
+        if isinstance(self.images, list | tuple):
+            for row, image in enumerate(self.images):
+                if isinstance(image, str | Path):
+                    items[row] = str(image)
+        return items
 
     @property
     def image(self) -> Callable[[int], Any] | None:
-        return None if self.sources is None else self._open
+        """Opens the image of a row, small enough to be shown; None where no images are known."""
+        return None if self.images is None else self._open
 
-    def _open(self, number: int) -> Any:
-        assert self.sources is not None
-        image = read_image(self.sources[number], min_side=_SIDE)
-        image.thumbnail((_SIDE, _SIDE))
+    def _open(self, row: int) -> Any:
+        assert self.images is not None
+        image = read_image(self.images[row], min_side=_SHOWN_SIDE)
+        image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
         return image
 
 
-def source_of(data: DataLoaders, loader: Any, *, labelled: bool = True) -> Source:
-    """loader: None for validation; else an EpochLoader, or a torch DataLoader with targets.
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Opens sources for a model of these classes and this task.
 
-    labelled: whether its labels are asked for. Raises ValueError where they are and there are none,
-    or ones that mean other classes, and where there is no validation data.
+    default: what is read when no source is named; None: one must be. known_loaders: those that the
+    model was trained with, whose decoded images and names of classes can be used.
     """
-    if loader is None:
-        if data.valid is None:
+
+    pipeline: InputPipeline
+    classes: tuple[str, ...] | None
+    task: Task
+    default: EpochLoader | None = None
+    known_loaders: Sequence[EpochLoader] = ()
+
+    def open(self, source: Any, *, labelled: bool = True, batch_size: int = 64) -> Source:
+        """source: None for the default; a folder with one folder of images a class; Examples; an
+        EpochLoader; or a torch DataLoader with targets.
+
+        labelled: whether its labels are asked for. Raises ValueError where they are and there are
+        none, or ones that mean other classes, and where no source is known.
+        """
+        if source is None:
+            if self.default is None:
+                raise ValueError(
+                    "there is no validation data; pass a loader, or DataLoaders(train, valid)"
+                )
+            source = self.default
+        if labelled and isinstance(source, UnlabelledLoader):
             raise ValueError(
-                "there is no validation data; pass a loader, or DataLoaders(train, valid)"
+                "this loader has no labels to compare with; learner.predict_folder(files) gives "
+                "the predictions of unlabelled images"
             )
-        loader = data.valid
-    if labelled and isinstance(loader, UnlabelledLoader):
-        raise ValueError(
-            "this loader has no labels to compare with; learner.predict_folder(files) gives the "
-            "predictions of unlabelled images"
+        if isinstance(source, str | Path):
+            source = self._folder(Path(source))
+        if isinstance(source, Examples):
+            pipeline = self._image_pipeline()
+            source = ImageLoader(source, pipeline.cache(source.items), batch_size, shuffle=False)
+        loader = DataLoaders(source).train  # an EpochLoader, whatever it was
+        if isinstance(loader, ImageLoader):
+            loader = self._adopt(loader)
+        if isinstance(loader, IndexedLoader):
+            return self._indexed(loader)
+        user_loader = torch_loaders.unwrapped(source)
+        if labelled:
+            torch_loaders.check_classes(self.task, self.classes, self.known_loaders, user_loader)
+        torch_loaders.warn_of_disorder(user_loader)
+        return Source(loader, torch_loaders.paths_of(user_loader))
+
+    def _folder(self, folder: Path) -> Examples:
+        """A folder of classes, all of which the model knows; it may lack some."""
+        if not self.task.exclusive:
+            raise ValueError(
+                f"a model for {self.task.name} is evaluated on a table of labels, a .csv file"
+            )
+        if folder.is_dir() and self.classes is not None:
+            names = {path.name for path in folder.iterdir() if path.is_dir()}
+            names = {name for name in names if not name.startswith(".")}
+            check_known(folder, names, self.classes)
+        return from_folder(folder, self.classes)
+
+    def _image_pipeline(self) -> ImagePipeline:
+        pipeline = self.pipeline
+        if isinstance(pipeline, ImageDataLoaders):
+            pipeline = pipeline.pipeline
+        if not isinstance(pipeline, ImagePipeline):
+            raise ValueError(
+                "these predictions are not of images: pass a loader of what the model takes"
+            )
+        return pipeline
+
+    def _adopt(self, loader: ImageLoader) -> ImageLoader:
+        """The examples of any loader of images, in this model's size and classes.
+
+        Raises ValueError for labels that mean something else here.
+        """
+        for known in self.known_loaders:
+            if isinstance(known, ImageLoader) and loader.examples is known.examples:
+                return known
+        if self.classes is None:
+            return loader
+        pipeline = self._image_pipeline()
+        examples = loader.examples.in_classes(self.classes, self.task)
+        presizing = pipeline.preprocessing.without_normalisation()
+        if examples is loader.examples and loader.cache.preprocessing == presizing:
+            return loader
+        return ImageLoader(
+            examples, pipeline.cache(examples.items), loader.batch_size, shuffle=False
         )
-    own = DataLoaders(loader).train  # an EpochLoader, whatever it was
-    if isinstance(data, ImageLoaders) and isinstance(own, ImageLoader):
-        own = data.adopted(own)  # another's may have another size, or other classes
-    if isinstance(own, IndexedLoader):
-        sizes = [len(part) for part in own.order(data.seed, 0)]
-        numbers = own.cache.examples.numbers if isinstance(own, ImageLoader) else None
-        sources = getattr(own, "items", None)
-        return Source(InOrder(own, max(sizes, default=1)), sources, numbers)
-    given = torch_loaders.unwrapped(loader)
-    if labelled:
-        torch_loaders.check_classes(data, given)
-    torch_loaders.warn_of_disorder(given)
-    return Source(own, torch_loaders.paths_of(given))
+
+    def _indexed(self, loader: IndexedLoader) -> Source:
+        batch_sizes = [len(batch) for batch in loader.order(self.pipeline.seed, 0)]
+        numbers = loader.examples.numbers if isinstance(loader, ImageLoader) else None
+        images = getattr(loader, "items", None)
+        return Source(InOrder(loader, max(batch_sizes, default=1)), images, numbers)
+
+
+def check_known(source: Path, names: set[str], classes: Sequence[str]) -> None:
+    """Raises ValueError for names of classes that a model does not know."""
+    unknown = sorted(names - set(classes))
+    if unknown:
+        raise ValueError(
+            f"{str(source)!r} has classes that the model does not know: "
+            f"{', '.join(map(repr, unknown))}; it knows {', '.join(map(repr, classes))}"
+        )

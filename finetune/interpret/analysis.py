@@ -100,3 +100,48 @@ def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
         expected = (softmax(scores * np.exp(middle)) * scores).sum(axis=1)
         low, high = (low, middle) if (expected - own).mean() > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
+
+
+def r2_scores(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """[K]: of each target, 1 - (sum of squared errors) / (sum of squares around its mean).
+
+    targets, outputs: [N, K]. NaN for fewer than two examples. A target that never varies has no
+    variance to explain: it counts 1 if every output is it, else 0, as in scikit-learn.
+
+    >>> r2_scores(np.array([[0.0], [1e-9]]), np.array([[0.0], [2e-9]])).tolist()
+    [-1.0]
+    """
+    targets, outputs = targets.astype(np.float64), outputs.astype(np.float64)
+    if len(targets) < 2:
+        return np.full(targets.shape[1], np.nan)
+    squared_errors = ((outputs - targets) ** 2).sum(axis=0)
+    around_mean = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
+    varies = (targets != targets[0]).any(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        explained = 1 - squared_errors / around_mean
+    scores: np.ndarray = np.where(varies, explained, squared_errors == 0)
+    return scores
+
+
+def best_threshold(probabilities: np.ndarray, is_present: np.ndarray) -> float:
+    """The probability from which on predicting a class gives its best F1; 0.5 without an example.
+
+    probabilities: [N] in [0, 1]. is_present: [N] bool. It lies in the middle between the lowest
+    probability that is predicted and the next one below; of thresholds that are equally good, the
+    one next to 0.5.
+    """
+    if not is_present.any():
+        return 0.5
+    order = np.argsort(-probabilities, kind="stable")
+    sorted_probabilities = probabilities[order].astype(np.float64)
+    # predicting the k + 1 highest probabilities, for every k at which the next one is lower
+    is_border = np.append(np.diff(sorted_probabilities) < 0, True)
+    hits = np.cumsum(is_present[order])[is_border]
+    predicted = np.arange(1, len(order) + 1)[is_border]
+    f1 = 2 * hits / (predicted + is_present.sum())
+    lowest = sorted_probabilities[is_border]
+    next_below = np.append(lowest[1:], 0.0)
+    middles = (lowest + next_below) / 2
+    equally_good = np.flatnonzero(f1 >= f1.max() - 1e-7)
+    nearest = equally_good[np.abs(middles[equally_good] - 0.5).argmin()]
+    return float(middles[nearest])

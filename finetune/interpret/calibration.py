@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune.interpret import figure as shared
 from finetune.interpret.analysis import calibration_bins
-from finetune.interpret.table import as_html, as_text
+from finetune.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,11 +72,15 @@ class Calibration:
             f"accuracy {self._mean(self.accuracies):.3f}"
         )
 
+    def table(self) -> Table:
+        """A row for each bin that is not empty."""
+        return Table.of(_HEADER, self._cells(), caption=self._summary)
+
     def __repr__(self) -> str:
-        return f"{as_text(_HEADER, self._cells())}\n {self._summary}"
+        return f"{self.table().text()}\n {self._summary}"
 
     def _repr_html_(self) -> str:
-        return as_html(_HEADER, self._cells(), caption=self._summary)
+        return self.table().html()
 
     def plot(self) -> Figure:
         """Reliability diagram: accuracy over probability, the diagonal is perfect; counts below."""

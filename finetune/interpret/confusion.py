@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NUMBERS, MOST_LABELS = 25, 120
+
+
+class Confusion(NamedTuple):
+    """How many examples of the class `target` were predicted as another one."""
+
+    target: str
+    predicted: str
+    count: int  # type: ignore[assignment]  # in place of tuple's method
 
 
 def shares_of_rows(matrix: np.ndarray) -> np.ndarray:

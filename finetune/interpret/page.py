@@ -10,21 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from finetune.tables import Table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOTS = 150  # an inch; twice as many as shown, for sharp screens
 _SHOWN = 96
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """rows: texts. left: how many columns are words; the others are numbers."""
-
-    kind: ClassVar[str] = "table"
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: int = 1
 
 
 @dataclass(frozen=True, slots=True)

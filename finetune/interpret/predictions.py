@@ -1,26 +1,26 @@
-"""Predictions: what a classifier says of each example, beside what is true; a table of arrays."""
+"""Predictions: the table of a classifier with one class an example."""
 
 from __future__ import annotations
 
-import csv
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from finetune.interpret import analysis, confusion, results
 from finetune.interpret.calibration import Calibration
+from finetune.interpret.confusion import Confusion
+from finetune.interpret.page import Drawing, Part, Section
+from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
 from finetune.interpret.report import ClassReport
-from finetune.interpret.table import as_html, as_text, shortened
+from finetune.tables import Table, end_of
+from finetune.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 10
-"""Rows of a table that stands for more."""
-_HEADER = ("item", "target", "predicted", "probability", "loss")
+_CONFUSIONS_LISTED = 10
 
 
 class PredictionRow(NamedTuple):
@@ -34,20 +34,12 @@ class PredictionRow(NamedTuple):
     probabilities: np.ndarray
 
 
-class Confusion(NamedTuple):
-    """How many examples of the class `target` were predicted as another one."""
-
-    target: str
-    predicted: str
-    count: int  # type: ignore[assignment]  # in place of tuple's method
-
-
-class Predictions:
-    """A row for each example, in the order of the data; of classifiers with one class an example.
+class Predictions(PredictionTable):
+    """A row for each example, in the order of the data; every example has one class.
 
     items: paths, or numbers. classes: names. targets: [N] class numbers. scores: [N, C] logits, or
-    log-probabilities. losses: [N]. temperature: what the scores are divided by. image: opens that
-    of a row, by its number; None where nothing is known of images.
+    log-probabilities. losses: [N]. temperature: what the scores are divided by. image: opens the
+    image of a row, by its number; None where no images are known.
 
     >>> scores = np.log([[0.9, 0.1], [0.6, 0.4]])
     >>> found = Predictions(["a.jpg", "b.jpg"], ["cat", "dog"], [0, 1], scores, [0.11, 0.92])
@@ -56,6 +48,8 @@ class Predictions:
     >>> found.most_confused()
     [Confusion(target='dog', predicted='cat', count=1)]
     """
+
+    header: ClassVar[tuple[str, ...]] = ("item", "target", "predicted", "probability", "loss")
 
     def __init__(
         self,
@@ -68,13 +62,10 @@ class Predictions:
         temperature: float = 1.0,
         image: Callable[[int], Any] | None = None,
     ) -> None:
-        self.items, self.classes = tuple(items), tuple(classes)
-        self.targets = np.asarray(targets)
+        super().__init__(items, classes, targets, losses, image)
         self.scores = np.asarray(scores)
-        self.losses = np.asarray(losses, dtype=np.float64)
         self._check()
         self.targets = self.targets.astype(np.int64, copy=False)  # products of small types overflow
-        self.image = image
         self.probabilities = analysis.softmax(self.scores, temperature).astype(np.float32)
         self.predicted = self.scores.argmax(axis=1)
         self.probability = self.probabilities.max(axis=1)
@@ -93,14 +84,11 @@ class Predictions:
             )
         if not len(self.items):
             raise ValueError("there are no examples to predict")
-        low, high = self.targets.min(), self.targets.max()
-        if not np.issubdtype(self.targets.dtype, np.integer) or low < 0:
+        lowest, highest = self.targets.min(), self.targets.max()
+        if not np.issubdtype(self.targets.dtype, np.integer) or lowest < 0:
             raise ValueError(f"targets must be class numbers from 0 on, got {self.targets[:3]}")
-        if high >= len(self.classes):
-            raise ValueError(f"there is a target {high}, but {len(self.classes)} classes")
-
-    def __len__(self) -> int:
-        return len(self.items)
+        if highest >= len(self.classes):
+            raise ValueError(f"there is a target {highest}, but {len(self.classes)} classes")
 
     def __getitem__(self, number: int) -> PredictionRow:
         return PredictionRow(
@@ -112,73 +100,51 @@ class Predictions:
             self.probabilities[number],
         )
 
-    def __iter__(self) -> Iterator[PredictionRow]:
-        return (self[i] for i in range(len(self)))
-
     @property
     def correct(self) -> np.ndarray:
         """[N] bool."""
-        found: np.ndarray = self.targets == self.predicted
-        return found
+        is_correct: np.ndarray = self.targets == self.predicted
+        return is_correct
 
     @property
     def accuracy(self) -> float:
+        """Share of the examples whose class is predicted right, in [0, 1]."""
         return float(self.correct.mean())
 
     # --- tables
 
     def __repr__(self) -> str:
-        wrong = int((~self.correct).sum())
-        mistakes = f"{wrong:,} mistake" + ("" if wrong == 1 else "s")
+        mistakes = counted(int((~self.correct).sum()), "mistake")
         return (
             f"Predictions({len(self):,} examples, {len(self.classes)} classes, {mistakes}, "
             f"accuracy {self.accuracy:.4f})"
         )
 
-    def _worst_cells(self, width: int) -> list[list[str]]:
-        return [
-            [shortened(row.item, width), *row[1:3], f"{row.probability:.3f}", f"{row.loss:.3f}"]
-            for row in self.top_losses(min(SHOWN, len(self)))
-        ]
+    def cells(self, row: PredictionRow, item_width: int) -> list[str]:
+        item = end_of(row.item, item_width)
+        return [item, row.target, row.predicted, f"{row.probability:.3f}", f"{row.loss:.3f}"]
 
-    def __str__(self) -> str:
-        table = as_text(_HEADER, self._worst_cells(48), left=3)
-        return f"{self!r}, highest losses first\n{table}"
+    def csv_columns(self) -> list[str]:
+        return [f"probability of {name}" for name in self.classes]
 
-    def _repr_html_(self) -> str:
-        caption = f"{self!r}, highest losses first"
-        return as_html(_HEADER, self._worst_cells(80), left=3, caption=caption)
+    def csv_values(self, number: int) -> Sequence[float]:
+        probabilities: list[float] = self.probabilities[number].tolist()
+        return probabilities
 
-    def to_csv(self, path: str | Path) -> None:
-        """A row an example; after the columns of the table, the probability of each class."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-            writer = csv.writer(stream)
-            writer.writerow([*_HEADER, *(f"probability of {name}" for name in self.classes)])
-            for *cells, probabilities in self:
-                writer.writerow([*cells, *(f"{p:.6g}" for p in probabilities.tolist())])
+    def top_losses(self, k: int = 10) -> list[PredictionRow]:
+        return [self[number] for number in self.worst(k)]
 
     # --- where it fails
 
     def confusion_matrix(self) -> np.ndarray:
-        """int64 [C, C]: rows are what the examples are, columns what was predicted."""
         return analysis.confusion_matrix(self.targets, self.predicted, len(self.classes))
 
     def most_confused(self, min_count: int = 1) -> list[Confusion]:
-        """The mistakes made at least `min_count` times, the most frequent first."""
-        rows = analysis.most_confused(self.confusion_matrix(), min_count)
-        return [Confusion(self.classes[t], self.classes[p], count) for t, p, count in rows]
-
-    def top_losses(self, k: int = SHOWN) -> list[PredictionRow]:
-        """The `k` rows with the highest losses, highest first. Raises ValueError unless 1 <= k."""
-        return [self[i] for i in self._worst(k)]
-
-    def _worst(self, k: int) -> list[int]:
-        if k < 1:
-            raise ValueError(f"the number of rows must be positive, got {k}")
-        order: list[int] = np.argsort(-self.losses, kind="stable")[:k].tolist()
-        return order
+        mistakes = analysis.most_confused(self.confusion_matrix(), min_count)
+        return [
+            Confusion(self.classes[target], self.classes[predicted], count)
+            for target, predicted, count in mistakes
+        ]
 
     def report(self) -> ClassReport:
         """Precision, recall and F1 of each class, and their means."""
@@ -188,7 +154,6 @@ class Predictions:
     # --- whether its probabilities can be trusted
 
     def calibration(self, bins: int = 15) -> Calibration:
-        """Accuracy by probability, and the expected calibration error."""
         return Calibration.of(self.probability, self.correct, bins)
 
     def temperature(self) -> float:
@@ -212,39 +177,60 @@ class Predictions:
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         return Predictions(
-            self.items, self.classes, self.targets, self.scores, self.losses,
-            temperature=temperature, image=self.image,
-        )  # fmt: skip
+            self.items,
+            self.classes,
+            self.targets,
+            self.scores,
+            self.losses,
+            temperature=temperature,
+            image=self.image,
+        )
 
-    # --- images
+    # --- figures
 
     def plot_confusion_matrix(self, *, normalize: bool = False) -> Figure:
-        """What is taken for what. normalize: shares of each row in percent instead of counts."""
         return confusion.plot_confusion_matrix(
             self.confusion_matrix(), self.classes, normalize=normalize
         )
 
     def plot_calibration(self, bins: int = 15) -> Figure:
-        """Reliability diagram; see `calibration`."""
         return self.calibration(bins).plot()
 
-    def plot_top_losses(self, k: int = 12) -> Figure:
+    def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
         """The images with the highest losses, highest first."""
-        return results.plot_top_losses(self.images(self._worst(k)), self.top_losses(k))
+        return results.plot_top_losses(self.images(self.worst(k)), self.top_losses(k))
 
-    def show_results(self, count: int = 12) -> Figure:
+    def show_results(self, count: int = IMAGES_SHOWN) -> Figure:
         """Images with what was predicted: mistakes first, then some that are right."""
-        wrong = [i for i in self._worst(len(self)) if not self.correct[i]]
-        shown = results.choose(wrong, np.flatnonzero(self.correct).tolist(), count)
-        rows = [self[i] for i in shown]
-        return results.plot_results(self.images(shown), rows, len(wrong), len(self))
+        mistakes = [number for number in self.worst(len(self)) if not self.correct[number]]
+        shown = results.choose(mistakes, np.flatnonzero(self.correct).tolist(), count)
+        rows = [self[number] for number in shown]
+        return results.plot_results(self.images(shown), rows, len(mistakes), len(self))
 
-    def images(self, numbers: Sequence[int]) -> list[Any]:
-        """PIL images of these rows. Raises ImageError for a file that is gone, ValueError where
-        the data knew no images."""
-        if self.image is None:
-            raise ValueError(
-                "these predictions know no images: their data gave tensors only; "
-                "use ImageDataLoaders, or the tables and the other plots"
-            )
-        return [self.image(i) for i in numbers]
+    # --- a run's report
+
+    def figures(self) -> dict[str, tuple[Figure, str]]:
+        return {
+            **super().figures(),
+            "confusion_matrix": (self.plot_confusion_matrix(), "confusion matrix"),
+            "calibration": (self.plot_calibration(), "share that is right over probability"),
+        }
+
+    def sections(self, drawings: Mapping[str, Drawing], file: str) -> list[Section]:
+        matrix: list[Part] = [drawings["confusion_matrix"]]
+        confusions = [
+            [row.target, row.predicted, f"{row[2]:,}"]
+            for row in self.most_confused()[:_CONFUSIONS_LISTED]
+        ]
+        if confusions:
+            matrix.append(Table.of(["is", "taken for", "images"], confusions, words=2))
+        return [
+            self.report().section(),
+            Section("What is taken for what", matrix),
+            self.worst_section(drawings, file),
+            Section(
+                "How sure it is",
+                [drawings["calibration"]],
+                note="Bars below the line: surer than it should be.",
+            ),
+        ]

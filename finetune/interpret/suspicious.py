@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from finetune.interpret.image_grids import WRONG, plot_grid
-from finetune.interpret.table import as_html, as_text, shortened
+from finetune.tables import Table, end_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +81,7 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
     def _cells(self, width: int) -> list[list[str]]:
         return [
             [
-                shortened(row.item, width),
+                end_of(row.item, width),
                 row.label,
                 row.looks_like,
                 f"{row.probability:.3f}",
@@ -90,12 +90,16 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
             for row in self.rows
         ]
 
+    def _table(self, item_width: int) -> Table:
+        return Table.of(_HEADER, self._cells(item_width), words=3, caption=self._summary)
+
     def __repr__(self) -> str:
-        table = f"\n{as_text(_HEADER, self._cells(48), left=3)}" if self.rows else ""
-        return self._summary + table
+        if not self.rows:
+            return self._summary
+        return f"{self._summary}\n{self._table(item_width=48).text()}"
 
     def _repr_html_(self) -> str:
-        return as_html(_HEADER, self._cells(80), left=3, caption=self._summary)
+        return self._table(item_width=80).html()
 
     def plot(self) -> Figure:
         """Their images. Raises ValueError where there are none."""

@@ -1,0 +1,45 @@
+"""What the targets of a model are: one class an image, several, or numbers; or a kind of yours."""
+
+from finetune.tasks.answers import (
+    Answer,
+    FilePrediction,
+    LabelsPrediction,
+    Prediction,
+    ValuesPrediction,
+)
+from finetune.tasks.base import CardText, Task
+from finetune.tasks.losses import Loss, SquaredError
+from finetune.tasks.multi_label import MultiLabel
+from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.registry import (
+    DEFAULT_TASK,
+    TaskLike,
+    TaskName,
+    register,
+    registered_tasks,
+    resolve_task,
+)
+from finetune.tasks.regression import Regression
+from finetune.tasks.single_label import SingleLabel
+
+__all__ = [
+    "DEFAULT_TASK",
+    "Answer",
+    "CardText",
+    "FilePrediction",
+    "LabelsPrediction",
+    "Loss",
+    "MultiLabel",
+    "PostProcessing",
+    "Prediction",
+    "Regression",
+    "SingleLabel",
+    "SquaredError",
+    "Task",
+    "TaskLike",
+    "TaskName",
+    "ValuesPrediction",
+    "register",
+    "registered_tasks",
+    "resolve_task",
+]

@@ -1,64 +1,112 @@
 """One evaluation: every batch through the model, the loss and the metrics."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from finetune import distributed
-from finetune.data.loaders import Batch, EpochLoader
+from finetune.data.loaders import Batch, EpochLoader, InputPipeline
+from finetune.tasks import Loss
 from finetune.training.runtime.folding import FoldedNorms
+from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
+
+_DIGITS = 7
+"""Significant digits of a printed metric: those that float32 knows, in any unit."""
 
 
 def run_through(
-    setup: Setup, loader: EpochLoader, view: int | None = None
+    model: nn.Module,
+    loader: EpochLoader,
+    pipeline: InputPipeline,
+    runtime: Runtime,
+    *,
+    view: int | None = None,
 ) -> Generator[tuple[Batch, Any], None, None]:
-    """The evaluation's way: each batch as the model gets it, and its outputs in float32.
+    """Each batch as the model gets it, and the model's outputs in float32.
 
-    view: of the images, see `DataLoaders.prepare`. The model is left in eval mode. Asks nothing
-    of other processes, so that one of them may do it alone.
+    model: in eval mode. view: of the examples, see `InputPipeline.prepare`. Asks nothing of other
+    processes, so that one of them may do it alone.
     """
-    setup.model.eval()
     folded: FoldedNorms | None = None
-    for raw in loader.epoch(setup.data.seed, 0):
-        if not len(raw):  # this process has no share of a short last batch
+    for raw_batch in loader.epoch(pipeline.seed, 0):
+        if not len(raw_batch):  # this process has no share of a short last batch
             continue
-        with torch.no_grad():  # a tensor that a model keeps for later must be able to train
-            batch = setup.data.prepare(raw.to(setup.runtime.device), view)
-            folded = folded or folded_norms(setup, batch.inputs, training=False)
-            with setup.runtime.autocast(), folded.active():
-                outputs = forward(setup.model, batch.inputs)
+        with (
+            torch.no_grad()
+        ):  # not inference mode: what a model keeps for later must be able to train
+            batch = pipeline.prepare(raw_batch.to(runtime.device), view)
+            if folded is None:
+                folded = folded_norms(model, runtime, batch.inputs, training=False)
+            with runtime.autocast(), folded.active():
+                outputs = forward(model, batch.inputs)
         yield batch, in_float32(outputs)
 
 
 @torch.no_grad()
-def evaluate(setup: Setup, loader: EpochLoader) -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    loader: EpochLoader,
+    pipeline: InputPipeline,
+    runtime: Runtime,
+    *,
+    loss: Loss,
+    metrics: Mapping[str, Any],
+) -> dict[str, float]:
     """ "loss", the mean over the loader's examples, and each metric, over all processes.
 
-    The model is left in eval mode. Losses stay on the device until the end.
+    model: in eval mode. Losses stay on the device until the end, so that nothing waits for it.
     """
-    distributed.share_buffers(setup.model)
-    metrics = setup.metrics
-    sums = torch.zeros(2, device=setup.runtime.device)  # loss, examples
+    distributed.share_buffers(model)
     for metric in metrics.values():
         metric.reset()
-    for batch, outputs in run_through(setup, loader):
-        sums[0] += setup.loss(outputs, batch.targets) * len(batch)
-        sums[1] += len(batch)
+    loss_sum = torch.zeros((), device=runtime.device)
+    example_count = 0
+    for batch, outputs in run_through(model, loader, pipeline, runtime):
+        loss_sum += loss(outputs, batch.targets) * len(batch)
+        example_count += len(batch)
         for metric in metrics.values():
             metric.update(outputs, batch.targets)
-    loss_sum, count = distributed.total(sums).tolist()
-    results = {"loss": loss_sum / count if count else float("nan")}
+    sums = torch.stack([loss_sum, torch.tensor(float(example_count), device=runtime.device)])
+    total_loss, total_count = distributed.total(sums).tolist()
+    mean_loss = total_loss / total_count if total_count else float("nan")
+    return {"loss": mean_loss, **computed(metrics)}
+
+
+def validate(setup: Setup) -> dict[str, float]:
+    """`evaluate` of the model that trains, on its validation data. Leaves it in eval mode."""
+    assert setup.data.valid is not None
+    setup.model.eval()
+    return evaluate(
+        setup.model,
+        setup.data.valid,
+        setup.data,
+        setup.runtime,
+        loss=setup.loss,
+        metrics=setup.metrics,
+    )
+
+
+def computed(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The value of each metric; a collection has several.
+
+    Raises ValueError for a value that is not one number.
+    """
+    values: dict[str, float] = {}
     for name, metric in metrics.items():
         value = metric.compute()
-        named = value if isinstance(value, dict) else {name: value}  # of a collection several
-        results.update({own: _scalar(own, one) for own, one in named.items()})
-    return results
+        if isinstance(value, dict):
+            for part_name, part in value.items():
+                values[part_name] = _rounded(part_name, part)
+        else:
+            values[name] = _rounded(name, value)
+    return values
 
 
-def _scalar(name: str, value: Any) -> float:
+def _rounded(name: str, value: Any) -> float:
     try:
-        return float(f"{float(value):.7g}")  # the digits that float32 knows, in any unit
+        return float(f"{float(value):.{_DIGITS}g}")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"metric {name!r} must give one number, got {value!r}") from error

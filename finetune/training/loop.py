@@ -28,6 +28,7 @@ from finetune.training.events import (
     deliver_last,
 )
 from finetune.training.frozen.feature_cache import FeatureCache
+from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.interrupt import Interruption, deferred_signals
 from finetune.training.pending import Pending
 from finetune.training.phase import Phase
@@ -42,6 +43,8 @@ DELAY = 16
 
 
 class _Stopped(Exception):  # noqa: N818  (control flow, not an error)
+    """A callback has returned Stop."""
+
     def __init__(self, answer: Stop) -> None:
         super().__init__(answer.reason)
         self.answer = answer
@@ -52,15 +55,16 @@ class Loop:
     """Everything a run needs; `run(...)` does it.
 
     save: writes a checkpoint to a path. checkpoint: where to write one as the run goes, after every
-    epoch, at an interruption, and inside long epochs every `checkpoint_seconds`. cache_features:
-    keep what frozen layers give. note: for FitStart. average: of the weights.
+    epoch, at an interruption, and inside long epochs every `checkpoint_seconds`. prefixes: finds
+    the frozen layers whose outputs are kept; None keeps none. note: for FitStart. average: of the
+    weights.
     """
 
     setup: Setup
     callbacks: Sequence[Callback]
     save: Callable[[Path], None]
     checkpoint: Path | None = None
-    cache_features: bool = True
+    prefixes: FrozenPrefixes | None = None
     note: str = ""
     average: Average = field(default_factory=Average)
     checkpoint_seconds: float = 60.0
@@ -76,7 +80,7 @@ class Loop:
         self._saved_at = time.monotonic()
         try:
             with isolated(), deferred_signals() as self._interruption, self.average.aside(model):
-                self._phases(run)
+                self._run_phases(run)
             self.average.forget()
             run.ended = reason
             self._write_checkpoint()
@@ -89,7 +93,7 @@ class Loop:
         except BaseException as error:
             reason = f"failed: {error}"
             with suppress(Exception):  # steps that are done belong in the history
-                self._flush(run)
+                self._emit_pending(run)
             raise
         finally:
             self._pending.clear()
@@ -101,12 +105,19 @@ class Loop:
         if self._interruption:  # came while the run was stopping by itself
             raise self._interruption.error()
 
-    def _phases(self, run: Run) -> None:
-        names = tuple(phase.name for phase in run.plan)
-        epochs, done = sum(phase.epochs for phase in run.plan), run.epochs_done
-        groups, steps = self.setup.optimizer.groups, self.setup.steps_per_epoch
-        valid = self.setup.data.valid is not None
-        self._emit(FitStart(names, epochs, steps, groups.names, done, self.note, valid))
+    def _run_phases(self, run: Run) -> None:
+        groups = self.setup.optimizer.groups
+        self._emit(
+            FitStart(
+                phases=tuple(phase.name for phase in run.plan),
+                epochs=sum(phase.epochs for phase in run.plan),
+                steps_per_epoch=self.setup.steps_per_epoch,
+                groups=groups.names,
+                first_epoch=run.epochs_done,
+                note=self.note,
+                validates=self.setup.data.valid is not None,
+            )
+        )
         note = ""
         while run.phase < len(run.plan):
             phase = run.plan[run.phase]
@@ -115,83 +126,111 @@ class Loop:
             peaks = phase.largest()
             groups.begin_phase(peaks)
             self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch, peaks, note))
-            note = self._phase(run, phase)  # what it keeps in memory ends with it
+            note = self._run_phase(run, phase)  # what it keeps in memory ends with it
 
-    def _phase(self, run: Run, phase: Phase) -> str:
-        cached = self.cache_features and phase.frozen
-        features = FeatureCache.create(self.setup, phase, run.phase_number) if cached else None
+    def _run_phase(self, run: Run, phase: Phase) -> str:
+        """Runs the rest of a phase; returns why it ended early, or nothing."""
+        features = self._feature_cache(run, phase)
         setup = self.setup if features is None else features.setup
-        active = nullcontext() if features is None else features.suffix.active()
+        skipping_prefix = nullcontext() if features is None else features.suffix.active()
         # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
-        with active, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
+        with skipping_prefix, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
             self.average.follow(self.setup.model)  # all processes have the same weights by now
-            step = TrainStep(net, setup, UpdateMeter(self.callbacks), self.average)
+            step = TrainStep(net, setup, meter=UpdateMeter(self.callbacks), average=self.average)
             index, note = run.phase, ""
             while run.phase == index:
                 try:
-                    self._epoch(run, phase, step, features)
+                    self._run_epoch(run, phase, step, features)
                 except _Stopped as stop:
-                    if not stop.answer.phase_only or index + 1 == len(run.plan):
+                    is_last_phase = index + 1 == len(run.plan)
+                    if not stop.answer.phase_only or is_last_phase:
                         raise
+                    # a phase that is over anyway has not ended early
                     note = f"{phase.name} stopped: {stop}" if run.phase == index else ""
                     run.leave_phase(index)
-        return note  # for the next phase: why this one ended early
+        return note
 
-    def _epoch(self, run: Run, phase: Phase, step: TrainStep, cache: FeatureCache | None) -> None:
-        started = time.perf_counter()
-        self._emit(EpochStart(phase.name, run.epoch, self.setup.steps_per_epoch, run.step))
-        if cache is not None:
-            with closing(cache.fill(run.epoch_number)) as precomputed:
+    def _feature_cache(self, run: Run, phase: Phase) -> FeatureCache | None:
+        if self.prefixes is None or not phase.frozen:
+            return None
+        return FeatureCache.create(self.setup, phase, run.first_epoch_of_phase, self.prefixes)
+
+    def _run_epoch(
+        self, run: Run, phase: Phase, step: TrainStep, features: FeatureCache | None
+    ) -> None:
+        """Runs the rest of an epoch: its features, its steps, its validation."""
+        started_at = time.perf_counter()
+        steps_per_epoch = self.setup.steps_per_epoch
+        self._emit(EpochStart(phase.name, run.epoch, steps_per_epoch, run.step))
+        if features is not None:
+            with closing(features.fill(run.epoch_number)) as precomputed:
                 for event in precomputed:
                     self._emit(event)
                     self._check_interruption(run)
+        # a callback, or the filling of the cache, may have changed the modes
         self.setup.optimizer.groups.set_training_modes()
-        if run.step < self.setup.steps_per_epoch:
-            self._steps(run, phase, step)
+        if run.step < steps_per_epoch:
+            self._run_steps(run, phase, step)
         results = step.validate()
-        train_loss = run.loss_sum / self.setup.steps_per_epoch
-        seconds = time.perf_counter() - started
-        ended = EpochEnd(phase.name, run.epoch, train_loss, results, seconds)
-        run.next_epoch()
-        self._emit(ended)
+        mean_loss = run.loss_sum / steps_per_epoch
+        seconds = time.perf_counter() - started_at
+        epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
+        run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
+        self._emit(epoch_end)
         if run.phase < len(run.plan):
             self._write_checkpoint()
         self._check_interruption(run)
 
-    def _steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
+    def _run_steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
         data, accumulate = step.setup.data, step.setup.settings.accumulate
-        number, steps = run.epoch_number, self.setup.steps_per_epoch
-        view = phase.view(run.epoch, run.phase_number)
+        epoch_number, steps_per_epoch = run.epoch_number, self.setup.steps_per_epoch
+        view = phase.view(run.epoch, run.first_epoch_of_phase)
         # closed at once: workers and generators must not outlive an error
-        with closing(data.train.epoch(data.seed, number, run.step * accumulate)) as batches:
-            for i in range(run.step, steps):
-                taken = next_batches(batches, min(accumulate, len(data.train) - i * accumulate))
-                row = self._set_values(run, phase, i)
+        with closing(data.train.epoch(data.seed, epoch_number, run.step * accumulate)) as batches:
+            for number in range(run.step, steps_per_epoch):
+                batches_left = len(data.train) - number * accumulate
+                step_batches = next_batches(batches, min(accumulate, batches_left))
+                row = self._set_values(run, phase, number)
                 try:
-                    loss = step(taken, view, number, i)
+                    loss = step(step_batches, view, epoch=epoch_number, step=number)
                 except DivergenceError as error:
                     raise self._diverged(error, row) from None
                 self._pending.add(row, loss, step.meter.take())
-                run.step = i + 1
-                look = (i + 1) % DELAY == 0 or run.step == steps
-                if look or loss.device.type == "cpu":
-                    self._flush(run)
-                if run.step == steps and not self.setup.weights_are_finite():
-                    raise self._diverged(DivergenceError("the weights are no longer finite"), row)
-                if look or distributed.world_size() == 1:
-                    self._between_steps(run)
+                run.step = number + 1
+                self._after_step(run, row, on_cpu=loss.device.type == "cpu")
 
-    def _set_values(self, run: Run, phase: Phase, i: int) -> StepEnd:
-        """Puts the hyper-parameters of step i in force; returns its row, still without loss."""
+    def _after_step(self, run: Run, row: StepEnd, *, on_cpu: bool) -> None:
+        """Tells the callbacks, and looks for signals, as often as costs nothing."""
+        is_last = run.step == self.setup.steps_per_epoch
+        is_time_to_read = is_last or run.step % DELAY == 0
+        if is_time_to_read or on_cpu:
+            self._emit_pending(run)
+        # no later loss would show that the last update went wrong
+        if is_last and not self.setup.weights_are_finite():
+            raise self._diverged(DivergenceError("the weights are no longer finite"), row)
+        if is_time_to_read or distributed.world_size() == 1:
+            self._check_interruption(run)
+            if self._checkpoint_is_due():
+                self._emit_pending(run)
+                self._write_checkpoint()
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.checkpoint is None:
+            return False
+        return time.monotonic() - self._saved_at > self.checkpoint_seconds
+
+    def _set_values(self, run: Run, phase: Phase, step: int) -> StepEnd:
+        """Puts the hyper-parameters of a step in force; returns its row, still without loss."""
         optimizer = self.setup.optimizer
-        for name, per_group in phase.at(run.epoch, i, self.setup.steps_per_epoch).items():
+        for name, per_group in phase.at(run.epoch, step, self.setup.steps_per_epoch).items():
             optimizer.groups.set_values(name, per_group)
         lr = tuple(group.values["lr"] for group in optimizer.groups)
-        momentum = tuple(group.values.get("momentum", 0.0) for group in optimizer.groups)
-        shown = momentum if optimizer.has_momentum else ()
-        return StepEnd(phase.name, run.epoch, i, math.nan, lr, shown, phase.frozen)
+        momentum: tuple[float, ...] = ()
+        if optimizer.has_momentum:
+            momentum = tuple(group.values.get("momentum", 0.0) for group in optimizer.groups)
+        return StepEnd(phase.name, run.epoch, step, math.nan, lr, momentum, phase.frozen)
 
-    def _flush(self, run: Run) -> None:
+    def _emit_pending(self, run: Run) -> None:
         """Reads the numbers of the pending steps and emits their events."""
         answers: list[Answer] = []
         for event in self._pending.read():
@@ -200,29 +239,24 @@ class Loop:
                     error = DivergenceError(f"the training loss is {event.loss}")
                     raise self._diverged(error, event)
                 run.loss_sum += event.loss
-            answers += self._tell(event)
+            answers += self._deliver(event)
         self._act(answers)  # only now: the later steps are done, and belong in what is saved
-
-    def _between_steps(self, run: Run) -> None:
-        self._check_interruption(run)
-        if self.checkpoint and time.monotonic() - self._saved_at > self.checkpoint_seconds:
-            self._flush(run)
-            self._write_checkpoint()
 
     def _check_interruption(self, run: Run) -> None:
         if distributed.any_process(bool(self._interruption), self.setup.runtime.device):
-            self._flush(run)
+            self._emit_pending(run)
             self._write_checkpoint()
             raise self._interruption.error()
 
     def _emit(self, event: Event) -> None:
-        self._act(self._tell(event))
+        self._act(self._deliver(event))
 
-    def _tell(self, event: Event) -> list[Answer]:
-        """To every callback in turn."""
+    def _deliver(self, event: Event) -> list[Answer]:
+        """Hands an event to every callback in turn; returns their answers."""
         return [deliver(callback, event) for callback in self.callbacks]
 
     def _act(self, answers: Sequence[Answer]) -> None:
+        """Saves first, so that what is stopped is also saved."""
         for answer in answers:
             if isinstance(answer, Save):
                 self._save(answer.path)

@@ -1,7 +1,9 @@
 """The plans that the fits run: what is going to happen, to be printed, plotted, stored, resumed."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
+from typing import Any, TypeAlias
 
 from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, numbers
 from finetune.models.layer_groups import LayerGroups
@@ -9,7 +11,7 @@ from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_
 from finetune.training.phase import Phase, Plan
 
 KEPT_EPOCHS = 4
-"""Of the head on kept features: one of them takes 2 % of what it takes to run the backbone."""
+"""Epochs of the head on kept features: one takes 2 % of what it takes to run the backbone."""
 
 SHORT_RUN = 2
 """Up to so many epochs, early layers do best with a hundredth of the head's rate, beyond with a
@@ -59,21 +61,22 @@ def fit_plan(
     schedules: hyper-parameter -> multiplier over the progress, for all groups or by group:
     `{"lr": {"head": one_cycle(), "*": delayed(0.3, one_cycle())}}`.
     """
-    given = {"lr": groups.spread(lr)}
+    phase_peaks = {"lr": groups.spread(lr)}
     if momentum is not None:
-        given["momentum"] = groups.per_group(momentum, "momentum")
+        phase_peaks["momentum"] = groups.per_group(momentum, "momentum")
     for name, values in (peaks or {}).items():
         if name == "lr":
             raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
         present = groups.values_of(name)
-        given[name] = numbers(groups.per_group(values, name), name, present, shown=values)
-    found: dict[str, Schedule | tuple[Schedule, ...]] = {}
-    for name, own in (schedules or {}).items():
-        if name not in given:
-            given[name] = groups.values_of(name)
-        each = groups.per_group(own, f"schedule of {name}")
-        found[name] = each[0] if all(one == each[0] for one in each) else each
-    return (Phase("fit", epochs, groups.frozen_count, given, found),)
+        phase_peaks[name] = numbers(groups.per_group(values, name), name, present, shown=values)
+    phase_schedules: dict[str, Schedule | tuple[Schedule, ...]] = {}
+    for name, schedule in (schedules or {}).items():
+        if name not in phase_peaks:
+            phase_peaks[name] = groups.values_of(name)
+        by_group = groups.per_group(schedule, f"schedule of {name}")
+        all_alike = all(of_group == by_group[0] for of_group in by_group)
+        phase_schedules[name] = by_group[0] if all_alike else by_group
+    return (Phase("fit", epochs, groups.frozen_count, phase_peaks, phase_schedules),)
 
 
 def one_cycle_plan(
@@ -88,81 +91,124 @@ def one_cycle_plan(
     views: int | None = None,
     name: str = "one cycle",
 ) -> Plan:
-    """One cycle of learning rate and, against it, momentum (Smith 2018)."""
-    count = groups.frozen_count if frozen is None else frozen
-    return (
-        Phase(
-            name,
+    """One cycle of learning rate and, against it, momentum (Smith 2018).
+
+    frozen: how many groups are frozen; None leaves frozen what is. views: see `Phase`.
+    """
+    peaks = {"lr": groups.spread(lr), "momentum": (1.0,) * len(groups)}
+    schedules = {
+        "lr": one_cycle(div=div, div_final=div_final, pct_start=pct_start),
+        "momentum": one_cycle_momentum(pct_start=pct_start),
+    }
+    if frozen is None:
+        frozen = groups.frozen_count
+    return (Phase(name, epochs, frozen, peaks, schedules, views),)
+
+
+@dataclass(frozen=True, slots=True)
+class FineTune:
+    """What `Learner.fine_tune` is asked for; `plan` makes phases of it.
+
+    The head alone, then everything at half the rate, and up to `lr_mult` lower in early layers.
+    epochs: with everything unfrozen. base_lr: peak rate of the head in the frozen phase.
+    freeze_epochs: with the head alone; None is 1, or `KEPT_EPOCHS` where the frozen layers' outputs
+    can be kept. freeze_views: how many views of each image the frozen phase goes round, see
+    `Phase`. lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its
+    place, see `LayerDecay`. pct_start, div: of the second cycle.
+    Source: the two calls of `fit_one_cycle` that fastai's `fine_tune` is; its frozen one has its
+    peak at the end.
+    Raises ValueError or TypeError for values that make no plan.
+    """
+
+    epochs: int
+    base_lr: float = 2e-3
+    freeze_epochs: int | None = None
+    freeze_views: int | None = None
+    lr_mult: float | None = None
+    layer_decay: float | None = None
+    pct_start: float = 0.3
+    div: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.layer_decay is not None and self.lr_mult is not None:
+            raise ValueError(
+                f"give lr_mult or layer_decay, not both; got {self.lr_mult} and {self.layer_decay}"
+            )
+        _check_rates(self.base_lr, self.lr_mult)
+        epochs, views = self.freeze_epochs, self.freeze_views
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
+            raise ValueError(f"freeze_epochs must be a whole number, 0 or more, got {epochs!r}")
+        if views is not None and (not isinstance(views, int) or views < 1):
+            raise ValueError(f"freeze_views must be 1 or more, or None, got {views!r}")
+
+    def plan(self, groups: LayerGroups, *, keeps_features: bool) -> Plan:
+        """The frozen phase, unless it has no epoch, and the unfrozen one.
+
+        keeps_features: whether the frozen groups need run only once for each view, so that an epoch
+        costs next to nothing. Raises ValueError for a single group.
+        """
+        if len(groups) < 2:
+            raise ValueError(
+                "fine_tune freezes all groups but the last, and this model has one group only; "
+                "pass split= to say where groups begin, or use fit_one_cycle"
+            )
+        unfrozen = one_cycle_plan(
+            groups,
+            self.epochs,
+            self._unfrozen_rates(),
+            pct_start=self.pct_start,
+            div=self.div,
+            frozen=0,
+            name="unfrozen",
+        )
+        return self._frozen_plan(groups, keeps_features) + unfrozen
+
+    def _frozen_plan(self, groups: LayerGroups, keeps_features: bool) -> Plan:
+        """The head alone, with rates that rise to the end, or come down again on kept features."""
+        epochs, views, peak_at = self.freeze_epochs, self.freeze_views, 0.99
+        if epochs is None and keeps_features:
+            epochs, peak_at = KEPT_EPOCHS, 0.3
+            # the view of validation, so without augmentation
+            views = 1 if views is None else views
+        elif epochs is None:
+            epochs = 1
+        if epochs == 0:
+            return ()
+        return one_cycle_plan(
+            groups,
             epochs,
-            count,
-            {"lr": groups.spread(lr), "momentum": (1.0,) * len(groups)},
-            {
-                "lr": one_cycle(div=div, div_final=div_final, pct_start=pct_start),
-                "momentum": one_cycle_momentum(pct_start=pct_start),
-            },
-            views,
-        ),
-    )
+            slice(self.base_lr),
+            pct_start=peak_at,
+            frozen=len(groups) - 1,
+            views=views,
+            name="frozen",
+        )
+
+    def _unfrozen_rates(self) -> LearningRates:
+        head_rate = self.base_lr / 2
+        if self.layer_decay is not None:
+            return LayerDecay(head_rate, self.layer_decay)
+        lr_mult = self.lr_mult
+        if lr_mult is None:
+            lr_mult = 100.0 if self.epochs <= SHORT_RUN else 10.0
+        return slice(head_rate / lr_mult, head_rate)
 
 
 def fine_tune_plan(
-    groups: LayerGroups,
-    epochs: int,
-    *,
-    base_lr: float = 2e-3,
-    freeze_epochs: int | None = 1,
-    freeze_views: int | None = None,
-    lr_mult: float | None = None,
-    layer_decay: float | None = None,
-    pct_start: float = 0.3,
-    div: float = 5.0,
+    groups: LayerGroups, epochs: int, *, keeps_features: bool = False, **options: Any
 ) -> Plan:
-    """The head alone, then everything at half the rate, and up to `lr_mult` lower in early layers.
-
-    lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its place,
-    see `LayerDecay`.
-
-    freeze_epochs: None is for a frozen phase whose epochs cost next to nothing: `KEPT_EPOCHS` over
-    the view of validation, unless `freeze_views` says otherwise, with rates that come down again.
-    Source: the two calls of `fit_one_cycle` that fastai's `fine_tune` is; its frozen one has its
-    peak at the end.
-    """
-    if len(groups) < 2:
-        raise ValueError(
-            "fine_tune freezes all groups but the last, and this model has one group only; "
-            "pass split= to say where groups begin, or use fit_one_cycle"
-        )
-    if layer_decay is not None and lr_mult is not None:
-        raise ValueError(f"give lr_mult or layer_decay, not both; got {lr_mult} and {layer_decay}")
-    if lr_mult is None:
-        lr_mult = 100.0 if epochs <= SHORT_RUN else 10.0
-    _check_rates(base_lr, lr_mult)
-    peak_at = 0.99
-    if freeze_epochs is None:
-        freeze_epochs, peak_at = KEPT_EPOCHS, 0.3
-        freeze_views = 1 if freeze_views is None else freeze_views
-    if not isinstance(freeze_epochs, int) or freeze_epochs < 0:
-        raise ValueError(f"freeze_epochs must be a whole number, 0 or more, got {freeze_epochs!r}")
-    if freeze_views is not None and (not isinstance(freeze_views, int) or freeze_views < 1):
-        raise ValueError(f"freeze_views must be 1 or more, or None, got {freeze_views!r}")
-    frozen: Plan = ()
-    if freeze_epochs:
-        frozen = one_cycle_plan(
-            groups, freeze_epochs, slice(base_lr), pct_start=peak_at, frozen=len(groups) - 1,
-            views=freeze_views, name="frozen",
-        )  # fmt: skip
-    rates: LearningRates = slice(base_lr / 2 / lr_mult, base_lr / 2)
-    if layer_decay is not None:
-        rates = LayerDecay(base_lr / 2, layer_decay)
-    return frozen + one_cycle_plan(
-        groups, epochs, rates, pct_start=pct_start, div=div, frozen=0, name="unfrozen"
-    )
+    """The plan of `FineTune(epochs, **options)`."""
+    return FineTune(epochs, **options).plan(groups, keeps_features=keeps_features)
 
 
-def _check_rates(base_lr: float, lr_mult: float) -> None:
+PlanRequest: TypeAlias = Plan | FineTune
+"""A plan, or a `FineTune` whose plan depends on what can be kept."""
+
+
+def _check_rates(base_lr: float, lr_mult: float | None) -> None:
     if not isinstance(base_lr, Real):
         raise TypeError(f"base_lr is one number; lr_mult spreads it over the groups: {base_lr!r}")
-    if not lr_mult > 0:
+    if lr_mult is not None and not lr_mult > 0:
         raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
 
 
@@ -184,9 +230,13 @@ def gradual_unfreeze_plan(
         raise ValueError("there is one layer group only, so nothing can be frozen; pass split=")
     plan: Plan = ()
     for frozen in reversed(range(len(groups))):
-        alone = frozen == len(groups) - 1
-        name = "all" if not frozen else f"{groups[frozen].name}{'' if alone else ' and above'}"
-        rates = slice(base_lr) if alone else slice(base_lr / 2 / lr_mult, base_lr / 2)
+        first_unfrozen = groups[frozen].name
+        rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
+        name = f"{first_unfrozen} and above"
+        if frozen == len(groups) - 1:
+            rates, name = slice(base_lr), first_unfrozen
+        elif frozen == 0:
+            name = "all"
         plan += one_cycle_plan(
             groups, epochs_per_group, rates, pct_start=0.3, div=5.0, frozen=frozen, name=name
         )
@@ -204,7 +254,7 @@ def flat_cosine_plan(
 ) -> Plan:
     """Flat, then cosine to `lr / div_final` from `pct_start` on."""
     schedule = FlatCosine(pct_start, 1 / div_final)
-    return (_with_momentum("flat cosine", groups, epochs, lr, schedule, momentum),)
+    return (_constant_momentum_phase("flat cosine", groups, epochs, lr, schedule, momentum),)
 
 
 def restarts_plan(
@@ -220,14 +270,15 @@ def restarts_plan(
     if not isinstance(cycles, int) or cycles < 1:
         raise ValueError(f"cycles must be a positive whole number, got {cycles!r}")
     schedule = FlatCosine(0.0, 0.0)
-    lengths = [cycle_epochs * cycle_mult**i for i in range(cycles)]
-    return tuple(
-        _with_momentum(f"cycle {i + 1}", groups, length, lr, schedule, momentum)
-        for i, length in enumerate(lengths)
-    )
+    phases = []
+    for number in range(cycles):
+        epochs = cycle_epochs * cycle_mult**number
+        name = f"cycle {number + 1}"
+        phases.append(_constant_momentum_phase(name, groups, epochs, lr, schedule, momentum))
+    return tuple(phases)
 
 
-def _with_momentum(
+def _constant_momentum_phase(
     name: str,
     groups: LayerGroups,
     epochs: int,

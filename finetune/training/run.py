@@ -5,6 +5,8 @@ from typing import Any
 
 from finetune.training.phase import Plan
 
+_POSITION_FIELDS = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended")
+
 
 @dataclass(slots=True)
 class Run:
@@ -25,6 +27,7 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
+        """Epochs of this run that are complete; those that a phase left out count as well."""
         return sum(phase.epochs for phase in self.plan[: self.phase]) + self.epoch
 
     @property
@@ -33,24 +36,29 @@ class Run:
         return self.first_epoch + self.epochs_done
 
     @property
-    def phase_number(self) -> int:
-        """The number of the current phase's first epoch."""
+    def first_epoch_of_phase(self) -> int:
+        """The number, over all runs, of the current phase's first epoch."""
         return self.epoch_number - self.epoch
 
     @property
     def epochs_begun(self) -> int:
-        """The first number that no epoch of this run has used."""
-        return self.epoch_number + (self.step > 0)
+        """The first number, over all runs, that no epoch of this run has used."""
+        has_begun_epoch = self.step > 0
+        return self.epoch_number + has_begun_epoch
 
     def next_epoch(self) -> None:
-        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        """Goes to the next epoch, and to the next phase after the last epoch of one."""
+        self.epoch += 1
+        self.step, self.loss_sum = 0, 0.0
         if self.epoch == self.plan[self.phase].epochs:
-            self.phase, self.epoch = self.phase + 1, 0
+            self.phase += 1
+            self.epoch = 0
 
     def leave_phase(self, index: int) -> None:
         """Goes to the phase after `index`, unless the run is there already."""
         if self.phase == index:
-            self.phase, self.epoch, self.step, self.loss_sum = index + 1, 0, 0, 0.0
+            self.phase = index + 1
+            self.epoch, self.step, self.loss_sum = 0, 0, 0.0
 
     def to_dict(self, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
         """Plain data. steps: per epoch; the position means nothing with another number.
@@ -61,16 +69,10 @@ class Run:
             "plan": [phase.to_dict() for phase in self.plan],
             "steps": steps,
             "settings": settings,
-            "first_epoch": self.first_epoch,
-            "phase": self.phase,
-            "epoch": self.epoch,
-            "step": self.step,
-            "loss_sum": self.loss_sum,
-            "ended": self.ended,
+            **{name: getattr(self, name) for name in _POSITION_FIELDS},
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], plan: Plan) -> "Run":
         """A run at the position that `to_dict` described."""
-        names = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended")
-        return cls(plan, *(data[name] for name in names))
+        return cls(plan, *(data[name] for name in _POSITION_FIELDS))

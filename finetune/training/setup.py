@@ -1,22 +1,20 @@
 """Setup: what is trained, on what, and how; and the forward pass of training and evaluation."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.data.loaders import DataLoaders
 from finetune.optim.group_optimizer import GroupOptimizer
+from finetune.tasks import Loss
 from finetune.training.mixing import training_loss
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.settings import StepSettings
-
-Loss: TypeAlias = Callable[[Any, Any], Tensor]
-"""(outputs, targets) -> mean loss over the batch, a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +74,11 @@ def forward(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def folded_norms(setup: Setup, inputs: Any, *, training: bool) -> FoldedNorms:
-    """Those that the runtime folds; the first inputs show which they are."""
-    if not setup.runtime.fold or not isinstance(inputs, Tensor):
+def folded_norms(model: nn.Module, runtime: Runtime, inputs: Any, *, training: bool) -> FoldedNorms:
+    """The norms that the runtime folds into convolutions; the first inputs show which they are."""
+    if not runtime.fold or not isinstance(inputs, Tensor):
         return FoldedNorms([])
-    return FoldedNorms.find(setup.model, inputs[:2], training=training)
+    return FoldedNorms.find(model, inputs[:2], training=training)
 
 
 def in_float32(outputs: Any) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.data.examples import from_folder
+from finetune.data.sources.folders import from_folder
 
 IMPORTS = {"finetune": "finetune", "libraries": "torch, torchvision, timm"}
 TIMED = (

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from finetune import metrics
 from finetune.callbacks.monitor import Monitor
+from finetune.tasks import registered_tasks
 from finetune.training.events import EpochEnd
 
 LOWER = {"error_rate", "mae", "mse", "rmse"}
-NAMES = sorted({name for names in metrics._NAMES.values() for name in names})
+NAMES = sorted({name for task in registered_tasks() for name in task.named_metrics()})
 
 
 def improvements(monitor: Monitor, name: str, values: list[float]) -> list[bool]:

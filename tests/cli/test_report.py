@@ -7,6 +7,7 @@ import pytest
 
 from finetune.cli import build, report
 from finetune.config import TrainConfig
+from finetune.tasks import resolve_task
 
 
 def facts(photos: Path, **options: Any) -> dict[str, str]:
@@ -39,7 +40,7 @@ def test_what_is_held_out_is_said_as_the_task_splits(photos: Path, tables: Path)
     ],
 )
 def test_only_shares_are_in_percent(name: str, value: float, task: str, shown: str) -> None:
-    assert report.figure(name, value, task) == shown  # type: ignore[arg-type]
+    assert resolve_task(task).metric_text(name, value) == shown  # type: ignore[arg-type]
 
 
 def test_the_report_of_a_regression_has_no_percent_in_its_headline(values_run: Path) -> None:

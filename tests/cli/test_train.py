@@ -10,7 +10,7 @@ import pytest
 
 from finetune import Callback, Learner
 from finetune.cli import build, main
-from finetune.export import graphs
+from finetune.export import ModelDescription, graphs
 from finetune.training.events import StepEnd
 
 
@@ -53,10 +53,10 @@ def test_the_time_is_that_of_all_epochs(best_run: Path) -> None:
 def test_a_model_that_is_no_graph_is_trained_and_exported_nevertheless(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(folder: Path, model: Any, description: Any, formats: Any) -> None:
-        if "onnx" in formats:
+    def write(folder: Path, model: Any, description: ModelDescription) -> None:
+        if "onnx" in description.formats:
             raise RuntimeError("it has a loop")
-        if "torch_export" in formats:
+        if "torch_export" in description.formats:
             (folder / "model.pt2").write_text("a graph")
 
     monkeypatch.setattr(graphs, "write", write)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune.data.examples import Examples, from_folder, from_marked, from_pairs, image_files
-from finetune.data.unlabelled import unlabelled
+from finetune.data.examples import Examples
+from finetune.data.sources.folders import from_folder, image_files
+from finetune.data.sources.lists import from_marked, from_pairs, without_labels
+from finetune.tasks import SingleLabel
 
 
 def numbered(counts: tuple[int, ...]) -> Examples:
@@ -381,7 +383,7 @@ def test_images_and_labels_of_a_data_frame_go_by_position(marks: list[bool] | No
 
 def test_images_without_labels_of_a_data_frame_go_by_position() -> None:
     paths = pytest.importorskip("pandas").Series(["x", "y"], index=[5, 0])
-    items = unlabelled(paths, ("a", "b"), "single_label").items
+    items = without_labels(paths, ("a", "b"), SingleLabel()).items
     assert (items[0], items[1]) == ("x", "y")
 
 

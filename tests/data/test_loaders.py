@@ -17,6 +17,7 @@ from torch.utils.data import (
 from finetune import DataLoaders
 from finetune.data.loaders import Batch, TorchLoader, move
 from finetune.randomness import isolated
+from finetune.tasks import Regression, SingleLabel
 
 NUMBERS = TensorDataset(torch.arange(20), torch.arange(20) % 2)
 
@@ -300,8 +301,8 @@ def test_what_persistent_workers_draw_does_not_depend_on_earlier_epochs() -> Non
 
 def test_task_is_single_label_unless_said_otherwise() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4, 2)), 2)
-    assert DataLoaders(loader).task == "single_label"
-    assert DataLoaders(loader, task="regression").task == "regression"
+    assert DataLoaders(loader).task == SingleLabel()
+    assert DataLoaders(loader, task="regression").task == Regression()
     with pytest.raises(ValueError, match=r"task must be one of .* got 'regresion'"):
         DataLoaders(loader, task="regresion")  # type: ignore[arg-type]
 

@@ -1,21 +1,24 @@
 """The model card holds facts, and nothing that is not known."""
 
-import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from finetune import Learner
+from finetune import Learner, export
+from finetune.export import ModelDescription
 from finetune.export.card import MOST_CLASSES, model_card
 
 SOURCE = "import timm\nfrom torch import nn\n\nbackbone = nn.Identity()\nhead = nn.Identity()"
 
 
-@pytest.fixture
-def description(trained: Learner) -> dict[str, Any]:
-    return copy.deepcopy(trained._description(("safetensors",)))
+@pytest.fixture(scope="module")
+def description(trained: Learner, tmp_path_factory: pytest.TempPathFactory) -> ModelDescription:
+    folder = tmp_path_factory.mktemp("card") / "model"
+    trained.export(folder)
+    return export.read_description(folder)
 
 
 def section(card: str, name: str) -> str:
@@ -34,9 +37,9 @@ def test_the_card_lies_in_the_folder(trained: Learner, tmp_path: Path) -> None:
     assert "onnx" not in card
 
 
-def test_timm_alone_loads_a_linear_head_in_one_line(description: dict[str, Any]) -> None:
-    description["architecture"]["head"] = "linear"
-    use = section(model_card(description, SOURCE), "Use")
+def test_timm_alone_loads_a_linear_head_in_one_line(description: ModelDescription) -> None:
+    architecture = replace(description.architecture, head="linear")
+    use = section(model_card(replace(description, architecture=architecture), SOURCE), "Use")
     assert "`model.safetensors`, with timm alone, in one line." in use
     line = (
         'timm.create_model("test_efficientnet", num_classes=3, checkpoint_path="model.safetensors")'
@@ -45,70 +48,77 @@ def test_timm_alone_loads_a_linear_head_in_one_line(description: dict[str, Any])
     assert "backbone" not in use
 
 
-def test_another_head_is_made_of_torchs_layers(description: dict[str, Any]) -> None:
+def test_another_head_is_made_of_torchs_layers(description: ModelDescription) -> None:
     use = section(model_card(description, SOURCE), "Use")
     assert "own library makes the backbone, torch the head" in use
     assert "timm alone" not in use
 
 
-def test_it_counts_the_images_of_each_class(description: dict[str, Any]) -> None:
+def test_it_counts_the_images_of_each_class(description: ModelDescription) -> None:
     data = section(model_card(description, SOURCE), "Data")
     assert "18 training images and 6 validation images." in data
-    assert "| green | 6 | 2 |" in data
+    header = "| class | training images | validation images |\n|---|---:|---:|\n"
+    assert f"{header}| blue | 6 | 2 |\n| green | 6 | 2 |\n" in data
 
 
-def test_it_has_the_last_validation(description: dict[str, Any], trained: Learner) -> None:
+def test_it_has_the_last_validation(description: ModelDescription, trained: Learner) -> None:
     card = model_card(description, SOURCE)
     accuracy = trained.history.epochs[-1].valid["accuracy"]
     assert f"| accuracy | {accuracy:.4f} |" in section(card, "Validation")
     assert front_matter(card)["metrics"] == ["accuracy"]
 
 
-def test_it_claims_no_result_that_is_not_known(description: dict[str, Any]) -> None:
-    card = model_card({**description, "validation": {}}, SOURCE)
+def test_it_claims_no_result_that_is_not_known(description: ModelDescription) -> None:
+    card = model_card(replace(description, validation={}), SOURCE)
     assert "were not validated" in section(card, "Validation")
     assert "figures" not in section(card, "Limits")
     assert "metrics" not in front_matter(card)
 
 
-def test_its_limits_have_the_numbers(description: dict[str, Any]) -> None:
-    description["data"]["valid"]["classes"]["green"] = 1
+def test_its_limits_have_the_numbers(description: ModelDescription) -> None:
+    valid = description.data["valid"]
+    valid = replace(valid, classes={**valid.classes, "green": 1})
+    description = replace(description, data={**description.data, "valid": valid})
     limits = section(model_card(description, SOURCE), "Limits")
     assert "18 training images and 6 for validation, of which 1 of the rarest class" in limits
     assert "The figures above are of its validation images" in limits
 
 
-def test_it_tells_what_was_trained_and_how(description: dict[str, Any]) -> None:
+def test_it_tells_what_was_trained_and_how(description: ModelDescription) -> None:
     training = section(model_card(description, SOURCE), "Training")
     assert "| frozen | 4 | body_1, body_2 | head 0.00194 |" in training
     assert "| unfrozen | 2 | none | body_1 " in training
     assert "| AdamW | 0.01 |" in training
 
 
-def test_an_untrained_model_is_called_so(description: dict[str, Any]) -> None:
-    description["training"]["phases"] = []
-    assert "without any training" in section(model_card(description, SOURCE), "Training")
+def test_an_untrained_model_is_called_so(description: ModelDescription) -> None:
+    assert description.training is not None
+    for training in (replace(description.training, phases=[]), None):
+        card = model_card(replace(description, training=training), SOURCE)
+        assert "without any training" in section(card, "Training")
 
 
-def test_many_classes_are_cut_short(description: dict[str, Any]) -> None:
-    description["classes"] = [f"class {i}" for i in range(MOST_CLASSES + 7)]
-    data = section(model_card(description, SOURCE), "Data")
+def test_many_classes_are_cut_short(description: ModelDescription) -> None:
+    classes = tuple(f"class {i}" for i in range(MOST_CLASSES + 7))
+    data = section(model_card(replace(description, classes=classes), SOURCE), "Data")
     assert "and 7 more, in `model.json`." in data
     assert f"| class {MOST_CLASSES - 1} |" in data
     assert f"| class {MOST_CLASSES} |" not in data
 
 
-def test_names_do_not_break_tables(description: dict[str, Any]) -> None:
-    description["classes"] = ["a|b", "c\nd"]
-    data = section(model_card(description, SOURCE), "Data")
+def test_names_do_not_break_tables(description: ModelDescription) -> None:
+    named = replace(description, classes=("a|b", "c\nd"))
+    data = section(model_card(named, SOURCE), "Data")
     assert "| a\\|b | 0 | 0 |\n| c d | 0 | 0 |" in data
 
 
-def test_a_torchvision_model_names_its_library(description: dict[str, Any]) -> None:
-    description["architecture"]["backbone"] = "torchvision/resnet18"
-    assert front_matter(model_card(description, SOURCE))["library_name"] == "torchvision"
+def test_a_torchvision_model_names_its_library(description: ModelDescription) -> None:
+    architecture = replace(description.architecture, backbone="torchvision/resnet18")
+    card = model_card(replace(description, architecture=architecture), SOURCE)
+    assert front_matter(card)["library_name"] == "torchvision"
 
 
-def test_a_temperature_is_in_the_code(description: dict[str, Any]) -> None:
-    card = model_card({**description, "temperature": 1.5}, SOURCE)
+def test_a_temperature_is_in_the_code(description: ModelDescription) -> None:
+    fitted = replace(description.post_processing, temperature=1.5)
+    card = model_card(replace(description, post_processing=fitted), SOURCE)
     assert "(logits / 1.5).softmax(dim=1)" in card

@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from finetune import Learner, export, load_learner
-
-DESCRIPTION = {"classes": ["a", "b"]}
+from finetune.export import ModelDescription
 
 
 @pytest.fixture
@@ -52,29 +53,35 @@ def test_an_existing_folder_is_not_overwritten(folder: Path, trained: Learner) -
     assert (folder / "model.safetensors").read_bytes() == before
 
 
-def test_overwrite_replaces_a_model(folder: Path) -> None:
-    export.write(folder, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
-    assert export.read_description(folder)["classes"] == ["a", "b"]
+def test_overwrite_replaces_a_model(folder: Path, tiny_description: ModelDescription) -> None:
+    export.write(folder, nn.Linear(2, 2), tiny_description, overwrite=True)
+    assert export.read_description(folder).classes == ("a", "b", "c")
 
 
-def test_overwrite_spares_a_folder_with_anything_else_in_it(folder: Path) -> None:
+def test_overwrite_spares_a_folder_with_anything_else_in_it(
+    folder: Path, tiny_description: ModelDescription
+) -> None:
     (folder / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(FileExistsError, match=r"holds other files and stays: thesis\.txt"):
-        export.write(folder, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+        export.write(folder, nn.Linear(2, 2), tiny_description, overwrite=True)
     assert (folder / "thesis.txt").read_text() == "irreplaceable"
 
 
-def test_overwrite_spares_a_folder_whose_files_only_have_our_names(tmp_path: Path) -> None:
+def test_overwrite_spares_a_folder_whose_files_only_have_our_names(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
     (tmp_path / "README.md").write_text("my own")
     with pytest.raises(FileExistsError, match=r"holds other files and stays: README\.md"):
-        export.write(tmp_path, nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+        export.write(tmp_path, nn.Linear(2, 2), tiny_description, overwrite=True)
     assert (tmp_path / "README.md").read_text() == "my own"
 
 
-def test_overwrite_does_not_replace_a_file(tmp_path: Path) -> None:
+def test_overwrite_does_not_replace_a_file(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
     (tmp_path / "model").write_text("a file")
     with pytest.raises(FileExistsError, match="exists already"):
-        export.write(tmp_path / "model", nn.Linear(2, 2), DESCRIPTION, overwrite=True)
+        export.write(tmp_path / "model", nn.Linear(2, 2), tiny_description, overwrite=True)
     assert (tmp_path / "model").read_text() == "a file"
 
 
@@ -104,20 +111,26 @@ def test_a_description_of_the_first_version_is_still_read(folder: Path, photos: 
     )
 
 
-def test_a_failing_export_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failing_export_leaves_nothing_behind(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
+    unwritable: Any = {"torch": object()}
+    description = replace(tiny_description, versions=unwritable)
     with pytest.raises(TypeError, match="not JSON serializable"):
-        export.write(tmp_path / "model", nn.Linear(2, 2), {"classes": object()})
+        export.write(tmp_path / "model", nn.Linear(2, 2), description)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tied_weights_and_layouts_survive(tmp_path: Path) -> None:
+def test_tied_weights_and_layouts_survive(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
     def model() -> nn.Module:
         tied = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
         tied[1].weight = tied[0].weight
         return tied.to(memory_format=torch.channels_last)
 
     first, second = model(), model()
-    export.write(tmp_path / "model", first, DESCRIPTION)
+    export.write(tmp_path / "model", first, tiny_description)
     export.read_weights(tmp_path / "model", second)
     assert torch.equal(first[0].weight, second[0].weight)
     assert second[0].weight is second[1].weight

@@ -2,18 +2,17 @@
 
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.export import graphs
+from finetune.export import Format, ModelDescription, graphs
 from finetune.export.formats import ONNX_DATA
 from finetune.export.graphs import Served
-
-INPUTS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "image_size": 8}
-DESCRIPTION = {"preprocessing": INPUTS}
+from finetune.tasks import MultiLabel, PostProcessing
 
 
 def tiny(features: int = 3) -> nn.Sequential:
@@ -50,34 +49,44 @@ class Unsteady(nn.Module):
         return images.mean((2, 3)) * torch.tensor([1.0, 1.0, 10.0 * self.calls])
 
 
-def test_the_ends_are_normalisation_and_probabilities() -> None:
+def write(folder: Path, model: nn.Module, description: ModelDescription, *formats: Format) -> None:
+    graphs.write(folder, model, replace(description, formats=formats))
+
+
+def test_the_ends_are_normalisation_and_probabilities(tiny_description: ModelDescription) -> None:
     images, model = torch.rand(2, 3, 8, 8), tiny().eval()
-    mean, std = (torch.tensor(INPUTS[name]).view(3, 1, 1) for name in ("mean", "std"))
+    preprocessing = tiny_description.preprocessing
+    mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(3, 1, 1)
     logits = model((images - mean) / std)
-    served = Served.from_description(model, DESCRIPTION)
+    served = Served.copy_of(model, tiny_description)
     torch.testing.assert_close(served(images), logits.softmax(dim=1))
-    several = {**DESCRIPTION, "task": "multi_label", "temperature": 2.0}
-    served = Served.from_description(model, several)
+    several = replace(
+        tiny_description, task=MultiLabel(), post_processing=PostProcessing(temperature=2.0)
+    )
+    served = Served.copy_of(model, several)
     torch.testing.assert_close(served(images), (logits / 2).sigmoid())
 
 
-def test_a_graph_takes_any_number_of_images(tmp_path: Path) -> None:
+def test_a_graph_takes_any_number_of_images(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
     model = tiny()
-    graphs.write(tmp_path, model, DESCRIPTION, ("torch_export",))
+    write(tmp_path, model, tiny_description, "torch_export")
     program = torch.export.load(tmp_path / "model.pt2").module()
-    served = Served.from_description(model, DESCRIPTION)
+    served = Served.copy_of(model, tiny_description)
     for count in (1, 2, 5):
         images = torch.rand(count, 3, 8, 8)
         torch.testing.assert_close(program(images), served(images))
 
 
 def test_the_model_and_the_random_numbers_stay_as_they_are(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], tiny_description: ModelDescription
 ) -> None:
     model = tiny().to(memory_format=torch.channels_last).train()
     model[0].requires_grad_(False)
     before, state = torch.get_rng_state(), {n: v.clone() for n, v in model.state_dict().items()}
-    graphs.write(tmp_path, model, DESCRIPTION, ("torch_export", "onnx"))
+    write(tmp_path, model, tiny_description, "torch_export", "onnx")
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.modules())
     assert [p.requires_grad for p in model[0].parameters()] == [False, False]
@@ -86,28 +95,35 @@ def test_the_model_and_the_random_numbers_stay_as_they_are(
 
 
 def test_weights_beyond_protobuf_go_into_a_file_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_description: ModelDescription
 ) -> None:
     monkeypatch.setattr(graphs, "_LARGEST_FILE", 10)
-    graphs.write(tmp_path, tiny(), DESCRIPTION, ("onnx",))  # which reads it back
+    write(tmp_path, tiny(), tiny_description, "onnx")  # which reads it back
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", ONNX_DATA}
 
 
 def test_what_exporters_say_is_not_shown(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tiny_description: ModelDescription,
 ) -> None:
-    graphs.write(tmp_path, Talkative(), DESCRIPTION, ("torch_export",))
+    write(tmp_path, Talkative(), tiny_description, "torch_export")
     assert capfd.readouterr() == ("", "")
     assert "this is slow" not in caplog.text
     logging.getLogger("torch.onnx").warning("as before")
     assert "as before" in caplog.text
 
 
-def test_a_model_that_is_no_graph_is_named_with_a_way_out(tmp_path: Path) -> None:
+def test_a_model_that_is_no_graph_is_named_with_a_way_out(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
     with pytest.raises(RuntimeError, match=r"can't be exported as a graph: .*'safetensors'"):
-        graphs.write(tmp_path, OneByOne(), DESCRIPTION, ("onnx",))
+        write(tmp_path, OneByOne(), tiny_description, "onnx")
 
 
-def test_a_graph_with_other_outputs_is_refused(tmp_path: Path) -> None:
+def test_a_graph_with_other_outputs_is_refused(
+    tmp_path: Path, tiny_description: ModelDescription
+) -> None:
     with pytest.raises(RuntimeError, match=r"torch_export: its outputs differ .* by up to 0"):
-        graphs.write(tmp_path, Unsteady(), DESCRIPTION, ("torch_export",))
+        write(tmp_path, Unsteady(), tiny_description, "torch_export")

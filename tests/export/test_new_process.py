@@ -17,7 +17,7 @@ from finetune.data.images.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import Format
 from finetune.models.heads import HeadKind
-from finetune.tasks.task import Task
+from finetune.tasks import TaskName
 
 FORMATS: tuple[Format, ...] = ("safetensors", "onnx", "torch_export")
 # used in this order by one process, which has none of these modules by then
@@ -125,7 +125,7 @@ def test_a_linear_head_in_every_format(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["multi_label", "regression"])
-def test_the_other_tasks(photos: Path, tmp_path: Path, task: Task) -> None:
+def test_the_other_tasks(photos: Path, tmp_path: Path, task: TaskName) -> None:
     files = sorted(photos.glob("*/*"))
     labels = [[file.parent.name] for file in files]
     targets = labels if task == "multi_label" else [[10.0 * i, i % 3] for i in range(len(files))]

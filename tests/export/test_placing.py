@@ -1,20 +1,19 @@
 """An exported folder takes its place whole, also where the folder itself can't be moved."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch import nn
 
 from finetune import export
-from finetune.export import placing
+from finetune.export import ModelDescription, placing
 
-OLD, NEW = {"classes": ["old"]}, {"classes": ["new"]}
 FILES = ["model.json", "model.safetensors"]
 
 
-def write(folder: Path, description: dict[str, Any]) -> None:
+def write(folder: Path, description: ModelDescription) -> None:
     export.write(folder, nn.Linear(2, 2), description, overwrite=True)
 
 
@@ -23,13 +22,18 @@ def names_in(folder: Path) -> list[str]:
 
 
 def classes_in(folder: Path) -> list[str]:
-    return export.read_description(folder)["classes"]
+    return list(export.read_description(folder).classes)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def new(tiny_description: ModelDescription) -> ModelDescription:
+    return replace(tiny_description, classes=("new",))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_description: ModelDescription) -> Path:
     """With a model that has a graph, too."""
-    write(tmp_path / "model", OLD)
+    write(tmp_path / "model", replace(tiny_description, classes=("old",)))
     (tmp_path / "model" / "model.onnx").write_bytes(b"old")
     return tmp_path / "model"
 
@@ -67,16 +71,16 @@ def fail_replacing(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
     monkeypatch.setattr(os, "replace", failing)
 
 
-def test_a_link_to_a_folder_stays_a_link(folder: Path) -> None:
+def test_a_link_to_a_folder_stays_a_link(folder: Path, new: ModelDescription) -> None:
     link = folder.with_name("link")
     link.symlink_to(folder)
-    write(link, NEW)
+    write(link, new)
     assert link.is_symlink()
     assert classes_in(folder) == ["new"]
 
 
 def test_a_new_folder_that_does_not_arrive_leaves_the_old_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, new: ModelDescription
 ) -> None:
     rename = Path.rename
 
@@ -87,35 +91,35 @@ def test_a_new_folder_that_does_not_arrive_leaves_the_old_one(
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="the disk is gone"):
-        write(folder, NEW)
+        write(folder, new)
     assert classes_in(folder) == ["old"]
     assert names_in(folder.parent) == ["model"]
 
 
-def test_nothing_is_left_beside_a_replaced_folder(folder: Path) -> None:
-    write(folder, NEW)
+def test_nothing_is_left_beside_a_replaced_folder(folder: Path, new: ModelDescription) -> None:
+    write(folder, new)
     assert names_in(folder.parent) == ["model"]
     assert names_in(folder) == FILES
 
 
 def test_a_folder_that_can_not_be_moved_gets_new_files(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, new: ModelDescription
 ) -> None:
     refuse_rename(monkeypatch, folder)
-    write(folder, NEW)
+    write(folder, new)
     assert classes_in(folder) == ["new"]
     assert (names_in(folder.parent), names_in(folder)) == (["model"], FILES)
 
 
-def test_an_empty_mount_point_is_filled(mount: Path) -> None:
+def test_an_empty_mount_point_is_filled(mount: Path, new: ModelDescription) -> None:
     for file in mount.iterdir():
         file.unlink()
-    export.write(mount, nn.Linear(2, 2), NEW)
+    export.write(mount, nn.Linear(2, 2), new)
     assert names_in(mount) == FILES
 
 
-def test_a_model_in_a_mount_point_is_replaced(mount: Path) -> None:
-    write(mount, NEW)
+def test_a_model_in_a_mount_point_is_replaced(mount: Path, new: ModelDescription) -> None:
+    write(mount, new)
     assert classes_in(mount) == ["new"]
     assert names_in(mount) == FILES
 
@@ -124,43 +128,43 @@ def test_files_for_a_mount_point_are_made_in_it(mount: Path) -> None:
     assert placing.temporary_for(mount).parent == mount
 
 
-def test_what_a_file_system_has_of_its_own_stays(mount: Path) -> None:
+def test_what_a_file_system_has_of_its_own_stays(mount: Path, new: ModelDescription) -> None:
     (mount / "lost+found").mkdir()
-    write(mount, NEW)
+    write(mount, new)
     assert names_in(mount) == ["lost+found", *FILES]
 
 
-def test_a_mount_point_with_other_files_stays(mount: Path) -> None:
+def test_a_mount_point_with_other_files_stays(mount: Path, new: ModelDescription) -> None:
     (mount / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(FileExistsError, match=r"holds other files and stays: thesis\.txt"):
-        write(mount, NEW)
+        write(mount, new)
     assert classes_in(mount) == ["old"]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_does_not_arrive_leaves_the_old_ones(
-    mount: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    mount: Path, monkeypatch: pytest.MonkeyPatch, name: str, new: ModelDescription
 ) -> None:
     before = {file.name: file.read_bytes() for file in mount.iterdir()}
     fail_replacing(monkeypatch, mount / name)
     with pytest.raises(OSError, match="no space left"):
-        write(mount, NEW)
+        write(mount, new)
     assert {file.name: file.read_bytes() for file in mount.iterdir()} == before
 
 
 def test_a_file_that_does_not_arrive_leaves_an_empty_mount_point_empty(
-    mount: Path, monkeypatch: pytest.MonkeyPatch
+    mount: Path, monkeypatch: pytest.MonkeyPatch, new: ModelDescription
 ) -> None:
     for file in mount.iterdir():
         file.unlink()
     fail_replacing(monkeypatch, mount / "model.json")
     with pytest.raises(OSError, match="no space left"):
-        write(mount, NEW)
+        write(mount, new)
     assert names_in(mount) == []
 
 
 def test_the_description_leaves_first_and_comes_last(
-    mount: Path, monkeypatch: pytest.MonkeyPatch
+    mount: Path, monkeypatch: pytest.MonkeyPatch, new: ModelDescription
 ) -> None:
     replace, order = os.replace, []
 
@@ -169,5 +173,5 @@ def test_the_description_leaves_first_and_comes_last(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", recording)
-    write(mount, NEW)
+    write(mount, new)
     assert (order[0], order[-1]) == ("model.json", "new model.json")

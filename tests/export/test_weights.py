@@ -3,7 +3,6 @@
 import re
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 
 from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
 from finetune.export import weights
+from finetune.models.classifier import Architecture
+from finetune.models.heads import HeadKind
 
 SIZE = 64
 BACKBONES = {
@@ -28,9 +29,8 @@ def linear_learner(photos: Path, backbone: str) -> Learner:
     return vision_learner(data, backbone, weights=None, head="linear", progress=False)
 
 
-def described(backbone: str, **other: Any) -> dict[str, Any]:
-    made = {"backbone": backbone, "classes": 3, "image_size": SIZE, "head": "linear"}
-    return {"architecture": {**made, **other}}
+def architecture(backbone: str, head: HeadKind = "linear", *, scaled: bool = False) -> Architecture:
+    return Architecture(backbone, 3, SIZE, head, scaled=scaled)
 
 
 def outputs(model: nn.Module) -> Tensor:
@@ -62,22 +62,21 @@ def test_weights_with_timms_names_come_back(photos: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("backbone", "name"), BACKBONES.items())
 def test_a_linear_head_is_timms_classifier(backbone: str, name: str) -> None:
-    assert weights.classifier_of(described(backbone)) == name
+    assert weights.classifier_of(architecture(backbone)) == name
 
 
 @pytest.mark.parametrize(
-    "description",
+    "made",
     [
-        described("test_resnet", head="mlp"),
-        described("test_resnet", scaled=True),
-        described("torchvision/resnet18"),
-        described("deit_tiny_distilled_patch16_224"),
-        {},
+        architecture("test_resnet", head="mlp"),
+        architecture("test_resnet", scaled=True),
+        architecture("torchvision/resnet18"),
+        architecture("deit_tiny_distilled_patch16_224"),
     ],
-    ids=["mlp", "regression", "torchvision", "two classifiers", "unknown"],
+    ids=["mlp", "regression", "torchvision", "two classifiers"],
 )
-def test_other_heads_are_not(description: dict[str, Any]) -> None:
-    assert weights.classifier_of(description) is None
+def test_other_heads_are_not(made: Architecture) -> None:
+    assert weights.classifier_of(made) is None
 
 
 class Normed(nn.Module):
@@ -99,14 +98,14 @@ class Normed(nn.Module):
 def test_a_classifier_that_gets_other_features_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", lambda name, num_classes: Normed(num_classes))
     weights._classifier.cache_clear()
-    assert weights.classifier_of(described("test_resnet")) is None
+    assert weights.classifier_of(architecture("test_resnet")) is None
     weights._classifier.cache_clear()
 
 
 def test_asking_leaves_the_random_numbers_alone() -> None:
     weights._classifier.cache_clear()
     before = torch.get_rng_state()
-    weights.classifier_of(described("test_resnet"))
+    weights.classifier_of(architecture("test_resnet"))
     assert torch.equal(torch.get_rng_state(), before)
 
 

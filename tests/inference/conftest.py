@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import DataLoaders, Learner
-from finetune.tasks.task import default_loss
+from finetune.tasks import resolve_task
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def of_task() -> Callable[..., Learner]:
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
         return Learner(
             loaders(loader, loader, classes=["left", "right"], task=task), model,
-            loss=default_loss(task) if loss is None else loss,
+            loss=resolve_task(task).default_loss() if loss is None else loss,
             device="cpu", precision="fp32", progress=False,
         )  # fmt: skip
 

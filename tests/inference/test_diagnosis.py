@@ -65,10 +65,30 @@ def test_thresholds_are_given_up_when_the_weights_change(
     assert learner.thresholds is None
     assert learner.tune_thresholds() == learner.thresholds
     assert learner.predictor().thresholds == learner.thresholds
-    learner.load(tmp_path / "a.ckpt")
+    learner.fit(1, 1e-2)
     with pytest.warns(UserWarning, match=r"changed since tune_thresholds\(\).*tune them again"):
         assert learner.predictor().thresholds == {"left": 0.5, "right": 0.5}
     assert learner.thresholds is None
+
+
+def test_a_checkpoint_brings_its_own_thresholds_and_temperature(
+    of_task: Callable[..., Learner], tmp_path: Path
+) -> None:
+    learner = of_task("multi_label")
+    learner.save(tmp_path / "untuned.ckpt")
+    tuned = learner.tune_thresholds()
+    learner.save(tmp_path / "tuned.ckpt")
+    learner.fit(1, 1e-2)
+    learner.load(tmp_path / "tuned.ckpt")
+    assert learner.thresholds == tuned
+    learner.load(tmp_path / "untuned.ckpt")
+    assert learner.thresholds is None
+    other = overconfident()
+    temperature = other.calibrate()
+    other.save(tmp_path / "calibrated.ckpt")
+    fresh = overconfident()
+    fresh.load(tmp_path / "calibrated.ckpt")
+    assert fresh.predictor().temperature == temperature
 
 
 def test_calls_for_one_class_an_example_tell_other_tasks_of_their_own(

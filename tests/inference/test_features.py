@@ -7,8 +7,9 @@ import torch
 from support import tiny_learner
 
 from finetune import ImageDataLoaders, Learner, vision_learner
+from finetune.inference.evaluation_view import evaluation_view
 from finetune.inference.features import compute_features
-from finetune.inference.reading import source_of
+from finetune.inference.reading import Reader
 
 
 def test_features_are_what_the_head_sees(trained: Learner) -> None:
@@ -33,9 +34,11 @@ def test_weights_before_the_first_fit_come_with_their_statistics(photos: Path) -
     learner = vision_learner(data, "test_resnet", weights=None, progress=False, norm="train")
     before = learner.features().values
     learner.fit(1, 1e-2)
-    setup, source = learner.trainer.setup, source_of(data, learner.data.valid)
+    setup = learner.trainer.setup
+    source = Reader(data, data.classes, data.task).open(learner.data.valid)
+    model = evaluation_view(learner.model)
     now, then = (
-        compute_features(setup, source, weights).values
+        compute_features(model, source, learner.data, setup.runtime, weights=weights).values
         for weights in (None, learner.trainer.origin.weights())
     )
     assert torch.allclose(then, before, rtol=1e-2, atol=1e-4)

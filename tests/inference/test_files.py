@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from finetune import Learner, Prediction, write_csv, write_jsonl
-from finetune.inference.files import FilePrediction, predict_files
+from finetune.inference.files import predict_files
+from finetune.tasks import FilePrediction, SingleLabel
 
 ROWS = [
     FilePrediction("torn.jpg", error="it is torn"),
@@ -62,7 +63,7 @@ def test_other_errors_are_not_hidden() -> None:
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        list(predict_files(["a"], read, lambda inputs: []))
+        list(predict_files(["a"], read, lambda inputs: [], SingleLabel().file_prediction))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,13 @@ def test_few_images_are_in_memory_and_they_are_read_ahead() -> None:
     def predict(inputs: object) -> list[Prediction]:
         return [Prediction("a", 1.0, {"a": 1.0}) for _ in inputs]  # type: ignore[attr-defined]
 
-    rows = predict_files(endless(), lambda path: torch.zeros(1), predict, batch_size=4)
+    rows = predict_files(
+        endless(),
+        lambda path: torch.zeros(1),
+        predict,
+        SingleLabel().file_prediction,
+        batch_size=4,
+    )
     for count in range(1, 101):
         next(rows)
         ahead = len(taken) - count

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset
 
 from finetune import Batch, DataLoaders, ImageDataLoaders, Learner, vision_learner
-from finetune.inference.predicting import example_losses
-from finetune.tasks.task import SquaredError, activation
+from finetune.tasks import SingleLabel, SquaredError, resolve_task
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_losses_are_the_learners_own(smoothing: float) -> None:
     function = partial(nn.functional.cross_entropy, **options)
     module = nn.CrossEntropyLoss(**options)
     for loss in (function, module):
-        assert torch.equal(example_losses(loss, outputs, targets), expected)
+        assert torch.equal(SingleLabel().example_losses(loss, outputs, targets), expected)
     assert module.reduction == "mean"
 
 
@@ -172,13 +171,14 @@ def test_losses_of_labels_and_values_are_the_learners_own(
     assert learner.predictions().losses.mean() == pytest.approx(expected, rel=1e-5)
     outputs, targets = torch.randn(6, 2), torch.ones(6, 2)
     alone = [float(loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(6)]
-    assert example_losses(loss, outputs, targets, task).tolist() == pytest.approx(alone)
+    losses = resolve_task(task).example_losses(loss, outputs, targets)
+    assert losses.tolist() == pytest.approx(alone)
 
 
 def test_other_losses_are_shown_as_cross_entropy() -> None:
     outputs, targets = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 1, 0])
     expected = nn.functional.cross_entropy(outputs, targets, reduction="none")
-    own = example_losses(lambda o, t: nn.functional.multi_margin_loss(o, t), outputs, targets)
+    own = SingleLabel().example_losses(nn.functional.multi_margin_loss, outputs, targets)
     assert torch.equal(own, expected)
 
 
@@ -270,7 +270,8 @@ def test_tta_of_labels_and_values_is_the_mean_over_the_views(
     learner = of_task(task, loaders=Moved)
     inputs, targets = learner.data.valid.loader.dataset.tensors
     with torch.no_grad():
-        views = [activation(learner.model(inputs + move), task) for move in (0, 0.1, 0.2)]
+        activation = resolve_task(task).activation
+        views = [activation(learner.model(inputs + move)) for move in (0, 0.1, 0.2)]
         mean = torch.stack(views).mean(0)
     found = learner.tta(2)
     assert type(found) is type(learner.predictions())

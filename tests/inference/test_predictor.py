@@ -9,8 +9,10 @@ from support import COLOURS, write_photos
 from torch import nn
 
 from finetune.data.images.decode import ImageError
+from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.inference.predictor import Predictor
+from finetune.tasks import PostProcessing
 
 # the mean of a channel says which colour it is; order unlike the alphabet's
 CLASSES = ("red", "green", "blue")
@@ -29,8 +31,8 @@ class ChannelMeans(nn.Module):
 
 
 def make_predictor(model: nn.Module | None = None) -> Predictor:
-    inputs = Preprocessing(16, mean=(0.0,) * 3, std=(1.0,) * 3).inputs
-    return Predictor(model or ChannelMeans().eval(), CLASSES, inputs)
+    pipeline = ImagePipeline(Preprocessing(16, mean=(0.0,) * 3, std=(1.0,) * 3))
+    return Predictor(model or ChannelMeans().eval(), CLASSES, pipeline)
 
 
 @pytest.fixture
@@ -154,11 +156,14 @@ def test_prediction_leaves_no_gradient(photos: dict[str, Path]) -> None:
 # --- several labels, and values
 
 
-def predict_with(task: str, photos: dict[str, Path], **options: Any) -> Any:
-    preprocessing = Preprocessing(32)
+def predict_with(task: Any, photos: dict[str, Path], **fitted: Any) -> Any:
     predictor = Predictor(
-        ChannelMeans().eval(), CLASSES, preprocessing.inputs, task=task, **options
-    )  # type: ignore[arg-type]
+        ChannelMeans().eval(),
+        CLASSES,
+        ImagePipeline(Preprocessing(32)),
+        task=task,
+        post_processing=PostProcessing(**fitted),
+    )
     return predictor, predictor.predict(photos["red"])
 
 

@@ -4,7 +4,8 @@ import base64
 from html.parser import HTMLParser
 
 from finetune.interpret.figure import new_figure
-from finetune.interpret.page import Drawing, Facts, Page, Section, Table, Text, render
+from finetune.interpret.page import Drawing, Facts, Page, Section, Text, render
+from finetune.tables import Table
 
 
 class Reader(HTMLParser):
@@ -40,7 +41,7 @@ def read(page: Page) -> Reader:
 def test_a_page_has_all_its_parts_and_asks_for_nothing_else() -> None:
     figure = Drawing.of(new_figure(2, 1), "nothing")
     parts = [
-        Table(["class", "count"], [["cat", "3"]]), Facts([("size", "32 px")]), figure,
+        Table.of(["class", "count"], [["cat", "3"]]), Facts([("size", "32 px")]), figure,
         Text("finetune predict"), Text("epochs: 3", folded="all settings"),
     ]  # fmt: skip
     reader = read(Page("a title", "a line", [("87.7 %", "accuracy")], [Section("one", parts)]))
@@ -55,7 +56,7 @@ def test_a_page_has_all_its_parts_and_asks_for_nothing_else() -> None:
 
 def test_names_are_text_not_html() -> None:
     name = "<b>cat</b> & 'dog'"
-    reader = read(Page(name, "", [], [Section(name, [Table([name], [[name]]), Text(name)])]))
+    reader = read(Page(name, "", [], [Section(name, [Table.of([name], [[name]]), Text(name)])]))
     assert "b" not in reader.tags
     assert reader.text.count(name) >= 5  # with the title of the window
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchmetrics.functional.classification import multilabel_f1_score
 
-from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredictions
+from finetune.interpret.labels_predictions import LabelsPredictions
+from finetune.interpret.values_predictions import ValuesPredictions
 
 CLASSES = ["cat", "dog", "eel"]
 
@@ -85,11 +86,31 @@ def test_the_report_of_values_has_errors_and_explained_variance() -> None:
     assert values()[2].predicted == "age 3, price 23"
 
 
-def test_a_target_that_does_not_vary_has_no_explained_variance() -> None:
-    (row,) = (
-        ValuesPredictions(["a", "b"], ["x"], [[1.0], [1.0]], [[1.0], [2.0]], [0, 1]).report().rows
-    )
-    assert np.isnan(row.r2)
+@pytest.mark.parametrize(("outputs", "r2"), [([[1.0], [2.0]], 0), ([[1.0], [1.0]], 1)])
+def test_a_target_that_does_not_vary_is_explained_or_not(outputs: list, r2: float) -> None:
+    table = ValuesPredictions(["a", "b"], ["x"], [[1.0], [1.0]], outputs, [0, 1])
+    assert table.report().rows[0].r2 == r2
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "is_present", "f1", "threshold"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], 1, 0.25),  # in the middle of the gap
+        ([0.6, 0.7, 0.9, 0.95], [0, 0, 1, 1], 1, 0.8),
+        ([0.4, 0.6], [1, 1], 1, 0.2),  # all are in
+        ([0.1, 0.9], [0, 0], 0, 0.5),  # nothing to learn from
+        ([0.2, 0.3, 0.8], [1, 0, 1], 0.8, 0.1),
+    ],
+)
+def test_best_threshold_has_the_best_f1(
+    probabilities: list[float], is_present: list[int], f1: float, threshold: float
+) -> None:
+    rows = [[p] for p in probabilities], [[float(present)] for present in is_present]
+    numbers = list(range(len(probabilities)))
+    table = LabelsPredictions(numbers, ["cat"], rows[1], rows[0], np.zeros(len(numbers)))
+    thresholds = table.best_thresholds()
+    assert thresholds == {"cat": pytest.approx(threshold)}
+    assert table.at_thresholds(thresholds).report().rows[0].f1 == pytest.approx(f1)
 
 
 def test_images_of_both(tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.data.examples import from_marked, from_pairs
-from finetune.tasks.labels import encode
+from finetune.data.sources.lists import from_marked, from_pairs
+from finetune.tasks import resolve_task
+
+
+def encode(labels: Any, classes: Any, task: Any) -> tuple[torch.Tensor, tuple[str, ...]]:
+    return resolve_task(task).encode(labels, classes)
 
 
 def test_several_labels_become_ones() -> None:
@@ -79,7 +83,7 @@ def test_random_split_is_of_all_images(task: str, label: object) -> None:
     assert (len(train), len(valid)) == (40, 10)
     assert sorted(map(int, [*train.items, *valid.items])) == list(range(50))  # type: ignore[list-item, arg-type]
     assert valid.items != whole.split(0.2, seed=1)[1].items
-    assert (train.task, valid.task) == (task, task)
+    assert train.task == valid.task == resolve_task(task)
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])

@@ -6,7 +6,6 @@ import pytest
 from test_tasks import SIDE, draw_images, make_learner
 
 from finetune import ImageDataLoaders, load_learner, vision_learner
-from finetune.cli.evaluate import measure
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
@@ -41,6 +40,7 @@ def test_evaluation_of_an_export_tells_the_same_loss(tmp_path: Path) -> None:
     learner = make_learner("regression")
     assert isinstance(learner.data, ImageDataLoaders)
     learner.export(tmp_path / "model")
-    results, *_ = measure(load_learner(tmp_path / "model"), learner.data.valid_examples, ["r2"], 4)
+    predictor = load_learner(tmp_path / "model")
+    results = predictor.evaluate(learner.data.valid_examples, metrics=["r2"])
     told = learner.validate()
     assert results == pytest.approx({"loss": told["loss"], "r2": told["r2"]}, rel=1e-4)

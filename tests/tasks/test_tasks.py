@@ -13,7 +13,7 @@ from torch import nn
 
 from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
 from finetune.data.loaders import Batch
-from finetune.inference.predictor import LabelsPrediction, Prediction, ValuesPrediction
+from finetune.tasks import LabelsPrediction, Prediction, SingleLabel, ValuesPrediction
 
 TASKS = ("single_label", "multi_label", "regression")
 SIDE = 32
@@ -126,7 +126,7 @@ def test_export_predicts_what_the_learner_does(
 ) -> None:
     trained[task].export(tmp_path / "model")
     loaded = load_learner(tmp_path / "model")
-    assert (loaded.task, loaded.classes) == (task, trained[task].data.classes)
+    assert (loaded.task.name, loaded.classes) == (task, trained[task].data.classes)
     images = draw_images(task)[0][:5]
     ours, theirs = trained[task].predict(images), loaded.predict(images)
     kinds = (Prediction, LabelsPrediction, ValuesPrediction)
@@ -185,7 +185,7 @@ def test_tuned_thresholds_reach_the_best_f1_on_validation() -> None:
 
 
 def test_thresholds_are_for_several_labels_only(trained: dict[str, Learner]) -> None:
-    with pytest.raises(ValueError, match="task='multi_label', this is 'regression'"):
+    with pytest.raises(ValueError, match=r"task='multi_label'.*table of ValuesPredictions"):
         trained["regression"].tune_thresholds()
 
 
@@ -197,7 +197,7 @@ def test_older_export_without_a_task_is_single_label(
     description = json.loads(file.read_text())
     del description["task"], description["architecture"]["scaled"]
     file.write_text(json.dumps(description))
-    assert load_learner(tmp_path / "model").task == "single_label"
+    assert load_learner(tmp_path / "model").task == SingleLabel()
 
 
 def test_own_loss_and_metrics_are_taken_for_every_task() -> None:

@@ -9,7 +9,6 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from finetune import DataLoaders, Learner
-from finetune.training.evaluation import evaluate
 
 
 def test_evaluation_is_the_mean_over_examples_of_unequal_batches():
@@ -20,7 +19,8 @@ def test_evaluation_is_the_mean_over_examples_of_unequal_batches():
         return (outputs.argmax(1) == targets).float().mean()
 
     learner = tiny_learner(data=data, metrics=["accuracy", accuracy_by_hand])
-    results = evaluate(learner.trainer.setup, data.valid)
+    results = learner.validate()
+    learner.model.eval()
     outputs = learner.model(pairs.tensors[0])
     loss = nn.functional.cross_entropy(outputs, pairs.tensors[1]).item()
     accuracy = (outputs.argmax(1) == pairs.tensors[1]).float().mean().item()

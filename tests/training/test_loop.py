@@ -214,7 +214,7 @@ def test_a_save_amid_losses_that_are_read_late_has_all_their_rows():
     for i in range(3):
         row = StepEnd("frozen", 0, i, 0.0, (), ())
         loop._pending.add(row, torch.tensor(1.0))
-    loop._flush(run)
+    loop._emit_pending(run)
     assert saved == [(3, 3.0)]  # the run's position is after the third step
 
 

@@ -285,11 +285,11 @@ def test_what_dropout_draws_does_not_depend_on_an_attempt_that_failed():
         learner = short_of_memory(12)
         learner.model.insert(1, nn.Dropout(0.5))
         step = TrainStep(learner.model, learner.trainer.setup)
-        step._parts = known  # as in a run that found out earlier
+        step._batch_parts = known  # as in a run that found out earlier
         learner.model.train()
         batch = next(iter(learner.data.train.epoch(0, 0)))
         with pytest.warns(UserWarning, match="2 parts") if known == 1 else nullcontext():
-            steps.append(step([batch], 0, 0, 0).item())
+            steps.append(step([batch], 0, epoch=0, step=0).item())
     assert steps[0] == steps[1]
 
 

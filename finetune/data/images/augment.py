@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune.randomness import uniforms
 from finetune.wording import did_you_mean
 
 DRAWS = 12
@@ -106,6 +107,17 @@ def augment(
         images.float().mul_(1 / 255), grid, padding_mode="reflection", align_corners=False
     )
     return normalise(_relight(view, draws, spec), mean, std)
+
+
+def draw_numbers(seed: int, view: int, indices: Tensor, device: torch.device) -> Tensor:
+    """The random numbers of these images in a view: [B, DRAWS] in [0, 1) on the device.
+
+    indices: [B] int64 on the CPU, the examples' numbers in the data set.
+    """
+    draws = uniforms(seed, "augment", view, indices, DRAWS)
+    if device.type == "cuda":
+        return draws.pin_memory().to(device, non_blocking=True)
+    return draws.to(device)
 
 
 def homographies(draws: Tensor, spec: Augmentation) -> Tensor:

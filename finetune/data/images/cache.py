@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.examples import Examples
-from finetune.data.images.dataset_images import DatasetImages
+from finetune.data.images.dataset_images import DatasetImages, select_items
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
@@ -46,14 +45,14 @@ class ImageCache:
 
     def __init__(
         self,
-        examples: Examples,
+        items: Sequence[ImageSource],
         preprocessing: Preprocessing,
         workers: int,
         *,
         folder: CacheFolder | None = None,
         others: Sequence[ImageSource] = (),
     ) -> None:
-        self.examples, self.preprocessing, self.workers = examples, preprocessing, workers
+        self.items, self.preprocessing, self.workers = items, preprocessing, workers
         self._folder, self._others = folder, others
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._lock, self._is_open = threading.Lock(), False
@@ -90,16 +89,16 @@ class ImageCache:
         yield from ((number, error) for number, error in outcomes if error is not None)
 
     def select(self, indices: Tensor) -> "ImageCache":
-        """A cache of some of the examples, which shares the images."""
+        """A cache of some of the images, which it shares with this one."""
         self._open()
         subset = copy.copy(self)
-        subset.examples = self.examples.select(indices)
+        subset.items = select_items(self.items, indices.tolist())
         subset._rows = self._rows[indices.numpy()]
         return subset
 
     def _make(self, number: int) -> np.ndarray:
         """The image, uint8 [S, S, 3], which is kept where there is room."""
-        source = self.examples.items[number]
+        source = self.items[number]
         if self._images is None:
             return self.preprocessing.presize(source)
         row = self._rows[number]
@@ -124,7 +123,7 @@ class ImageCache:
     def _open_store(self) -> ImageStore | None:
         if self._folder is None:
             return None
-        own, others = _paths(self.examples.items), _paths(self._others)
+        own, others = _paths(self.items), _paths(self._others)
         if own is None or others is None:
             return None
         files = sorted({*own, *others})
@@ -138,7 +137,7 @@ class ImageCache:
 
     def _open_room(self) -> None:
         """Room in memory or in a temporary file, if there is any."""
-        count, side = len(self.examples), self.preprocessing.presized_side
+        count, side = len(self.items), self.preprocessing.presized_side
         shape, size = (count, side, side, 3), count * side * side * 3
         self._there, self._rows = np.zeros(count, bool), np.arange(count)
         if reserve(self._there, size):  # all subsets share `_there`, as they share the images

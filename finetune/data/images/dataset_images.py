@@ -44,3 +44,10 @@ class DatasetImages(Sequence[ImageSource]):
 
     def select(self, positions: Sequence[int]) -> "DatasetImages":
         return replace(self, numbers=[self.numbers[i] for i in positions])
+
+
+def select_items(items: Sequence[ImageSource], positions: Sequence[int]) -> Sequence[ImageSource]:
+    """The images at these positions; those of a data set are not read for that."""
+    if isinstance(items, DatasetImages):
+        return items.select(positions)
+    return [items[position] for position in positions]

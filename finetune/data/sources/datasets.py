@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from finetune.data.examples import Examples, from_pairs
+from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages, ImageDataset
 from finetune.data.images.decode import ImageSource
-from finetune.tasks.labels import check_classes, plain
+from finetune.data.sources.lists import from_pairs
+from finetune.tasks.labels import checked_classes, python_values
 from finetune.wording import did_you_mean
 
 
@@ -74,9 +75,9 @@ def _targets(dataset: Any) -> Sequence[Any] | None:
     if getattr(dataset, "target_transform", None) is not None:
         return None
     if (own := getattr(dataset, "targets", None)) is not None:
-        return plain(own)
+        return python_values(own)
     for name in ("labels", "_labels"):  # torchvision's SVHN, STL10; Food101, Flowers102, ...
-        own = plain(getattr(dataset, name, ()))
+        own = python_values(getattr(dataset, name, ()))
         if isinstance(own, Sequence) and len(own) == len(dataset) > 0:
             tried = (0, len(dataset) // 2, len(dataset) - 1)
             if all(_equal(own[i], dataset[i][1]) for i in tried):
@@ -96,13 +97,13 @@ def _numbered(
 ) -> Examples:
     """Labels that are class indices."""
     try:
-        given = torch.as_tensor(plain(targets))
+        given = torch.as_tensor(python_values(targets))
     except (TypeError, ValueError, RuntimeError):  # names, or several labels of different numbers
         given = None
     if given is None or (given.ndim > 1 and given.numel() != len(given)):
         raise ValueError(
-            f"labels of a data set are class indices, got {plain(targets)[0]!r}; pass images and "
-            "names to from_lists, with task= for several labels or numbers"
+            f"labels of a data set are class indices, got {python_values(targets)[0]!r}; pass "
+            "images and names to from_lists, with task= for several labels or numbers"
         )
     given = given.flatten()
     labels = given.long()
@@ -122,7 +123,9 @@ def _numbered(
             f"labels go from {int(labels.min())} to {int(labels.max())}, "
             f"but there are {len(names)} classes"
         )
-    return Examples(images, labels, check_classes([str(name) for name in names], case=False))
+    return Examples(
+        images, labels, checked_classes([str(name) for name in names], refuse_case_twins=False)
+    )
 
 
 def _from_rows(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from finetune.data.examples import image_files
+from finetune.data.sources.folders import image_files
 
 Pattern: TypeAlias = "str | re.Pattern[str] | Callable[[Path], Any]"
 

@@ -1,22 +1,25 @@
-"""Examples from a table: a column of images, one or several of labels, one of the split."""
+"""Rows of a table: a column of images, one or several of labels, one that marks validation."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune.data.images.decode import ImageSource
-from finetune.tasks.labels import is_missing, word
-from finetune.tasks.task import Task
+from finetune.tasks import DEFAULT_TASK, Task
+from finetune.tasks.labels import is_empty, is_missing
 from finetune.wording import did_you_mean
 
 Columns = Mapping[str, Sequence[Any]]
 
+_INTERCHANGE_METHODS = ("__arrow_c_stream__", "__dataframe__")
+_VALID_MARKS = frozenset({"1", "1.0", "true", "yes", "valid", "validation", "val"})
+_TRAIN_MARKS = frozenset({"", "0", "0.0", "false", "no", "train", "training"})
+
 
 class Rows(NamedTuple):
-    """names: of the targets of a regression, else None."""
+    """What a table says. names: of the targets, where the columns name them, else None."""
 
     items: list[ImageSource]
     labels: list[Any]
@@ -28,14 +31,14 @@ class Rows(NamedTuple):
 class Layout:
     """Which columns mean what; None is the first column for images, the second for labels.
 
-    label: of a regression, several columns may be targets. delimiter: between the labels of one
-    image where the task is "multi_label".
+    label: one column, or several of which each is a target, see `Task.names_of_columns`. valid: a
+    column that marks validation rows. delimiter: between several labels of an image.
     """
 
     image: str | None = None
     label: str | Sequence[str] | None = None
     valid: str | None = None
-    task: Task = "single_label"
+    task: Task = DEFAULT_TASK
     delimiter: str = " "
 
     def __post_init__(self) -> None:
@@ -43,8 +46,24 @@ class Layout:
             raise ValueError("label_delimiter must be at least one character, got ''")
 
 
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where rows come from, for errors. unit, first: how rows are counted there."""
+
+    name: str
+    unit: str
+    first: int
+
+    def place(self, row: int) -> str:
+        return f"{self.name}, {self.unit} {row + self.first}"
+
+
 def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
-    """Paths, labels and marks of validation from a CSV file with a header."""
+    """Paths, labels and marks of validation from a CSV file with a header.
+
+    folder: what the paths are relative to. Raises FileNotFoundError, and ValueError with the line
+    for what can't be read.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"there is no CSV file {str(file)!r}")
     try:
@@ -58,21 +77,30 @@ def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
             "pandas.read_csv(file, encoding=...) gives to from_table"
         ) from error
     columns = {name: [row[name] for row in rows] for name in names}
-    return _read(columns, folder, layout, repr(str(file)), "line", 2)
+    return _read_rows(columns, folder, layout, _Origin(repr(str(file)), "line", 2))
 
 
 def read_table(table: Any, folder: Path | None, layout: Layout) -> Rows:
     """The same from a data frame of pandas, polars, pyarrow, ..., or a mapping of lists."""
-    return _read(_columns(table), folder, layout, "the table", "row", 0)
+    columns = _columns_of(table)
+    if layout.valid is not None and layout.valid in columns:
+        # a missing mark is a row for training; in a file it would be a row that is too short
+        marks = ["" if is_empty(cell) else cell for cell in columns[layout.valid]]
+        columns = {**columns, layout.valid: marks}
+    return _read_rows(columns, folder, layout, _Origin("the table", "row", 0))
 
 
-def _columns(table: Any) -> Columns:
+def _columns_of(table: Any) -> Columns:
     """Columns as lists, without a dependency on the library that made the table."""
-    names = getattr(table, "column_names", None)  # pyarrow's `columns` are no names
-    names = getattr(table, "columns", None) if names is None else names
+    names: Any = None
     if isinstance(table, Mapping):
         names = list(table)
-    if names is None and any(hasattr(table, f"__{way}__") for way in _INTERCHANGE):
+    else:
+        names = getattr(table, "column_names", None)  # pyarrow's `columns` are no names
+        if names is None:
+            names = getattr(table, "columns", None)
+    speaks_protocol = any(hasattr(table, method) for method in _INTERCHANGE_METHODS)
+    if names is None and speaks_protocol:
         return _through_arrow(table)
     if names is None:
         raise TypeError(
@@ -80,22 +108,19 @@ def _columns(table: Any) -> Columns:
             f"lists, got {type(table).__name__}"
         )
     try:
-        found = {str(name): _list(table[name]) for name in names}
+        columns = {str(name): _as_list(table[name]) for name in names}
     except TypeError:  # frames on a GPU or in a data base, whose columns are no lists
-        if not any(hasattr(table, f"__{way}__") for way in _INTERCHANGE):
+        if not speaks_protocol:
             raise
         return _through_arrow(table)
-    if len({len(values) for values in found.values()}) > 1:
-        lengths = {name: len(values) for name, values in found.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns of the table differ in length: {lengths}")
-    return found
-
-
-_INTERCHANGE = ("arrow_c_stream", "dataframe")
+    return columns
 
 
 def _through_arrow(table: Any) -> Columns:
-    """For tables that have no names of columns but speak a protocol."""
+    """For tables that do not name their columns but speak an interchange protocol."""
     try:
         import pyarrow
         from pyarrow.interchange import from_dataframe
@@ -104,13 +129,15 @@ def _through_arrow(table: Any) -> Columns:
             f"to read a {type(table).__name__}, pyarrow is needed; run pip install pyarrow, or "
             "pass a mapping of names to lists"
         ) from None
-    has_stream = hasattr(table, "__arrow_c_stream__")
-    arrow = pyarrow.table(table) if has_stream else from_dataframe(table)
-    found: dict[str, list[Any]] = arrow.to_pydict()
-    return found
+    if hasattr(table, "__arrow_c_stream__"):
+        arrow_table = pyarrow.table(table)
+    else:
+        arrow_table = from_dataframe(table)
+    columns: dict[str, list[Any]] = arrow_table.to_pydict()
+    return columns
 
 
-def _list(column: Any) -> list[Any]:
+def _as_list(column: Any) -> list[Any]:
     if getattr(column, "ndim", 1) > 1:  # images, which stay arrays
         return list(column)
     for method in ("to_list", "tolist", "to_pylist"):
@@ -119,96 +146,68 @@ def _list(column: Any) -> list[Any]:
     return list(column)
 
 
-def _read(
-    columns: Columns, folder: Path | None, layout: Layout, what: str, unit: str, first: int
-) -> Rows:
-    """what: the table's name for errors. unit, first: how its rows are counted there."""
-    names = list(columns)
+def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _Origin) -> Rows:
+    image_column, label_columns = _checked_columns(list(columns), layout, origin)
+    target_names = layout.task.names_of_columns(label_columns)
+    items: list[ImageSource] = []
+    labels: list[Any] = []
+    marks: list[bool] = []
+    for row in range(len(columns[image_column])):
+        place = origin.place(row)
+        items.append(_read_item(columns[image_column][row], folder, place))
+        cells = [columns[name][row] for name in label_columns]
+        labels.append(layout.task.read_label(cells, place, layout.delimiter))
+        if layout.valid is not None:
+            marks.append(_read_mark(columns[layout.valid][row], layout.valid, place))
+    is_valid = None if layout.valid is None else marks
+    return Rows(items, labels, is_valid, target_names)
+
+
+def _checked_columns(
+    names: Sequence[str], layout: Layout, origin: _Origin
+) -> tuple[str, list[str]]:
+    """The columns of images and of labels. Raises ValueError for one that is not there."""
     if len(names) < 2:
-        header = "a header and " if unit == "line" else ""
+        header = "a header and " if origin.unit == "line" else ""
         raise ValueError(
-            f"{what} needs {header}two columns, found {names}{_other_delimiter(names)}"
+            f"{origin.name} needs {header}two columns, found {list(names)}"
+            f"{_other_delimiter_hint(names)}"
         )
-    image = names[0] if layout.image is None else layout.image
-    label = names[1] if layout.label is None else layout.label
-    targets = [label] if isinstance(label, str) else list(label)
-    if layout.task != "regression" and len(targets) != 1:
-        raise ValueError(
-            f"several label columns are for task='regression', got {targets}; several labels of "
-            "an image stand in one column, with label_delimiter= between them"
-        )
-    for column in (image, *targets, layout.valid):
+    image_column = names[0] if layout.image is None else layout.image
+    label_columns = [names[1]] if layout.label is None else layout.label
+    label_columns = [label_columns] if isinstance(label_columns, str) else list(label_columns)
+    for column in (image_column, *label_columns, layout.valid):
         if column is not None and column not in names:
             hint = did_you_mean(str(column), names)
-            raise ValueError(f"{what} has no column {column!r}, only {names}; {hint}")
-    rows = range(len(columns[image]))
-    where = [f"{what}, {unit} {i + first}" for i in rows]
-    items = [_item(columns[image][i], folder, where[i]) for i in rows]
-    labels = [_label([columns[name][i] for name in targets], layout, where[i]) for i in rows]
-    marks = None
-    if layout.valid is not None:
-        cells = columns[layout.valid]
-        if unit == "row":  # what is missing in a file is a row that is too short
-            cells = ["" if _is_empty(cell) else cell for cell in cells]
-        marks = [_mark(cells[i], layout.valid, where[i]) for i in rows]
-    return Rows(items, labels, marks, tuple(targets) if layout.task == "regression" else None)
+            raise ValueError(f"{origin.name} has no column {column!r}, only {list(names)}; {hint}")
+    return image_column, label_columns
 
 
-def _other_delimiter(names: list[str]) -> str:
-    """What to do about a file of cells that no comma separates."""
-    found = next((mark for name in names for mark in ";\t|" if mark in name), None)
-    if found is None:
-        return ""
-    return (
-        f"; its cells are separated by {found!r} instead of ','; pass what "
-        f"pandas.read_csv(file, sep={found!r}) gives to from_table"
-    )
+def _other_delimiter_hint(names: Sequence[str]) -> str:
+    """What to do about a file whose cells no comma separates."""
+    for delimiter in ";\t|":
+        if any(delimiter in name for name in names):
+            return (
+                f"; its cells are separated by {delimiter!r} instead of ','; pass what "
+                f"pandas.read_csv(file, sep={delimiter!r}) gives to from_table"
+            )
+    return ""
 
 
-def _is_empty(cell: Any) -> bool:
-    return is_missing(cell) or (isinstance(cell, str) and not cell.strip())
-
-
-def _item(cell: Any, folder: Path | None, where: str) -> ImageSource:
+def _read_item(cell: Any, folder: Path | None, place: str) -> ImageSource:
     if isinstance(cell, str | Path):
         if cell == "":
-            raise ValueError(f"{where}: image or label is empty")
+            raise ValueError(f"{place}: image or label is empty")
         return Path(cell) if folder is None else folder / cell
     if is_missing(cell) or isinstance(cell, float):
-        raise ValueError(f"{where}: image or label is empty")
+        raise ValueError(f"{place}: image or label is empty")
     image: ImageSource = cell
     return image
 
 
-def _label(cells: list[Any], layout: Layout, where: str) -> Any:
-    """A class name, a list of them, or a list of numbers."""
-    (cell, *_) = cells
-    if layout.task == "multi_label":
-        is_text = isinstance(cell, str)  # numpy's, which has a `tolist`, too
-        if isinstance(cell, list | tuple | set) or (hasattr(cell, "tolist") and not is_text):
-            return list(cell)
-        words = [] if _is_empty(cell) else str(cell).split(layout.delimiter)
-        return [word.strip() for word in words if word.strip()]
-    if any(map(_is_empty, cells)):
-        raise ValueError(f"{where}: image or label is empty")
-    if layout.task == "single_label":
-        return word(cell, where).strip()
-    try:
-        numbers = [float(value) for value in cells]
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: a target is a number, got {cells}") from None
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{where}: a target is a finite number, got {cells}")
-    return numbers
-
-
-def _mark(cell: Any, column: str, where: str) -> bool:
+def _read_mark(cell: Any, column: str, place: str) -> bool:
     mark = str(cell).strip().lower()
-    if mark not in _VALID | _TRAIN:
-        known = ", ".join(sorted(_VALID | _TRAIN))
-        raise ValueError(f"{where}: {column!r} says {cell!r}, which is none of {known}")
-    return mark in _VALID
-
-
-_VALID = frozenset({"1", "1.0", "true", "yes", "valid", "validation", "val"})
-_TRAIN = frozenset({"", "0", "0.0", "false", "no", "train", "training"})
+    if mark not in _VALID_MARKS | _TRAIN_MARKS:
+        known = ", ".join(sorted(_VALID_MARKS | _TRAIN_MARKS))
+        raise ValueError(f"{place}: {column!r} says {cell!r}, which is none of {known}")
+    return mark in _VALID_MARKS

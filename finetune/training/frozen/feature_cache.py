@@ -1,225 +1,169 @@
 """The frozen prefix of a model runs once a view; what follows trains on its kept outputs."""
 
-import random
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from finetune import distributed
 from finetune.data.loaders import Batch, Batches, DataLoaders, IndexedLoader
 from finetune.data.memory import memory_bytes
-from finetune.randomness import isolated, seed_everything
 from finetune.training.events import Precompute
 from finetune.training.frozen.prefix import Prefix, Suffix
+from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.phase import Phase
-from finetune.training.runtime.folding import FoldedNorms, eval_mode, results_of, same_results
+from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.setup import Setup, folded_norms
 
-FRACTION = 0.125
+MEMORY_FRACTION = 0.125
 """Share of the machine's memory that the features of one phase may take."""
 
-Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
-
-
-def find_suffix(model: nn.Module, images: Tensor, autocast: Autocast) -> Suffix | None:
-    """What may train on kept features; None where the results would not be those of the model.
-
-    model: with the modes and flags of training; it is left as it was. images: [N, ...], some to
-    try it on. autocast: what goes around a forward pass.
-    """
-    with _untouched(model), torch.no_grad():
-        try:
-            with autocast():
-                suffix = Suffix.find(model, images[[0, -1]])
-            if suffix is None:
-                return None
-            # one more than was watched: a size that has nothing to do with their number shows
-            return suffix if _is_proven(suffix, images[[0, -1, 0]], autocast) else None
-        except Exception:  # NaN that is changed in place, no room: all will run in every step
-            return None
-
-
-def _is_proven(suffix: Suffix, images: Tensor, autocast: Autocast) -> bool:
-    """Outputs and gradients are those of the whole model, and features are always the same."""
-    whole = FoldedNorms([])
-    with suffix.active():
-        with eval_mode(suffix.model):
-            with autocast():
-                features = suffix.prefix(images)
-            with autocast():  # each by itself, since autocast keeps weights that it converted
-                expected = results_of(suffix.model, images, whole)
-            with autocast():
-                found = results_of(suffix, features, whole)
-        if not same_results(expected, found):
-            return False
-        seed_everything(0, "prefix")
-        undrawn = _next_numbers(images.device)
-        seed_everything(0, "prefix")
-        with autocast():
-            again = suffix.prefix(images)
-        if _next_numbers(images.device) != undrawn or not torch.equal(features, again):
-            return False
-        with autocast():  # in train mode, too, nothing may go round the boundary
-            outputs = tree_leaves(suffix(features))
-    return not any(isinstance(o, Tensor) and bool(o.isnan().any()) for o in outputs)
-
-
-def _next_numbers(device: torch.device) -> list[float]:
-    """Of the generators that dropout may draw from."""
-    on_device, on_cpu = torch.rand((), device=device), torch.rand(())
-    return [float(on_device), float(on_cpu), random.random(), float(np.random.rand())]
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Buffers and random generators are as before on leaving: copies stand in for the buffers."""
-    buffers = [
-        (owner._buffers, name, buffer)
-        for owner in model.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
-    ]
-    with isolated():
-        try:
-            for own, name, buffer in buffers:
-                own[name] = buffer.clone()
-            yield
-        finally:
-            for own, name, buffer in buffers:
-                own[name] = buffer
+_CHUNK_ON_CPU, _CHUNK_ON_GPU = 32, 256
+"""Images that run at a time: small enough for a processor's cache, large enough to keep a graphics
+card busy."""
 
 
 @dataclass(slots=True)
 class FeatureLoader:
-    """The order of a loader, with features [N, ...] in place of its images."""
+    """The order of a loader, with features [N, ...] in place of its images.
+
+    features_of: the number of an epoch -> features and targets of all examples.
+    """
 
     loader: IndexedLoader
-    kept: Callable[[int], Batch]  # all examples of an epoch, by its number
+    features_of: Callable[[int], Batch]
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
-        kept = self.kept(epoch)
+        features = self.features_of(epoch)
         for numbers in self.loader.order(seed, epoch)[start:]:
-            yield Batch(kept.inputs[numbers], kept.targets[numbers], numbers)
+            yield Batch(features.inputs[numbers], features.targets[numbers], numbers)
+
+
+def features_fit(setup: Setup, suffix: Suffix, *, views: int) -> bool:
+    """Whether the features of so many views at a time, and those for validation, may be kept."""
+    examples = views * len(_indexed(setup.data.train).targets)
+    if setup.data.valid is not None:
+        examples += len(_indexed(setup.data.valid).targets)
+    bytes_per_example = 4 * suffix.features.shape.numel()  # float32
+    # a fixed limit: what a plan is like must not depend on what else is kept at the moment
+    return examples * bytes_per_example <= MEMORY_FRACTION * memory_bytes()
 
 
 class FeatureCache:
     """The features of one phase: `fill` before each epoch, then train with `setup`.
 
     setup: the whole one, but its model is what trains, and its data are features; torch.compile
-    can't follow that model, which runs as it is. first: the number of the phase's first epoch. Make
-    one with `create`, and do both inside `suffix.active()`.
+    can't follow that model, which runs as it is. first_epoch: the number of the phase's first
+    epoch. Make one with `create`, and do both inside `suffix.active()`.
     """
 
-    def __init__(
-        self,
-        whole: Setup,
-        suffix: Suffix,
-        train: IndexedLoader,
-        valid: IndexedLoader | None,
-        phase: Phase,
-        first: int,
-    ) -> None:
-        self.whole, self.suffix, self.train, self.valid = whole, suffix, train, valid
-        self.phase, self.first = phase, first
-        self._folded: FoldedNorms | None = None  # what the first images show
+    def __init__(self, whole: Setup, suffix: Suffix, phase: Phase, first_epoch: int) -> None:
+        self.whole, self.suffix = whole, suffix
+        self.phase, self.first_epoch = phase, first_epoch
         self.views = min(phase.views or phase.epochs, phase.epochs)
-        # small enough for a processor's cache, large enough to keep a graphics card busy
-        self._chunk = 32 if whole.runtime.device.type == "cpu" else 256
-        kept: dict[int | None, Batch] = {}  # by view
-        kept_valid: dict[None, Batch] = {}
-        self._kept, self._kept_valid = kept, kept_valid
-        loaders = (  # they know what is kept, not this object, which would then keep itself alive
-            FeatureLoader(train, lambda number: kept[phase.view(number - first, first)]),
-            None if valid is None else FeatureLoader(valid, lambda _: kept_valid[None]),
+        on_cpu = whole.runtime.device.type == "cpu"
+        self._chunk = _CHUNK_ON_CPU if on_cpu else _CHUNK_ON_GPU
+        self._folded: FoldedNorms | None = None  # found with the first images
+        self._train = _indexed(whole.data.train)
+        self._valid = None if whole.data.valid is None else _indexed(whole.data.valid)
+        features: dict[int | None, Batch] = {}  # of training, by view
+        valid_features: dict[None, Batch] = {}
+        self._features, self._valid_features = features, valid_features
+
+        # the loaders know the dictionaries and not this object, which would keep itself alive
+        def features_of(epoch: int) -> Batch:
+            return features[phase.view(epoch - first_epoch, first_epoch)]
+
+        train = FeatureLoader(self._train, features_of)
+        valid = None
+        if self._valid is not None:
+            valid = FeatureLoader(self._valid, lambda epoch: valid_features[None])
+        data = DataLoaders(
+            train,
+            valid,
+            seed=whole.data.seed,
+            classes=whole.data.classes,
+            task=whole.data.task,
         )
-        own = whole.data
-        data = DataLoaders(*loaders, seed=own.seed, classes=own.classes, task=own.task)
-        runtime = replace(whole.runtime, compile=False)
-        # what is kept is of whole images: a mixture of features is none of a mixture of images
-        settings = replace(whole.settings, mixup=0.0, cutmix=0.0)
-        self.setup = replace(whole, model=suffix, data=data, runtime=runtime, settings=settings)
+        self.setup = replace(
+            whole,
+            model=suffix,
+            data=data,
+            runtime=replace(whole.runtime, compile=False),
+            # features are of whole images: their mixture is not that of a mixture of images
+            settings=replace(whole.settings, mixup=0.0, cutmix=0.0),
+        )
 
     @classmethod
-    def create(cls, setup: Setup, phase: Phase, first: int) -> "FeatureCache | None":
+    def create(
+        cls, setup: Setup, phase: Phase, first_epoch: int, prefixes: FrozenPrefixes
+    ) -> "FeatureCache | None":
         """None where no prefix is frozen, the images have no numbers, or there is no room."""
-        train, valid = setup.data.train, setup.data.valid
-        if not isinstance(train, IndexedLoader):
-            return None
-        if valid is not None and not isinstance(valid, IndexedLoader):
-            return None
-        distributed.share_weights(setup.model)
-        suffix = _find_suffix_for(setup, train)
-        cache = None if suffix is None else cls(setup, suffix, train, valid, phase, first)
-        # a fixed limit: what a plan is like must not depend on what else is kept at the moment
-        refused = cache is None or cache.bytes > FRACTION * memory_bytes()
+        suffix = prefixes.find()
+        views = 1 if phase.views is None else min(phase.views, phase.epochs)
+        is_refused = suffix is None or not features_fit(setup, suffix, views=views)
         # processes must agree, or they would wait for each other in different places
-        return None if distributed.any_process(refused, setup.runtime.device) else cache
+        if distributed.any_process(is_refused, setup.runtime.device):
+            return None
+        assert suffix is not None
+        return cls(setup, suffix, phase, first_epoch)
 
-    @property
-    def bytes(self) -> int:
-        """Of all features that are kept at a time."""
-        views = 1 if self.phase.views is None else self.views
-        valid = 0 if self.valid is None else len(self.valid.targets)
-        return 4 * self.suffix.features.shape.numel() * (views * len(self.train.targets) + valid)
-
-    def fill(self, number: int) -> Generator[Precompute, None, None]:
-        """Makes sure that the features of epoch `number` are there, and those for validation."""
-        epoch = number - self.first
-        view = self.phase.view(epoch, self.first)
-        if view not in self._kept:
+    def fill(self, epoch_number: int) -> Generator[Precompute, None, None]:
+        """Makes sure that the features of this epoch are there, and those for validation."""
+        epoch = epoch_number - self.first_epoch
+        view = self.phase.view(epoch, self.first_epoch)
+        if view not in self._features:
             if self.phase.views is None:
-                self._kept.clear()  # another epoch's, which will not come again
-            self._kept[view] = yield from self._run_all(self.train, view, epoch % self.views + 1)
-        if self.valid is not None and not self._kept_valid:
-            self._kept_valid[None] = yield from self._run_all(self.valid, None, None)
+                self._features.clear()  # another epoch's, which will not come again
+            position = epoch % self.views + 1
+            self._features[view] = yield from self._run_all(self._train, view, position)
+        if self._valid is not None and not self._valid_features:
+            self._valid_features[None] = yield from self._run_all(self._valid, None, None)
 
     def _run_all(
         self, loader: IndexedLoader, view: int | None, position: int | None
     ) -> Generator[Precompute, None, Batch]:
-        """Features and targets of all examples, by number."""
+        """Features and targets of all examples, by number. position: of the view, from 1."""
         self._folded = None  # a callback may have changed the frozen layers meanwhile
         count, done = len(loader.targets), 0
-        rank, world = distributed.rank(), distributed.world_size()
-        parts = torch.split(torch.arange(count), self._chunk * world)
-        # a process without a share in a short last part runs one image for nothing
-        shares = [part[rank::world] if rank < len(part) else part[:1] for part in parts]
-        found: list[Tensor] = []
-        with closing(loader.fetch(shares)) as batches:
-            for part, raw in zip(parts, batches, strict=True):
-                batch = self._run(raw, view)
-                values = (batch.inputs.float(), batch.targets)
-                found = found or [torch.empty(count, *v.shape[1:], dtype=v.dtype) for v in values]
-                for kept, own in zip(found, values, strict=True):
-                    kept[part] = distributed.interleaved(own, len(part)).cpu()
-                done += len(part)
+        rank, world_size = distributed.rank(), distributed.world_size()
+        chunks = torch.split(torch.arange(count), self._chunk * world_size)
+        own_shares = []
+        for chunk in chunks:
+            # a process without a share in a short last chunk runs one image for nothing
+            has_share = rank < len(chunk)
+            own_shares.append(chunk[rank::world_size] if has_share else chunk[:1])
+        features: torch.Tensor | None = None
+        targets: torch.Tensor | None = None
+        with closing(loader.fetch(own_shares)) as batches:
+            for chunk, raw_batch in zip(chunks, batches, strict=True):
+                batch = self._run(raw_batch, view)
+                own_features = batch.inputs.float()
+                if features is None or targets is None:
+                    features = own_features.new_empty(count, *own_features.shape[1:], device="cpu")
+                    targets = batch.targets.new_empty(count, *batch.targets.shape[1:], device="cpu")
+                features[chunk] = distributed.interleaved(own_features, len(chunk)).cpu()
+                targets[chunk] = distributed.interleaved(batch.targets, len(chunk)).cpu()
+                done += len(chunk)
                 yield Precompute(self.phase.name, position, self.views, done, count)
-        return Batch(*found)
+        assert features is not None
+        return Batch(features, targets)
 
     @torch.no_grad()
-    def _run(self, raw: Batch, view: int | None) -> Batch:
-        batch = self.whole.data.prepare(raw.to(self.whole.runtime.device), view)
+    def _run(self, raw_batch: Batch, view: int | None) -> Batch:
+        """The batch with features in place of its images."""
+        runtime = self.whole.runtime
+        batch = self.whole.data.prepare(raw_batch.to(runtime.device), view)
         if self._folded is None:
-            prefix = replace(self.whole, model=Prefix(self.suffix))
-            self._folded = folded_norms(prefix, batch.inputs, training=False)
-        with self.whole.runtime.autocast(), self._folded.active():
+            self._folded = folded_norms(Prefix(self.suffix), runtime, batch.inputs, training=False)
+        with runtime.autocast(), self._folded.active():
             return replace(batch, inputs=self.suffix.prefix(batch.inputs))
 
 
-def _find_suffix_for(setup: Setup, train: IndexedLoader) -> Suffix | None:
-    """Tried on the first images."""
-    numbers = torch.arange(min(2, len(train.targets)))
-    with closing(train.fetch([numbers])) as batches:
-        raw = next(batches).to(setup.runtime.device)
-    images = setup.data.prepare(raw, None).inputs
-    if not isinstance(images, Tensor):
-        return None
-    return find_suffix(setup.model, images, setup.runtime.autocast)
+def _indexed(loader: object) -> IndexedLoader:
+    assert isinstance(loader, IndexedLoader)  # `FrozenPrefixes.find` refuses others
+    return loader

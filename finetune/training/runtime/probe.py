@@ -83,11 +83,13 @@ def _seconds(setup: Setup, runtime: Runtime, batches: Sequence[Batch], frozen: i
         step = TrainStep(runtime.compiled(trial.model), trial)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it has to say, it says again in the run
-            step(batches, 0, 0).item()  # to warm up; .item() makes the host wait for the device
+            step(
+                batches, 0, epoch=0, step=0
+            ).item()  # to warm up; .item() makes the host wait for the device
             seconds = []
             for _ in range(_TIMED):
                 started = time.perf_counter()
-                step(batches, 0, 0).item()
+                step(batches, 0, epoch=0, step=0).item()
                 seconds.append(time.perf_counter() - started)
     except Exception:  # can't be copied, not supported, out of memory: the run itself will tell
         return math.inf

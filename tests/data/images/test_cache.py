@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from support import write_photos
 
 from finetune import ImageDataLoaders
 from finetune.data import memory
-from finetune.data.examples import Examples, from_folder
 from finetune.data.images import cache as cache_module
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder
+from finetune.data.sources.folders import from_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decoded anew")
 
@@ -31,8 +32,7 @@ BYTES = 6 * 18 * 18 * 3
 def make_cache(
     items: Sequence[ImageSource], workers: int = 2, folder: CacheFolder | None = None
 ) -> ImageCache:
-    labels = torch.arange(len(items)) % 2
-    return ImageCache(Examples(items, labels, ("a", "b")), SMALL, workers, folder=folder)
+    return ImageCache(items, SMALL, workers, folder=folder)
 
 
 def noise(count: int = 6) -> list[ImageSource]:
@@ -92,12 +92,12 @@ def test_images_are_the_presized_ones_in_the_order_asked_for() -> None:
     images = cache.images(torch.tensor([4, 0, 4]))
     assert (images.dtype, images.shape) == (torch.uint8, (3, 3, 18, 18))
     for image, number in zip(images, [4, 0, 4], strict=True):
-        presized = SMALL.presize(cache.examples.items[number])
+        presized = SMALL.presize(cache.items[number])
         assert np.array_equal(image.permute(1, 2, 0).numpy(), presized)
 
 
 def test_images_are_the_same_wherever_they_are_kept(
-    tmp_path: Path, request: pytest.FixtureRequest
+    tmp_path: Path, decoded: list[ImageSource], request: pytest.FixtureRequest
 ) -> None:
     items, numbers = from_folder(write_photos(tmp_path, per_class=2)).items, torch.tensor([5, 0, 3])
     stored = make_cache(items, folder=CacheFolder(tmp_path / "cache", 1.0))
@@ -108,9 +108,13 @@ def test_images_are_the_same_wherever_they_are_kept(
         if way != "no_memory":
             caches.append(make_cache(items))
             images.append(caches[-1].images(numbers))
-    kept = [cache._images is not None for cache in caches]
-    assert kept == [True, True, True, False]
     assert all(torch.equal(images[0], other) for other in images[1:])
+    decoded_again = []
+    for cache in caches:
+        decoded.clear()
+        cache.images(numbers)
+        decoded_again.append(len(decoded))
+    assert decoded_again == [0, 0, 0, 3]
 
 
 @pytest.mark.usefixtures("place")
@@ -146,14 +150,23 @@ def test_image_is_decoded_once(place: str, decoded: list[ImageSource]) -> None:
     assert len(decoded) == (7 if place == "nowhere" else 3)
 
 
-def test_caches_share_the_memory_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_share_the_memory_of_the_process(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "_reservations", [])
     monkeypatch.setattr(memory, "memory_bytes", lambda: int(1.5 * BYTES / memory.MEMORY_FRACTION))
+    folders: list[Path] = []  # of the temporary files
+    new_file = tempfile.TemporaryFile
+
+    def noted(*, dir: Path) -> IO[bytes]:
+        folders.append(dir)
+        return new_file(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", noted)
     caches = [make_cache(noise()) for _ in range(2)]
-    for cache in caches:
+    for cache, expected in zip(caches, ([], [disk]), strict=True):
         cache.images(torch.tensor([0]))
-    on_disk = [isinstance(c._images.base, np.memmap) for c in caches if c._images is not None]
-    assert on_disk == [False, True]
+        assert folders == expected
 
 
 def test_memory_is_free_again_when_the_last_subset_is_gone(
@@ -171,9 +184,10 @@ def test_memory_is_free_again_when_the_last_subset_is_gone(
 
 def test_cache_that_is_never_used_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_reservations", [])
-    unused = make_cache(noise())
-    assert memory._reservations == []
-    assert len(unused.examples) == 6
+    monkeypatch.setattr(memory, "memory_bytes", lambda: int(BYTES / memory.MEMORY_FRACTION))
+    unused, other = make_cache(noise()), make_cache(noise())
+    assert memory.reserve(other, BYTES)
+    assert len(unused.items) == 6
 
 
 @needs_proc
@@ -253,7 +267,7 @@ def test_batch_is_a_copy_of_what_is_kept() -> None:
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
     write_photos(tmp_path, per_class=2)
     (tmp_path / "green" / "000.jpg").write_bytes(b"torn")
-    cache = ImageCache(from_folder(tmp_path), SMALL, 2)
+    cache = make_cache(from_folder(tmp_path).items)
     assert len(cache.images(torch.tensor([0, 1]))) == 2
     with pytest.raises(ImageError, match=r"green.000\.jpg"):
         cache.images(torch.tensor([0, 2]))
@@ -264,7 +278,7 @@ def test_unreadable_lists_what_cant_be_decoded(tmp_path: Path) -> None:
     write_photos(tmp_path, per_class=2)
     for number in (0, 1):
         (tmp_path / "green" / f"00{number}.jpg").write_bytes(b"torn")
-    found = dict(ImageCache(from_folder(tmp_path), SMALL, 2).unreadable())
+    found = dict(make_cache(from_folder(tmp_path).items).unreadable())
     assert list(found) == [2, 3]
     assert found[3].source.endswith("001.jpg")
 
@@ -281,6 +295,8 @@ def test_looking_for_unreadable_images_keeps_the_readable(decoded: list[ImageSou
 def test_subset_counts_its_own_images() -> None:
     cache = make_cache(noise())
     subset = cache.select(torch.tensor([4, 1])).select(torch.tensor([1, 0]))
+    for item, number in zip(subset.items, [1, 4], strict=True):
+        assert np.array_equal(item, cache.items[number])
     assert torch.equal(subset.images(torch.arange(2)), cache.images(torch.tensor([1, 4])))
 
 
@@ -340,8 +356,9 @@ def test_every_constructor_takes_the_cache_folder(tmp_path: Path, photos: Path) 
         ImageDataLoaders.from_lists(files, labels, **options),
         ImageDataLoaders.from_dataset(pairs, **options),
     ):
-        assert data._folder is not None
-        assert (data._folder.path, data._folder.gigabytes) == (tmp_path / "cache", 3.0)
+        folder = data.pipeline.cache_folder
+        assert folder is not None
+        assert (folder.path, folder.gigabytes) == (tmp_path / "cache", 3.0)
 
 
 @pytest.mark.usefixtures("place")

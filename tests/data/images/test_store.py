@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data.examples import Examples
 from finetune.data.images import store as image_store
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageError
@@ -76,8 +75,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def all_images(folder: Path, files: list[str], preprocessing: Preprocessing = SMALL) -> np.ndarray:
     """What a new run delivers."""
-    examples = Examples(files, torch.arange(len(files)) % 2, ("a", "b"))
-    cache = ImageCache(examples, preprocessing, 2, folder=CacheFolder(folder, 1.0))
+    cache = ImageCache(files, preprocessing, 2, folder=CacheFolder(folder, 1.0))
     return cache.images(torch.arange(len(files))).permute(0, 2, 3, 1).numpy()
 
 
@@ -359,8 +357,7 @@ def test_store_above_the_limit_is_not_made_and_deletes_nothing(tmp_path: Path) -
 
 
 def test_images_above_the_limit_come_from_memory(tmp_path: Path, files: list[str]) -> None:
-    examples = Examples(files, torch.arange(10) % 2, ("a", "b"))
-    cache = ImageCache(examples, SMALL, 2, folder=CacheFolder(tmp_path / "cache", 1e-9))
+    cache = ImageCache(files, SMALL, 2, folder=CacheFolder(tmp_path / "cache", 1e-9))
     with pytest.warns(UserWarning, match="are not kept between runs"):
         images = cache.images(torch.arange(10))
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), presized(files))

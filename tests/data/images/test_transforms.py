@@ -48,7 +48,7 @@ def test_names_stand_for_augmentations(name: Any, meant: Augmentation | None) ->
 
 def test_default_is_standard(tmp_path: Path) -> None:
     data = ImageDataLoaders.from_folder(write_photos(tmp_path), batch_size=4)
-    assert data.augmentation == Augmentation()
+    assert data.pipeline.augmentation == Augmentation()
 
 
 def test_unknown_name_is_corrected() -> None:

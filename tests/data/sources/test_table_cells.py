@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from finetune.data.sources.tables import Layout, read_csv, read_table
+from finetune.tasks import MultiLabel
 
 
 def write_csv(folder: Path, text: str) -> Path:
@@ -66,7 +67,7 @@ def test_array_of_images_may_be_a_column() -> None:
 
 def test_labels_of_numpy_are_words() -> None:
     table = {"image": ["a.jpg"], "tags": list(np.array(["cat dog"]))}
-    found = read_table(table, None, Layout(task="multi_label"))
+    found = read_table(table, None, Layout(task=MultiLabel()))
     assert found.labels == [["cat", "dog"]]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from finetune import ImageDataLoaders
 from finetune.data.sources.tables import Layout, read_csv, read_table
+from finetune.tasks import MultiLabel, Regression
 
 
 def write_csv(folder: Path, text: str) -> Path:
@@ -93,18 +94,18 @@ def test_labels_of_a_image_stand_in_one_cell(
     tmp_path: Path, delimiter: str, cells: list[str]
 ) -> None:
     text = "\n".join(["image,tags", *(f"{i}.jpg,{cell}" for i, cell in enumerate(cells))])
-    layout = Layout(task="multi_label", delimiter=delimiter)
+    layout = Layout(task=MultiLabel(), delimiter=delimiter)
     assert read_csv(write_csv(tmp_path, text), tmp_path, layout).labels == [["a", "b"], [], ["b"]]
 
 
 def test_empty_delimiter_is_refused() -> None:
     with pytest.raises(ValueError, match="label_delimiter must be at least one character"):
-        Layout(task="multi_label", delimiter="")
+        Layout(task=MultiLabel(), delimiter="")
 
 
 def test_targets_stand_in_several_columns(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,x,y\n1.jpg,1,2e3\n2.jpg,-3, 4.5\n")
-    rows = read_csv(file, tmp_path, Layout(label=["x", "y"], task="regression"))
+    rows = read_csv(file, tmp_path, Layout(label=["x", "y"], task=Regression()))
     assert (rows.labels, rows.names) == ([[1, 2000], [-3, 4.5]], ("x", "y"))
 
 
@@ -112,7 +113,7 @@ def test_targets_stand_in_several_columns(tmp_path: Path) -> None:
 def test_target_that_is_no_number_is_named_with_its_line(tmp_path: Path, cell: str) -> None:
     file = write_csv(tmp_path, f"image,x\n1.jpg,1\n2.jpg,{cell}\n")
     with pytest.raises(ValueError, match=r"labels\.csv', line 3: a target is a (finite )?number"):
-        read_csv(file, tmp_path, Layout(task="regression"))
+        read_csv(file, tmp_path, Layout(task=Regression()))
 
 
 def test_several_label_columns_are_for_numbers(tmp_path: Path) -> None:
@@ -152,13 +153,13 @@ def test_every_kind_of_table_is_read_alike() -> None:
 def test_numbers_of_a_table_may_be_classes_or_targets() -> None:
     for table in frames({"file": ["1.jpg", "2.jpg"], "grade": [3, 4]}):
         assert read_table(table, None, Layout()).labels == ["3", "4"]
-        rows = read_table(table, None, Layout(task="regression"))
+        rows = read_table(table, None, Layout(task=Regression()))
         assert (rows.labels, rows.names) == ([[3.0], [4.0]], ("grade",))
 
 
 def test_cell_of_a_table_may_hold_a_list_of_labels() -> None:
     for table in frames({"file": ["1.jpg", "2.jpg"], "tags": [["a", "b"], []]}):
-        assert read_table(table, None, Layout(task="multi_label")).labels == [["a", "b"], []]
+        assert read_table(table, None, Layout(task=MultiLabel())).labels == [["a", "b"], []]
 
 
 @pytest.mark.parametrize("protocol", ["__arrow_c_stream__", "__dataframe__"])

@@ -172,7 +172,7 @@ def test_targets_of_a_regression_have_ranges() -> None:
     assert [(t.name, t.train, t.valid) for t in found.targets] == [("target", (1, 3, 6), (9, 9, 9))]
     assert found.imbalance is None
     assert "target" in str(found)
-    assert "<td>target</td>" in found._repr_html_()
+    assert ">target</td>" in found._repr_html_()
 
 
 def test_folder_may_be_the_present_one(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -578,12 +579,23 @@ def test_it_is_not_used_where_there_is_no_room(monkeypatch):
 
 @pytest.mark.parametrize(("views", "kept"), [(None, 1), (1, 1), (2, 2), (3, 3), (9, 5)])
 def test_it_needs_room_for_what_it_keeps_at_a_time(monkeypatch, views, kept):
-    room = 4 * 4 * (kept * TRAIN + VALID) / feature_cache.FRACTION
+    room = 4 * 4 * (kept * TRAIN + VALID) / feature_cache.MEMORY_FRACTION
     for there, used in ((room, True), (room - 1, False)):
         monkeypatch.setattr(feature_cache, "memory_bytes", lambda there=there: there)
         learner, told = points_learner(), Told()
         learner.fit_plan(frozen_plan(learner, 5, views), callbacks=[told])
         assert was_used(told) == used
+
+
+def bytes_kept_by(cache: FeatureCache) -> int:
+    """Of the features of every epoch of the phase and of validation, each counted once."""
+    sizes: dict[int, int] = {}  # by place in memory
+    for loader in (cache.setup.data.train, cache.setup.data.valid):
+        for epoch in range(cache.first_epoch, cache.first_epoch + cache.phase.epochs):
+            with suppress(KeyError):  # not filled yet, or given up
+                features = loader.features_of(epoch).inputs
+                sizes[features.data_ptr()] = features.nbytes
+    return sum(sizes.values())
 
 
 @pytest.mark.parametrize(("views", "kept"), [(None, 1), (1, 1), (2, 2), (3, 3), (9, 5)])
@@ -593,8 +605,7 @@ def test_it_keeps_no_more_than_that(alive, views, kept):
     class Measure(Callback):
         def on_step_end(self, event: StepEnd) -> None:
             (cache,) = alive
-            kept = [*cache._kept.values(), *cache._kept_valid.values()]
-            sizes.append(sum(b.inputs.numel() * b.inputs.element_size() for b in kept))
+            sizes.append(bytes_kept_by(cache))
 
     learner = points_learner()
     learner.fit_plan(frozen_plan(learner, 5, views), callbacks=[Measure()])
@@ -833,29 +844,6 @@ def test_by_default_the_head_has_one_epoch_where_nothing_is_kept():
     for learner in (kept_off, no_numbers):
         assert epochs_of(learner) == [("frozen", 0), ("unfrozen", 0)]
         assert learner.trainer.run.plan[0].views is None
-
-
-def test_asking_whether_features_can_be_kept_leaves_no_trace():
-    learner = points_learner()
-    learner.freeze_to(0)
-    before, modes = (
-        copy_of(learner.model.state_dict()),
-        [m.training for m in learner.model.modules()],
-    )
-    assert learner.trainer.can_keep_features()
-    assert learner.layer_groups.frozen_count == 0
-    assert all(p.requires_grad for p in learner.model.parameters())
-    assert modes == [m.training for m in learner.model.modules()]
-    assert same_state(before, learner.model.state_dict())
-
-
-def test_groups_frozen_one_by_one_are_so_again():
-    learner = points_learner()
-    learner.layer_groups[1].set_frozen(True)
-    learner.trainer.can_keep_features()
-    assert [group.frozen for group in learner.layer_groups] == [
-        i == 1 for i in range(len(learner.layer_groups))
-    ]
 
 
 def test_a_body_of_which_only_the_beginning_is_kept_has_one_epoch():

@@ -1,0 +1,125 @@
+"""ImagePipeline: an image's way from a file to the model's input; it knows no labels."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.data.images.augment import (
+    Augment,
+    Augmentation,
+    Transform,
+    augment,
+    center_crop,
+    draw_numbers,
+    normalise,
+    resolve,
+)
+from finetune.data.images.cache import ImageCache
+from finetune.data.images.decode import ImageSource
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.store import CacheFolder
+from finetune.data.images.transforms import transformed
+from finetune.data.loaders import Batch
+
+
+def default_workers() -> int:
+    """Threads that decode images: one for each core, up to eight."""
+    return min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePipeline:
+    """Everything that happens to an image before the model sees it.
+
+        file -> decoded and presized, once, into a cache -> batch on the device -> `prepare`
+
+    preprocessing: the deterministic part. augmentation: what makes random views, None for none.
+    seed: of the random views. workers: decoding threads. cache_folder: keeps decoded images between
+    runs; None keeps them for as long as they are used.
+    """
+
+    preprocessing: Preprocessing
+    augmentation: Augmentation | Transform | None = None
+    seed: int = 0
+    workers: int = 1
+    cache_folder: CacheFolder | None = None
+
+    @classmethod
+    def create(
+        cls,
+        preprocessing: Preprocessing,
+        *,
+        augment: Augment = None,
+        seed: int = 0,
+        workers: int | None = None,
+        cache_folder: str | Path | None = None,
+        cache_gigabytes: float = 20.0,
+    ) -> "ImagePipeline":
+        """From options as users give them. Raises ValueError or OSError for those that can't be."""
+        folder = None if cache_folder is None else CacheFolder(cache_folder, cache_gigabytes)
+        if workers is None:
+            workers = default_workers()
+        return cls(preprocessing, resolve(augment), seed, workers, folder)
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "ImagePipeline":
+        return replace(self, preprocessing=preprocessing)
+
+    def cache(
+        self, items: Sequence[ImageSource], *, others: Sequence[ImageSource] = ()
+    ) -> ImageCache:
+        """A cache of these images, presized. others: see `ImageCache`."""
+        return ImageCache(
+            items,
+            self.preprocessing.without_normalisation(),
+            self.workers,
+            folder=self.cache_folder,
+            others=others,
+        )
+
+    def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:
+        """Images of any kind as one batch of model inputs, float32 [B, 3, image_size, image_size].
+
+        Raises ImageError for an image that can't be read.
+        """
+        return self.preprocessing.inputs(items, device)
+
+    def prepare(self, batch: Batch, view: int | None) -> Batch:
+        """What is left to do on the device: one resample and normalisation.
+
+        view: the number of a random view, the same for the same number; None for the middle of the
+        image. Inputs that are no presized uint8 images are ready and stay as they are.
+        """
+        if not self.preprocessing.are_presized(batch.inputs):
+            return batch
+        images, size = batch.inputs, self.preprocessing.image_size
+        mean, std = self.preprocessing.normalisation(images.device)
+        if view is None or self.augmentation is None:
+            return replace(batch, inputs=center_crop(images, size, mean, std))
+        assert batch.indices is not None
+        if isinstance(self.augmentation, Augmentation):
+            draws = draw_numbers(self.seed, view, batch.indices, images.device)
+            inputs = augment(images, draws, self.augmentation, size, mean, std)
+        else:
+            views = transformed(images, self.augmentation, self.seed, view, batch.indices, size)
+            inputs = normalise(views, mean, std)
+        return replace(batch, inputs=inputs)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether random views of an image differ."""
+        return self.augmentation is not None
+
+    def displayable(self, inputs: Tensor) -> Any:
+        """Model inputs [B, 3, H, W] as images that a person can look at: [B, H, W, 3] in [0, 1]."""
+        mean, std = self.preprocessing.normalisation(torch.device("cpu"))
+        images = inputs.float().cpu() * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)
+        return images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """The deterministic part as plain data, from which it can be rebuilt elsewhere."""
+        return self.preprocessing.to_dict()

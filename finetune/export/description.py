@@ -1,0 +1,135 @@
+"""ModelDescription: what an exported model says of itself, in model.json."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.export.formats import Format, describe_formats
+from finetune.models.classifier import Architecture
+from finetune.tasks import DEFAULT_TASK, PostProcessing, Task, resolve_task
+
+FORMAT, VERSION = "finetune model", 4
+
+
+@dataclass(frozen=True, slots=True)
+class PartCounts:
+    """How many images a part of the data has, and how many of each class; none for a regression."""
+
+    images: int
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "classes": dict(self.classes)}
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRecord:
+    """A phase as it ran. frozen: names of the frozen groups. peak_lr: one for each layer group."""
+
+    name: str
+    epochs: int
+    steps: int
+    frozen: tuple[str, ...]
+    peak_lr: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A layer group. parameters: how many."""
+
+    name: str
+    parameters: int
+    optimizer: str
+    weight_decay: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """How a model was trained, first layers and first phases first."""
+
+    phases: tuple[PhaseRecord, ...]
+    groups: tuple[GroupRecord, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """Everything about an exported model but its weights.
+
+    classes: names of the classes or targets, in order. data: counts by "train" and "valid"; empty
+    where they are not known. training: None for a model of which it is not known. validation:
+    results after the last epoch, None for what is no finite number; empty where these weights, as
+    they are, were not validated. versions: of the packages, by name.
+    """
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    task: Task
+    preprocessing: Preprocessing
+    post_processing: PostProcessing
+    formats: tuple[Format, ...]
+    data: Mapping[str, PartCounts] = field(default_factory=dict)
+    training: TrainingRecord | None = None
+    validation: Mapping[str, float | None] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for model.json; steps of preprocessing and formats are told in words, too."""
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "architecture": self.architecture.to_dict(),
+            "classes": list(self.classes),
+            "task": self.task.name,
+            "preprocessing": self.preprocessing.to_dict(),
+            "post_processing": self.post_processing.to_dict(),
+            "formats": describe_formats(self.formats, self.preprocessing.image_size, self.task),
+            "data": {part: counts.to_dict() for part, counts in self.data.items()},
+            "validation": dict(self.validation),
+            "versions": dict(self.versions),
+        }
+        if self.training is not None:
+            content["training"] = asdict(self.training)
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "ModelDescription":
+        """From what `to_dict` gave, in this version or an earlier one.
+
+        Raises KeyError, TypeError or ValueError where something is missing or wrong.
+        """
+        task = DEFAULT_TASK if "task" not in content else resolve_task(content["task"])
+        # up to version 3 temperature and thresholds stood by themselves
+        post_processing = PostProcessing.from_dict(content.get("post_processing", content))
+        data = {part: _counts(counts) for part, counts in content.get("data", {}).items()}
+        return cls(
+            architecture=Architecture(**content["architecture"]),
+            classes=tuple(content["classes"]),
+            task=task,
+            preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+            post_processing=post_processing,
+            formats=tuple(content.get("formats", ("safetensors",))),
+            data=data,
+            training=_training(content.get("training")),
+            validation=content.get("validation", {}),
+            versions=content.get("versions", {}),
+        )
+
+
+def _counts(content: Mapping[str, Any]) -> PartCounts:
+    # version 3 called images "pictures"
+    images = content["images"] if "images" in content else content["pictures"]
+    return PartCounts(images, content["classes"])
+
+
+def _training(content: Mapping[str, Any] | None) -> TrainingRecord | None:
+    if content is None:
+        return None
+    phases = []
+    for phase in content["phases"]:
+        # JSON has lists where these have tuples
+        names, rates = tuple(phase["frozen"]), tuple(phase["peak_lr"])
+        phases.append(PhaseRecord(**{**phase, "frozen": names, "peak_lr": rates}))
+    groups = tuple(GroupRecord(**group) for group in content["groups"])
+    return TrainingRecord(tuple(phases), groups, content["seed"])

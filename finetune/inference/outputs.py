@@ -1,0 +1,99 @@
+"""Outputs: what a model gives for every example, computed once, looked at in many ways."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.data.batching import ImageLoader
+from finetune.data.loaders import EpochLoader, InputPipeline
+from finetune.inference.reading import InOrder, Source
+from finetune.randomness import isolated
+from finetune.tasks import Loss, Task
+from finetune.training.evaluation import run_through
+from finetune.training.runtime.runtime import Runtime
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outputs:
+    """One row for each example, on the CPU, in the order of the source.
+
+    items: paths, or numbers. outputs: float32 [N, C] as the model gives them. targets: [N, ...].
+    losses: [N]. image: opens the image of a row, by its number; None where no images are known.
+    """
+
+    items: tuple[str | int, ...]
+    outputs: Tensor
+    targets: Tensor
+    losses: Tensor
+    image: Callable[[int], Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"Outputs({len(self):,} examples, {self.outputs.shape[1]:,} outputs)"
+
+
+def compute_outputs(
+    model: nn.Module,
+    source: Source,
+    pipeline: InputPipeline,
+    runtime: Runtime,
+    *,
+    task: Task,
+    loss: Loss,
+    view: int | None = None,
+) -> Outputs:
+    """Runs the model, which is in eval mode, over a source.
+
+    view: of the examples, see `InputPipeline.prepare`. loss: counts each example by itself where it
+    is one of torch's for the task, see `Task.example_losses`. Raises ValueError for outputs or
+    targets of another task.
+    """
+    outputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    losses: list[Tensor] = []
+    batches = run_through(model, source.loader, pipeline, runtime, view=view)
+    with reading(source.loader), closing(batches):
+        for batch, batch_outputs in batches:
+            batch_targets = task.checked_targets(batch_outputs, batch.targets)
+            batch_losses = task.example_losses(loss, batch_outputs, batch_targets)
+            outputs.append(batch_outputs.cpu())
+            targets.append(batch_targets.cpu())
+            losses.append(batch_losses.float().cpu())
+    if not outputs:
+        raise ValueError("the loader gave no examples")
+    all_outputs = torch.cat(outputs)
+    return Outputs(
+        tuple(source.items(len(all_outputs))),
+        all_outputs,
+        torch.cat(targets),
+        torch.cat(losses),
+        source.image,
+    )
+
+
+def reading(loader: EpochLoader) -> AbstractContextManager[None]:
+    """Put it around a pass over a loader: one of the user's may draw from the global generators.
+
+    Ours draw from none in evaluation, and to put the generators back would undo what another thread
+    draws meanwhile.
+    """
+    images = loader.loader if isinstance(loader, InOrder) else loader
+    return nullcontext() if isinstance(images, ImageLoader) else isolated()
+
+
+def mean_over_views(views: list[Outputs], task: Task, loss: Loss, device: torch.device) -> Outputs:
+    """Outputs whose activation is the mean of the views' activations, with the mean's losses."""
+    first = views[0]
+    total = torch.zeros_like(task.activation(first.outputs), dtype=torch.float64)
+    for outputs in views:
+        total += task.activation(outputs.outputs).double()
+    mean_outputs = task.inverse_activation(total / len(views))
+    # on the device, where the loss may have weights
+    losses = task.example_losses(loss, mean_outputs.to(device), first.targets.to(device))
+    return Outputs(first.items, mean_outputs, first.targets, losses.cpu(), first.image)

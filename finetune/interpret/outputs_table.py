@@ -1,0 +1,100 @@
+"""OutputsTable: a table whose targets and outputs have a column for each class or target."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from finetune.interpret.image_grids import plot_images
+from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
+from finetune.tables import end_of
+from finetune.wording import number as number_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class OutputsRow(NamedTuple):
+    """item: path or number. target, predicted: in words. outputs: [C] probabilities, or values."""
+
+    item: str | int
+    target: str
+    predicted: str
+    loss: float
+    outputs: np.ndarray
+
+
+class OutputsTable(PredictionTable):
+    """A row for each example, in the order of the data.
+
+    items: paths, or numbers. classes: names of the labels or targets. targets, outputs: [N, C].
+    losses: [N]. image: opens the image of a row, by its number; None where no images are known.
+    """
+
+    header: ClassVar[tuple[str, ...]] = ("item", "target", "predicted", "loss")
+
+    def __init__(
+        self,
+        items: Sequence[str | int],
+        classes: Sequence[str],
+        targets: Any,
+        outputs: Any,
+        losses: Any,
+        *,
+        image: Callable[[int], Any] | None = None,
+    ) -> None:
+        super().__init__(items, classes, targets, losses, image)
+        self.outputs = np.asarray(outputs)
+        shape = (len(self.items), len(self.classes))
+        if not self.targets.shape == self.outputs.shape == shape or len(self.losses) != shape[0]:
+            raise ValueError(
+                f"targets and outputs must be [{shape[0]}, {shape[1]}] and losses as long, got "
+                f"{self.targets.shape}, {self.outputs.shape} and {self.losses.shape}"
+            )
+
+    @abstractmethod
+    def target_words(self, target: np.ndarray) -> str:
+        """A row of `targets` in words."""
+
+    @abstractmethod
+    def predicted_words(self, output: np.ndarray) -> str:
+        """A row of `outputs` in words."""
+
+    def __getitem__(self, number: int) -> OutputsRow:
+        output = self.outputs[number]
+        return OutputsRow(
+            self.items[number],
+            self.target_words(self.targets[number]),
+            self.predicted_words(output),
+            float(self.losses[number]),
+            output,
+        )
+
+    def top_losses(self, k: int = 10) -> list[OutputsRow]:
+        return [self[number] for number in self.worst(k)]
+
+    def cells(self, row: OutputsRow, item_width: int) -> list[str]:
+        return [end_of(row.item, item_width), row.target, row.predicted, number_text(row.loss)]
+
+    def csv_columns(self) -> list[str]:
+        return [f"output for {name}" for name in self.classes]
+
+    def csv_values(self, number: int) -> Sequence[float]:
+        outputs: list[float] = self.outputs[number].tolist()
+        return outputs
+
+    def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
+        """The images with the highest losses, with what was predicted and what is true."""
+        rows = self.top_losses(k)
+        titles = [
+            f"loss {number_text(row.loss)}: {row.predicted} (is {row.target})" for row in rows
+        ]
+        return plot_images(self.images(self.worst(k)), titles)
+
+    def show_results(self, count: int = IMAGES_SHOWN) -> Figure:
+        """Images with what was predicted and what is true, highest losses first."""
+        titles = [f"{row.predicted} (is {row.target})" for row in self.top_losses(count)]
+        return plot_images(self.images(self.worst(count)), titles)

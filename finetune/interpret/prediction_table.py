@@ -1,0 +1,221 @@
+"""PredictionTable: what a model says of each example beside what is true; base of every task's."""
+
+from __future__ import annotations
+
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+
+import numpy as np
+
+from finetune.interpret.page import Drawing, Section
+from finetune.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from finetune.interpret.calibration import Calibration
+    from finetune.interpret.confusion import Confusion
+    from finetune.interpret.report import Report
+
+ROWS_SHOWN = 10
+"""Rows of a table that stands for more."""
+IMAGES_SHOWN = 12
+
+
+class Row(Protocol):
+    """One example. item: its path or number. target, predicted: in words. loss: in nats, or in the
+    loss's own unit."""
+
+    @property
+    def item(self) -> str | int: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def predicted(self) -> str: ...
+    @property
+    def loss(self) -> float: ...
+
+
+class PredictionTable(ABC):
+    """A row for each example, in the order of the data.
+
+    items: paths, or numbers. classes: names of the classes or targets. targets: [N] or [N, C].
+    losses: [N]. image: opens the image of a row, by its number; None where no images are known.
+
+    What a table can't answer, since the answer means nothing for its task, raises ValueError and
+    says what does.
+    """
+
+    header: ClassVar[tuple[str, ...]]
+    word_columns: ClassVar[int] = 3  # item, target, predicted; the others hold numbers
+
+    def __init__(
+        self,
+        items: Sequence[str | int],
+        classes: Sequence[str],
+        targets: Any,
+        losses: Any,
+        image: Callable[[int], Any] | None,
+    ) -> None:
+        self.items, self.classes = tuple(items), tuple(classes)
+        self.targets = np.asarray(targets)
+        self.losses = np.asarray(losses, dtype=np.float64)
+        self.image = image
+
+    # --- what each task's table says for itself
+
+    @abstractmethod
+    def __getitem__(self, number: int) -> Row:
+        """The row of one example."""
+
+    @abstractmethod
+    def __repr__(self) -> str:
+        """One line: how many examples, how good."""
+
+    @abstractmethod
+    def report(self) -> Report:
+        """How good the predictions are for each class, or each target."""
+
+    @abstractmethod
+    def cells(self, row: Any, item_width: int) -> list[str]:
+        """A row as texts, one for each name in `header`."""
+
+    @abstractmethod
+    def csv_columns(self) -> list[str]:
+        """Names of the columns after `header` in a file, one for each of `csv_values`."""
+
+    @abstractmethod
+    def csv_values(self, number: int) -> Sequence[float]:
+        """What a file says of each class or target for one example."""
+
+    # --- rows
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[number] for number in range(len(self)))
+
+    def top_losses(self, k: int = ROWS_SHOWN) -> Sequence[Row]:
+        """The `k` rows with the highest losses, highest first. Raises ValueError unless 1 <= k."""
+        return [self[number] for number in self.worst(k)]
+
+    def worst(self, k: int) -> list[int]:
+        """Numbers of the `k` rows with the highest losses, highest first."""
+        if k < 1:
+            raise ValueError(f"the number of rows must be positive, got {k}")
+        order: list[int] = np.argsort(-self.losses, kind="stable")[:k].tolist()
+        return order
+
+    # --- shown and written
+
+    def _worst_rows(self, item_width: int) -> Table:
+        rows = self.top_losses(min(ROWS_SHOWN, len(self)))
+        cells = [self.cells(row, item_width) for row in rows]
+        caption = f"{self!r}, highest losses first"
+        return Table.of(self.header, cells, words=self.word_columns, caption=caption)
+
+    def __str__(self) -> str:
+        table = self._worst_rows(item_width=48)
+        return f"{table.caption}\n{table.text()}"
+
+    def _repr_html_(self) -> str:
+        return self._worst_rows(item_width=80).html()
+
+    def to_csv(self, path: str | Path) -> None:
+        """A row an example; after the columns of the table, one for each class or target."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the names of files need not be valid UTF-8
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+            writer = csv.writer(stream)
+            writer.writerow([*self.header, *self.csv_columns()])
+            for number, row in enumerate(self):
+                cells = [getattr(row, name) for name in self.header]
+                values = [f"{value:.6g}" for value in self.csv_values(number)]
+                writer.writerow([*cells, *values])
+
+    # --- images
+
+    def images(self, numbers: Sequence[int]) -> list[Any]:
+        """PIL images of these rows.
+
+        Raises ImageError for a file that is gone, and ValueError where the data has no images.
+        """
+        if self.image is None:
+            raise ValueError(
+                "these predictions know no images: their data gave tensors only; "
+                "use ImageDataLoaders, or the tables and the other plots"
+            )
+        return [self.image(number) for number in numbers]
+
+    @abstractmethod
+    def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
+        """The images with the highest losses, highest first."""
+
+    @abstractmethod
+    def show_results(self, count: int = IMAGES_SHOWN) -> Figure:
+        """Images with what was predicted."""
+
+    # --- a run's report
+
+    def figures(self) -> dict[str, tuple[Figure, str]]:
+        """The figures for a report: name -> figure, and what it shows in words."""
+        worst = self.plot_top_losses(min(IMAGES_SHOWN, len(self)))
+        return {"top_losses": (worst, "validation images with the largest loss")}
+
+    @abstractmethod
+    def sections(self, drawings: Mapping[str, Drawing], file: str) -> list[Section]:
+        """Sections of a report. drawings: of `figures`, by name. file: where all rows are."""
+
+    def worst_section(self, drawings: Mapping[str, Drawing], file: str) -> Section:
+        """The section with the images that are predicted worst."""
+        return Section(
+            "The worst images",
+            [drawings["top_losses"]],
+            note="Validation images with the largest loss: hard ones, or labels that are wrong. "
+            f"All of them are in {file}.",
+        )
+
+    # --- what only one class an example has
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ValueError(
+            f"{what} is for one class an example, and this is a table of "
+            f"{type(self).__name__}; report() says how good each of {len(self.classes)} "
+            "classes or targets is"
+        )
+
+    def confusion_matrix(self) -> np.ndarray:
+        """int64 [C, C]: rows are what the examples are, columns what was predicted."""
+        self._refuse("confusion_matrix()")
+
+    def most_confused(self, min_count: int = 1) -> list[Confusion]:
+        """The mistakes made at least `min_count` times, the most frequent first."""
+        self._refuse("most_confused()")
+
+    def plot_confusion_matrix(self, *, normalize: bool = False) -> Figure:
+        """What is taken for what. normalize: shares of each row in percent instead of counts."""
+        self._refuse("plot_confusion_matrix()")
+
+    def calibration(self, bins: int = 15) -> Calibration:
+        """Accuracy by probability, and the expected calibration error."""
+        self._refuse("calibration()")
+
+    def plot_calibration(self, bins: int = 15) -> Figure:
+        """Reliability diagram; see `calibration`."""
+        self._refuse("plot_calibration()")
+
+    def temperature(self) -> float:
+        """What to divide the outputs by for the likeliest probabilities."""
+        self._refuse("temperature()")
+
+    def best_thresholds(self) -> dict[str, float]:
+        """By class, the threshold with the best F1; for several labels an example."""
+        raise ValueError(
+            "thresholds are for several labels an example (task='multi_label'), and this is a "
+            f"table of {type(self).__name__}"
+        )

@@ -1,0 +1,66 @@
+"""Answers: what a model says of one image, for a person and as a row of a file."""
+
+from typing import NamedTuple, TypeAlias
+
+
+class Prediction(NamedTuple):
+    """One class: `label` is the most probable one. probabilities: by class name, in order."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+    def __repr__(self) -> str:
+        """The three most probable classes.
+
+        >>> Prediction("cat", 0.9, {"cow": 0.0125, "cat": 0.9, "dog": 0.075, "eel": 0.0125})
+        Prediction('cat' 90.0%, 'dog' 7.5%, 'cow' 1.2%, ... of 4 classes)
+        """
+        most_probable = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
+        shown = ", ".join(f"{name!r} {value:.1%}" for name, value in most_probable)
+        count = len(self.probabilities)
+        if count > 3:
+            shown += f", ... of {count} classes"
+        return f"Prediction({shown})"
+
+
+class LabelsPrediction(NamedTuple):
+    """Any number of classes: `labels` are those above their thresholds, in order.
+
+    probabilities: by class name.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+class ValuesPrediction(NamedTuple):
+    """Numbers: `values` by the name of the target, in the targets' own units."""
+
+    values: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        """The only value. Raises ValueError where there are several."""
+        if len(self.values) > 1:
+            raise ValueError(f"there are several values, see .values: {', '.join(self.values)}")
+        (value,) = self.values.values()
+        return value
+
+
+Answer: TypeAlias = Prediction | LabelsPrediction | ValuesPrediction
+
+
+class FilePrediction(NamedTuple):
+    """What is predicted for a file; for one that can't be read, only `path` and `error` are set.
+
+    label: the class; for several labels, those above their thresholds, joined by commas; None for
+    a regression. probability: of the one class. probabilities: by class name, or the values of a
+    regression by target.
+    """
+
+    path: str
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] = {}  # noqa: RUF012 - nobody gets it to write to
+    error: str = ""

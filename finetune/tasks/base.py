@@ -1,0 +1,225 @@
+"""Task: one object that knows everything that depends on the kind of target.
+
+    labels as people write them  --encode-->  targets  --default_loss-->  training
+    images --model--> outputs  --activation-->  probabilities or values  --answer, table-->  people
+
+Whoever adds a kind of target writes one class and registers it (see `finetune.tasks.register`); no
+other module asks which kind it is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from finetune.interpret.prediction_table import PredictionTable
+from finetune.tasks.answers import Answer, FilePrediction
+from finetune.tasks.losses import Loss
+from finetune.tasks.metric_adapters import MetricFactory
+from finetune.tasks.post_processing import PostProcessing
+from finetune.wording import number
+
+
+@dataclass(frozen=True, slots=True)
+class CardText:
+    """What a model card says of a task, and the Python that it shows.
+
+    model_kind: the subject of its first sentence. outputs, raw_outputs: what a graph and what the
+    bare model give. activation: Python that makes `outputs`, with "{logits}" for the raw outputs,
+    divided by the temperature if there is one; "{temperature}" is the number itself, for a task
+    that divides something else by it. results, results_code: how to read `probabilities`,
+    [batch, classes]. limits: sentences for the section on limits.
+    """
+
+    model_kind: str
+    outputs: str
+    raw_outputs: str
+    activation: str
+    results: str
+    results_code: str
+    limits: tuple[str, ...] = ()
+
+
+class Task(ABC):
+    """A kind of target. Tasks have no state: two of one class are the same.
+
+    name: how files and the command line call it. names_are, name_is: what `classes` are the names
+    of, in the plural and the singular. exclusive: whether every example has exactly one class, its
+    targets being class numbers [N] int64. scales_outputs: whether the head ends with a
+    `TargetScale`, so that outputs are in the targets' unit. metrics_are_shares: whether metrics lie
+    in [0, 1]. default_metrics: what is measured unless it is said otherwise. strata: of what a
+    random split holds out its share. instead_of_calibration: what to do where there is no one class
+    an example, for an error.
+    """
+
+    name: ClassVar[str]
+    names_are: ClassVar[str] = "classes"
+    name_is: ClassVar[str] = "class"
+    exclusive: ClassVar[bool] = False
+    scales_outputs: ClassVar[bool] = False
+    metrics_are_shares: ClassVar[bool] = True
+    default_metrics: ClassVar[tuple[str, ...]]
+    strata: ClassVar[str] = "the images"
+    instead_of_calibration: ClassVar[str] = ""
+    card: ClassVar[CardText]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    # --- labels and targets
+
+    @abstractmethod
+    def encode(
+        self, labels: Sequence[Any], classes: Sequence[str] | None, *, of_training: bool = False
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Targets [N, ...], and the names of the classes or targets in order.
+
+        labels: as people write them, one for each image. classes: None finds the names in the
+        labels. of_training: `classes` are those of the training data, which others may not exceed.
+        Raises ValueError, with the image's number, for a label that is none for this task.
+        """
+
+    @abstractmethod
+    def read_label(self, cells: Sequence[Any], where: str, delimiter: str) -> Any:
+        """One label, as `encode` takes it, from the cells of a table's label columns.
+
+        where: the row's place, which errors begin with. delimiter: between several labels.
+        """
+
+    def names_of_columns(self, columns: Sequence[str]) -> tuple[str, ...] | None:
+        """The names that a table's label columns give to the targets; None where they give none.
+
+        Raises ValueError for several columns, unless each is a target of its own.
+        """
+        if len(columns) > 1:
+            raise ValueError(
+                f"several label columns are for task='regression', got {list(columns)}; several "
+                "labels of an image stand in one column, with label_delimiter= between them"
+            )
+        return None
+
+    @abstractmethod
+    def unlabelled(self, count: int, classes: Sequence[str]) -> Tensor:
+        """Placeholder targets for images without labels: right in shape, without meaning."""
+
+    @abstractmethod
+    def describe(self, targets: Tensor, classes: Sequence[str]) -> list[str]:
+        """Each target in words."""
+
+    @abstractmethod
+    def class_counts(self, targets: Tensor, classes: Sequence[str]) -> list[int]:
+        """How many examples have each class; empty where there is nothing to count."""
+
+    def class_names_in(self, labels: Sequence[Any]) -> set[str]:
+        """The names of classes that occur in labels as people write them; none for numbers."""
+        return set()
+
+    def count_unlabelled(self, targets: Tensor) -> int | None:
+        """How many examples have no label at all; None where every example has one."""
+        return None
+
+    def stratify(self, targets: Tensor, classes: Sequence[str]) -> Sequence[Tensor]:
+        """Numbers of the examples, in groups of which a split holds out the same share."""
+        return [torch.arange(len(targets))]
+
+    # --- training
+
+    def output_count(self, classes: Sequence[str]) -> int:
+        """How many outputs the model has."""
+        return len(classes)
+
+    @abstractmethod
+    def default_loss(self, target_std: Tensor | None = None) -> Loss:
+        """The loss unless the user gives one. target_std: [K], known if `scales_outputs`."""
+
+    @abstractmethod
+    def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each example, [B]; see `losses.example_losses`."""
+
+    @abstractmethod
+    def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
+        """The targets, after a check that they and the outputs are of this task.
+
+        Raises ValueError with the shapes and types that they have.
+        """
+
+    # --- what outputs mean
+
+    @abstractmethod
+    def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
+        """Probabilities [B, C] or values [B, K], float32, from a model's outputs.
+
+        It consists of torch's own operations, so that it can be part of an exported graph.
+        """
+
+    @abstractmethod
+    def inverse_activation(self, activated: Tensor) -> Tensor:
+        """Outputs, float32, from which `activation` makes these probabilities or values."""
+
+    # --- metrics
+
+    @abstractmethod
+    def named_metrics(self) -> Mapping[str, MetricFactory]:
+        """The metrics that can be asked for by name."""
+
+    def metric_text(self, name: str, value: float) -> str:
+        """The value of a metric, or of the loss, for a headline.
+
+        >>> from finetune.tasks import Regression, SingleLabel
+        >>> SingleLabel().metric_text("accuracy", 0.8768), SingleLabel().metric_text("loss", 0.3934)
+        ('87.7 %', '0.393')
+        >>> Regression().metric_text("mae", 0.25)
+        '0.2500'
+        """
+        if name == "loss":
+            return f"{value:.3f}"
+        if self.metrics_are_shares:
+            return f"{100 * value:.1f} %"
+        return number(value)
+
+    def adapt_metric(self, metric: Any) -> Any:
+        """A torchmetrics object of the user's, behind what it needs of outputs and targets."""
+        return metric
+
+    # --- answers
+
+    @abstractmethod
+    def answer(
+        self, activated: Tensor, classes: Sequence[str], post_processing: PostProcessing
+    ) -> Answer:
+        """What a person gets for one image. activated: [C], one row of `activation`."""
+
+    @abstractmethod
+    def file_prediction(self, path: str, answer: Any) -> FilePrediction:
+        """An answer of this task as the row of a file."""
+
+    @abstractmethod
+    def table(
+        self,
+        items: Sequence[str | int],
+        classes: Sequence[str],
+        targets: Tensor,
+        outputs: Tensor,
+        losses: Tensor,
+        *,
+        image: Callable[[int], Any] | None = None,
+    ) -> PredictionTable:
+        """The table of all examples, without post-processing.
+
+        outputs: [N, C] as the model gives them. losses: [N]. image: opens the image of a row, by
+        its number; None where no images are known.
+        """
+
+    def adjust(self, table: Any, post_processing: PostProcessing) -> PredictionTable:
+        """The table with post-processing; the table itself where that changes nothing."""
+        adjusted: PredictionTable = table
+        return adjusted

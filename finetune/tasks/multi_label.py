@@ -1,0 +1,202 @@
+"""MultiLabel: every image has any number of classes, none included."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune.interpret.labels_predictions import LabelsPredictions
+from finetune.tasks.answers import Answer, FilePrediction, LabelsPrediction
+from finetune.tasks.base import CardText, Task
+from finetune.tasks.checks import dtype_and_shape
+from finetune.tasks.labels import is_empty, number_classes, python_values
+from finetune.tasks.losses import Loss, example_losses
+from finetune.tasks.metric_adapters import MetricAdapter, MetricFactory, torch_metric
+from finetune.tasks.post_processing import PostProcessing
+from finetune.wording import labels_in_words
+
+
+class MultiLabel(Task):
+    """Any number of classes an image. Targets: float32 [N, C], 0 and 1. Outputs: logits [B, C]."""
+
+    name: ClassVar[str] = "multi_label"
+    default_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
+    instead_of_calibration: ClassVar[str] = (
+        "tune_thresholds() finds from which probability on to predict each"
+    )
+    card: ClassVar[CardText] = CardText(
+        model_kind="An image classifier",
+        outputs="probabilities",
+        raw_outputs="logits",
+        activation="{logits}.sigmoid()",
+        results="`probabilities` is [batch, classes], in the order of the classes; an image has "
+        "those above their thresholds:",
+        results_code='limits = spec["post_processing"]["thresholds"]\n'
+        'pairs = zip(spec["classes"], probabilities[0])\n'
+        "print([name for name, p in pairs if p >= limits.get(name, 0.5)])",
+    )
+
+    # --- labels and targets
+
+    def encode(
+        self, labels: Sequence[Any], classes: Sequence[str] | None, *, of_training: bool = False
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        rows = [_names_of(label) for label in python_values(labels)]
+        present = {name for row in rows for name in row}
+        # one class is enough, since it may be absent
+        classes, number_of = number_classes(present, classes, at_least=1, of_training=of_training)
+        targets = torch.zeros(len(rows), len(classes))
+        for target, row in zip(targets, rows, strict=True):
+            target[[number_of[name] for name in row]] = 1
+        return targets, classes
+
+    def read_label(self, cells: Sequence[Any], where: str, delimiter: str) -> list[Any]:
+        (cell,) = cells
+        is_array = hasattr(cell, "tolist") and not isinstance(cell, str)  # numpy's strings have it
+        if is_array or isinstance(cell, list | tuple | set):
+            return list(cell)
+        if is_empty(cell):
+            return []
+        names = [name.strip() for name in str(cell).split(delimiter)]
+        return [name for name in names if name]
+
+    def class_names_in(self, labels: Sequence[Any]) -> set[str]:
+        return {name for label in python_values(labels) for name in _names_of(label)}
+
+    def unlabelled(self, count: int, classes: Sequence[str]) -> Tensor:
+        return torch.full((count, len(classes)), torch.nan)
+
+    def describe(self, targets: Tensor, classes: Sequence[str]) -> list[str]:
+        return [labels_in_words(classes, row) for row in (targets > 0.5).tolist()]
+
+    def class_counts(self, targets: Tensor, classes: Sequence[str]) -> list[int]:
+        counts: list[int] = targets.sum(dim=0).int().tolist()
+        return counts
+
+    def count_unlabelled(self, targets: Tensor) -> int:
+        return int((targets.sum(dim=1) == 0).sum())
+
+    # --- training
+
+    def default_loss(self, target_std: Tensor | None = None) -> Loss:
+        return F.binary_cross_entropy_with_logits
+
+    def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+        return example_losses(
+            loss,
+            outputs,
+            targets,
+            functions=[F.binary_cross_entropy_with_logits],
+            modules=[nn.BCEWithLogitsLoss],
+        )
+
+    def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
+        return targets_like_outputs(self, outputs, targets)
+
+    # --- what outputs mean
+
+    def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
+        return (outputs.float() / temperature).sigmoid()
+
+    def inverse_activation(self, activated: Tensor) -> Tensor:
+        return activated.logit(eps=1e-9).float()
+
+    # --- metrics
+
+    def named_metrics(self) -> Mapping[str, MetricFactory]:
+        return {
+            "accuracy": self._metric("MultilabelAccuracy", average="micro"),
+            "exact_match": self._metric("MultilabelExactMatch"),
+            "f1": self._metric("MultilabelF1Score", average="macro"),
+            "f1_micro": self._metric("MultilabelF1Score", average="micro"),
+            "precision": self._metric("MultilabelPrecision", average="macro"),
+            "recall": self._metric("MultilabelRecall", average="macro"),
+            "average_precision": self._metric("MultilabelAveragePrecision", average="macro"),
+            "auroc": self._metric("MultilabelAUROC", average="macro"),
+        }
+
+    def _metric(self, metric_name: str, **options: Any) -> MetricFactory:
+        def create(class_count: int) -> MetricAdapter:
+            metric = torch_metric(
+                metric_name, num_labels=class_count, validate_args=False, **options
+            )
+            return MetricAdapter(metric, self._probabilities_and_integers)
+
+        return create
+
+    def adapt_metric(self, metric: Any) -> Any:
+        if type(metric).__name__.startswith("Multilabel"):
+            return MetricAdapter(metric, self._probabilities_and_integers)
+        return metric
+
+    def _probabilities_and_integers(
+        self, outputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # torchmetrics guesses whether it got logits, and those of a batch may all lie in [0, 1]
+        return self.activation(outputs), targets.int()
+
+    # --- answers
+
+    def answer(
+        self, activated: Tensor, classes: Sequence[str], post_processing: PostProcessing
+    ) -> Answer:
+        probabilities = dict(zip(classes, activated.tolist(), strict=True))
+        thresholds = post_processing.thresholds_of(classes)
+        labels = []
+        for (name, probability), threshold in zip(probabilities.items(), thresholds, strict=True):
+            if probability >= threshold:
+                labels.append(name)
+        return LabelsPrediction(tuple(labels), probabilities)
+
+    def file_prediction(self, path: str, answer: LabelsPrediction) -> FilePrediction:
+        return FilePrediction(path, ", ".join(answer.labels), None, answer.probabilities)
+
+    def table(
+        self,
+        items: Sequence[str | int],
+        classes: Sequence[str],
+        targets: Tensor,
+        outputs: Tensor,
+        losses: Tensor,
+        *,
+        image: Callable[[int], Any] | None = None,
+    ) -> LabelsPredictions:
+        return LabelsPredictions(
+            items,
+            classes,
+            targets.numpy(),
+            self.activation(outputs).numpy(),
+            losses.numpy(),
+            image=image,
+        )
+
+    def adjust(
+        self, table: LabelsPredictions, post_processing: PostProcessing
+    ) -> LabelsPredictions:
+        if not post_processing.thresholds:
+            return table
+        return table.at_thresholds(post_processing.thresholds)
+
+
+def _names_of(label: Any) -> list[str]:
+    is_list = isinstance(label, Iterable) and not isinstance(label, str)
+    names = list(label) if is_list else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"the labels of an image are a list of names, which may be empty, got {label!r}"
+        )
+    return names
+
+
+def targets_like_outputs(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """The targets. Raises ValueError unless they have the outputs' shape, [B, C]."""
+    are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    if not are_tensors or outputs.ndim != 2 or outputs.shape != targets.shape:
+        raise ValueError(
+            f"for task={task.name!r} outputs and targets are both [B, C], here they are "
+            f"{dtype_and_shape(outputs)} and {dtype_and_shape(targets)}"
+        )
+    checked: Tensor = targets
+    return checked

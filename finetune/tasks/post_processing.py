@@ -1,0 +1,47 @@
+"""PostProcessing: what is fitted after training and stands between outputs and answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.wording import did_you_mean
+
+DEFAULT_THRESHOLD = 0.5
+"""Probability from which on a class is predicted, where an image may have several."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostProcessing:
+    """Settings between a model's outputs and its answers; they hold for one state of its weights.
+
+    temperature: what outputs are divided by before they become probabilities, see
+    `Learner.calibrate`. thresholds: the probability from which on a class is predicted, by class
+    name, for several labels an image; a class that is not named has 0.5.
+    Raises ValueError for a temperature that is not positive, and for a threshold outside [0, 1].
+    """
+
+    temperature: float = 1.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        for name, value in self.thresholds.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"a threshold is a probability, got {value} for {name!r}")
+
+    def thresholds_of(self, classes: Sequence[str]) -> list[float]:
+        """One threshold for each class, in order. Raises ValueError for a threshold of no class."""
+        for name in self.thresholds:
+            if name not in classes:
+                raise ValueError(f"there is no class {name!r}; {did_you_mean(name, classes)}")
+        return [float(self.thresholds.get(name, DEFAULT_THRESHOLD)) for name in classes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for a file."""
+        return {"temperature": self.temperature, "thresholds": dict(self.thresholds)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "PostProcessing":
+        """From what `to_dict` gave; files from before a setting existed are without it."""
+        return cls(float(data.get("temperature", 1.0)), dict(data.get("thresholds") or {}))

@@ -1,0 +1,207 @@
+"""SingleLabel: every image has exactly one class."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune.interpret.predictions import Predictions
+from finetune.tasks.answers import Answer, FilePrediction, Prediction
+from finetune.tasks.base import CardText, Task
+from finetune.tasks.checks import dtype_and_shape
+from finetune.tasks.labels import class_name, class_names, is_empty, number_classes, python_values
+from finetune.tasks.losses import Loss, example_losses
+from finetune.tasks.metric_adapters import MetricAdapter, MetricFactory, torch_metric
+from finetune.tasks.post_processing import PostProcessing
+
+UNKNOWN_CLASS = -1
+"""Stands for the class of an image that has no label."""
+
+
+class SingleLabel(Task):
+    """One class an image. Targets: int64 [N], class numbers. Outputs: logits [B, C].
+
+    A task whose outputs are other than one logit for each class, but whose labels and answers are
+    as here, overrides `class_scores` and what follows `training` in `Task`.
+    """
+
+    name: ClassVar[str] = "single_label"
+    exclusive: ClassVar[bool] = True
+    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    strata: ClassVar[str] = "each class"
+    card: ClassVar[CardText] = CardText(
+        model_kind="An image classifier",
+        outputs="probabilities",
+        raw_outputs="logits",
+        activation="{logits}.softmax(dim=1)",
+        results="`probabilities` is [batch, classes], in the order of the classes:",
+        results_code='print(spec["classes"][probabilities[0].argmax()], probabilities[0].max())',
+        limits=("It answers with one of its classes for any image, also for one of none.",),
+    )
+
+    def class_scores(self, outputs: Tensor) -> Tensor:
+        """A score for each class, [B, C], whose softmax is the classes' probabilities."""
+        return outputs
+
+    # --- labels and targets
+
+    def encode(
+        self, labels: Sequence[Any], classes: Sequence[str] | None, *, of_training: bool = False
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        names = class_names(python_values(labels))
+        classes, number_of = number_classes(set(names), classes, of_training=of_training)
+        return torch.tensor([number_of[name] for name in names]), classes
+
+    def read_label(self, cells: Sequence[Any], where: str, delimiter: str) -> str:
+        (cell,) = cells
+        if is_empty(cell):
+            raise ValueError(f"{where}: image or label is empty")
+        return class_name(cell, where).strip()
+
+    def class_names_in(self, labels: Sequence[Any]) -> set[str]:
+        return set(class_names(python_values(labels)))
+
+    def unlabelled(self, count: int, classes: Sequence[str]) -> Tensor:
+        return torch.full((count,), UNKNOWN_CLASS)
+
+    def describe(self, targets: Tensor, classes: Sequence[str]) -> list[str]:
+        return [classes[number] for number in targets.tolist()]
+
+    def class_counts(self, targets: Tensor, classes: Sequence[str]) -> list[int]:
+        counts: list[int] = torch.bincount(targets, minlength=len(classes)).tolist()
+        return counts
+
+    def stratify(self, targets: Tensor, classes: Sequence[str]) -> Sequence[Tensor]:
+        # sorted once: a search per class would read all targets as often as there are classes
+        by_class = torch.from_numpy(np.argsort(targets.numpy(), kind="stable"))
+        return torch.split(by_class, self.class_counts(targets, classes))
+
+    # --- training
+
+    def default_loss(self, target_std: Tensor | None = None) -> Loss:
+        return F.cross_entropy
+
+    def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+        return example_losses(
+            loss, outputs, targets, functions=[F.cross_entropy], modules=[nn.CrossEntropyLoss]
+        )
+
+    def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
+        are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+        are_numbers = are_tensors and not targets.is_floating_point() and targets.ndim == 1
+        if not are_numbers or outputs.ndim != 2 or self.class_scores(outputs).shape[1] < 2:
+            raise ValueError(
+                "this analysis is for one class an example: outputs [B, C] and whole numbers [B] "
+                f"as targets, here they are {dtype_and_shape(outputs)} and "
+                f"{dtype_and_shape(targets)}; for several labels or numbers as targets pass task= "
+                "to DataLoaders"
+            )
+        class_count = self.class_scores(outputs).shape[1]
+        numbers: Tensor = targets.long()
+        # before the loss, which on a GPU would end the process's use of it
+        impossible = numbers[(numbers < 0) | (numbers >= class_count)]
+        if len(impossible):
+            raise ValueError(
+                f"targets are class numbers from 0 to {class_count - 1}, a class for each of the "
+                f"model's outputs, got {int(impossible[0])}; leave out what has no label"
+            )
+        return numbers
+
+    # --- what outputs mean
+
+    def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
+        return (self.class_scores(outputs).float() / temperature).softmax(dim=1)
+
+    def inverse_activation(self, activated: Tensor) -> Tensor:
+        return activated.clamp_min(torch.finfo(torch.float32).tiny).log().float()
+
+    # --- metrics
+
+    def named_metrics(self) -> Mapping[str, MetricFactory]:
+        return {
+            "accuracy": self._of_scores("MulticlassAccuracy", average="micro"),
+            "balanced_accuracy": self._of_scores("MulticlassAccuracy", average="macro"),
+            "f1": self._of_scores("MulticlassF1Score", average="macro"),
+            "precision": self._of_scores("MulticlassPrecision", average="macro"),
+            "recall": self._of_scores("MulticlassRecall", average="macro"),
+            "auroc": self._area_under_curve,
+            "error_rate": self._error_rate,
+        }
+
+    def _of_scores(self, metric_name: str, **options: Any) -> MetricFactory:
+        """A metric that needs to know which class scores highest."""
+
+        def create(class_count: int) -> MetricAdapter:
+            metric = torch_metric(
+                metric_name, num_classes=class_count, validate_args=False, **options
+            )
+            return MetricAdapter(metric, self._scores_and_numbers)
+
+        return create
+
+    def _error_rate(self, class_count: int) -> MetricAdapter:
+        metric = torch_metric(
+            "MulticlassAccuracy", num_classes=class_count, validate_args=False, average="micro"
+        )
+        return MetricAdapter(metric, self._scores_and_numbers, one_minus=True)
+
+    def _area_under_curve(self, class_count: int) -> MetricAdapter:
+        metric = torch_metric(
+            "MulticlassAUROC", num_classes=class_count, validate_args=False, average="macro"
+        )
+
+        def probabilities(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            # torchmetrics guesses whether it got logits, and those of a batch may lie in [0, 1]
+            scores, numbers = self._scores_and_numbers(outputs, targets)
+            return scores.float().softmax(dim=1), numbers
+
+        return MetricAdapter(metric, probabilities)
+
+    def _scores_and_numbers(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Raises ValueError for targets of another task, which would be counted as something."""
+        if targets.is_floating_point() or targets.ndim > max(outputs.ndim - 1, 1):
+            raise ValueError(
+                f"a metric of task {self.name!r} needs class numbers [B] as targets, got "
+                f"{targets.dtype} {list(targets.shape)}; pass task='multi_label' or "
+                "task='regression' to the data, or a function as a metric"
+            )
+        return self.class_scores(outputs), targets
+
+    # --- answers
+
+    def answer(
+        self, activated: Tensor, classes: Sequence[str], post_processing: PostProcessing
+    ) -> Answer:
+        probabilities = dict(zip(classes, activated.tolist(), strict=True))
+        label = classes[int(activated.argmax())]
+        return Prediction(label, probabilities[label], probabilities)
+
+    def file_prediction(self, path: str, answer: Prediction) -> FilePrediction:
+        return FilePrediction(path, answer.label, answer.probability, answer.probabilities)
+
+    def table(
+        self,
+        items: Sequence[str | int],
+        classes: Sequence[str],
+        targets: Tensor,
+        outputs: Tensor,
+        losses: Tensor,
+        *,
+        image: Callable[[int], Any] | None = None,
+    ) -> Predictions:
+        return Predictions(
+            items,
+            classes,
+            targets.numpy(),
+            self.class_scores(outputs).numpy(),
+            losses.numpy(),
+            image=image,
+        )
+
+    def adjust(self, table: Predictions, post_processing: PostProcessing) -> Predictions:
+        if post_processing.temperature == 1:
+            return table
+        return table.at_temperature(post_processing.temperature)
