@@ -83,4 +83,4 @@ __all__ = [
     "write_jsonl",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place: pyproject.toml takes it from here

@@ -1,7 +1,9 @@
-"""What the tests share: tiny data and models, synthetic photos, the shared figures' places."""
+"""What the tests share: tiny data and models, synthetic photos, fastai's golden figures."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,16 @@ from finetune.training.phase import Phase, Plan
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLOTHING = SHARED / "data" / "clothing"
-PARITY = SHARED / "parity"
+GOLDEN = Path(__file__).resolve().parent / "golden"
 
 needs_clothing = pytest.mark.skipif(not CLOTHING.is_dir(), reason=f"no photos at {CLOTHING}")
-needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no golden figures at {PARITY}")
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+def golden_figures(file_name: str) -> dict[str, Any]:
+    """What fastai does, as golden/README.md describes."""
+    return json.loads((GOLDEN / file_name).read_text(encoding="utf-8"))
 
 
 def tiny_pairs(count: int = 32, features: int = 4, seed: int = 0) -> TensorDataset:

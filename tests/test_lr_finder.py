@@ -1,7 +1,6 @@
 """The range test: the suggestions that people know, and no trace of it anywhere."""
 
 import copy
-import json
 import math
 import os
 import random
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
-from support import PARITY, needs_parity, same_state, tiny_data, tiny_learner, tiny_pairs
+from support import golden_figures, same_state, tiny_data, tiny_learner, tiny_pairs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,8 +18,7 @@ from finetune import DataLoaders, Learner
 from finetune.lr_finder import LearningRateCurve, relative_factors, suggest
 from finetune.models.layer_groups import LayerGroups
 
-FILE = PARITY / "lr_suggestions.json"
-CURVES = json.loads(FILE.read_text())["curves"] if FILE.is_file() else []
+CURVES = golden_figures("lr_suggestions.json")["curves"]
 RULES = ("valley", "slide", "minimum", "steep")
 
 
@@ -33,13 +31,11 @@ CASES = [(curve, rule) for curve in CURVES for rule in RULES]
 SAME = [case for case in CASES if (case[0]["name"], case[1]) != ("valley_wraps_around", "valley")]
 
 
-@needs_parity
 @pytest.mark.parametrize(("curve", "rule"), SAME, ids=[f"{c['name']}-{r}" for c, r in SAME])
 def test_suggestions_are_those_of_fastai(curve: dict, rule: str):
     assert suggestions(curve)[rule] == pytest.approx(curve["suggestions"][rule], rel=1e-6)
 
 
-@needs_parity
 def test_valley_does_not_wrap_around_to_the_highest_rate():
     curve = next(curve for curve in CURVES if curve["name"] == "valley_wraps_around")
     valley = suggestions(curve)["valley"]
@@ -48,7 +44,6 @@ def test_valley_does_not_wrap_around_to_the_highest_rate():
     assert valley <= max(lowest_loss, curve["lrs"][curve["num_it"] // 10]) * (1 + 1e-6)
 
 
-@needs_parity
 def test_rates_of_a_range_test_are_those_of_fastai():
     curve = next(curve for curve in CURVES if curve["name"] == "real_lr_find")
     found = tiny_learner().lr_find(stop_factor=math.inf)

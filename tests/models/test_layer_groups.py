@@ -1,6 +1,5 @@
 """LayerGroups: partition, freezing, normalisation policy, learning rates."""
 
-import json
 from functools import partial
 from itertools import pairwise
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from support import PARITY, copy_of, needs_parity, same_state, tiny_data, tiny_learner, tiny_model
+from support import copy_of, golden_figures, same_state, tiny_data, tiny_learner, tiny_model
 from torch import nn
 
 from finetune import LayerGroups, Learner, adamw
@@ -403,13 +402,10 @@ def groups_of(count: int) -> LayerGroups:
     return LayerGroups.from_model(nn.Sequential(*(nn.Linear(1, 1) for _ in range(count))), split)
 
 
-def spread_cases() -> list[dict]:
-    path = PARITY / "spread.json"
-    return json.loads(path.read_text())["cases"] if path.exists() else []
+SPREADS = golden_figures("spread.json")["cases"]
 
 
-@needs_parity
-@pytest.mark.parametrize("case", spread_cases(), ids=lambda c: f"{c['groups']} {c['value']}")
+@pytest.mark.parametrize("case", SPREADS, ids=lambda c: f"{c['groups']} {c['value']}")
 def test_rates_are_spread_as_in_fastai(case: dict):
     value = case["value"]
     value = slice(*value["slice"]) if isinstance(value, dict) else value

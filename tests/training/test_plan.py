@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import (
-    PARITY,
-    needs_parity,
+    golden_figures,
     plan_values,
     same_state,
     tiny_data,
@@ -47,9 +46,7 @@ def phase(**options: Any) -> Phase:
 # --- parity with fastai
 
 
-def trajectories() -> list[dict[str, Any]]:
-    path = PARITY / "fine_tune_trajectory.json"
-    return json.loads(path.read_text())["cases"] if path.exists() else []
+TRAJECTORIES = golden_figures("fine_tune_trajectory.json")["cases"]
 
 
 def as_argument(value: Any) -> Any:
@@ -70,9 +67,8 @@ class FrozenGroups(Callback):
         )
 
 
-@needs_parity
 @pytest.mark.parametrize(
-    "case", trajectories(), ids=lambda c: f"{c['groups']} {c['call']['method']} {c['call']['args']}"
+    "case", TRAJECTORIES, ids=lambda c: f"{c['groups']} {c['call']['method']} {c['call']['args']}"
 )
 def test_rates_momenta_and_freezing_are_those_of_fastai(case: dict[str, Any]):
     learner = tiny_learner(case["groups"], data=tiny_data(28, 4), optimizer=torch.optim.Adam)
