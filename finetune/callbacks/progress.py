@@ -94,7 +94,9 @@ class Progress(Callback):
             self._display.line(
                 f"{event.phase}: the frozen layers run once for {views} of each image"
             )
-        features = "validation" if event.view is None else f"view {event.view} of {event.views}"
+        features = f"view {event.view} of {event.views}"
+        if event.view is None:
+            features = "validation"
         if features != self._features:
             self._features = features
             self._images_pace = Pace(event.done)
@@ -103,12 +105,7 @@ class Progress(Callback):
         self._epochs_pace.leave_out(now - self._steps_started_at)
         self._steps_started_at = now
         if now >= self._next_bars_at:
-            words = [f"{event.done}/{event.total} images"]
-            time_left = self._images_pace.time_left(event.done, event.total)
-            if time_left:
-                words.append(f"{time_left} left")
-            bar = Bar(f"features, {features}", event.done / event.total, ", ".join(words))
-            self._show(bar, epoch_fraction=0.0)
+            self._show_features(event)
 
     def on_step_end(self, event: StepEnd) -> None:
         self._loss_mean = _LOSS_MEMORY * self._loss_mean + (1 - _LOSS_MEMORY) * event.loss
@@ -137,6 +134,14 @@ class Progress(Callback):
     def _is_validating(self, steps_done: int) -> bool:
         return self._fit.validates and steps_done == self._epoch.steps
 
+    def _show_features(self, event: Precompute) -> None:
+        words = [f"{event.done}/{event.total} images"]
+        time_left = self._images_pace.time_left(event.done, event.total)
+        if time_left:
+            words.append(f"{time_left} left")
+        bar = Bar(f"features, {self._features}", event.done / event.total, ", ".join(words))
+        self._show(bar, epoch_fraction=0.0)
+
     def _show_epoch(self, steps_done: int) -> None:
         steps = self._epoch.steps
         fraction = steps_done / steps
@@ -161,9 +166,11 @@ class Progress(Callback):
         time_so_far = tqdm.format_interval(round(now - self._fit_started_at))
         words = [f"{number}/{total} epochs", f"{time_so_far} so far"]
         time_left = self._epochs_pace.time_left(epochs_done, total)
-        later_phases = self._epochs_before_phase + self._phase.epochs < total
-        steps_get_slower = self._phase.frozen > 0 and later_phases
-        if time_left:
-            words.append(f"{time_left}{'+' if steps_get_slower else ''} left")
+        is_last_phase = self._epochs_before_phase + self._phase.epochs >= total
+        steps_get_slower = self._phase.frozen > 0 and not is_last_phase
+        if time_left and steps_get_slower:
+            words.append(f"{time_left}+ left")
+        elif time_left:
+            words.append(f"{time_left} left")
         self._display.bars([bar, Bar("run", epochs_done / total, ", ".join(words))])
         self._next_bars_at = now + self._display.interval
