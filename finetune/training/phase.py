@@ -71,13 +71,14 @@ class Phase:
             schedule = self.schedules.get(name)
             if schedule is None:
                 values[name] = peaks
-                continue
-            if isinstance(schedule, tuple):
-                multipliers = [float(schedule_of_group(progress)) for schedule_of_group in schedule]
+            elif isinstance(schedule, tuple):
+                products = []
+                for peak, schedule_of_group in zip(peaks, schedule, strict=True):
+                    products.append(peak * float(schedule_of_group(progress)))
+                values[name] = tuple(products)
             else:
-                multipliers = [float(schedule(progress))] * len(peaks)
-            scaled = zip(peaks, multipliers, strict=True)
-            values[name] = tuple(peak * multiplier for peak, multiplier in scaled)
+                multiplier = float(schedule(progress))
+                values[name] = tuple(peak * multiplier for peak in peaks)
         return values
 
     def largest(self) -> dict[str, tuple[float, ...]]:
