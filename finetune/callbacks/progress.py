@@ -162,8 +162,8 @@ class Progress(Callback):
         total = self._fit.epochs
         number = self._epoch_number
         epochs_done = number + epoch_fraction
-        now = time.perf_counter()
-        time_so_far = tqdm.format_interval(round(now - self._fit_started_at))
+        seconds_so_far = time.perf_counter() - self._fit_started_at
+        time_so_far = tqdm.format_interval(round(seconds_so_far))
         words = [f"{number}/{total} epochs", f"{time_so_far} so far"]
         time_left = self._epochs_pace.time_left(epochs_done, total)
         is_last_phase = self._epochs_before_phase + self._phase.epochs >= total
@@ -173,4 +173,5 @@ class Progress(Callback):
         elif time_left:
             words.append(f"{time_left} left")
         self._display.bars([bar, Bar("run", epochs_done / total, ", ".join(words))])
-        self._next_bars_at = now + self._display.interval
+        # from the end of the drawing, so that a slow terminal does not slow the training down
+        self._next_bars_at = time.perf_counter() + self._display.interval
