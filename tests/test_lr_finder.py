@@ -223,7 +223,7 @@ def traces(learner: Learner) -> dict:
             "peaks": [dict(group.peaks) for group in learner.layer_groups],
             "groups": [(group.norm, group.optimizer) for group in learner.layer_groups],
             "run": None if learner.trainer.run is None else repr(learner.trainer.run),
-            "origin": dict(learner.trainer.origin._kept),
+            "origin": learner.trainer.origin.weights(),
             "history": (learner.history.steps, learner.history.epochs),
             "torch": torch.get_rng_state(),
             "numpy": str(np.random.get_state()),

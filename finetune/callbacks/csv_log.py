@@ -9,7 +9,7 @@ from typing import Any
 from finetune import distributed
 from finetune.training.events import Callback, EpochEnd, EpochStart, FitStart
 
-_FIRST = ("fit", "phase", "epoch", "train_loss", "seconds")
+_FIRST_COLUMNS = ("fit", "phase", "epoch", "train_loss", "seconds")
 
 
 class CSVLog(Callback):
@@ -17,36 +17,48 @@ class CSVLog(Callback):
 
     Columns: `fit` (a number: each fit takes the one after the highest in the file), phase, epoch,
     train_loss, seconds, `valid_loss` and `valid_<metric>`. A new metric gets a new column at the
-    end, which is empty in older rows. A fit that is resumed goes on with its number, and the rows
-    that it had written after its checkpoint are replaced.
-    Raises ValueError for a file that is no such log.
+    end, which is empty in older rows. A resumed fit keeps its number, and replaces the rows that
+    it had written after its checkpoint.
+    Raises ValueError for a file that CSVLog did not write.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._columns: list[str] = []
-        self._fit = self._rows = 0
+        self._columns: list[str] = []  # empty until the fit's first epoch
+        self._fit = 0
+        self._rows_of_fit = 0
 
     def on_fit_start(self, event: FitStart) -> None:
-        if event.first_epoch == 0:
-            self._rows = 0  # the number is settled by the first epoch: it may be a resumed one
         self._columns = []
+        # the fit's number waits for its first epoch, which may be the middle of a resumed one
+        if event.first_epoch == 0:
+            self._rows_of_fit = 0
 
     def on_epoch_start(self, event: EpochStart) -> None:
-        if self._columns or distributed.rank():
+        if self._columns or distributed.rank() != 0:
             return
         columns, rows = self._read()
-        goes_on = self._fit and (self._rows or event.first_step)
-        if not goes_on:
+        is_resumed = self._rows_of_fit > 0 or event.first_step > 0
+        if not self._fit or not is_resumed:
             self._fit = 1 + max((int(row["fit"]) for row in rows), default=0)
-        own = [i for i, row in enumerate(rows) if row["fit"] == str(self._fit)]
-        late = set(own[self._rows :])
         self._columns = columns
-        self._write([row for i, row in enumerate(rows) if i not in late])
+        self._write(self._without_late_rows(rows))
+
+    def _without_late_rows(self, rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+        """Leaves out the rows of this fit that were written after its checkpoint."""
+        rows_before_checkpoint = []
+        rows_of_fit = 0
+        for row in rows:
+            if row["fit"] == str(self._fit):
+                rows_of_fit += 1
+                if rows_of_fit > self._rows_of_fit:
+                    continue
+            rows_before_checkpoint.append(row)
+        return rows_before_checkpoint
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        self._rows += 1
-        if distributed.rank():
+        self._rows_of_fit += 1
+        if distributed.rank() != 0:
             return
         row: dict[str, Any] = {
             "fit": self._fit,
@@ -54,24 +66,25 @@ class CSVLog(Callback):
             "epoch": event.epoch,
             "train_loss": event.train_loss,
             "seconds": event.seconds,
-            **{f"valid_{name}": value for name, value in event.valid.items()},
         }
-        new = [name for name in row if name not in self._columns]
-        if new:
+        for name, value in event.valid.items():
+            row[f"valid_{name}"] = value
+        new_columns = [name for name in row if name not in self._columns]
+        if new_columns:
             _, rows = self._read()
-            self._columns = [*self._columns, *new]
+            self._columns = [*self._columns, *new_columns]
             self._write(rows)
         with self.path.open("a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, self._columns).writerow(row)
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Columns and rows of the file; those of an empty one if there is none."""
-        if not self.path.exists() or not self.path.stat().st_size:
-            return list(_FIRST), []
+        """The columns and rows of the file; the first columns and no rows if there is none."""
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return list(_FIRST_COLUMNS), []
         with self.path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             columns = list(reader.fieldnames or ())
-            if tuple(columns[: len(_FIRST)]) != _FIRST:
+            if tuple(columns[: len(_FIRST_COLUMNS)]) != _FIRST_COLUMNS:
                 raise ValueError(
                     f"{str(self.path)!r} is no log of CSVLog (its columns are "
                     f"{', '.join(columns)}); name another file"
@@ -79,17 +92,18 @@ class CSVLog(Callback):
             return columns, list(reader)
 
     def _write(self, rows: Sequence[dict[str, str]]) -> None:
-        """The whole file, in one moment, so that an end in the middle loses nothing."""
+        """Replaces the whole file in one moment, so that a crash in the middle loses nothing."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f"{self.path.name}.new")
-        with beside.open("w", newline="", encoding="utf-8") as stream:
+        new_file = self.path.with_name(f"{self.path.name}.new")
+        with new_file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(beside, self.path)
+        os.replace(new_file, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fit": self._fit, "rows": self._rows}
+        return {"fit": self._fit, "rows": self._rows_of_fit}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._fit, self._rows = state["fit"], state["rows"]
+        self._fit = state["fit"]
+        self._rows_of_fit = state["rows"]

@@ -1,6 +1,7 @@
-"""Where progress is shown: a terminal, a pipe, or a notebook."""
+"""Where progress is shown: the interface of a display, and the one for terminals and pipes."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,16 +9,15 @@ from typing import Any, Protocol
 from tqdm.std import tqdm
 
 from finetune.callbacks import epoch_table
-from finetune.callbacks.pace import now
 from finetune.training.events import EpochEnd
 
-_SILENCE = 60.0
-"""Seconds without a line, after which one says how far it is where no bars are shown."""
+_LONGEST_SILENCE = 60.0
+"""Seconds without a line, after which a display without bars writes how far the epoch is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """fraction: done, in [0, 1]. text: what else there is to say."""
+    """What a bar shows. fraction: how much is done, in [0, 1]. text: what stands behind it."""
 
     name: str
     fraction: float
@@ -28,72 +28,81 @@ class Bar:
 
 
 class Display(Protocol):
-    """interval: seconds between two calls of `bars`, at least."""
+    """Shows lines and rows that stay, and below them bars that change.
+
+    interval: the seconds that the caller lets pass between two calls of `bars`.
+    """
 
     interval: float
 
     def line(self, text: str) -> None:
-        """Text that stays."""
+        """Adds a text that stays."""
 
     def row(self, row: EpochEnd) -> None:
-        """A row that stays."""
+        """Adds a row to the table of epochs, which stays."""
 
     def bars(self, bars: Sequence[Bar]) -> None:
-        """Takes the place of the bars that were shown before."""
+        """Replaces the bars that were shown before."""
 
     def end(self) -> None:
-        """No bars any more."""
+        """Removes the bars."""
 
 
 class TextDisplay:
-    """Lines on standard output, on a terminal with bars below them.
+    """Writes lines to standard output, on a terminal with bars below them.
 
-    Without bars a line now and then, where an epoch takes long, so that a log shows life.
+    Without bars, it writes a line now and then during a long epoch, so that a log shows life.
     """
 
     def __init__(self, *, bars: bool) -> None:
         self.interval = 0.1 if bars else 1.0
-        self._draws, self._told_at = bars, now()
-        self._names: list[str] = []
+        self._shows_bars = bars
+        self._last_line_at = time.perf_counter()
+        self._columns: list[str] = []
         self._bars: list[Any] = []
 
     def line(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout)  # above all bars, those of other fits included
         sys.stdout.flush()
-        self._told_at = now()
+        self._last_line_at = time.perf_counter()
 
     def row(self, row: EpochEnd) -> None:
-        if not self._names:
-            self._names = list(epoch_table.results(row))
-            self.line(epoch_table.text_head(self._names))
-        self.line(epoch_table.text_row(row, self._names))
+        if not self._columns:
+            self._columns = list(epoch_table.results(row))
+            self.line(epoch_table.text_head(self._columns))
+        self.line(epoch_table.text_row(row, self._columns))
 
     def bars(self, bars: Sequence[Bar]) -> None:
-        if not self._draws:
-            if now() >= self._told_at + _SILENCE:
-                self.line(str(bars[0]))
-            return
-        wide = max(len(bar.name) for bar in bars)
-        for i, bar in enumerate(bars):
-            name = bar.name.ljust(wide)
-            if i == len(self._bars):
-                self._bars.append(_new_bar(name, bar))
+        if self._shows_bars:
+            self._draw(bars)
+        elif time.perf_counter() >= self._last_line_at + _LONGEST_SILENCE:
+            self.line(str(bars[0]))
+
+    def _draw(self, bars: Sequence[Bar]) -> None:
+        name_width = max(len(bar.name) for bar in bars)
+        for index, bar in enumerate(bars):
+            name = bar.name.ljust(name_width)
+            if index == len(self._bars):
+                self._bars.append(_open_bar(name, bar))
                 continue
-            own = self._bars[i]
-            own.n, own.desc, own.unit = bar.fraction, name, bar.text
-            own.refresh()
+            drawn = self._bars[index]
+            drawn.n = bar.fraction
+            drawn.desc = name
+            drawn.unit = bar.text
+            drawn.refresh()
 
     def end(self) -> None:
         while self._bars:  # the lowest first, so that the cursor ends where the upper one was
             self._bars.pop().close()
 
 
-def _new_bar(name: str, bar: Bar) -> Any:
-    """A line that is drawn now and at every refresh. Its `unit` is the text at the end."""
+def _open_bar(name: str, bar: Bar) -> Any:
+    """Draws a bar, which is drawn again at every `refresh()`."""
     return tqdm(
         total=1.0,
         initial=bar.fraction,
         desc=name,
+        # the only field that tqdm prints as it is: it puts a comma before a postfix
         unit=bar.text,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {unit}",
         file=sys.stdout,

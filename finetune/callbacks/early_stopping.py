@@ -9,8 +9,8 @@ from finetune.training.events import Answer, Callback, EpochEnd, PhaseStart, Sto
 class EarlyStopping(Callback):
     """Ends a phase after `patience` epochs in a row without a new best value of `monitor`.
 
-    monitor: "loss" (validation), "train_loss", or a metric's name. Every phase starts anew: a
-    frozen phase that has reached its best is followed by the unfrozen one.
+    monitor: "loss" (validation), "train_loss", or a metric's name. Each phase starts anew: when a
+    frozen phase has ended early, the unfrozen one follows.
     """
 
     def __init__(
@@ -33,8 +33,10 @@ class EarlyStopping(Callback):
             self._monitor.reset()
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:
-        gained = self._monitor.improved(event)
-        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
+        if self._monitor.improved(event):
+            self.epochs_without_gain = 0
+            return None
+        self.epochs_without_gain += 1
         if self.epochs_without_gain < self.patience:
             return None
         name, best = self._monitor.monitor, self._monitor.best

@@ -3,12 +3,12 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from finetune.tables import Table
 from finetune.training.events import EpochEnd
 from finetune.wording import number
 
 _WIDTH = 11
-_LEFT = 'style="text-align:left"'
-_NUMBERS = 'style="text-align:right;font-variant-numeric:tabular-nums"'
+"""Characters of a column of numbers, unless its name needs more."""
 
 
 def results(row: EpochEnd) -> dict[str, float]:
@@ -17,63 +17,81 @@ def results(row: EpochEnd) -> dict[str, float]:
     >>> results(EpochEnd("fit", 0, 0.5, {"loss": 0.25, "accuracy": 0.75}))
     {'train loss': 0.5, 'valid loss': 0.25, 'accuracy': 0.75}
     """
-    valid = {f"valid {n}" if n == "loss" else n: v for n, v in row.valid.items()}
-    return {"train loss": row.train_loss, **valid}
+    values = {"train loss": row.train_loss}
+    for name, value in row.valid.items():
+        column = "valid loss" if name == "loss" else name
+        values[column] = value
+    return values
 
 
 def text_head(names: Sequence[str]) -> str:
-    """names: columns of `results`."""
-    heads = "".join(f"{name:>{_width(name)}}" for name in names)
-    return f"{'phase':<12}{'epoch':>5}{heads}{'seconds':>{_WIDTH}}"
+    """The line above the rows. names: the columns of `results`."""
+    columns = "".join(f"{name:>{_width(name)}}" for name in names)
+    return f"{'phase':<12}{'epoch':>5}{columns}{'seconds':>{_WIDTH}}"
 
 
 def text_row(row: EpochEnd, names: Sequence[str]) -> str:
-    """A line below `text_head`; what the epoch lacks is empty."""
-    values = results(row)
-    cells = "".join(
-        f" {number(values[name]) if name in values else '':>{_width(name) - 1}}" for name in names
-    )
+    """A line below `text_head`; a column that the epoch lacks is empty."""
+    cells = ""
+    for name, text in zip(names, _texts(row, names), strict=True):
+        cells += f" {text:>{_width(name) - 1}}"
     return f"{row.phase:<12}{row.epoch + 1:>5}{cells}{row.seconds:>{_WIDTH}.1f}"
 
 
 def as_lines(rows: Iterable[EpochEnd | str]) -> list[str]:
-    """The head before the first row. A string is a line of its own."""
+    """The table as text, with its head before the first epoch. A string is a line of its own."""
     rows = list(rows)
-    names = columns(row for row in rows if isinstance(row, EpochEnd))
-    lines = [row if isinstance(row, str) else text_row(row, names) for row in rows]
-    for i, row in enumerate(rows):
-        if isinstance(row, EpochEnd):
-            return [*lines[:i], text_head(names), *lines[i:]]
+    notes = _notes_before_epochs(rows)
+    table_rows = rows[len(notes) :]
+    if not table_rows:
+        return notes
+    names = _columns(table_rows)
+    lines = [*notes, text_head(names)]
+    for row in table_rows:
+        lines.append(row if isinstance(row, str) else text_row(row, names))
     return lines
 
 
 def as_html(rows: Iterable[EpochEnd | str]) -> str:
-    """For a notebook, light or dark: no colour of its own. A string is a line of its own."""
+    """The table for a notebook, with the notes before the first epoch above it."""
     rows = list(rows)
-    names = columns(row for row in rows if isinstance(row, EpochEnd))
-    first = next((i for i, row in enumerate(rows) if isinstance(row, EpochEnd)), len(rows))
-    before = "".join(f"<div>{html.escape(str(line))}</div>" for line in rows[:first])
-    if first == len(rows):
-        return before
-    heads = "".join(f"<th>{html.escape(n)}</th>" for n in ("epoch", *names, "seconds"))
-    body = "".join(_html_row(row, names) for row in rows[first:])
-    head = f"<thead><tr><th {_LEFT}>phase</th>{heads}</tr></thead>"
-    return f"{before}<table {_NUMBERS}>{head}<tbody>{body}</tbody></table>"
+    notes = _notes_before_epochs(rows)
+    above = "".join(f"<div>{html.escape(note)}</div>" for note in notes)
+    table_rows = rows[len(notes) :]
+    if not table_rows:
+        return above
+    names = _columns(table_rows)
+    cells: list[list[str] | str] = []
+    for row in table_rows:
+        if isinstance(row, str):
+            cells.append(row)
+        else:
+            texts = _texts(row, names)
+            cells.append([row.phase, str(row.epoch + 1), *texts, f"{row.seconds:.1f}"])
+    return above + Table.of(["phase", "epoch", *names, "seconds"], cells).html()
 
 
-def _html_row(row: EpochEnd | str, names: Sequence[str]) -> str:
-    if isinstance(row, str):
-        return f'<tr><td colspan="{len(names) + 3}" {_LEFT}>{html.escape(row)}</td></tr>'
+def _notes_before_epochs(rows: Sequence[EpochEnd | str]) -> list[str]:
+    notes: list[str] = []
+    for row in rows:
+        if isinstance(row, EpochEnd):
+            break
+        notes.append(row)
+    return notes
+
+
+def _columns(rows: Iterable[EpochEnd | str]) -> list[str]:
+    """The columns of `results` that any epoch has, in the order in which they appear."""
+    names: dict[str, None] = {}
+    for row in rows:
+        if isinstance(row, EpochEnd):
+            names.update(dict.fromkeys(results(row)))
+    return list(names)
+
+
+def _texts(row: EpochEnd, names: Sequence[str]) -> list[str]:
     values = results(row)
-    texts = [str(row.epoch + 1)]
-    texts += [number(values[name]) if name in values else "" for name in names]
-    cells = "".join(f"<td>{text}</td>" for text in [*texts, f"{row.seconds:.1f}"])
-    return f"<tr><td {_LEFT}>{html.escape(row.phase)}</td>{cells}</tr>"
-
-
-def columns(rows: Iterable[EpochEnd]) -> list[str]:
-    """Of `results`, those that any row has."""
-    return list(dict.fromkeys(name for row in rows for name in results(row)))
+    return [number(values[name]) if name in values else "" for name in names]
 
 
 def _width(name: str) -> int:

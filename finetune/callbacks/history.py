@@ -11,10 +11,10 @@ from finetune.training.events import Callback, EpochEnd, StepEnd
 
 
 class History(Callback):
-    """`steps` and `epochs`: one row each, oldest first, over all phases and fits of a learner.
+    """Records all steps and epochs of all phases and fits of a learner, oldest first.
 
-    A row is the event itself: a `StepEnd` with loss and the rates of every layer group, an
-    `EpochEnd` with training loss, validation results and seconds.
+    A row is the event itself: in `steps` a `StepEnd` with the loss and the learning rate of every
+    layer group, in `epochs` an `EpochEnd` with training loss, validation results and seconds.
     """
 
     def __init__(self) -> None:
@@ -28,34 +28,43 @@ class History(Callback):
         self.epochs.append(event)
 
     def write_csv(self, path: str | Path) -> None:
-        """The epochs as a CSV file with a header."""
-        names = list(dict.fromkeys(name for row in self.epochs for name in row.valid))
+        """Writes the epochs as a CSV file with a header."""
+        names: dict[str, None] = {}  # of all epochs' results, in the order in which they appear
+        for row in self.epochs:
+            names.update(dict.fromkeys(row.valid))
         columns = ["phase", "epoch", "train_loss", *(f"valid_{name}" for name in names), "seconds"]
-        rows = (
-            [row.phase, row.epoch, row.train_loss, *map(row.valid.get, names), row.seconds]
-            for row in self.epochs
-        )
-        _write(Path(path), columns, rows)
+        lines = []
+        for row in self.epochs:
+            results = [row.valid.get(name) for name in names]
+            lines.append([row.phase, row.epoch, row.train_loss, *results, row.seconds])
+        _write(Path(path), columns, lines)
 
     def write_steps_csv(self, path: str | Path) -> None:
-        """The steps as a CSV file: loss, and rate and momentum of each layer group by number."""
-        rows = [[s.phase, s.epoch, s.step, s.loss, *s.lr, *s.momentum] for s in self.steps]
+        """Writes the steps as a CSV file: loss, learning rate and momentum of each layer group.
+
+        The columns of the groups are numbered: `lr_0` is that of the first layers.
+        """
         columns = ["phase", "epoch", "step", "loss"]
-        for first in self.steps[:1]:
-            columns += [f"lr_{i}" for i in range(len(first.lr))]
-            columns += [f"momentum_{i}" for i in range(len(first.momentum))]
-        _write(Path(path), columns, rows)
+        if self.steps:
+            columns += [f"lr_{group}" for group in range(len(self.steps[0].lr))]
+            columns += [f"momentum_{group}" for group in range(len(self.steps[0].momentum))]
+        lines = []
+        for row in self.steps:
+            lines.append([row.phase, row.epoch, row.step, row.loss, *row.lr, *row.momentum])
+        _write(Path(path), columns, lines)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            # columns: a long run has many steps, and this is made at every checkpoint
-            "steps": {f.name: [getattr(s, f.name) for s in self.steps] for f in fields(StepEnd)},
-            "epochs": [{**asdict(row), "valid": dict(row.valid)} for row in self.epochs],
+        # columns, not rows: a long run has many steps, and this is made at every checkpoint
+        steps = {
+            field.name: [getattr(row, field.name) for row in self.steps]
+            for field in fields(StepEnd)
         }
+        epochs = [{**asdict(row), "valid": dict(row.valid)} for row in self.epochs]
+        return {"steps": steps, "epochs": epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        rows = zip(*(state["steps"][f.name] for f in fields(StepEnd)), strict=True)
-        self.steps = [StepEnd(*row) for row in rows]
+        columns = [state["steps"][field.name] for field in fields(StepEnd)]
+        self.steps = [StepEnd(*row) for row in zip(*columns, strict=True)]
         self.epochs = [EpochEnd(**row) for row in state["epochs"]]
 
     def _repr_html_(self) -> str:

@@ -2,11 +2,11 @@
 
 import base64
 import io
+import time
 from typing import TYPE_CHECKING
 
 from finetune import distributed
 from finetune.callbacks.notebook import Output, in_notebook
-from finetune.callbacks.pace import now
 from finetune.interpret.losses import plot_losses
 from finetune.training import tables
 from finetune.training.events import Callback, EpochEnd, EpochStart, FitEnd, FitStart, StepEnd
@@ -14,14 +14,14 @@ from finetune.training.events import Callback, EpochEnd, EpochStart, FitEnd, Fit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHARE = 0.05
-"""Of the time, at most, that goes into drawing."""
+_DRAWING_FRACTION = 0.05
+"""The fraction of the time that goes into drawing, at most."""
 
 
 class LivePlot(Callback):
-    """In a notebook, `learner.plot_losses()` of the running fit, below the cell, in place.
+    """Shows `learner.plot_losses()` of the running fit below a notebook's cell, updated in place.
 
-    every: seconds between two drawings at least; more where drawing takes long.
+    every: the fewest seconds between two drawings; more pass where drawing takes long.
     Raises RuntimeError outside a notebook; there `learner.plot_losses()` after the fit will do.
     """
 
@@ -30,35 +30,38 @@ class LivePlot(Callback):
             raise ValueError(f"every is a number of seconds, 0 or more, got {every!r}")
         if not in_notebook():
             raise RuntimeError(
-                "LivePlot draws into the output of a notebook's cell, and here is none; "
+                "LivePlot draws into the output of a notebook's cell, and this is no notebook; "
                 "learner.plot_losses() draws the same after the fit"
             )
         self.every = every
         self._steps: list[StepEnd] = []
         self._epochs: list[EpochEnd] = []
         self._steps_per_epoch = 1
-        self._whole = True
-        self._due = 0.0
+        self._has_all_steps = True  # of the present epoch
+        self._next_drawing_at = 0.0
         self._output = Output()
 
     def on_fit_start(self, event: FitStart) -> None:
-        self._steps, self._epochs = [], []
+        self._steps = []
+        self._epochs = []
         self._steps_per_epoch = event.steps_per_epoch
         self._output = Output()
-        self._due = now() + self.every
+        self._next_drawing_at = time.perf_counter() + self.every
 
     def on_epoch_start(self, event: EpochStart) -> None:
-        self._whole = event.first_step == 0
+        self._has_all_steps = event.first_step == 0
 
     def on_step_end(self, event: StepEnd) -> None:
         self._steps.append(event)
-        if now() >= self._due:
+        if time.perf_counter() >= self._next_drawing_at:
             self._draw()
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        if self._whole:  # the first steps of the others are not here, so its place is not known
+        # the place of an epoch is found by the mean loss of all its steps
+        if self._has_all_steps:
             self._epochs.append(event)
-        if now() >= self._due - self.every / 2:
+        # an epoch's end is worth a drawing a little early
+        if time.perf_counter() >= self._next_drawing_at - self.every / 2:
             self._draw()
 
     def on_fit_end(self, event: FitEnd) -> None:
@@ -66,14 +69,15 @@ class LivePlot(Callback):
             self._draw()
 
     def _draw(self) -> None:
-        if distributed.rank() or not self._steps:
+        if distributed.rank() != 0 or not self._steps:
             return
-        started = now()
+        started_at = time.perf_counter()
         png = io.BytesIO()
         self._figure().savefig(png, format="png", dpi=100)
         content = base64.b64encode(png.getvalue()).decode()
         self._output.show({"image/png": content, "text/plain": "losses so far"})
-        self._due = now() + max(self.every, (now() - started) / _SHARE)
+        now = time.perf_counter()
+        self._next_drawing_at = now + max(self.every, (now - started_at) / _DRAWING_FRACTION)
 
     def _figure(self) -> "Figure":
         spans = tables.step_spans(self._steps, self._steps_per_epoch)

@@ -7,16 +7,28 @@ from typing import Any, Literal
 from finetune.training.events import EpochEnd
 from finetune.wording import did_you_mean
 
-_LOWER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
-_HIGHER = (
-    *("accuracy", "f1", "f1_micro", "f1score", "exact_match"),
-    *("precision", "recall", "auroc", "r2"),
+_LOWER_IS_BETTER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
+_HIGHER_IS_BETTER = (
+    "accuracy",
+    "f1",
+    "f1_micro",
+    "f1score",
+    "exact_match",
+    "precision",
+    "recall",
+    "auroc",
+    "r2",
 )
 
 
 @dataclass(slots=True)
 class Monitor:
-    """monitor: "loss" (validation), "train_loss" or a metric's name. mode: None guesses by name."""
+    """Watches one value of each epoch and remembers its best.
+
+    monitor: "loss" (validation), "train_loss" or a metric's name. mode: whether the smallest or
+    the largest value is the best; None decides by the end of the name. min_delta: by how much a
+    value must be better than the best so far.
+    """
 
     monitor: str = "loss"
     mode: Literal["min", "max"] | None = None
@@ -27,13 +39,17 @@ class Monitor:
         if self.mode not in (None, "min", "max"):
             raise ValueError(f"mode must be 'min', 'max' or None, got {self.mode!r}")
         if self.mode is None:
-            lower, higher = (self.monitor.endswith(known) for known in (_LOWER, _HIGHER))
-            if not lower and not higher:
-                raise ValueError(
-                    f"is a lower or a higher {self.monitor!r} better? pass mode='min' or 'max'; or "
-                    + did_you_mean(self.monitor, (*_LOWER, *_HIGHER))
-                )
-            self.mode = "min" if lower else "max"
+            self.mode = self._mode_of_name()
+
+    def _mode_of_name(self) -> Literal["min", "max"]:
+        if self.monitor.endswith(_LOWER_IS_BETTER):
+            return "min"
+        if self.monitor.endswith(_HIGHER_IS_BETTER):
+            return "max"
+        hint = did_you_mean(self.monitor, (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER))
+        raise ValueError(
+            f"is a lower or a higher {self.monitor!r} better? pass mode='min' or 'max'; or {hint}"
+        )
 
     def improved(self, event: EpochEnd) -> bool:
         """Whether this epoch is the best so far, by more than `min_delta`."""
@@ -42,11 +58,14 @@ class Monitor:
             hint = did_you_mean(self.monitor, values)
             raise KeyError(f"nothing is called {self.monitor!r} to monitor; {hint}")
         value = values[self.monitor]
-        gain = self.best - value if self.mode == "min" else value - self.best
-        if not math.isnan(value) and (math.isnan(self.best) or gain > self.min_delta):
-            self.best = value
-            return True
-        return False
+        gain = value - self.best
+        if self.mode == "min":
+            gain = self.best - value
+        is_first = math.isnan(self.best)
+        if math.isnan(value) or not (is_first or gain > self.min_delta):
+            return False
+        self.best = value
+        return True
 
     def reset(self) -> None:
         """Forgets the best value."""

@@ -2,10 +2,13 @@
 
 import os
 import sys
+import time
+
+from tqdm.std import tqdm
 
 from finetune.callbacks.display import Bar, Display, TextDisplay
 from finetune.callbacks.notebook import NotebookDisplay, in_notebook
-from finetune.callbacks.pace import Pace, clock, now
+from finetune.callbacks.pace import Pace
 from finetune.training.events import (
     Callback,
     EpochEnd,
@@ -16,95 +19,106 @@ from finetune.training.events import (
     Precompute,
     StepEnd,
 )
+from finetune.wording import counted
 
-_MEMORY = 0.95
-"""Weight of the past in the mean of the losses beside the bar."""
-_LONG = 1.0
-"""Seconds; the validation after shorter epochs is over too soon for a word."""
+_LOSS_MEMORY = 0.95
+"""Weight of the past in the exponential mean of the losses that is shown beside the bar."""
+_LONG_TRAINING = 1.0
+"""Seconds; validation after shorter training is over too soon to be announced."""
 
 
 def choose_display() -> Display:
-    """In a notebook HTML; on a terminal text with bars; in a pipe or a file text alone."""
+    """HTML in a notebook, text with bars on a terminal, text alone in a pipe or a file."""
     if in_notebook():
         return NotebookDisplay()
-    return TextDisplay(bars=sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return TextDisplay(bars=is_terminal)
 
 
 class Progress(Callback):
-    """A bar for the epoch, one for the run, and the table, where standard output is shown.
+    """Shows a bar for the epoch, a bar for the run, and the table of epochs on standard output.
 
-    Remaining time is from the pace of the present phase: with a plus where frozen layers will
-    train later, and steps take longer then.
+    The remaining time assumes the mean pace of the present phase, validation included. A plus
+    behind that of the run says that frozen layers will train later, when steps take longer.
     """
 
     def __init__(self) -> None:
         self._display: Display = TextDisplay(bars=False)
         self._fit = FitStart((), 0, 0, (), 0)
         self._phase = PhaseStart("", 0, 0)
-        self._epochs_before = 0  # this phase
         self._epoch = EpochStart("", 0, 0, 0)
-        self._begun = self._epoch_begun = self._due = 0.0
-        self._loss = self._weight = 0.0
-        self._features = ""
-        self._run, self._view = Pace(), Pace()
+        self._epochs_before_phase = 0
+        self._fit_started_at = 0.0
+        self._steps_started_at = 0.0
+        self._next_bars_at = 0.0
+        self._loss_mean = 0.0
+        self._loss_weight = 0.0
+        self._features = ""  # which outputs of the frozen layers are being computed
+        self._epochs_pace = Pace()
+        self._images_pace = Pace()
 
     def on_fit_start(self, event: FitStart) -> None:
         self._display = choose_display()
-        self._fit, self._begun, self._due = event, now(), 0.0
+        self._fit = event
         self._phase = PhaseStart("", 0, 0)
-        self._epochs_before, self._run = event.first_epoch, Pace()
+        self._epochs_before_phase = event.first_epoch
+        self._fit_started_at = time.perf_counter()
+        self._next_bars_at = 0.0
         if event.note:
             self._display.line(event.note)
         if event.first_epoch:
-            told = f"continuing after {event.first_epoch} of {event.epochs} epochs"
-            self._display.line(told)
+            self._display.line(f"continuing after {event.first_epoch} of {event.epochs} epochs")
 
     def on_phase_start(self, event: PhaseStart) -> None:
         if event.note:
             self._display.line(event.note)
         # all epochs of a phase that ended early count as done
-        self._epochs_before += self._phase.epochs - event.first_epoch
-        self._phase, self._features = event, ""
-        self._run.forget()
+        self._epochs_before_phase += self._phase.epochs - event.first_epoch
+        self._phase = event
+        self._features = ""
 
     def on_epoch_start(self, event: EpochStart) -> None:
-        self._epoch, self._loss, self._weight = event, 0.0, 0.0
-        self._epoch_begun = now()
-        self._run.begin(event.first_step, self._epoch_begun)
-        if self._epoch_begun >= self._due:
+        self._epoch = event
+        self._steps_started_at = time.perf_counter()
+        self._loss_mean = 0.0
+        self._loss_weight = 0.0
+        if event.epoch == self._phase.first_epoch:
+            # a new pace for each phase: with other layers frozen, a step takes another time
+            self._epochs_pace = Pace(self._epoch_number + event.first_step / event.steps)
+        if self._steps_started_at >= self._next_bars_at:
             self._show_epoch(event.first_step)
 
     def on_precompute(self, event: Precompute) -> None:
         if not self._features:
-            views = f"{event.views} view" + ("s" if event.views > 1 else "")
-            told = f"{event.phase}: the frozen layers run once for {views} of each image"
-            self._display.line(told)
-        name = "validation" if event.view is None else f"view {event.view} of {event.views}"
-        if self._features != name:
-            self._features = name
-            self._view = Pace()
-            self._view.begin(event.done, now())
-        self._view.step(event.done, now())
-        self._run.begin(self._epoch.first_step, now())  # the steps have not begun
-        if now() >= self._due:
-            left = self._view.epoch_left(event.total)
-            text = f"{event.done}/{event.total} images{_left(left)}"
-            self._show(Bar(f"features, {name}", event.done / event.total, text))
+            views = counted(event.views, "view")
+            self._display.line(
+                f"{event.phase}: the frozen layers run once for {views} of each image"
+            )
+        features = f"view {event.view} of {event.views}"
+        if event.view is None:
+            features = "validation"
+        if features != self._features:
+            self._features = features
+            self._images_pace = Pace(event.done)
+        # later epochs do not compute these features again
+        now = time.perf_counter()
+        self._epochs_pace.leave_out(now - self._steps_started_at)
+        self._steps_started_at = now
+        if now >= self._next_bars_at:
+            self._show_features(event)
 
     def on_step_end(self, event: StepEnd) -> None:
-        self._loss = _MEMORY * self._loss + (1 - _MEMORY) * event.loss
-        self._weight = _MEMORY * self._weight + (1 - _MEMORY)
-        at, last = now(), event.step + 1 == self._epoch.steps
-        if at < self._due and not last:
-            return
-        self._run.step(event.step + 1, at)
-        # nothing else would say so while validation runs
-        validating = last and self._fit.validates and at >= self._epoch_begun + _LONG
-        if at >= self._due or validating:
-            self._show_epoch(event.step + 1)
+        self._loss_mean = _LOSS_MEMORY * self._loss_mean + (1 - _LOSS_MEMORY) * event.loss
+        self._loss_weight = _LOSS_MEMORY * self._loss_weight + (1 - _LOSS_MEMORY)
+        steps_done = event.step + 1
+        now = time.perf_counter()
+        is_long = now >= self._steps_started_at + _LONG_TRAINING
+        # there is no event while validation runs, so it is announced at the last step
+        announces_validation = self._is_validating(steps_done) and is_long
+        if now >= self._next_bars_at or announces_validation:
+            self._show_epoch(steps_done)
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        self._run.end(now())
         self._display.row(event)
 
     def on_fit_end(self, event: FitEnd) -> None:
@@ -112,26 +126,52 @@ class Progress(Callback):
             self._display.line(event.reason)
         self._display.end()
 
-    def _show_epoch(self, done: int) -> None:
+    @property
+    def _epoch_number(self) -> int:
+        """The number of the present epoch in the run, from 0."""
+        return self._epochs_before_phase + self._epoch.epoch
+
+    def _is_validating(self, steps_done: int) -> bool:
+        return self._fit.validates and steps_done == self._epoch.steps
+
+    def _show_features(self, event: Precompute) -> None:
+        words = [f"{event.done}/{event.total} images"]
+        time_left = self._images_pace.time_left(event.done, event.total)
+        if time_left:
+            words.append(f"{time_left} left")
+        bar = Bar(f"features, {self._features}", event.done / event.total, ", ".join(words))
+        self._show(bar, epoch_fraction=0.0)
+
+    def _show_epoch(self, steps_done: int) -> None:
         steps = self._epoch.steps
-        loss = f", loss {self._loss / self._weight:.4f}" if self._weight else ""
-        validating = done == steps and self._fit.validates
-        rest = ", validating" if validating else _left(self._run.epoch_left(steps))
-        text = f"{done}/{steps} steps{loss}{rest}"
+        fraction = steps_done / steps
+        words = [f"{steps_done}/{steps} steps"]
+        if self._loss_weight:
+            words.append(f"loss {self._loss_mean / self._loss_weight:.4f}")
+        number = self._epoch_number
+        time_left = self._epochs_pace.time_left(number + fraction, number + 1)
+        if self._is_validating(steps_done):
+            words.append("validating")
+        elif time_left:
+            words.append(f"{time_left} left")
         name = f"{self._epoch.phase} {self._epoch.epoch + 1}/{self._phase.epochs}"
-        self._show(Bar(name, done / steps, text), done / steps)
+        self._show(Bar(name, fraction, ", ".join(words)), fraction)
 
-    def _show(self, bar: Bar, epoch_done: float = 0.0) -> None:
-        """This bar and that of the run."""
-        number = self._epochs_before + self._epoch.epoch
+    def _show(self, bar: Bar, epoch_fraction: float) -> None:
+        """Shows this bar and, below it, that of the run."""
         total = self._fit.epochs
-        left = self._run.run_left(self._epoch.steps, total - number - 1)
-        slower = self._phase.frozen and self._epochs_before + self._phase.epochs < total
-        text = f"{number}/{total} epochs, {clock(now() - self._begun)} so far"
-        text += _left(left, "+" if slower else "")
-        self._display.bars([bar, Bar("run", (number + epoch_done) / total, text)])
-        self._due = now() + self._display.interval
-
-
-def _left(seconds: float | None, more: str = "") -> str:
-    return "" if seconds is None else f", {clock(seconds)}{more} left"
+        number = self._epoch_number
+        epochs_done = number + epoch_fraction
+        seconds_so_far = time.perf_counter() - self._fit_started_at
+        time_so_far = tqdm.format_interval(round(seconds_so_far))
+        words = [f"{number}/{total} epochs", f"{time_so_far} so far"]
+        time_left = self._epochs_pace.time_left(epochs_done, total)
+        is_last_phase = self._epochs_before_phase + self._phase.epochs >= total
+        steps_get_slower = self._phase.frozen > 0 and not is_last_phase
+        if time_left and steps_get_slower:
+            words.append(f"{time_left}+ left")
+        elif time_left:
+            words.append(f"{time_left} left")
+        self._display.bars([bar, Bar("run", epochs_done / total, ", ".join(words))])
+        # from the end of the drawing, so that a slow terminal does not slow the training down
+        self._next_bars_at = time.perf_counter() + self._display.interval

@@ -11,9 +11,10 @@ class SaveBest(Callback):
     """Writes a checkpoint to `path` whenever `monitor` has a new best value.
 
     `learner.load(path)` after the fit brings the best epoch back as it was, with the optimizer and
-    a history that ends there; beside `EarlyStopping` that is what others call restoring the best.
-    With `ema=` the file holds both the averaged weights, which that epoch's figures are of and
-    which the learner then has, and those that were trained, with which `resume()` goes on.
+    a history that ends there; together with `EarlyStopping`, others call this "restore best".
+    With `ema=` the file holds two sets of weights: the averaged ones, which that epoch was
+    validated with and which the learner has after loading, and the trained ones, with which
+    `resume()` goes on.
     """
 
     def __init__(
@@ -28,7 +29,9 @@ class SaveBest(Callback):
         self._monitor = Monitor(monitor, mode, min_delta)
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:
-        return Save(self.path) if self._monitor.improved(event) else None
+        if self._monitor.improved(event):
+            return Save(self.path)
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return self._monitor.state_dict()

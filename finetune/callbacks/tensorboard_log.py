@@ -9,11 +9,12 @@ from finetune.training.events import Callback, EpochEnd, FitEnd, FitStart, StepE
 
 
 class TensorBoard(Callback):
-    """Writes to `folder` for `tensorboard --logdir`; one folder a learner.
+    """Writes scalars to `folder` for `tensorboard --logdir`; one folder a learner.
 
-    At every `every`-th step of an epoch `loss/step` and, for each layer group, `lr/<group>`; after
-    an epoch `loss/train`, `loss/valid` and `metrics/<name>`. The axis is the number of steps over
-    all phases and fits. What a resumed fit repeats takes the place of what was there.
+    At every `every`-th step of an epoch it writes `loss/step` and, for each layer group,
+    `lr/<group>`; after an epoch `loss/train`, `loss/valid` and `metrics/<name>`. The axis is the
+    number of steps over all phases and fits. The steps that a resumed fit repeats replace those
+    that were written before.
     Raises ModuleNotFoundError without the package tensorboard.
     """
 
@@ -33,22 +34,26 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
 
             # an interrupted process may have written steps after its last checkpoint
-            purge = self._steps + 1 if self._steps else None
-            self._writer = SummaryWriter(self.folder, purge_step=purge)
+            first_new_step = None
+            if self._steps:
+                first_new_step = self._steps + 1
+            self._writer = SummaryWriter(self.folder, purge_step=first_new_step)
 
     def on_step_end(self, event: StepEnd) -> None:
         self._steps += 1
         if self._writer is None or event.step % self.every:
             return
-        self._write({"loss/step": event.loss})
-        self._write({f"lr/{n}": v for n, v in zip(self._groups, event.lr, strict=True)})
+        self._write("loss/step", event.loss)
+        for group, lr in zip(self._groups, event.lr, strict=True):
+            self._write(f"lr/{group}", lr)
 
     def on_epoch_end(self, event: EpochEnd) -> None:
         if self._writer is None:
             return
-        self._write({"loss/train": event.train_loss})
+        self._write("loss/train", event.train_loss)
         for name, value in event.valid.items():
-            self._write({"loss/valid" if name == "loss" else f"metrics/{name}": value})
+            tag = "loss/valid" if name == "loss" else f"metrics/{name}"
+            self._write(tag, value)
         self._writer.flush()
 
     def on_fit_end(self, event: FitEnd) -> None:
@@ -56,9 +61,8 @@ class TensorBoard(Callback):
             self._writer.close()
             self._writer = None
 
-    def _write(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, self._steps)
+    def _write(self, tag: str, value: float) -> None:
+        self._writer.add_scalar(tag, value, self._steps)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps}

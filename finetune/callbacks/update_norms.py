@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class UpdateNorms(Callback):
-    """`rows`: a `GroupUpdates` for every `every`-th step of an epoch, from its first on.
+    """Records a `GroupUpdates` in `rows` at every `every`-th step of an epoch, from its first on.
 
-    Norm of the gradient before clipping, and how much the update changed the weights:
-    `|w_new - w| / |w|`, NaN for frozen groups. A ratio around 1e-3 is usual; one far below it says
-    that the learning rate of a group is too low to matter, one far above it that it is high.
+    A row has, for each layer group, the norm of the gradient before clipping and how much the
+    update changed the weights: `|w_new - w| / |w|`, NaN for frozen groups. A ratio around 1e-3 is
+    usual. One far below says that the group's learning rate is too low to matter, and one far
+    above that it is high.
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -29,24 +30,30 @@ class UpdateNorms(Callback):
         self._steps_per_epoch = 1
 
     def on_fit_start(self, event: FitStart) -> None:
-        self.groups, self._steps_per_epoch = event.groups, event.steps_per_epoch
+        self.groups = event.groups
+        self._steps_per_epoch = event.steps_per_epoch
 
     def on_group_updates(self, event: GroupUpdates) -> None:
         if event.step % self.updates_every == 0:  # another callback may have asked for more
             self.rows.append(event)
 
     def plot(self) -> Figure:
-        """Both over all epochs, a line for each layer group. Raises ValueError before a fit."""
+        """Plots norms and ratios over all epochs, a line for each layer group.
+
+        Raises ValueError before a fit.
+        """
         if not self.rows:
             raise ValueError("there is nothing to plot before a fit with this callback")
         positions = [(row.phase, 0, row.epoch, row.step) for row in self.rows]
         spans = find_spans(positions, self._steps_per_epoch)
-        gradients, ratios = zip(*((row.gradient, row.ratio) for row in self.rows), strict=True)
+        gradients = [row.gradient for row in self.rows]
+        ratios = [row.ratio for row in self.rows]
         return plot_updates(spans, self.groups, gradients, ratios)
 
     def state_dict(self) -> dict[str, Any]:
+        rows = [[row.phase, row.epoch, row.step, row.gradient, row.ratio] for row in self.rows]
         return {
-            "rows": [[r.phase, r.epoch, r.step, r.gradient, r.ratio] for r in self.rows],
+            "rows": rows,
             "groups": list(self.groups),
             "steps_per_epoch": self._steps_per_epoch,
         }

@@ -12,53 +12,62 @@ from finetune.models.normalisation import has_running_statistics
 
 
 class Average:
-    """The average of what trains: `average += (1 - d) * (weights - average)` after every update.
+    """Averages the weights that train: `average += (1 - d) * (weights - average)` at every update.
 
     d is `min(decay, (1 + t) / (10 + t))`, so that the first weights are soon forgotten; t is the
-    number of updates since something new began to train, a phase's unfrozen layers say. Running
-    statistics that move are averaged likewise, as they belong to the weights; all other buffers are
-    the model's own. decay: None averages nothing and costs nothing.
+    number of updates since something new began to train, such as the layers that a phase unfroze.
+    Running statistics that move are averaged likewise, as they belong to the weights; all other
+    buffers are the model's own. decay: None averages nothing and costs nothing.
 
-    While a fit runs, the model has the weights that train, and the average is in its place for
-    validation only. Before and after (finished, stopped, interrupted, loaded from a file) the model
-    has the average, and the others are kept here for as long as the run can be resumed.
+    While a fit runs, the model has the trained weights, and the average takes their place for
+    validation only. Before and after a fit (finished, stopped, interrupted, loaded from a file) the
+    model has the average, and the trained weights are kept here for as long as the run can be
+    resumed.
     """
 
     def __init__(self, decay: float | None = None) -> None:
-        self.decay, self.updates = decay, 0
-        self._kept: dict[str, Tensor] = {}  # the average, or what trains while that is in place
-        self._in_place = False
-        self._averages: list[Tensor] = []
-        self._live: list[Tensor] = []
+        self.decay = decay
+        self.updates = 0
+        # the average; or the trained weights, while the model has the average
+        self._aside: dict[str, Tensor] = {}
+        self._model_has_average = False
+        # as lists, because an update takes all tensors in one call
+        self._aside_tensors: list[Tensor] = []
+        self._model_tensors: list[Tensor] = []
 
     def follow(self, model: nn.Module) -> None:
-        """For each phase: the average of what trains from now on begins with its present value.
+        """Begins a phase: the average of what trains from now on begins with its present value.
 
-        What is frozen from now on is dropped, so that the model keeps what the others train on.
+        The average of what is frozen from now on is dropped, because the model must keep the
+        weights that the other layers train on.
         """
         if self.decay is None:
             return
-        live = _moving(model)
-        if live.keys() - self._kept.keys():
-            self.updates = 0  # or else what is new would stay at its first value for long
-        self._kept = {
-            name: self._kept[name] if name in self._kept else tensor.detach().clone()
-            for name, tensor in live.items()
-        }
-        self._averages, self._live = list(self._kept.values()), list(live.values())
+        training = _training_tensors(model)
+        if training.keys() - self._aside.keys():
+            self.updates = 0  # or else what is new would stay near its first value for long
+        averages = {}
+        for name, tensor in training.items():
+            if name in self._aside:
+                averages[name] = self._aside[name]
+            else:
+                averages[name] = tensor.detach().clone()
+        self._aside = averages
+        self._aside_tensors = list(averages.values())
+        self._model_tensors = list(training.values())
 
     def update(self) -> None:
-        """After an update of the weights; all of them in one call."""
+        """Moves the average towards the weights, after an update of them."""
         if self.decay is None:
             return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(self._averages, self._live, self.updates)
+        average(self._aside_tensors, self._model_tensors, self.updates)
         self.updates += 1
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the average inside, and afterwards exactly what it had."""
+        """Gives the model the average inside the block, and afterwards exactly what it had."""
         self._exchange()
         try:
             yield
@@ -67,9 +76,9 @@ class Average:
 
     @contextmanager
     def aside(self, model: nn.Module) -> Iterator[None]:
-        """The model has the weights that train inside, and afterwards the average."""
-        if self._in_place:
-            self._live = _named(model, self._kept)
+        """Gives the model the trained weights inside the block, and afterwards the average."""
+        if self._model_has_average:
+            self._model_tensors = _tensors_named(model, self._aside)
             self._exchange()
         try:
             yield
@@ -78,17 +87,21 @@ class Average:
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        if self._live:
-            averages = list(self._kept.values())
-            before = [tensor.clone() for tensor in self._live]
-            torch._foreach_copy_(self._live, averages)
-            torch._foreach_copy_(averages, before)
-            self._in_place = not self._in_place
+        if not self._model_tensors:
+            return
+        aside = list(self._aside.values())
+        before = [tensor.clone() for tensor in self._model_tensors]
+        torch._foreach_copy_(self._model_tensors, aside)
+        torch._foreach_copy_(aside, before)
+        self._model_has_average = not self._model_has_average
 
     def forget(self) -> None:
-        """At the end of a run that can't be resumed: the model keeps what it has."""
-        self._kept, self._averages, self._live = {}, [], []
-        self.updates, self._in_place = 0, False
+        """Ends a run that can't be resumed: the model keeps what it has."""
+        self._aside = {}
+        self._aside_tensors = []
+        self._model_tensors = []
+        self.updates = 0
+        self._model_has_average = False
 
     def state_dict(self) -> dict[str, Any] | None:
         """None where nothing is averaged."""
@@ -97,38 +110,47 @@ class Average:
         return {
             "decay": self.decay,
             "updates": self.updates,
-            "in_place": self._in_place,
-            "kept": dict(self._kept),
+            "in_place": self._model_has_average,
+            "kept": dict(self._aside),
         }
 
     @classmethod
     def restored(cls, state: Mapping[str, Any] | None, model: nn.Module) -> "Average":
-        """From what `state_dict` gave, which may be None; the model gets the average.
+        """The average that `state_dict` described; afterwards the model has the average.
 
-        model: with the weights that it had then.
+        state: None where nothing was averaged. model: with the weights that it had when the state
+        was made.
         """
         if state is None:
             return cls()
         average = cls(state["decay"])
-        average.updates, average._in_place = state["updates"], state["in_place"]
-        average._live = _named(model, state["kept"])
-        kept = zip(state["kept"].items(), average._live, strict=True)
-        average._kept = {name: torch.empty_like(t).copy_(own) for (name, own), t in kept}
-        if not average._in_place:
+        average.updates = state["updates"]
+        average._model_has_average = state["in_place"]
+        saved = state["kept"]
+        average._model_tensors = _tensors_named(model, saved)
+        for (name, value), tensor in zip(saved.items(), average._model_tensors, strict=True):
+            # on the model's device and in its memory format
+            average._aside[name] = torch.empty_like(tensor).copy_(value)
+        if not average._model_has_average:
             average._exchange()
         return average
 
 
-def _moving(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters that train, and running statistics that move with them."""
-    found: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+def _training_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """By name, the parameters that train and the running statistics that move with them."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensors[name] = parameter
     for path, module in model.named_modules():
         if module.training and has_running_statistics(module):
-            own = module.named_buffers(path, recurse=False)
-            found.update((n, b) for n, b in own if n.endswith(("running_mean", "running_var")))
-    return found
+            for name, buffer in module.named_buffers(path, recurse=False):
+                if name.endswith(("running_mean", "running_var")):
+                    tensors[name] = buffer
+    return tensors
 
 
-def _named(model: nn.Module, names: Mapping[str, Tensor]) -> list[Tensor]:
-    own: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return [own[name] for name in names]
+def _tensors_named(model: nn.Module, names: Mapping[str, Tensor]) -> list[Tensor]:
+    """The model's parameters and buffers with these names, in their order."""
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return [tensors[name] for name in names]

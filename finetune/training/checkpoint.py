@@ -10,7 +10,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-FORMAT, VERSION = "finetune checkpoint", 1
+FORMAT = "finetune checkpoint"
+VERSION = 1
+_PLAIN_TYPES = (str, int, float, bool, type(None))
+_MOST_DIFFERENCES = 3
+"""Differences between a file and the model that an error message lists."""
 
 
 class CheckpointError(RuntimeError):
@@ -18,12 +22,12 @@ class CheckpointError(RuntimeError):
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain data; a file that was there stays whole until the new one is.
+    """Writes tensors and plain data; an old file stays in place until the new one is complete.
 
     Raises OSError, with the old file intact, when the disk is full or the folder can't be written,
     and TypeError for anything that `read` would refuse.
     """
-    _check_plain(content, "")
+    _check_plain(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed write leaves no litter
     try:
@@ -40,23 +44,28 @@ def write(path: Path, content: dict[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
-def _check_plain(value: Any, name: str) -> None:
-    """What is written must be readable without unpickling code: a numpy number would not be."""
-    if isinstance(value, Mapping) and type(value) in (dict, OrderedDict):
-        for key, part in value.items():
-            _check_plain(part, f"{name}.{key}" if name else str(key))
-    elif type(value) in (list, tuple):
-        for part in value:
-            _check_plain(part, name)
-    elif not isinstance(value, Tensor) and type(value) not in (str, int, float, bool, type(None)):
+def _check_plain(value: Any, name: str = "") -> None:
+    """Raises TypeError for what only unpickling could read back, such as a numpy number.
+
+    name: where in the content the value is, such as "optimizer.state".
+    """
+    # the exact types: a subclass would be pickled by its name
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        for key, item in value.items():
+            _check_plain(item, f"{name}.{key}" if name else str(key))
+    elif kind in (list, tuple):
+        for item in value:
+            _check_plain(item, name)
+    elif not isinstance(value, Tensor) and kind not in _PLAIN_TYPES:
         raise TypeError(
             f"a checkpoint holds tensors and plain data only, but {name} is a "
-            f"{type(value).__module__}.{type(value).__name__}"
+            f"{kind.__module__}.{kind.__name__}"
         )
 
 
 def _save(content: dict[str, Any], stream: BinaryIO) -> None:
-    """torch.save, with the file's own error instead of the one torch puts in its place."""
+    """Calls torch.save, and raises the stream's OSError, which torch replaces by a RuntimeError."""
     guarded = _Guarded(stream)
     try:
         torch.save(content, guarded)  # type: ignore[arg-type]
@@ -67,6 +76,8 @@ def _save(content: dict[str, Any], stream: BinaryIO) -> None:
 
 
 class _Guarded:
+    """A stream that remembers the error of a write."""
+
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.error: OSError | None = None
@@ -83,23 +94,25 @@ class _Guarded:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # the rename itself must survive a power cut
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems can't, and the file is in place
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Waits until a rename in the folder would survive a power cut."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems can't, and the file is in place
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `write` wrote, on the CPU. Raises FileNotFoundError or CheckpointError."""
+    """Reads what `write` wrote, on the CPU. Raises FileNotFoundError or CheckpointError."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ...
-        kind = type(error).__name__  # torch's text recommends to unpickle without care
+        kind = type(error).__name__  # without torch's text, which recommends careless unpickling
         raise CheckpointError(f"{str(path)!r} is truncated or no checkpoint ({kind})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is not a checkpoint of finetune")
@@ -111,38 +124,48 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_fits(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError unless both have the same names and shapes."""
-    differences = [f"{n} is missing" for n in own if n not in saved]
-    differences += [f"{n} is not in this model" for n in saved if n not in own]
-    differences += [
-        f"{n} has shape {tuple(saved[n].shape)}, here {tuple(own[n].shape)}"
-        for n in own
-        if n in saved and saved[n].shape != own[n].shape
-    ]
-    if differences:
-        shown = "; ".join(differences[:3])
-        more = f"; and {len(differences) - 3} more differences" if len(differences) > 3 else ""
-        raise CheckpointError(f"{str(path)!r} is a checkpoint of another model: {shown}{more}")
+def check_fits(path: Path, saved: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError unless the model has the names and shapes of what was saved.
+
+    saved, present: weights and buffers by name, in the file and in the model.
+    """
+    differences = [f"{name} is missing" for name in present if name not in saved]
+    differences += [f"{name} is not in this model" for name in saved if name not in present]
+    for name, tensor in present.items():
+        if name in saved and saved[name].shape != tensor.shape:
+            saved_shape, shape = tuple(saved[name].shape), tuple(tensor.shape)
+            differences.append(f"{name} has shape {saved_shape}, here {shape}")
+    if not differences:
+        return
+    listed = "; ".join(differences[:_MOST_DIFFERENCES])
+    unlisted = len(differences) - _MOST_DIFFERENCES
+    if unlisted > 0:
+        listed += f"; and {unlisted} more differences"
+    raise CheckpointError(f"{str(path)!r} is a checkpoint of another model: {listed}")
 
 
-def check_same(path: Path, both: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raises CheckpointError unless the value in the file and the own one are the same."""
-    for name, (saved, own) in both.items():
-        if saved != own:
+def check_same(path: Path, values: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raises CheckpointError unless the file was made with the present values.
+
+    values: what it is -> its value in the file and its present one.
+    """
+    for name, (saved, present) in values.items():
+        if saved != present:
             raise CheckpointError(
-                f"{str(path)!r} was made with {name} {saved!r}, here it is {own!r}"
+                f"{str(path)!r} was made with {name} {saved!r}, here it is {present!r}"
             )
 
 
-def check_settings(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raises CheckpointError unless an interrupted run goes on as it began.
+def check_settings(saved: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the interrupted run had the present settings.
 
-    saved: files from before there was a setting are without it, and then it was off.
+    A file that is older than a setting lacks it; the setting was off then, as 0 and None are.
     """
-    for name, value in own.items():
-        if (before := saved.get(name) or None) != (value or None):
+    for name, value in present.items():
+        saved_value = saved.get(name) or None
+        present_value = value or None
+        if saved_value != present_value:
             raise CheckpointError(
-                f"the interrupted run had {name}={before}, this learner has {name}={value or None};"
-                " continue with the same"
+                f"the interrupted run had {name}={saved_value}, this learner has "
+                f"{name}={present_value}; continue with the same"
             )

@@ -1,4 +1,4 @@
-"""DivergenceError: a loss that is no number, with the place where it happened."""
+"""DivergenceError: a non-finite training loss, with the place where it happened."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +7,21 @@ from finetune.training.events import StepEnd
 
 
 class DivergenceError(ArithmeticError):
-    """The training loss is NaN or infinite."""
+    """The training loss or a weight is NaN or infinite."""
 
     def at(self, row: StepEnd, groups: Sequence[str], checkpoint: Path | None) -> "DivergenceError":
-        """With the place where it happened, and what to do."""
-        named = list(zip(groups, row.lr, strict=True))[row.frozen :]
-        rates = ", ".join(f"{name} {lr:.2g}" for name, lr in named)
-        kept = "" if checkpoint is None else f"; the last checkpoint, {checkpoint}, is intact"
-        return DivergenceError(
+        """The same error with the place where it happened, and what to do.
+
+        groups: names of all layer groups. checkpoint: the run's last one, which is not affected.
+        """
+        rates = []
+        for group, lr in zip(groups, row.lr, strict=True):
+            rates.append(f"{group} {lr:.2g}")
+        training_rates = ", ".join(rates[row.frozen :])
+        message = (
             f"{self} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
-            f"(learning rates: {rates}); lower the learning rate or set clip_norm{kept}"
+            f"(learning rates: {training_rates}); lower the learning rate or set clip_norm"
         )
+        if checkpoint is not None:
+            message += f"; the last checkpoint, {checkpoint}, is intact"
+        return DivergenceError(message)

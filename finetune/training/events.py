@@ -26,10 +26,11 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class FitStart:
-    """groups: names, first layers first. first_epoch: 0, or where a resumed fit goes on.
+    """A fit begins.
 
-    note: what is worth a line before it begins, or empty. validates: whether an epoch's steps are
-    followed by validation.
+    phases: names. epochs: of all phases. groups: names of the layer groups, first layers first.
+    first_epoch: 0, or where a resumed fit goes on. note: a line to show before it begins, or empty.
+    validates: whether an epoch's steps are followed by validation.
     """
 
     phases: tuple[str, ...]
@@ -43,10 +44,11 @@ class FitStart:
 
 @dataclass(frozen=True, slots=True)
 class PhaseStart:
-    """frozen: how many groups, from the first, do not train. first_epoch: as in FitStart.
+    """A phase of the plan begins, after freezing.
 
-    peaks: the largest value of each hyper-parameter in this phase, one per layer group. note: why
-    the phase before it ended early, or empty.
+    frozen: how many groups, from the first, do not train. first_epoch: 0, or where a resumed phase
+    goes on. peaks: the largest value of each hyper-parameter in this phase, one per layer group.
+    note: why the phase before it ended early, or empty.
     """
 
     phase: str
@@ -59,7 +61,11 @@ class PhaseStart:
 
 @dataclass(frozen=True, slots=True)
 class EpochStart:
-    """epoch: within the phase, from 0. first_step: 0, or where a resumed epoch goes on."""
+    """An epoch begins.
+
+    epoch: within the phase, from 0. steps: of the whole epoch. first_step: 0, or where a resumed
+    epoch goes on.
+    """
 
     phase: str
     epoch: int
@@ -69,9 +75,10 @@ class EpochStart:
 
 @dataclass(frozen=True, slots=True)
 class Precompute:
-    """Outputs of the frozen layers that are kept for the epochs to come.
+    """Outputs of the frozen layers have been computed, which are kept for the epochs to come.
 
-    view: of how many views this one is, from 1; None for the validation data. done: images.
+    view: the number of the random view of the images, from 1; None for the validation data.
+    views: how many views there are. done, total: images of this view.
     """
 
     phase: str
@@ -83,9 +90,11 @@ class Precompute:
 
 @dataclass(frozen=True, slots=True)
 class StepEnd:
-    """lr, momentum: one value per layer group, in force at this step; () without momentum.
+    """The weights have been updated once.
 
-    frozen: how many groups, from the first, did not train.
+    step: within the epoch, from 0. loss: of all its batches together. lr, momentum: one value per
+    layer group, in force at this step; momentum is () for an optimizer without. frozen: how many
+    groups, from the first, did not train.
     """
 
     phase: str
@@ -101,7 +110,7 @@ class StepEnd:
 class GroupUpdates:
     """How large a step was, one value per layer group; NaN for those that are frozen.
 
-    gradient: norm, before clipping. ratio: `|w_new - w| / |w|`.
+    gradient: its norm before clipping. ratio: `|w_new - w| / |w|`.
     """
 
     phase: str
@@ -113,7 +122,11 @@ class GroupUpdates:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """train_loss: mean over the epoch's steps. valid: "loss" and each metric, or empty."""
+    """An epoch is over, validation included.
+
+    train_loss: the mean over the epoch's steps. valid: "loss" and each metric -> value, or empty
+    without validation. seconds: how long the epoch took.
+    """
 
     phase: str
     epoch: int
@@ -124,7 +137,7 @@ class EpochEnd:
 
 @dataclass(frozen=True, slots=True)
 class FitEnd:
-    """reason: "finished", "stopped: ...", "interrupted" or "failed: ..."."""
+    """The fit is over. reason: "finished", "stopped: ...", "interrupted" or "failed: ..."."""
 
     reason: str
 
@@ -136,7 +149,7 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Answer: end the fit after this event, or only the phase, so that the next one begins."""
+    """An answer: ends the fit after this event, or only the phase, so that the next one begins."""
 
     reason: str
     phase_only: bool = False
@@ -144,7 +157,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Answer: write a checkpoint after this event."""
+    """An answer: writes a checkpoint after this event."""
 
     path: Path
 
@@ -153,10 +166,10 @@ Answer: TypeAlias = Stop | Save | None
 
 
 class Callback:
-    """Base of callbacks: override the methods of the events you care about.
+    """The base of callbacks: override the methods of the events you care about.
 
     State that must survive a resume goes through `state_dict` and `load_state_dict`.
-    updates_every: n > 0 asks for `GroupUpdates` at every n-th step of an epoch, from its first.
+    updates_every: n > 0 asks for `GroupUpdates` at every n-th step of an epoch, from its first on.
 
     >>> class StopWhenGood(Callback):
     ...     def on_epoch_end(self, event: EpochEnd) -> Answer:
@@ -190,11 +203,11 @@ class Callback:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data and tensors that affect what the callback does next."""
+        """The callback's state, as plain data and tensors: what affects what it does next."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 def deliver(callback: Callback, event: Event) -> Answer:
@@ -219,22 +232,28 @@ def deliver(callback: Callback, event: Event) -> Answer:
 
 
 def deliver_last(callbacks: Iterable[Callback], event: FitEnd) -> Exception | None:
-    """FitEnd reaches every callback, whatever the others do; returns the first error."""
-    first: Exception | None = None
+    """Hands FitEnd to every callback, also after one has raised; returns the first error."""
+    first_error: Exception | None = None
     for callback in callbacks:
         try:
             deliver(callback, event)
         except Exception as error:
-            first = first or error
-    return first
+            first_error = first_error or error
+    return first_error
 
 
 def named(callbacks: Iterable[Callback]) -> list[tuple[str, Callback]]:
-    """Class name -> callback; the second of a class is "Name 2"."""
+    """Each callback with the name of its class; the second of a class is called "Name 2".
+
+    >>> [name for name, _ in named([Callback(), Callback()])]
+    ['Callback', 'Callback 2']
+    """
     counts: dict[str, int] = {}
-    named = []
+    named_callbacks = []
     for callback in callbacks:
         name = type(callback).__name__
         counts[name] = counts.get(name, 0) + 1
-        named.append((name if counts[name] == 1 else f"{name} {counts[name]}", callback))
-    return named
+        if counts[name] > 1:
+            name = f"{name} {counts[name]}"
+        named_callbacks.append((name, callback))
+    return named_callbacks

@@ -18,20 +18,18 @@ class Interruption:
         return self.signal is not None
 
     def error(self) -> BaseException:
-        """What the process would have raised at once: KeyboardInterrupt, or SystemExit(143)."""
-        return (
-            SystemExit(128 + signal.SIGTERM)
-            if self.signal == signal.SIGTERM
-            else KeyboardInterrupt()
-        )
+        """What the signal raises otherwise: SystemExit(143) for SIGTERM, or KeyboardInterrupt."""
+        if self.signal == signal.SIGTERM:
+            return SystemExit(128 + signal.SIGTERM)
+        return KeyboardInterrupt()
 
 
 @contextmanager
 def deferred_signals() -> Iterator[Interruption]:
     """Records SIGINT and SIGTERM instead of raising; a second one raises at once.
 
-    Does nothing outside the main thread. A handler that the program itself has put in place stays,
-    and an ignored signal stays ignored.
+    Outside the main thread, which alone may handle signals, it does nothing. A handler that the
+    program itself has installed stays, and an ignored signal stays ignored.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -42,14 +40,18 @@ def deferred_signals() -> Iterator[Interruption]:
         if interruption:
             raise interruption.error()
         interruption.signal = number
-        # from here to the end of a terminal's screen there are bars, which will be drawn anew
-        start = "\r\x1b[J" if sys.stderr.isatty() else "\n"
-        told = f"{start}stopping after this step; once more to stop at once"
-        print(told, file=sys.stderr, flush=True)
+        new_line = "\n"
+        if sys.stderr.isatty():
+            # erases the bars from here to the end of the screen, which are drawn anew
+            new_line = "\r\x1b[J"
+        message = f"{new_line}stopping after this step; once more to stop at once"
+        print(message, file=sys.stderr, flush=True)
 
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = [number for number, handler in defaults.items() if signal.getsignal(number) == handler]
-    previous = {number: signal.signal(number, record) for number in ours}
+    default_handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    previous = {}
+    for number, handler in default_handlers.items():
+        if signal.getsignal(number) == handler:
+            previous[number] = signal.signal(number, record)
     try:
         yield interruption
     finally:

@@ -1,54 +1,64 @@
 """Origin: the model before the first fit, to see afterwards which layers moved."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from finetune.interpret.movement import Moved
-from finetune.models.layer_groups import LayerGroups
+from finetune.models.layer_groups import LayerGroup, LayerGroups
 
 
 class Origin:
-    """Copies of all parameters and running statistics in main memory, from the first `keep` on."""
+    """Copies of all parameters and running statistics in main memory, made by the first `keep`."""
 
     def __init__(self, groups: LayerGroups) -> None:
         self.groups = groups
-        self._kept: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
 
     def keep(self) -> None:
-        """Only the first call counts."""
-        if not self._kept:
-            kept: dict[str, Tensor] = {
-                name: p for group in self.groups for name, p in group.parameters.items()
-            }
-            for name, buffer in self.groups.model.named_buffers():
-                if name.endswith(("running_mean", "running_var")):
-                    kept[name] = buffer
-            self._kept = {name: t.detach().to("cpu", copy=True) for name, t in kept.items()}
+        """Copies the weights; only the first call does."""
+        if self._weights:
+            return
+        weights: dict[str, Tensor] = {}
+        for group in self.groups:
+            weights.update(group.parameters)
+        for name, buffer in self.groups.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                weights[name] = buffer
+        self._weights = {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()
+        }
 
     def weights(self) -> dict[str, Tensor]:
-        """By the name of the parameter or running statistic; empty before the first fit."""
-        return dict(self._kept)
+        """The copies by the name of the parameter or statistic; empty before the first fit."""
+        return dict(self._weights)
 
     @torch.no_grad()
     def movement(self) -> list[Moved]:
         """A row for every module with parameters of its own. Raises ValueError before a fit."""
-        if not self._kept:
+        if not self._weights:
             raise ValueError("no layer has moved before the first fit; call fine_tune first")
-        found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        rows = []
         for group in self.groups:
-            for name, parameter in group.parameters.items():
+            names_by_module: dict[str, list[str]] = {}
+            for name in group.parameters:
                 module = name.rpartition(".")[0] or name
-                pair = parameter.detach().cpu().float(), self._kept[name].float()
-                found.setdefault((module, group.name), []).append(pair)
-        return [
-            Moved(
-                module,
-                group,
-                math.hypot(*((now - start).norm().item() for now, start in pairs)),
-                math.hypot(*(start.norm().item() for _, start in pairs)),
-                sum(start.numel() for _, start in pairs),
-            )
-            for (module, group), pairs in found.items()
-        ]
+                names_by_module.setdefault(module, []).append(name)
+            for module, names in names_by_module.items():
+                rows.append(self._module_movement(module, group, names))
+        return rows
+
+    def _module_movement(self, module: str, group: LayerGroup, names: Iterable[str]) -> Moved:
+        """How far the parameters with these names, those of one module, have moved."""
+        distances = []
+        start_norms = []
+        count = 0
+        for name in names:
+            now = group.parameters[name].detach().cpu().float()
+            start = self._weights[name].float()
+            distances.append((now - start).norm().item())
+            start_norms.append(start.norm().item())
+            count += start.numel()
+        return Moved(module, group.name, math.hypot(*distances), math.hypot(*start_norms), count)

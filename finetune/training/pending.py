@@ -1,4 +1,4 @@
-"""Pending: steps that are done, but whose numbers nobody has read from the device yet."""
+"""Pending: steps that are done, but whose losses are still on the device."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,33 +12,37 @@ from finetune.training.events import GroupUpdates, StepEnd
 
 @dataclass(slots=True)
 class Pending:
-    """Reading a loss makes the host wait for the device, so several are read together."""
+    """Collects losses to read several at once: each reading makes the host wait for the device."""
 
     _steps: list[tuple[StepEnd, Tensor, Tensor | None]] = field(default_factory=list)
 
     def add(self, row: StepEnd, loss: Tensor, updates: Tensor | None = None) -> None:
-        """row: still without loss. loss: scalar. updates: [2, groups], see `UpdateMeter`."""
+        """Adds a step. row: still without loss. loss: scalar. updates: see `UpdateMeter.take`."""
         self._steps.append((row, loss, updates))
 
     def read(self) -> Iterator[StepEnd | GroupUpdates]:
-        """The events of all these steps, in order, by one transfer of their losses.
-
-        Losses are means over processes.
-        """
-        steps, self._steps = self._steps, []
+        """Yields the events of the collected steps, in order; losses are means over processes."""
+        steps = self._steps
+        self._steps = []
         if not steps:
             return
-        losses = [loss for _, loss, _ in steps]
-        values = [losses[0].item()]
-        if len(losses) > 1 or distributed.world_size() > 1:
-            values = (distributed.total(torch.stack(losses)) / distributed.world_size()).tolist()
-        for (row, _, updates), value in zip(steps, values, strict=True):
+        losses = _read_losses([loss for _, loss, _ in steps])
+        for (row, _, updates), loss in zip(steps, losses, strict=True):
             # dataclasses.replace takes four times as long, in every step
-            rest = (row.lr, row.momentum, row.frozen)
-            yield StepEnd(row.phase, row.epoch, row.step, value, *rest)
+            yield StepEnd(row.phase, row.epoch, row.step, loss, row.lr, row.momentum, row.frozen)
             if updates is not None:
-                gradient, ratio = map(tuple, updates.tolist())
-                yield GroupUpdates(row.phase, row.epoch, row.step, gradient, ratio)
+                gradient, ratio = updates.tolist()
+                yield GroupUpdates(row.phase, row.epoch, row.step, tuple(gradient), tuple(ratio))
 
     def clear(self) -> None:
+        """Forgets the steps whose losses nobody has read."""
         self._steps.clear()
+
+
+def _read_losses(losses: list[Tensor]) -> list[float]:
+    """Means over processes, by one transfer from the device."""
+    processes = distributed.world_size()
+    if len(losses) == 1 and processes == 1:
+        return [losses[0].item()]
+    values: list[float] = (distributed.total(torch.stack(losses)) / processes).tolist()
+    return values

@@ -10,7 +10,7 @@ from finetune.optim import schedules
 from finetune.optim.schedules import Schedule
 
 Schedules: TypeAlias = Mapping[str, Schedule | tuple[Schedule, ...]]
-"""Hyper-parameter -> one schedule for all groups, or one for each; constant if it is not there."""
+"""Hyper-parameter -> one schedule for all groups, or one for each; without one it is constant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Phase:
     frozen: how many groups, counted from the first, are frozen. peaks: hyper-parameter -> one value
     per group. schedules: hyper-parameter -> multiplier over the phase's progress in [0, 1], or one
     per group. The value of hyper-parameter h of group g is `peaks[h][g] * schedules[h](progress)`.
-    views: None shows every epoch new random views of the images, k > 1 goes round k of them,
-    and 1 is the view of validation.
+    views: None shows new random views of the images in every epoch; k > 1 shows k of them in turn;
+    1 shows the view of validation.
     """
 
     name: str
@@ -34,86 +34,109 @@ class Phase:
     def __post_init__(self) -> None:
         if not isinstance(self.epochs, Integral) or self.epochs < 1:
             raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
-        # plain numbers and tuples: a phase is compared, and stored in checkpoints
-        peaks = {name: numbers(v, name, list(v)) for name, v in self.peaks.items()}
-        given = {n: tuple(s) if isinstance(s, list) else s for n, s in self.schedules.items()}
-        for name, value in (("epochs", int(self.epochs)), ("peaks", peaks), ("schedules", given)):
-            object.__setattr__(self, name, value)
+        # plain numbers and tuples, because a phase is compared and stored in checkpoints
+        object.__setattr__(self, "epochs", int(self.epochs))
+        peaks = {}
+        for name, values in self.peaks.items():
+            peaks[name] = numbers(values, name, list(values))
+        object.__setattr__(self, "peaks", peaks)
+        schedules_by_name: dict[str, Schedule | tuple[Schedule, ...]] = {}
+        for name, schedule in self.schedules.items():
+            if isinstance(schedule, list):
+                schedule = tuple(schedule)
+            schedules_by_name[name] = schedule
+        object.__setattr__(self, "schedules", schedules_by_name)
         if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
             raise ValueError(f"views must be a positive whole number or None, got {self.views!r}")
-        unknown = sorted(set(self.schedules) - set(self.peaks))
-        if unknown:
-            raise ValueError(f"schedules without a peak: {', '.join(unknown)}")
-        for name, given in self.schedules.items():
-            own = given if isinstance(given, tuple) else (given,)
-            if isinstance(given, tuple) and len(given) != len(self.peaks[name]):
-                raise ValueError(
-                    f"{name} has {len(given)} schedules for {len(self.peaks[name])} groups"
-                )
-            for schedule in own:
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        without_peak = sorted(set(self.schedules) - set(self.peaks))
+        if without_peak:
+            raise ValueError(f"schedules without a peak: {', '.join(without_peak)}")
+        for name, schedule in self.schedules.items():
+            if not isinstance(schedule, tuple):
                 schedules.check(schedule, name)
+                continue
+            group_count = len(self.peaks[name])
+            if len(schedule) != group_count:
+                raise ValueError(f"{name} has {len(schedule)} schedules for {group_count} groups")
+            for schedule_of_group in schedule:
+                schedules.check(schedule_of_group, name)
 
     def values(self, progress: float) -> dict[str, tuple[float, ...]]:
-        """Hyper-parameter -> value per group at this point of the phase."""
-        found = {}
+        """Hyper-parameter -> value per group at this point of the phase, progress in [0, 1]."""
+        values = {}
         for name, peaks in self.peaks.items():
             schedule = self.schedules.get(name)
-            if isinstance(schedule, tuple):
-                pairs = zip(peaks, schedule, strict=True)
-                peaks = tuple(peak * float(own(progress)) for peak, own in pairs)
-            elif schedule is not None:
+            if schedule is None:
+                values[name] = peaks
+            elif isinstance(schedule, tuple):
+                products = []
+                for peak, schedule_of_group in zip(peaks, schedule, strict=True):
+                    products.append(peak * float(schedule_of_group(progress)))
+                values[name] = tuple(products)
+            else:
                 multiplier = float(schedule(progress))
-                peaks = tuple(peak * multiplier for peak in peaks)
-            found[name] = peaks
-        return found
+                values[name] = tuple(peak * multiplier for peak in peaks)
+        return values
 
     def largest(self) -> dict[str, tuple[float, ...]]:
         """Hyper-parameter -> its largest value in this phase, per group."""
-        rows = [self.values(i / 100) for i in range(101)]
-        return {
-            name: tuple(map(max, zip(*(row[name] for row in rows), strict=True)))
-            for name in self.peaks
-        }
+        largest = self.values(0.0)
+        for percent in range(1, 101):
+            for name, values in self.values(percent / 100).items():
+                largest[name] = tuple(map(max, largest[name], values))
+        return largest
 
     def at(self, epoch: int, step: int, steps: int) -> dict[str, tuple[float, ...]]:
         """The values of step i of n in epoch e of E, at progress `(e + i / n) / E`."""
         return self.values((epoch + step / steps) / self.epochs)
 
     def view(self, epoch: int, first: int) -> int | None:
-        """What the phase's epoch sees, see `DataLoaders.prepare`. first: number of epoch 0."""
+        """Which random view of the images an epoch of the phase sees, see `DataLoaders.prepare`.
+
+        None is the view of validation. first: the view of epoch 0.
+        """
         if self.views == 1:
             return None
-        return first + (epoch if self.views is None else epoch % self.views)
+        if self.views is None:
+            return first + epoch
+        return first + epoch % self.views
 
     def to_dict(self) -> dict[str, Any]:
+        """The phase as plain data; of a schedule that is not built in, only the name is kept."""
+        schedule_data: dict[str, Any] = {}
+        for name, schedule in self.schedules.items():
+            if isinstance(schedule, tuple):
+                schedule_data[name] = [schedules.to_dict(of_group) for of_group in schedule]
+            else:
+                schedule_data[name] = schedules.to_dict(schedule)
         return {
             "name": self.name,
             "epochs": self.epochs,
             "frozen": self.frozen,
             "peaks": {name: list(peaks) for name, peaks in self.peaks.items()},
-            "schedules": {
-                name: list(map(schedules.to_dict, given))
-                if isinstance(given, tuple)
-                else schedules.to_dict(given)
-                for name, given in self.schedules.items()
-            },
+            "schedules": schedule_data,
             "views": self.views,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Phase":
+        """The phase that `to_dict` described; raises ValueError for a schedule not built in."""
+        schedules_by_name: dict[str, Schedule | tuple[Schedule, ...]] = {}
+        for name, schedule_data in data["schedules"].items():
+            if isinstance(schedule_data, list):
+                schedules_by_name[name] = tuple(map(schedules.from_dict, schedule_data))
+            else:
+                schedules_by_name[name] = schedules.from_dict(schedule_data)
         return cls(
             data["name"],
             data["epochs"],
             data["frozen"],
             {name: tuple(peaks) for name, peaks in data["peaks"].items()},
-            {
-                name: tuple(map(schedules.from_dict, given))
-                if isinstance(given, list)
-                else schedules.from_dict(given)
-                for name, given in data["schedules"].items()
-            },
-            data.get("views"),
+            schedules_by_name,
+            data.get("views"),  # files from before there were views are without them
         )
 
 

@@ -1,4 +1,4 @@
-"""StepSettings: what a training step does besides forward, backward and update."""
+"""StepSettings: the options of a training step."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """accumulate: batches per update. clip_norm: largest norm of the gradient, None for any.
+    """What a training step does besides forward, backward and update.
 
-    mixup, cutmix: alpha of the Beta distribution, 0 for none, see `mixing`. label_smoothing: share
-    of each target that is spread over all classes. ema: decay of the averaged weights, None for no
-    average, see `Average`.
+    accumulate: batches per update. clip_norm: largest norm of the gradient, None for any.
+    mixup, cutmix: alpha of the Beta distribution, 0 for none, see `mixing`. label_smoothing: the
+    fraction of each target that is spread over all classes. ema: decay of the averaged weights,
+    None for no average, see `Average`.
     """
 
     accumulate: int = 1
@@ -29,6 +30,7 @@ class StepSettings:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
         for name in ("mixup", "cutmix"):
             alpha = getattr(self, name)
+            # True is a number to Python, and here somebody's wish to switch something on
             if isinstance(alpha, bool) or not 0 <= alpha < math.inf:
                 raise ValueError(
                     f"{name} is the alpha of a Beta distribution, such as 0.2 or 1.0, and 0 for "
@@ -44,10 +46,13 @@ class StepSettings:
             )
 
     def to_dict(self) -> dict[str, float | None]:
-        """What an interrupted run must go on with."""
+        """The settings that a resumed run must have, too, as plain data."""
+        ema = self.ema
+        if ema is not None:
+            ema = float(ema)
         return {
             "mixup": float(self.mixup),
             "cutmix": float(self.cutmix),
             "label_smoothing": float(self.label_smoothing),
-            "ema": None if self.ema is None else float(self.ema),
+            "ema": ema,
         }

@@ -11,7 +11,7 @@ BARE = EpochEnd("fit", 1, 0.25)
 
 
 def cells(html: str) -> list[list[str]]:
-    """Of each row of the table."""
+    """The cells of each row of the table, its header first."""
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
 
@@ -28,7 +28,7 @@ def test_lines_are_those_of_the_terminal():
 
 def test_html_has_a_row_per_epoch_and_notes_where_they_came():
     html = as_html(["first", FIRST, "between", FIRST])
-    assert html.startswith("<div>first</div><table")
+    assert html.startswith("<div>first</div><table>")
     row = ["frozen", "1", "0.5000", "0.2500", "0.7500", "1.5"]
     head = ["phase", "epoch", "train loss", "valid loss", "accuracy", "seconds"]
     assert cells(html) == [head, row, ["between"], row]
@@ -38,6 +38,10 @@ def test_what_an_epoch_lacks_is_empty():
     assert cells(as_html([FIRST, BARE]))[2] == ["fit", "2", "0.2500", "", "", "0.0"]
     assert as_lines([FIRST, BARE])[2].split() == ["fit", "2", "0.2500", "0.0"]
     assert len({len(line) for line in as_lines([FIRST, BARE])}) == 1
+
+
+def test_notes_alone_are_no_table():
+    assert as_html(["first", "second"]) == "<div>first</div><div>second</div>"
 
 
 def test_names_are_text_in_html():

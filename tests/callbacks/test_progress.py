@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from support import StopAt, tiny_data, tiny_learner
@@ -15,7 +14,6 @@ from terminal import on_a_terminal, screen_after
 from tqdm import tqdm
 
 from finetune import Callback, EarlyStopping, ImageDataLoaders, Learner, vision_learner
-from finetune.callbacks import pace
 from finetune.callbacks.progress import Progress
 from finetune.training.events import (
     EpochEnd,
@@ -68,7 +66,7 @@ def play_features(progress: Progress, *, views: int = 2, pause: float = 0.0) -> 
 def seconds(monkeypatch) -> list[float]:
     """A clock that stands still unless its one number is changed."""
     seconds = [0.0]
-    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
     return seconds
 
 
@@ -166,8 +164,8 @@ def test_a_long_epoch_in_a_pipe_says_every_minute_how_far_it_is(capsys, seconds)
     play_epochs(seconds, step=5.0, steps=30)
     lines = capsys.readouterr().out.split("\n")
     assert lines[:2] == [
-        "fit 1/1  40%, 12/30 steps, loss 0.5000, 1:30 left",
-        "fit 1/1  80%, 24/30 steps, loss 0.5000, 0:30 left",
+        "fit 1/1  40%, 12/30 steps, loss 0.5000, 01:30 left",
+        "fit 1/1  80%, 24/30 steps, loss 0.5000, 00:30 left",
     ]
     assert [line.split()[:2] for line in lines[2:]] == [["phase", "epoch"], ["fit", "1"], []]
     assert all(c.isprintable() for line in lines for c in line)
@@ -217,7 +215,7 @@ def test_the_bar_says_that_validation_runs(monkeypatch, seconds):
         play_epochs(seconds, step=0.04, steps=31, validates=True)  # the last is no time for a bar
 
     text = on_a_terminal(monkeypatch, act)
-    assert "30/31 steps, loss 0.5000, 0:00 left" in text
+    assert "30/31 steps, loss 0.5000, 00:00 left" in text
     assert "31/31 steps, loss 0.5000, validating" in text
 
 
@@ -234,6 +232,49 @@ def test_without_validation_or_after_a_short_epoch_the_bar_does_not(
 def test_time_left_is_more_where_frozen_layers_will_train(monkeypatch):
     text = on_a_terminal(monkeypatch, lambda: play(Progress(), pause=0.11))
     assert re.search(r"0/4 epochs, \d+:\d\d so far, \d+:\d\d\+ left", text)
+
+
+def test_time_left_counts_validation_and_the_present_phase_alone(monkeypatch, seconds):
+    def act() -> None:
+        progress = Progress()
+        progress.on_fit_start(FitStart(("a", "b"), 4, 1, ("body", "head"), 0))
+        for phase, step in (("a", 10), ("b", 50)):
+            progress.on_phase_start(PhaseStart(phase, 2, 0))
+            for epoch in range(2):
+                progress.on_epoch_start(EpochStart(phase, epoch, 1, 0))
+                seconds[0] += step
+                progress.on_step_end(StepEnd(phase, epoch, 0, 0.5, (1e-3,), ()))
+                seconds[0] += 2  # validation
+                progress.on_epoch_end(EpochEnd(phase, epoch, 0.5))
+        progress.on_fit_end(FitEnd("finished"))
+
+    text = on_a_terminal(monkeypatch, act)
+    assert "| 1/4 epochs, 00:12 so far, 00:36 left" in text
+    assert "| 2/4 epochs, 00:24 so far" in text
+    assert "00:24 so far, " not in text  # nothing is known of the second phase
+    assert "| 3/4 epochs, 01:16 so far, 00:52 left" in text
+
+
+def test_time_left_leaves_out_what_is_computed_once(monkeypatch, seconds):
+    def act() -> None:
+        progress = Progress()
+        progress.on_fit_start(FitStart(("a",), 5, 1, ("body", "head"), 0))
+        progress.on_phase_start(PhaseStart("a", 5, 1))
+        for epoch in range(2):
+            progress.on_epoch_start(EpochStart("a", epoch, 1, 0))
+            for done in (0, 50):
+                seconds[0] += 100
+                progress.on_precompute(Precompute("a", epoch + 1, 2, done, 100))
+            seconds[0] += 10
+            progress.on_step_end(StepEnd("a", epoch, 0, 0.5, (1e-3,), ()))
+            progress.on_epoch_end(EpochEnd("a", epoch, 0.5))
+        progress.on_fit_end(FitEnd("finished"))
+
+    text = on_a_terminal(monkeypatch, act)
+    assert "| 50/100 images, 01:40 left" in text
+    assert "| 0/5 epochs, 03:30 so far, 00:40 left" in text
+    assert "| 1/5 epochs, 06:50 so far, 00:40 left" in text  # while it computes the second view
+    assert "| 1/5 epochs, 07:00 so far, 00:30 left" in text
 
 
 def test_bars_are_drawn_ten_times_a_second_at_most(monkeypatch):
