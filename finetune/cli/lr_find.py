@@ -21,7 +21,6 @@ def parser() -> CommandParser:
             "finetune lr-find photos/ --config configs/strong.yaml --curve curve.png --json",
             "finetune lr-find photos/ --model resnet18 --group all",
         ],
-        usage="finetune lr-find [FOLDER] [--config FILE] [OPTION ...]",
     )
     made.option("curve", str, "lr_find.png", help="file for the figure: .png, .svg or .pdf")
     made.option("steps", int, 100, help="batches, at rates from low to high")
