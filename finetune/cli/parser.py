@@ -250,8 +250,8 @@ class _HelpFormatter(DefaultHelpFormatter):
             return text
         if action.default is None or action.default is False:
             return text
-        if isinstance(action.default, str) and action.default.isspace():
-            return f"{text} (default: {action.default!r})"
+        if str(action.default).isspace():  # it would be shown as nothing; the text says it
+            return text
         return f"{text} (default: %(default)s)"
 
     def _format_action_invocation(self, action: Action) -> str:

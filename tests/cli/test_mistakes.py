@@ -117,7 +117,7 @@ def test_a_given_split_is_asked_for_in_options(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("path", "message"),
     [
         ("phots", "'phots' does not exist; did you mean 'photos'?"),
         ("phots/red", "'phots/red' does not exist; did you mean 'photos'?"),
@@ -126,11 +126,11 @@ def test_a_given_split_is_asked_for_in_options(
     ],
 )
 def test_a_path_that_is_not_there_gets_the_nearest_name(
-    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos" / "red").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert absent(given) == message
+    assert absent(path) == message
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])

@@ -25,8 +25,8 @@ def test_what_is_typed_wins_over_a_config_before_and_after_it(file: str) -> None
         ["photos", "--batch-size", "16", f"--config={file}"],
         ["--config", file, "photos", "--batch-size", "16"],
     ):
-        found = train.parser().parse(words)
-        assert (found["batch_size"], found["epochs"]) == (16, 7), words
+        options = train.parser().parse(words)
+        assert (options["batch_size"], options["epochs"]) == (16, 7), words
 
 
 def test_a_folder_that_is_typed_wins_over_a_configs(file: str) -> None:
@@ -59,9 +59,9 @@ def test_config_without_a_file_does_not_take_another_word(
     ],
 )
 def test_save_best_is_a_switch_that_also_takes_a_value(words: list[str], expected: bool) -> None:
-    found = train.parser().parse(words)
-    assert found["save_best"] is expected
-    assert found["folder"] == ("photos" if "photos" in words else None)
+    options = train.parser().parse(words)
+    assert options["save_best"] is expected
+    assert options["folder"] == ("photos" if "photos" in words else None)
 
 
 @pytest.mark.parametrize("command", ["train", "lr-find"])
@@ -144,5 +144,5 @@ def test_help_shows_each_option_once_with_its_default(capsys: pytest.CaptureFixt
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith("usage: finetune train [FOLDER] [--config FILE] [OPTION ...]")
     assert "--formats+" not in text
-    assert "new head (default: 0)" in text
-    assert "(default: ' ')" in text
+    assert "new head's weights (default: 0)" in text
+    assert "; a space unless given --train" in text
