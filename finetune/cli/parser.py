@@ -22,6 +22,7 @@ class _Argument:
 
     name: str
     nargs: Literal["?", "+"] | None
+    default: str | None
 
     @property
     def in_usage(self) -> str:
@@ -58,14 +59,17 @@ class CommandParser:
     # What the command takes
 
     def add_argument(
-        self, name: str, *, nargs: Literal["?", "+"] | None = None, default: Any = None, help: str
+        self,
+        name: str,
+        *,
+        nargs: Literal["?", "+"] | None = None,
+        default: str | None = None,
+        help: str,
     ) -> None:
         """A word without an option before it; nargs: `?` for one or none, `+` for one or more."""
-        self._arguments.append(_Argument(name, nargs))
-        # optional for jsonargparse, which only shows it; that it is missing is found by `_assign`
-        self._library.add_argument(
-            name, nargs="?", default=default, metavar=name.upper(), help=help
-        )
+        self._arguments.append(_Argument(name, nargs, default))
+        # jsonargparse only shows it, and lets it be absent: `_assign` finds whether it is missing
+        self._library.add_argument(name, nargs="?", metavar=name.upper(), help=help)
 
     def option(self, name: str, kind: Any, default: Any = None, *, help: str) -> None:
         """An option with a value; name: with underscores."""
@@ -177,6 +181,8 @@ class CommandParser:
                 remaining = []
             elif remaining:
                 values[argument.name] = remaining.pop(0)
+            else:
+                values[argument.name] = argument.default
         if remaining:
             raise UsageError(f"{self.command} takes no further argument, got {remaining[0]!r}")
         return values
