@@ -150,7 +150,8 @@ class CommandParser:
         name = shown_name.removeprefix("--").replace("-", "_")
         if shown_name.startswith("--") and name in self.hints:
             return name
-        known = [_with_dashes(option) for option in self.hints]
+        # --help is near to any short word, and never what was meant
+        known = [_with_dashes(option) for option in self.hints if option != "help"]
         shown_name = shown_name.replace("_", "-")
         raise UsageError(f"there is no option {shown_name}; {did_you_mean(shown_name, known)}")
 

@@ -14,7 +14,8 @@ from finetune.models import hub
     ("arguments", "message"),
     [
         (["train", "photos", "--epochz", "3"], "there is no option --epochz; did you mean '--ep"),
-        (["train", "photos", "-x"], "there is no option -x; there are --help, --json"),
+        (["train", "photos", "--ep", "3"], "there is no option --ep; did you mean '--epochs'?"),
+        (["train", "photos", "-x"], "there is no option -x; there are --json, --config"),
         (["train", "photos", "--epochs", "many"], "--epochs needs a whole number, got 'many'"),
         (["train", "photos", "--epochs", "5.5"], "--epochs needs a whole number, got '5.5'"),
         (["train", "photos", "--epochs="], "--epochs needs a whole number, got ''"),
