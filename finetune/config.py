@@ -17,26 +17,29 @@ Schedule: TypeAlias = Literal["fine_tune", "one_cycle"]
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Which images, and how they become batches.
+    """Which images there are, and how they become batches.
 
     Args:
-        data: folder with one folder of images a class; with --csv, what its paths are relative to
+        data: folder with one folder of images a class; with --csv, the folder that the table's
+            paths are relative to
         csv: table of images and labels with a header, in place of class folders
-        image_column: of the table; null is the first
-        label_column: of the table; null is the second. A regression may have a list of them
-        valid_column: of the table, marks the rows for validation; null splits at random
-        task: of the table - one label an image, several, or numbers
-        label_delimiter: what is between the labels of an image, for the task multi_label
-        train: folder of a given split, below data
-        valid: folder of a given split, below data
-        valid_fraction: share of each class held out for validation, without a given split
+        image_column: column of the table with the images' paths; null is the first
+        label_column: column of the table with the labels; null is the second. A regression may
+            have a list of columns
+        valid_column: column of the table that marks the rows for validation; null splits at random
+        task: what the labels of the table are - one class an image, several, or numbers
+        label_delimiter: text between the labels of an image, for the task multi_label; a space
+            unless given
+        train: folder of the training images, below data, where the data come split
+        valid: folder of the validation images, below data, where the data come split
+        valid_fraction: share of each class held out for validation, where the data come unsplit
         image_size: side of the model's input in pixels; null is what the backbone was trained with
         batch_size: images per batch
-        seed: of the split, the order, the augmentation and the new head
-        augment: random views of the training images
+        seed: number that decides the split, the order, the augmentation and the new head's weights
+        augment: strength of the random changes to training images
         resize: how a rectangle becomes a square
-        on_error: what to do about an unreadable image
-        cache_folder: keeps decoded images between runs
+        on_error: what happens at an unreadable image
+        cache_folder: folder that keeps decoded images between runs
     """
 
     data: str | None = None
@@ -60,26 +63,29 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class LearnerConfig(DataConfig):
-    """Which model, and how a step is made.
+    """Which model is trained, and how one step computes.
 
     Args:
         model: any timm model name, or one of torchvision's (torchvision/resnet50)
         weights: "pretrained" (downloaded), a .safetensors or .pth file, or null for random weights
-        head: the new head
-        dropout: of the new head
+        head: the new head - two linear layers, or one
+        dropout: dropout probability of the new head
         split: where layer groups begin - halves, stages, layers, backbone_head, a number of groups,
             a list of module paths, or a mapping of paths to names
-        norm: what BatchNorm and its like do in training; a mapping says it by group. null keeps a
-            pretrained backbone's statistics
-        weight_decay: null is the optimizer's; a mapping says it by group
+        norm: what BatchNorm and other normalisation layers do in training, for all layer groups or
+            as a mapping by group. null keeps a pretrained backbone's statistics
+        weight_decay: weight decay of all layer groups, or a mapping by group; null is the
+            optimizer's default
         metrics: name of a metric or a list of names; null is what suits the task
-        precision: of the forward pass
-        accumulate: batches per update
-        clip_norm: largest norm of the gradient
-        mixup: mixes pairs of training images, such as 0.2; 0 is off
-        cutmix: puts a part of one training image into another, such as 1.0; 0 is off
-        label_smoothing: of the training loss, such as 0.1; 0 is off
-        ema: decay of an average of the weights, such as 0.999, which is the result; null is off
+        precision: number format of the forward pass
+        accumulate: batches per update of the weights
+        clip_norm: largest norm of the gradient; null does not clip
+        mixup: alpha of mixup, which blends training images in pairs, such as 0.2; 0 is off
+        cutmix: alpha of cutmix, which pastes pieces of training images into others, such as 1.0; 0
+            is off
+        label_smoothing: label smoothing of the training loss, such as 0.1; 0 is off
+        ema: decay of an exponential average of the weights, such as 0.999; the average is then the
+            result of the training. null is off
         device: cuda, mps or cpu; null takes the best there is
     """
 
@@ -107,19 +113,22 @@ class TrainConfig(LearnerConfig):
 
     Args:
         output: folder for the run, with its checkpoint, report and exported model
-        schedule: fine_tune is the head alone, then everything; one_cycle is everything at once
+        schedule: fine_tune trains the head alone, then everything; one_cycle trains everything at
+            once
         epochs: epochs with everything unfrozen
         base_lr: peak learning rate of the head, in its frozen phase; 0.002 is a good start
-        freeze_epochs: epochs before, with the head alone; null chooses
-        freeze_views: how many views of each image the head sees then; null chooses
-        lr_mult: how much lower the rate of the first layers is than the head's; null chooses for
-            fine_tune, and is one rate for all layers in one_cycle
-        layer_decay: in place of lr_mult, each layer group has this share of the next one's rate;
-            with --split layers
-        early_stopping: end a phase after so many epochs without a lower validation loss
-        save_best: keep the epoch with the lowest validation loss as the result
-        formats: of the exported model - safetensors, which is always written, onnx, torch_export,
-            or a list of them
+        freeze_epochs: epochs with the head alone, which come first; null chooses
+        freeze_views: number of augmented views of each image in the epochs with the head alone;
+            null chooses
+        lr_mult: how many times lower the learning rate of the first layers is than the head's; null
+            chooses for fine_tune, and is one rate for all layers in one_cycle
+        layer_decay: in place of lr_mult, each layer group has this share of the learning rate of
+            the next group; goes with --split layers
+        early_stopping: a phase ends after so many epochs without a lower validation loss; null is
+            off
+        save_best: the result is the epoch with the lowest validation loss, not the last one
+        formats: format of the exported model - onnx, torch_export, safetensors, which is always
+            written, or a list of them
     """
 
     output: str = "runs/finetune"

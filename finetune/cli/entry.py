@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from finetune.cli.as_json import as_json
-from finetune.cli.mistakes import in_options
+from finetune.cli.mistakes import UsageError, in_options
 from finetune.wording import did_you_mean
 
 COMMANDS = {
@@ -24,9 +24,34 @@ COMMANDS = {
     "inspect": "what is in a folder of images, a run, a model, a checkpoint, a backbone",
     "demo": "see it work in about a minute, without a network",
 }
+
+DONE, COULD_NOT, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
 _EXPECTED = (
     ValueError, TypeError, KeyError, OSError, RuntimeError, ArithmeticError, ImportError, csv.Error,
 )  # fmt: skip
+"""What the library raises about a user's images, files and settings: shown without a traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 could not, 2 wrong usage, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        _print_error(f"say what to do: {', '.join(COMMANDS)} (see finetune -h)")
+        return WRONG_USAGE
+    if words[0] in ("-h", "--help"):
+        print(_help())
+        return DONE
+    if words[0] == "--version":
+        print(f"finetune {version('finetune-vision')}")
+        return DONE
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS)
+        _print_error(f"there is no command {words[0]!r}; {hint} (see finetune -h)")
+        return WRONG_USAGE
+    with _plain_warnings():
+        return _parse_and_run(name, words[1:])
 
 
 def _help() -> str:
@@ -43,63 +68,61 @@ def _help() -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 could not, 2 wrong usage, 130 interrupted."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    first = words[0] if words else ""
-    if first in ("-h", "--help"):
-        print(_help())
-        return 0
-    if first == "--version":
-        print(f"finetune {version('finetune-vision')}")
-        return 0
-    name = first.replace("_", "-")
-    if name not in COMMANDS:
-        found = f"there is no command {first!r}; {did_you_mean(name, COMMANDS)}"
-        _say(found if first else f"say what to do: {', '.join(COMMANDS)}", "", " (see finetune -h)")
-        return 2
-    with _plain_warnings():
-        return _run(name, words[1:])
-
-
-def _run(name: str, words: Sequence[str]) -> int:
+def _parse_and_run(name: str, words: Sequence[str]) -> int:
+    # imported here, as some commands import torch, which takes seconds
     command = importlib.import_module(f"finetune.cli.{name.replace('-', '_')}")
     parser = command.parser()
     try:
-        options: dict[str, Any] = parser.parse(words)
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-    for_machines = options.pop("json", False)
+        options = parser.parse(words)
+    except SystemExit:  # it has printed what --help or --print-config asks for
+        return DONE
+    except UsageError as mistake:
+        _print_error(str(mistake), name)
+        return WRONG_USAGE
     try:
-        with redirect_stdout(sys.stderr) if for_machines else nullcontext():
-            result, code = command.run(options)
-        if for_machines:
-            print(as_json(result))
-        sys.stdout.flush()
+        return _run(command, options)
     except KeyboardInterrupt:
         hint = "; the same command continues the run" if name == "train" else ""
         print(f"interrupted{hint}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return DONE
     except _EXPECTED as error:
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        _say(in_options(text, parser.hints), f" {name}")
-        return 1
+        _print_error(in_options(_message(error), parser.hints), name)
+        return COULD_NOT
+
+
+def _run(command: Any, options: dict[str, Any]) -> int:
+    """Runs the command; as JSON, its result is all that standard output gets."""
+    is_for_machines = options.pop("json", False)
+    with redirect_stdout(sys.stderr) if is_for_machines else nullcontext():
+        result, code = command.run(options)
+    if is_for_machines:
+        print(as_json(result))
+    # here, where a broken pipe is caught, and not at the end of the process
+    sys.stdout.flush()
     return int(code)
 
 
-def _say(text: str, command: str = "", hint: str = "") -> None:
-    print(f"finetune{command}: error: {text}{hint}", file=sys.stderr)
+def _message(error: BaseException) -> str:
+    """The error's text; of a KeyError without the quotes that Python puts around it."""
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    return str(error)
+
+
+def _print_error(text: str, command: str = "") -> None:
+    program = f"finetune {command}".rstrip()
+    print(f"{program}: error: {text}", file=sys.stderr)
 
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """In a terminal, a warning is its text, without a line of our source."""
-    usual = warnings.formatwarning
+    usual_format = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"finetune: warning: {message}\n"
     try:
         yield
     finally:
-        warnings.formatwarning = usual
+        warnings.formatwarning = usual_format

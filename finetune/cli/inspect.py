@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ SPLIT = int | list[int] | list[str] | dict[str, str] | str | None
 
 
 def parser() -> CommandParser:
-    made = CommandParser(
+    command = CommandParser(
         "inspect",
         "Says what is in a run folder, an exported model, a checkpoint, a config file, a table\n"
         "or a folder of images, or which layer groups a backbone has.",
@@ -36,33 +37,30 @@ def parser() -> CommandParser:
             "finetune inspect configs/strong.yaml",
         ],
     )
-    made.add_argument("what", help="a folder, a file or the name of a backbone")
-    made.option("split", SPLIT, "halves", help="where the groups of a backbone begin")
-    made.option("classes", int, 10, help="how many the head of a backbone is for")
-    made.option("train", str | None, help="folder of a given split, below that of the images")
-    made.option("valid", str | None, help="folder of a given split, below that of the images")
-    made.switch("json", help="the same as JSON on standard output")
-    return made
+    command.add_argument("what", help="a folder, a file or the name of a backbone")
+    command.option("split", SPLIT, "halves", help="where the layer groups of a backbone begin")
+    command.option("classes", int, 10, help="number of classes for the head of a backbone")
+    command.option("train", str | None, help="folder of the training images, below WHAT")
+    command.option("valid", str | None, help="folder of the validation images, below WHAT")
+    command.switch("json", help="the same as JSON on standard output")
+    return command
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Prints what there is, and returns it as data for --json."""
     path = Path(options["what"])
     if not path.exists():
-        return _backbone(options["what"], options["split"], options["classes"]), 0
+        return _inspect_backbone(options["what"], options["split"], options["classes"]), 0
     if path.is_dir():
-        if (path / run_folder.CONFIG).is_file():
-            return _run_folder(path), 0
-        if (path / DESCRIPTION).is_file():
-            return _model(path), 0
-        return _images(path, options["train"], options["valid"]), 0
+        return _inspect_folder(path, options["train"], options["valid"]), 0
     if path.suffix in (".yaml", ".yml"):
-        return _config(path), 0
+        return _inspect_config(path), 0
     if path.suffix == ".csv":
-        return _table(path), 0
-    return _checkpoint(path), 0
+        return _inspect_table(path), 0
+    return _inspect_checkpoint(path), 0
 
 
-def _backbone(name: str, split: Split, classes: int) -> dict[str, Any]:
+def _inspect_backbone(name: str, split: Split, classes: int) -> dict[str, Any]:
     try:
         check_name(name)
     except ValueError as error:
@@ -71,99 +69,130 @@ def _backbone(name: str, split: Split, classes: int) -> dict[str, Any]:
         model = Architecture(name, classes, input_size_of(name)).build(weights=None)
     groups = LayerGroups.from_model(model, split)
     print(groups)
-    listed = [
+    listed_groups = [
         {"name": group.name, "parameters": group.parameter_count, "norm": group.norm}
         for group in groups
     ]
-    total = sum(group.parameter_count for group in groups)
-    print(f"\n{total:,} parameters with a head for {classes} classes")
-    return {"kind": "backbone", "name": name, "groups": listed, "parameters": total}
+    parameter_count = sum(group.parameter_count for group in groups)
+    print(f"\n{parameter_count:,} parameters with a head for {classes} classes")
+    return {
+        "kind": "backbone",
+        "name": name,
+        "groups": listed_groups,
+        "parameters": parameter_count,
+    }
 
 
-def _model(path: Path) -> dict[str, Any]:
+def _inspect_folder(path: Path, train: str | None, valid: str | None) -> dict[str, Any]:
+    if (path / run_folder.CONFIG).is_file():
+        return _inspect_run(path)
+    if (path / DESCRIPTION).is_file():
+        return _inspect_model(path)
+    return _inspect_images(path, train, valid)
+
+
+def _inspect_run(path: Path) -> dict[str, Any]:
+    config = run_folder.read_config(path)
+    facts = {
+        "model": config.get("model"),
+        "data": config.get("csv") or config.get("data"),
+        "state": "not ended; the same finetune train continues it",
+    }
+    # the metrics are written last
+    metrics_file = path / run_folder.METRICS
+    if metrics_file.is_file():
+        facts["state"] = "ended"
+        facts.update(json.loads(metrics_file.read_text(encoding="utf-8")))
+    _print_facts(f"run {path}", facts)
+    return {"kind": "run", **facts, "config": config}
+
+
+def _inspect_model(path: Path) -> dict[str, Any]:
     description = export.read_description(path)
-    shown = {
+    facts = {
         "backbone": description.architecture.backbone,
         "classes": list(description.classes),
         "preprocessing": description.preprocessing.to_dict(),
         "versions": dict(description.versions),
     }
-    _print(f"exported model {path}", shown)
-    return {"kind": "model", **shown}
+    _print_facts(f"exported model {path}", facts)
+    return {"kind": "model", **facts}
 
 
-def _run_folder(path: Path) -> dict[str, Any]:
-    config = run_folder.read_config(path)
-    file = path / run_folder.METRICS
-    ended = file.is_file()
-    results = json.loads(file.read_text(encoding="utf-8")) if ended else {}
-    shown = {
-        "model": config.get("model"),
-        "data": config.get("csv") or config.get("data"),
-        "state": "ended" if ended else "not ended; the same finetune train continues it",
-        **results,
-    }
-    _print(f"run {path}", shown)
-    return {"kind": "run", **shown, "config": config}
-
-
-def _config(path: Path) -> dict[str, Any]:
-    made = train_parser()
-    settings = made.parse(["--config", str(path)])
-    shown = {name: value for name, value in settings.items() if name in made.setting_names}
-    _print(f"settings {path}", shown)
-    return {"kind": "config", **shown}
-
-
-def _table(path: Path) -> dict[str, Any]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.reader(stream)
-        shown = {"columns": next(rows, []), "rows": sum(1 for _ in rows)}
-    _print(f"table {path}", shown)
-    print(f"  finetune train --csv {path} takes the first column for images, the second for labels")
-    return {"kind": "table", **shown}
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    content = checkpoint.read(path)
-    run = content["run"] or {}
-    phases = [f"{phase['name']}: {phase['epochs']} epochs" for phase in run.get("plan", [])]
-    shown = {
-        "plan": phases,
-        "state": run.get("ended") or f"phase {run['phase'] + 1}, epoch {run['epoch'] + 1}"
-        if run
-        else "saved without a run",
-        "groups": list(content["groups"]),
-        "parameters": sum(v.numel() for v in content["model"].values() if torch.is_tensor(v)),
-    }
-    _print(f"checkpoint {path}", shown)
-    return {"kind": "checkpoint", **shown}
-
-
-def _images(path: Path, train: str | None, valid: str | None) -> dict[str, Any]:
-    found = ImageDataLoaders.from_folder(path, train=train, valid=valid, batch_size=1).summary()
-    print(found)
+def _inspect_images(path: Path, train: str | None, valid: str | None) -> dict[str, Any]:
+    data = ImageDataLoaders.from_folder(path, train=train, valid=valid, batch_size=1)
+    summary = data.summary()
+    print(summary)
     return {
         "kind": "images",
-        "classes": {row.name: row.train + row.valid for row in found.classes},
-        "imbalance": found.imbalance,
-        "widths": found.widths,
-        "heights": found.heights,
-        "formats": found.formats,
-        "unreadable": [str(error) for error in found.unreadable],
-        "duplicates": len(found.duplicates),
-        "left_out": found.left_out,
+        "classes": {row.name: row.train + row.valid for row in summary.classes},
+        "imbalance": summary.imbalance,
+        "widths": summary.widths,
+        "heights": summary.heights,
+        "formats": summary.formats,
+        "unreadable": [str(error) for error in summary.unreadable],
+        "duplicates": len(summary.duplicates),
+        "left_out": summary.left_out,
     }
 
 
-def _print(title: str, shown: dict[str, Any]) -> None:
+def _inspect_config(path: Path) -> dict[str, Any]:
+    """The settings with which finetune train would run, defaults included."""
+    train_command = train_parser()
+    values = train_command.parse(["--config", str(path)])
+    settings = {name: values[name] for name in train_command.setting_names}
+    _print_facts(f"settings {path}", settings)
+    return {"kind": "config", **settings}
+
+
+def _inspect_table(path: Path) -> dict[str, Any]:
+    # utf-8-sig: what spreadsheets save begins with a byte order mark
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.reader(stream)
+        header = next(rows, [])
+        row_count = sum(1 for _ in rows)
+    facts = {"columns": header, "rows": row_count}
+    _print_facts(f"table {path}", facts)
+    print(f"  finetune train --csv {path} takes the first column for images, the second for labels")
+    return {"kind": "table", **facts}
+
+
+def _inspect_checkpoint(path: Path) -> dict[str, Any]:
+    content = checkpoint.read(path)
+    run_state = content["run"] or {}
+    phases = run_state.get("plan", [])
+    tensors = [value for value in content["model"].values() if torch.is_tensor(value)]
+    facts = {
+        "plan": [f"{phase['name']}: {phase['epochs']} epochs" for phase in phases],
+        "state": _progress(run_state),
+        "groups": list(content["groups"]),
+        "parameters": sum(tensor.numel() for tensor in tensors),
+    }
+    _print_facts(f"checkpoint {path}", facts)
+    return {"kind": "checkpoint", **facts}
+
+
+def _progress(run_state: Mapping[str, Any]) -> str:
+    """How far the run of a checkpoint had come; phases and epochs count from 1."""
+    if not run_state:
+        return "saved without a run"
+    if run_state.get("ended"):
+        return str(run_state["ended"])
+    return f"phase {run_state['phase'] + 1}, epoch {run_state['epoch'] + 1}"
+
+
+def _print_facts(title: str, facts: Mapping[str, Any]) -> None:
     print(title)
-    width = max(map(len, shown))
-    for name, value in shown.items():
-        if isinstance(value, dict):
-            text = ", ".join(f"{key}: {own}" for key, own in value.items())
-        elif isinstance(value, list | tuple):
-            text = ", ".join(map(str, value))
-        else:
-            text = "null" if value is None else str(value)
-        print(f"  {name:<{width}}  {text}")
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"  {name:<{width}}  {_in_one_line(value)}")
+
+
+def _in_one_line(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return str(value)

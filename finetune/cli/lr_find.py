@@ -12,44 +12,47 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def parser() -> CommandParser:
-    made = CommandParser(
+    command = CommandParser(
         "lr-find",
         "Measures a learning rate on copies of the model and saves a figure of the curve.\n"
-        "Takes the settings of finetune train; those of epochs and rates are of no account.",
+        "Takes the settings of finetune train; those of epochs and learning rates change nothing.",
         [
             "finetune lr-find photos/ --model convnext_tiny",
             "finetune lr-find photos/ --config configs/strong.yaml --curve curve.png --json",
             "finetune lr-find photos/ --model resnet18 --group all",
         ],
-        usage="finetune lr-find [FOLDER] [--config FILE] [OPTION ...]",
     )
-    made.option("curve", str, "lr_find.png", help="file for the figure: .png, .svg or .pdf")
-    made.option("steps", int, 100, help="batches, at rates from low to high")
-    made.option("group", str, "head", help="the layer group whose rate it is, or all")
-    made.switch("json", help="results as JSON on standard output, all else on standard error")
-    made.add_settings(TrainConfig)
-    return made
+    command.option("curve", str, "lr_find.png", help="file for the figure: .png, .svg or .pdf")
+    command.option("steps", int, 100, help="number of batches, each with a higher rate")
+    command.option("group", str, "head", help="the layer group whose rate is measured, or all")
+    command.switch("json", help="results as JSON on standard output, all else on standard error")
+    command.add_settings(TrainConfig)
+    return command
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Suggestions and the curve; the figure is in a file."""
-    curve, steps, group = (options.pop(name) for name in ("curve", "steps", "group"))
-    if Path(curve).suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"curve='{curve}' must end in .png, .svg or .pdf")
+    """Measures the curve, saves its figure, and returns suggestions and curve for --json."""
+    curve_file = options.pop("curve")
+    steps = options.pop("steps")
+    group = options.pop("group")
+    if Path(curve_file).suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"curve='{curve_file}' must end in .png, .svg or .pdf")
     config = config_from(options)
     learner = build.learner_of(config, build.data_of(config))
     print(learner.data)
-    found = learner.lr_find(group=None if group == "all" else group, steps=steps)
-    Path(curve).parent.mkdir(parents=True, exist_ok=True)
-    found.plot().savefig(curve)
-    for name, rate in found.suggestions.items():
-        print(f"  {name:<8} {rate:.2g}")
-    print(f"suggestion: --base-lr {found.suggestion:.2g}; the curve is in {curve}")
-    return {
-        "suggestion": found.suggestion,
-        "suggestions": dict(found.suggestions),
+    measured_group = None if group == "all" else group
+    curve = learner.lr_find(group=measured_group, steps=steps)
+    Path(curve_file).parent.mkdir(parents=True, exist_ok=True)
+    curve.plot().savefig(curve_file)
+    for name, learning_rate in curve.suggestions.items():
+        print(f"  {name:<8} {learning_rate:.2g}")
+    print(f"suggestion: --base-lr {curve.suggestion:.2g}; the curve is in {curve_file}")
+    results = {
+        "suggestion": curve.suggestion,
+        "suggestions": dict(curve.suggestions),
         "group": group,
-        "curve": curve,
-        "lrs": list(found.lrs),
-        "losses": list(found.losses),
-    }, 0
+        "curve": curve_file,
+        "lrs": list(curve.lrs),
+        "losses": list(curve.losses),
+    }
+    return results, 0

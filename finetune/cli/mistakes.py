@@ -1,55 +1,41 @@
-"""What a mistake on the command line or in a config file is answered with: one line."""
+"""UsageError, and the words in which a mistake of a user is answered: one line each."""
 
+import difflib
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from finetune.wording import did_you_mean
+_TYPES_IN_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+    type(None): "null",
+    Path: "a file",
+}
 
-_PLAIN = {
-    int: "a whole number", float: "a number", str: "a text", bool: "true or false",
-    list: "a list", dict: "a mapping", type(None): "null",
-}  # fmt: skip
+
+class UsageError(ValueError):
+    """What a user typed, or wrote in a config file, is wrong; the message is one line."""
 
 
-def reworded(message: str, command: str, hints: Mapping[str, Any]) -> str:
-    """The parser's message in one line of plain words, with the nearest name.
+def wrong_value(name: str, hint: Any, value: Any) -> str:
+    """That the value of an option is not of its type, with the nearest word if there is one.
 
-    hints: name of an option -> its type.
+    name: as it was written, an option of the command line or a key of a config file.
 
-    >>> reworded('Parser key "epochs": Expected an int. Got value: x', "train", {"epochs": int})
-    "epochs needs a whole number, got 'x'"
-    >>> reworded("unrecognized arguments: --epohcs 3", "train", {"epochs": int})
-    "there is no option --epohcs; did you mean '--epochs'?"
+    >>> wrong_value("--resize", Literal["crop", "pad"], "crap")
+    "--resize needs 'crop' or 'pad', got 'crap'; did you mean 'crop'?"
+    >>> wrong_value("epochs", int, None)
+    'epochs needs a whole number, got null'
     """
-    text = " ".join(message.split())
-    if unknown := re.search(r"unrecognized arguments: (\S+)|Option '(\S+)' is not accepted", text):
-        return _unknown(unknown[1], unknown[2], command, hints)
-    if wrong := re.search(r'Parser key "(\w+)": .*(?:Got|Given) value: ?(.*)$', text):
-        name, value = wrong[1], wrong[2]
-        needs = wanted(hints[name]) if name in hints else "another value"
-        near = did_you_mean(value, words) if (words := _words(hints.get(name))) else ""
-        return f"{name} needs {needs}, got {value!r}" + (f"; {near}" if near[:3] == "did" else "")
-    if missing := re.search(r'Parser key "config": (.*)$', text):
-        gone = re.search(r"File does not exist: '(.*)'$", missing[1])
-        said = absent(gone[1]) if gone else f"{missing[1][0].lower()}{missing[1][1:]}"
-        return f"config file: {said}"
-    text = re.sub(r"^Unexpected config:.*", "the config file holds no settings (key: value)", text)
-    text = re.sub(r"^Problems parsing config: ", "the config file is no valid YAML: ", text)
-    return text.replace('in "<unicode string>", ', "in ")
-
-
-def _unknown(option: str | None, key: str | None, command: str, names: Iterable[str]) -> str:
-    """Of an option, a key in a config file, or a word too many."""
-    if key is not None:
-        return f"the config file has an unknown key {key!r}; {did_you_mean(key, names)}"
-    name = (option or "").partition("=")[0]
-    if not name.startswith("-"):
-        return f"{command} takes no further argument, got {name!r}"
-    near = did_you_mean(name.replace("_", "-"), [f"--{own}".replace("_", "-") for own in names])
-    return f"there is no option {name.replace('_', '-')}; {near}"
+    shown_value = "null" if value is None else repr(value)
+    message = f"{name} needs {type_in_words(hint)}, got {shown_value}"
+    return message + _nearest(str(value), _choices(hint))
 
 
 def absent(path: str | Path) -> str:
@@ -58,52 +44,82 @@ def absent(path: str | Path) -> str:
     >>> absent("nowhere/images")
     "'nowhere/images' does not exist"
     """
-    first = Path(path)
-    while not first.parent.is_dir():  # the folder that the mistake may be in
-        first = first.parent
-    near = did_you_mean(first.name, sorted(entry.name for entry in first.parent.iterdir()))
-    return f"{str(path)!r} does not exist" + (f"; {near}" if near.startswith("did") else "")
+    first_absent = Path(path)
+    while not first_absent.parent.is_dir():
+        first_absent = first_absent.parent
+    neighbours = sorted(entry.name for entry in first_absent.parent.iterdir())
+    return f"{str(path)!r} does not exist" + _nearest(first_absent.name, neighbours)
 
 
-def wanted(hint: Any) -> str:
-    """A type in words.
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing where no name is near."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    if not near:
+        return ""
+    return f"; did you mean {near[0]!r}?"
 
-    >>> wanted(Literal["crop", "pad"] | float | None)
+
+def type_in_words(hint: Any) -> str:
+    """What a value of this type is called in a message; the words to choose from come first.
+
+    >>> type_in_words(Literal["crop", "pad"] | float | None)
     "'crop', 'pad', a number or null"
     """
-    if get_origin(hint) is Literal:
-        return _or([repr(value) for value in get_args(hint)])
+    alternatives = [repr(choice) for choice in _choices(hint)]
+    for member in _members(hint):
+        if get_origin(member) is not Literal:
+            plain_type = get_origin(member) or member
+            alternatives.append(_TYPES_IN_WORDS.get(plain_type, plain_type.__name__))
+    # several kinds of list are one alternative
+    alternatives = list(dict.fromkeys(alternatives))
+    if len(alternatives) == 1:
+        return alternatives[0]
+    return f"{', '.join(alternatives[:-1])} or {alternatives[-1]}"
+
+
+def accepts_null(hint: Any) -> bool:
+    """Whether None is of this type.
+
+    >>> accepts_null(float | None), accepts_null(float)
+    (True, False)
+    """
+    return type(None) in _members(hint)
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words that a value may be, if its type lists them."""
+    choices: list[str] = []
+    for member in _members(hint):
+        if get_origin(member) is Literal:
+            choices.extend(get_args(member))
+    return choices
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types that a union is of; a type that is no union is its only member."""
     if get_origin(hint) in (Union, types.UnionType):
-        literal = [repr(v) for part in get_args(hint) for v in _words(part)]
-        others = [wanted(part) for part in get_args(hint) if get_origin(part) is not Literal]
-        return _or([*dict.fromkeys(literal + others)])
-    return _PLAIN.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
-
-
-def _words(hint: Any) -> list[str]:
-    """The texts that a type is one of, if it is."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return [word for part in get_args(hint) for word in _words(part)]
-    return list(get_args(hint)) if get_origin(hint) is Literal else []
-
-
-def _or(parts: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+        return get_args(hint)
+    return (hint,)
 
 
 def in_options(message: str, names: Iterable[str]) -> str:
-    """An error of the library, its arguments as options of the command line.
+    """An error of our own library, its Python arguments rewritten as options of the command line.
 
     >>> in_options("pass train='a', valid='b', or weights=None", ["train", "valid", "weights"])
     'pass --train a, --valid b, or --weights null'
     >>> in_options("pass split= to say where", ["split"])
     'pass --split to say where'
     """
+    any_name = "|".join(re.escape(name) for name in names)
+    # `name=`, with a quoted text, a plain word or no value behind it; no part of a longer name
+    argument = re.compile(rf"(?<![\w.-])(?P<name>{any_name})=(?P<value>'[^']*'|\w+)?")
+    return argument.sub(_as_option, " ".join(message.split()))
 
-    def option(found: re.Match[str]) -> str:
-        value = found[2].strip("'") if found[2] else ""
-        value = {"None": "null", "True": "", "False": "false"}.get(value, value)
-        return f"--{found[1].replace('_', '-')} {value}".rstrip()
 
-    known = "|".join(map(re.escape, names))
-    return re.sub(rf"(?<![\w.-])({known})=('[^']*'|\w+)?", option, " ".join(message.split()))
+def _as_option(argument: re.Match[str]) -> str:
+    option = f"--{argument['name'].replace('_', '-')}"
+    value = (argument["value"] or "").strip("'")
+    if value in ("", "True"):
+        return option
+    in_yaml = {"None": "null", "False": "false"}
+    return f"{option} {in_yaml.get(value, value)}"

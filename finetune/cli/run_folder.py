@@ -8,56 +8,77 @@ import yaml
 
 from finetune.callbacks.history import History
 from finetune.cli.mistakes import absent
+from finetune.cli.settings_file import read_settings
 from finetune.config import TrainConfig
 
 CONFIG, CHECKPOINT, BEST, MODEL = "config.yaml", "checkpoint.ckpt", "best.ckpt", "model"
 HISTORY, STEPS, METRICS, REPORT = "history.csv", "steps.csv", "metrics.json", "report.html"
 
+_NOT_COMPARED = frozenset({"output", "formats"})
+"""Settings that change nothing about what is trained: a run goes on with other ones."""
+
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """With whole paths, so that the saved settings mean the same anywhere on this machine."""
-
-    def whole(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
-
-    is_file = config.weights not in (None, "pretrained")
+    """The settings with absolute paths, which mean the same from any folder of this machine."""
+    weights = config.weights
+    if weights not in (None, "pretrained"):
+        weights = _absolute(weights)
     return replace(
         config,
-        data=whole(config.data),
-        csv=whole(config.csv),
-        cache_folder=whole(config.cache_folder),
-        weights=whole(config.weights) if is_file else config.weights,
+        data=_absolute(config.data),
+        csv=_absolute(config.csv),
+        cache_folder=_absolute(config.cache_folder),
+        weights=weights,
     )
 
 
+def _absolute(path: str | None) -> str | None:
+    if path is None:
+        return None
+    return str(Path(path).expanduser().absolute())
+
+
 def claim(output: Path, config: TrainConfig) -> None:
-    """The folder is new, empty, or holds the same run unfinished; else FileExistsError."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    """Returns if a run may begin or go on in this folder; else raises FileExistsError.
+
+    It may when the folder is new or empty, or holds an unfinished run with the same settings.
+    """
+    if _is_new_or_empty(output):
         return
     if not (output / CONFIG).is_file():
         raise FileExistsError(f"{str(output)!r} exists and is no run folder; give another --output")
     if not (output / CHECKPOINT).exists() and not (output / MODEL).exists():
-        return  # it failed before it had anything to keep
-    stored = read_config(output)
-    free = ("output", "formats")  # of no account for what is trained
-    differences = [k for k, v in asdict(config).items() if stored.get(k) != v and k not in free]
+        # the run failed before it had trained anything, so that nothing can be lost
+        return
+    differences = _differences(read_config(output), config)
     if differences:
         raise FileExistsError(
             f"{str(output)!r} holds a run with other settings ({', '.join(differences)}); "
             "give another --output"
         )
-    if (output / METRICS).exists():  # which is written last
+    # the metrics are written last
+    if (output / METRICS).exists():
         raise FileExistsError(f"{str(output)!r} holds this run, finished; give another --output")
 
 
+def _is_new_or_empty(folder: Path) -> bool:
+    if not folder.exists():
+        return True
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
+    """The names of the settings that differ, of those that matter for what is trained."""
+    names = []
+    for name, value in asdict(config).items():
+        if name not in _NOT_COMPARED and stored.get(name) != value:
+            names.append(name)
+    return names
+
+
 def read_config(output: Path) -> dict[str, Any]:
-    try:
-        stored = yaml.safe_load((output / CONFIG).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{str(output / CONFIG)!r} is no valid YAML: {error}") from None
-    if not isinstance(stored, dict):
-        raise ValueError(f"{str(output / CONFIG)!r} holds no settings (key: value)")
-    return stored
+    """The settings that a run was started with. Raises ValueError for a file without settings."""
+    return read_settings(output / CONFIG)
 
 
 def write_config(output: Path, config: TrainConfig) -> None:
@@ -73,17 +94,25 @@ def write_history(output: Path, history: History) -> None:
 
 
 def settings_of(model: str | Path) -> dict[str, Any]:
-    """Those of a run folder; none for another folder."""
-    return read_config(Path(model)) if (Path(model) / CONFIG).is_file() else {}
+    """The settings of a run folder; none for another folder."""
+    folder = Path(model)
+    if not (folder / CONFIG).is_file():
+        return {}
+    return read_config(folder)
 
 
 def model_in(path: str | Path) -> Path:
-    """The exported model's folder, for that folder itself or for a run folder."""
+    """The exported model's folder: that of a run folder, or else the path itself.
+
+    Raises FileNotFoundError when there is no such path, or a run without a model yet.
+    """
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(absent(path))
-    if (folder / CONFIG).is_file() and not (folder / MODEL).is_dir():
+    if (folder / MODEL).is_dir():
+        return folder / MODEL
+    if (folder / CONFIG).is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} is a run that has not ended; its finetune train continues it"
         )
-    return folder / MODEL if (folder / MODEL).is_dir() else folder
+    return folder

@@ -29,7 +29,6 @@ def parser() -> CommandParser:
             "finetune train --config runs/photos/config.yaml --output runs/again",
             "finetune train photos/ --print-config > my.yaml",
         ],
-        usage="finetune train [FOLDER] [--config FILE] [OPTION ...]",
     )
     made.switch("json", help="results as JSON on standard output, all else on standard error")
     made.add_settings(TrainConfig)

@@ -11,11 +11,11 @@ from finetune.cli import main, models
 from finetune.cli.as_json import as_json
 
 
-def test_what_json_has_not_is_null() -> None:
+def test_what_json_does_not_have_is_null() -> None:
     row = namedtuple("row", "r2")(float("-inf"))
-    given = {"a": [1, 2.5, float("nan")], "b": {"c": (float("inf"), None)}, "row": row, "t": "NaN"}
-    found = {"a": [1, 2.5, None], "b": {"c": [None, None]}, "row": [None], "t": "NaN"}
-    assert json.loads(as_json(given)) == found
+    value = {"a": [1, 2.5, float("nan")], "b": {"c": (float("inf"), None)}, "row": row, "t": "NaN"}
+    expected = {"a": [1, 2.5, None], "b": {"c": [None, None]}, "row": [None], "t": "NaN"}
+    assert json.loads(as_json(value)) == expected
 
 
 def test_commands_answer_without_nan(

@@ -12,12 +12,12 @@ from finetune.cli import main
 def test_a_given_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("train", "val"):
         write_photos(tmp_path / part, classes=("red", "blue"))
-    given = ["--train", "train", "--valid", "val", "--json"]
-    assert main(["inspect", str(tmp_path), *given]) == 0
+    split = ["--train", "train", "--valid", "val", "--json"]
+    assert main(["inspect", str(tmp_path), *split]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == {"blue": 16, "red": 16}
 
 
 def test_a_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tables / "labels.csv"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == {"kind": "table", "columns": ["number", "file", "labels"], "rows": 24}
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"kind": "table", "columns": ["number", "file", "labels"], "rows": 24}

@@ -14,15 +14,22 @@ from finetune.models import hub
     ("arguments", "message"),
     [
         (["train", "photos", "--epochz", "3"], "there is no option --epochz; did you mean '--ep"),
-        (["train", "photos", "--epochs", "many"], "epochs needs a whole number, got 'many'"),
-        (["train", "photos", "--epochs", "5.5"], "epochs needs a whole number, got '5.5'"),
-        (["train", "photos", "--lr-mult", "x"], "lr_mult needs a number or null, got 'x'"),
+        (["train", "photos", "--ep", "3"], "there is no option --ep; did you mean '--epochs'?"),
+        (["train", "photos", "-x"], "there is no option -x; there are --json, --config"),
+        (["train", "photos", "--epochs", "many"], "--epochs needs a whole number, got 'many'"),
+        (["train", "photos", "--epochs", "5.5"], "--epochs needs a whole number, got '5.5'"),
+        (["train", "photos", "--epochs="], "--epochs needs a whole number, got ''"),
+        (["train", "photos", "--lr-mult", "x"], "--lr-mult needs a number or null, got 'x'"),
         (["train", "photos", "--resize", "crap"], "did you mean 'crop'?"),
-        (["train", "photos", "--epochs"], "--epochs: expected one argument"),
+        (["train", "photos", "--epochs"], "--epochs has no value behind it; it needs a whole nu"),
+        (["train", "--epochs", "--seed", "1"], "--epochs has no value behind it"),
+        (["train", "photos", "--json=yes"], "--json takes no value, got 'yes'"),
         (["train", "photos", "--config", "nowhere.yaml"], "nowhere.yaml' does not exist"),
+        (["train", "photos", "--config", "."], "'.' can't be read: Is a directory"),
         (["train", "photos", "more"], "train takes no further argument, got 'more'"),
         (["export", "run", "--format", "onxx"], "did you mean 'onnx'?"),
-        (["predict"], "required"),
+        (["predict"], "predict needs MODEL and IMAGES: finetune predict MODEL IMAGES ... [OPTION"),
+        (["predict", "run"], "predict needs IMAGES: finetune predict"),
         (["trian"], "there is no command 'trian'; did you mean 'train'?"),
         ([], "say what to do: train, lr-find"),
     ],
@@ -40,21 +47,27 @@ def test_wrong_usage_is_answered_in_one_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("batchsize: 3\n", "unknown key 'batchsize'; did you mean 'batch_size'?"),
-        ("epochs: many\n", "epochs needs a whole number, got 'many'"),
-        ("epochs: [1\n", "no valid YAML"),
-        ("- 3\n", "holds no settings"),
-        ("", "holds no settings"),
+        (b"batchsize: 3\n", "'my.yaml' has an unknown key 'batchsize'; did you mean 'batch_size'?"),
+        (b"3: batch_size\n", "'my.yaml' has an unknown key 3; there are data, csv"),
+        (b"epochs: many\n", "epochs in 'my.yaml' needs a whole number, got 'many'"),
+        (b"epochs: 5.0\n", "epochs in 'my.yaml' needs a whole number, got 5.0"),
+        (b"epochs: null\n", "epochs in 'my.yaml' needs a whole number, got null"),
+        (b"epochs: [1\n", "'my.yaml' is no valid YAML: line 2, column 1: while parsing a flow"),
+        (b"epochs: 1\x07\n", "'my.yaml' is no valid YAML: unacceptable character"),
+        (b"model: caf\xe9\n", "'my.yaml' is no UTF-8 text"),
+        (b"- 3\n", "'my.yaml' holds no settings"),
+        (b"", "'my.yaml' holds no settings"),
     ],
 )
 def test_a_config_file_with_a_mistake(
-    text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    assert main(["train", "photos", "--config", str(file)]) == 2
+    text: bytes, message: str, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_bytes(text)
+    assert main(["train", "photos", "--config", "my.yaml"]) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert error.startswith(f"finetune train: error: {message}")
     assert error.count("\n") == 1
 
 
@@ -105,7 +118,7 @@ def test_a_given_split_is_asked_for_in_options(
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("path", "message"),
     [
         ("phots", "'phots' does not exist; did you mean 'photos'?"),
         ("phots/red", "'phots/red' does not exist; did you mean 'photos'?"),
@@ -114,11 +127,11 @@ def test_a_given_split_is_asked_for_in_options(
     ],
 )
 def test_a_path_that_is_not_there_gets_the_nearest_name(
-    given: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos" / "red").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert absent(given) == message
+    assert absent(path) == message
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
@@ -136,6 +149,17 @@ def test_a_config_file_that_is_not_there_gets_the_nearest_name(
     (tmp_path / "strong.yaml").write_text("epochs: 1\n")
     assert main(["train", "photos", "--config", str(tmp_path / "strng.yaml")]) == 2
     assert "did you mean 'strong.yaml'?" in capsys.readouterr().err
+
+
+def test_inspect_answers_a_config_file_with_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.yaml").write_text("epohcs: 1\n")
+    assert main(["inspect", str(tmp_path / "my.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("finetune inspect: error: ")
+    assert "unknown key 'epohcs'; did you mean 'epochs'?" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_whose_settings_are_no_yaml_is_one_line(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.cli import lr_find, main, train
+from finetune.cli import lr_find, main, predict, train
+from finetune.cli.mistakes import UsageError
 from finetune.config import TrainConfig
 
 
@@ -24,8 +25,8 @@ def test_what_is_typed_wins_over_a_config_before_and_after_it(file: str) -> None
         ["photos", "--batch-size", "16", f"--config={file}"],
         ["--config", file, "photos", "--batch-size", "16"],
     ):
-        found = train.parser().parse(words)
-        assert (found["batch_size"], found["epochs"]) == (16, 7), words
+        options = train.parser().parse(words)
+        assert (options["batch_size"], options["epochs"]) == (16, 7), words
 
 
 def test_a_folder_that_is_typed_wins_over_a_configs(file: str) -> None:
@@ -42,7 +43,7 @@ def test_config_without_a_file_does_not_take_another_word(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["train", "photos", "--config"]) == 2
-    assert "--config: expected one argument" in capsys.readouterr().err
+    assert "--config has no value behind it; it needs a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,9 @@ def test_config_without_a_file_does_not_take_another_word(
     ],
 )
 def test_save_best_is_a_switch_that_also_takes_a_value(words: list[str], expected: bool) -> None:
-    found = train.parser().parse(words)
-    assert found["save_best"] is expected
-    assert found["folder"] == ("photos" if "photos" in words else None)
+    options = train.parser().parse(words)
+    assert options["save_best"] is expected
+    assert options["folder"] == ("photos" if "photos" in words else None)
 
 
 @pytest.mark.parametrize("command", ["train", "lr-find"])
@@ -88,12 +89,60 @@ def test_a_printed_config_holds_the_settings_alone(
     ],
 )
 def test_what_is_no_setting_is_refused_in_a_config_file(
-    command: Any, key: str, value: str, hint: str, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    command: Any, key: str, value: str, hint: str, tmp_path: Path
+) -> None:
     (tmp_path / "own.yaml").write_text(f"epochs: 3\n{key}: {value}\n")
-    with pytest.raises(SystemExit):
+    message = f"own.yaml' has a key {key!r}, which is no setting; {hint}$"
+    with pytest.raises(UsageError, match=message):
         command.parser().parse(["--config", str(tmp_path / "own.yaml")])
-    error = capsys.readouterr().err
-    assert f"the config file has a key {key!r}, which is no setting; {hint}" in error
-    assert error.count("\n") == 1
+
+
+def test_a_later_config_wins_over_an_earlier_one(file: str, tmp_path: Path) -> None:
+    (tmp_path / "later.yaml").write_text("epochs: 9\n")
+    options = train.parser().parse(["--config", file, "--config", str(tmp_path / "later.yaml")])
+    assert (options["batch_size"], options["epochs"]) == (8, 9)
+
+
+def test_a_number_in_a_config_means_what_it_means_when_typed(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("base_lr: 1e-3\nweight_decay: {head: 1e-2}\n")
+    typed = ["--base-lr", "1e-3", "--weight-decay", "{head: 1e-2}"]
+    for words in (["--config", str(tmp_path / "own.yaml")], typed):
+        options = train.parser().parse(words)
+        assert options["base_lr"] == 0.001
+        assert options["weight_decay"] == {"head": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--base-lr", "-1e-3"], "base_lr", -0.001),
+        (["--label-delimiter", "-"], "label_delimiter", "-"),
+        (["--label-delimiter", "- "], "label_delimiter", "- "),
+        (["--label-delimiter=--"], "label_delimiter", "--"),
+        (["--", "--photos"], "folder", "--photos"),
+        (["-3"], "folder", "-3"),
+    ],
+)
+def test_what_begins_with_a_dash_and_is_no_option(words: list[str], name: str, value: Any) -> None:
+    assert train.parser().parse(words)[name] == value
+
+
+def test_the_last_argument_takes_all_words_wherever_they_are() -> None:
+    options = predict.parser().parse(["run", "a.jpg", "--batch-size", "8", "b.jpg", "--", "-c.jpg"])
+    assert options["model"] == "run"
+    assert options["images"] == ["a.jpg", "b.jpg", "-c.jpg"]
+    assert options["batch_size"] == 8
+
+
+def test_help_wins_over_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--bogus", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: finetune predict MODEL IMAGES ... [OPTION")
+
+
+def test_help_shows_each_option_once_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: finetune train [FOLDER] [--config FILE] [OPTION ...]")
+    assert "--formats+" not in text
+    assert "new head's weights (default: 0)" in text
+    assert "; a space unless given --train" in text
