@@ -214,7 +214,7 @@ class LayerGroups(Sequence[LayerGroup]):
         if name == "lr":
             raise ValueError("every fit has its own learning rates: pass lr to it, by group or not")
         present, values = self.values_of(name), self.per_group(given, name)
-        values = group_values.numbers(values, name, present, shown=given)
+        values = group_values.checked_values(values, name, present, shown=given)
         for group, value in zip(self, values, strict=True):
             if name in group.base:
                 group.values[name] = group.base[name] = value

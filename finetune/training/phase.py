@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from finetune.models.group_values import numbers
+from finetune.models.group_values import checked_values
 from finetune.optim import schedules
 from finetune.optim.schedules import Schedule
 
@@ -35,7 +35,7 @@ class Phase:
         if not isinstance(self.epochs, Integral) or self.epochs < 1:
             raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
         # plain numbers and tuples: a phase is compared, and stored in checkpoints
-        peaks = {name: numbers(v, name, list(v)) for name, v in self.peaks.items()}
+        peaks = {name: checked_values(v, name, list(v)) for name, v in self.peaks.items()}
         given = {n: tuple(s) if isinstance(s, list) else s for n, s in self.schedules.items()}
         for name, value in (("epochs", int(self.epochs)), ("peaks", peaks), ("schedules", given)):
             object.__setattr__(self, name, value)
