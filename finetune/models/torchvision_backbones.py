@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune.models.splitting import classifier_layers
+from finetune.models.classifier_layers import classifier_layers
 from finetune.randomness import isolated
 from finetune.wording import did_you_mean
 
