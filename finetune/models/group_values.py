@@ -97,8 +97,8 @@ def checked_values(
     and no tensor may get into it. All must be finite numbers, and besides
 
     - a learning rate must be positive,
-    - momentum and the betas must be from 0 to 1,
-    - any other must not be negative.
+    - any other hyper-parameter must not be negative,
+    - momentum and the betas must not be above 1 either.
 
     present: the values that the hyper-parameter has now. If one of them is negative, the new ones
     may be so, too: Adafactor's beta2_decay is.
@@ -111,25 +111,35 @@ def checked_values(
     values = list(values)
     if shown is None:
         shown = values
-    for value in values:
-        if isinstance(value, str) or not hasattr(value, "__float__"):
-            raise ValueError(f"{name} must be numbers, got {value!r} in {shown!r}")
-    floats = tuple(float(value) for value in values)
+    floats = _as_floats(values, name, shown)
     all_finite = all(math.isfinite(value) for value in floats)
 
+    # learning rates
     if name in _LEARNING_RATES:
         all_positive = all(value > 0 for value in floats)
         if not (all_finite and all_positive):
             raise ValueError(f"learning rates must be positive and finite, got {shown!r}")
         return floats
 
+    # all others
     may_be_negative = min(present, default=0) < 0
-    signs_fit = may_be_negative or all(value >= 0 for value in floats)
-    if not (all_finite and signs_fit):
+    none_negative = all(value >= 0 for value in floats)
+    if not (all_finite and (none_negative or may_be_negative)):
         raise ValueError(f"{name} must be finite and not negative, got {shown!r}")
+
+    # momentum and the betas, besides
     if name.startswith(_MOMENTA) and max(floats) > 1:
         raise ValueError(f"{name} must not be above 1, got {shown!r}")
     return floats
+
+
+def _as_floats(values: Iterable[Any], name: str, shown: object) -> tuple[float, ...]:
+    """Converts numbers of any type; raises ValueError for a value that is no number."""
+    for value in values:
+        is_number = hasattr(value, "__float__") and not isinstance(value, str)
+        if not is_number:
+            raise ValueError(f"{name} must be numbers, got {value!r} in {shown!r}")
+    return tuple(float(value) for value in values)
 
 
 def _without_arrays(values: Any) -> Any:

@@ -60,7 +60,7 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
     ['body_1', 'body_2', 'body_3', 'head']
     """
     if split is None:
-        return _named_children(model) if _is_pair(model) else _by_word(model, "halves")
+        return _by_default(model)
     if isinstance(split, str):
         return _by_word(model, split)
     if _is_whole_number(split):
@@ -70,6 +70,7 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
     if callable(split):
         return _by_function(model, split)
 
+    # indices or paths, but not some of both
     starts = list(split) if isinstance(split, Iterable) else []
     indices = [int(start) for start in starts if _is_whole_number(start)]
     paths = [start for start in starts if isinstance(start, str)]
@@ -100,7 +101,10 @@ def _is_pair(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and len(list(model.children())) == 2
 
 
-def _named_children(model: nn.Module) -> NamedMembers:
+def _by_default(model: nn.Module) -> NamedMembers:
+    """Backbone and head, under the names of the children; or halves of any other model."""
+    if not _is_pair(model):
+        return _by_word(model, "halves")
     (first_name, backbone), (second_name, head) = model.named_children()
     if (first_name, second_name) == ("0", "1"):  # the children have no names of their own
         first_name, second_name = "backbone", "head"
@@ -108,6 +112,10 @@ def _named_children(model: nn.Module) -> NamedMembers:
 
 
 def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
+    """The blocks of the model without its head, and the modules of the head.
+
+    Raises ValueError for a model that has no classifier.
+    """
     if _is_pair(model):
         backbone, head = model.children()
         return read_body(backbone), [head]
@@ -124,9 +132,9 @@ def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
     for layer in layers:
         places_in_head.update(count_places(layer))
     places = count_places(model)
-    # a weight that is tied to one in the body belongs there
+    # a weight that is tied to one in the body has a place outside the head, and belongs to the body
     in_head_only = {p for p, count in places_in_head.items() if count == places[p]}
-    return read_body(model, in_head_only), layers
+    return read_body(model, without=in_head_only), layers
 
 
 # --- a word, a number, a function
