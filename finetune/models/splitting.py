@@ -141,6 +141,7 @@ def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
 
 
 def _by_word(model: nn.Module, granularity: str) -> NamedMembers:
+    """Groups of a named granularity, see `split_model`."""
     if granularity not in _WORDS:
         hint = did_you_mean(granularity, _WORDS)
         raise ValueError(f"split={granularity!r} is not understood; {hint} {_HOW}")
@@ -160,6 +161,7 @@ def _by_word(model: nn.Module, granularity: str) -> NamedMembers:
 
 
 def _by_count(model: nn.Module, count: int) -> NamedMembers:
+    """The head, and `count - 1` groups of the body of about equally many blocks."""
     if count < 2:
         raise ValueError(f"split={count} needs 2 groups or more, the body's and the head")
     body, head = _body_and_head(model)
@@ -170,6 +172,7 @@ def _by_count(model: nn.Module, count: int) -> NamedMembers:
 
 
 def _by_function(model: nn.Module, split: SplitFunction) -> NamedMembers:
+    """The groups that a user's function returns, each as a list or as a single module."""
     groups: list[Members] = []
     for members in split(model):
         if isinstance(members, nn.Module | nn.Parameter):
@@ -218,6 +221,7 @@ def _default_names(count: int) -> list[str]:
 
 
 def _at_indices(model: nn.Module, starts: list[int]) -> NamedMembers:
+    """Groups that start at these children of a Sequential, named after their indices."""
     if not isinstance(model, nn.Sequential):
         raise ValueError(
             f"split={starts} counts the children of a Sequential, but the model is a "
@@ -243,8 +247,9 @@ def _at_paths(model: nn.Module, starts: list[str]) -> NamedMembers:
     groups: list[list[nn.Module | nn.Parameter]] = [[]]
     visited: list[str] = []
     for path, module in modules_in_order(model):
+        # a container of stages may be left out in this order: then the first module inside it comes
         if upcoming and _is_inside(path, upcoming[0]):
-            # a module that was entered before is out of order, and no group starts in its middle
+            # a group does not start in the middle of a module that was entered before
             was_entered = any(_is_inside(earlier, upcoming[0]) for earlier in visited)
             if not was_entered:
                 groups.append([])
@@ -324,7 +329,7 @@ def _full_path(model: nn.Module, path: str, *, parameters: bool = False) -> str:
 
 
 def _is_inside(path: str, outer: str) -> bool:
-    """Whether the path is that of a module or parameter, or of something in it."""
+    """Whether `path` is the path `outer` itself or that of something inside it."""
     return path == outer or path.startswith(f"{outer}.")
 
 
