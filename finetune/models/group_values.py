@@ -125,7 +125,7 @@ def checked_values(
     may_be_negative = min(present, default=0) < 0
     none_negative = all(value >= 0 for value in floats)
     if not (all_finite and (none_negative or may_be_negative)):
-        raise ValueError(f"{name} must be finite and not negative, got {shown!r}")
+        raise ValueError(f"{name} must not be negative, and finite, got {shown!r}")
 
     # momentum and the betas, besides
     if name.startswith(_MOMENTA) and max(floats) > 1:

@@ -141,7 +141,7 @@ def test_an_optimizer_without_it_refuses_a_hyper_parameter():
 
 
 def test_a_negative_value_is_refused():
-    with pytest.raises(ValueError, match=r"eps must be finite and not negative, got -1"):
+    with pytest.raises(ValueError, match=r"eps must not be negative, and finite, got -1"):
         learner_of().layer_groups.set("eps", -1)
 
 
@@ -211,7 +211,7 @@ def test_setting_one_value_keeps_the_peaks_of_the_others():
     ("name", "value", "message"),
     [
         ("beta2", 7.0, "beta2 must not be above 1, got 7.0"),
-        ("eps", float("inf"), "eps must be finite and not negative"),
+        ("eps", float("inf"), "eps must not be negative, and finite"),
         ("eps", "0.1", r"eps must be numbers, got '0.1'"),
         ("eps", None, r"eps must be numbers, got None"),
     ],
