@@ -1,15 +1,23 @@
 """The blocks of a network in order of depth, read from its tree of modules; nothing is run.
 
-Containers are opened and blocks are not. What is opened becomes a chain of pieces: further chains,
-blocks (two or more layers with weights), and what belongs to a neighbouring block (one layer, a
-norm, a position embedding). A chain of no block is itself one piece, as a stem of convolutions is.
+A module is a container, which is opened, or a block, which is not. What is opened becomes a chain
+of pieces, one for each child, and a piece is
+
+- a chain again,
+- a block: a module that has two or more layers with weights,
+- or less than a block, such as one layer, a norm or a position embedding, which then joins a block
+  beside it.
+
+A chain that has no block in it is one piece, as a stem of convolutions is.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
+
+from finetune.models.module_order import children_in_order, join_path
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # A module that is no container is a stage, and opened, if it has one of these...
@@ -19,15 +27,8 @@ _IN_BLOCKS = re.compile(r"(^|\.)blocks(\.\d+)+(\.layers\.\d+)?$")
 # One piece, whatever is inside: what leads into blocks, and what mixes the outputs of all stages.
 _CLOSED = ("stem", "downsample", "global_block", "incre_modules")
 # Exceptions by class. RegStage loops over its children as if it were a Sequential; torchvision
-# says MaxVitBlock to a stage, its blocks are called MaxVitLayer.
+# calls a stage MaxVitBlock, and its blocks MaxVitLayer.
 _STAGES = ("RegStage", "MaxVitBlock")
-# Classes whose stages do not run in the order in which their parts are registered: the stage, what
-# leads into it, and what its blocks share. {} is 0, 1, ...
-_STAGED = {
-    "CoaT": ("serial_blocks{}", "patch_embed{}", "cpe{}", "crpe{}"),
-    "FasterNet": ("stages.{}.blocks", "stages.{}.downsample"),
-    "Twins": ("blocks.{}", "patch_embeds.{}", "pos_block.{}"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class Stage:
 class Body:
     """A network without its head, first layers first.
 
-    stem: what runs before the first stage, and what the network itself owns (class token, position
-    embedding); may be empty. What runs after the last block is in the last block.
+    stem: what runs before the first stage, and what the network has outside its children (a class
+    token, a position embedding); may be empty. What runs after the last block is in the last block.
     """
 
     stem: list[nn.Parameter]
@@ -68,9 +69,10 @@ class Body:
 
 @dataclass(slots=True)
 class _Piece:
-    """A module and all parameters under it; chain: its pieces, if it was opened.
+    """A module and all parameters under it.
 
-    weights: how many matrices and kernels it has.
+    weights: how many matrices and kernels it has; biases and the scales of norms do not count.
+    chain: the pieces that it was opened into; empty if it was not opened. One at least is a block.
     """
 
     path: str
@@ -80,11 +82,12 @@ class _Piece:
 
     @property
     def is_block(self) -> bool:
+        """Whether it is a block or has blocks inside."""
         return bool(self.chain) or self.weights > 1
 
 
 def read_body(network: nn.Module, without: Collection[int] = ()) -> Body:
-    """The stem, stages and blocks of a network.
+    """Reads the stem, the stages and the blocks of a network.
 
     without: identities of parameters to leave out, such as the classifier's. A stage is a chain on
     the outermost level that has several, or else the only chain there is. A tied weight belongs to
@@ -95,156 +98,178 @@ def read_body(network: nn.Module, without: Collection[int] = ()) -> Body:
     >>> [block.path for block in body.blocks], len(body.stem)
     (['1.0', '1.1', '1.2'], 2)
     """
-    pieces = _outermost_level(_Reader(network, without).read(network).chain)
+    network_piece = _Reader(network, without).read(network)
+    pieces = _outermost_level(network_piece.chain)
+    if not pieces:  # a network without parameters
+        return Body([], [])
     if not any(piece.chain for piece in pieces):  # the network itself is the only stage
-        start = _first(piece.is_block for piece in pieces)
-        pieces[start:] = [_Piece("body", [], 2, pieces[start:])]
-    start = _first(bool(piece.chain) for piece in pieces)
-    stem, rest = pieces[:start], pieces[start:]
+        before, blocks = _split_at_first_block(pieces)
+        pieces = [*before, _Piece("body", [], 2, blocks)]
+    first_chain = [bool(piece.chain) for piece in pieces].index(True)
+    stem, pieces = pieces[:first_chain], pieces[first_chain:]
     if not stem:  # it is in the first stage's container
-        chain = rest[0].chain
-        start = _first(piece.is_block for piece in chain)
-        stem, chain[:] = chain[:start], chain[start:]
-    stages: list[Stage] = []
-    before: list[_Piece] = []
-    for piece in rest:
-        before.append(piece)
-        if piece.chain:
-            stages.append(Stage(piece.path, _blocks(before)))
-            before = []
-    if stages and stages[-1].blocks:
-        stages[-1].blocks[-1].parameters.extend(_parameters(before))
-    return Body(_parameters(stem), [stage for stage in stages if stage.blocks])
-
-
-def modules_in_order(
-    module: nn.Module, path: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, nn.Module]]:
-    """The module and those under it, each once, with their paths, in order of depth.
-
-    It is `named_modules()`, but for the classes that do not register modules as they run.
-
-    >>> [path for path, _ in modules_in_order(nn.Sequential(nn.ReLU(), nn.Flatten()))]
-    ['', '0', '1']
-    """
-    seen = set() if seen is None else seen
-    if id(module) in seen:
-        return
-    seen.add(id(module))
-    yield path, module
-    for stage, *parts in _children_in_order(module):
-        for name, child in [*parts, stage]:
-            yield from modules_in_order(child, f"{path}.{name}" if path else name, seen)
+        stem, pieces[0].chain = _split_at_first_block(pieces[0].chain)
+    return Body(_parameters(stem), _stages(pieces))
 
 
 class _Reader:
-    """Reads pieces from a tree of modules; each parameter is in the first that has it."""
+    """Reads pieces from a tree of modules; a parameter belongs to the first piece that has it."""
 
     def __init__(self, network: nn.Module, without: Collection[int]) -> None:
-        self.taken = set(without)
-        named = network.named_parameters()
-        weights = {id(p) for name, p in named if p.ndim > 1 and name.endswith("weight")}
-        self.weights = weights - self.taken
+        self._claimed = set(without)
+        self._weights: set[int] = set()  # identities of the matrices and kernels
+        for name, parameter in network.named_parameters():
+            is_weight = parameter.ndim > 1 and name.endswith("weight")
+            if is_weight and id(parameter) not in self._claimed:
+                self._weights.add(id(parameter))
 
     def read(self, module: nn.Module, path: str = "") -> _Piece:
-        opened = not path or _is_opened(module, path)
-        if not opened and not self._may_wrap_a_network(module, path):
-            return self._piece(module, path)
-        pieces = [self._piece(module, path, own=True)]
-        prefix = f"{path}." if path else ""
-        for (name, child), *parts in _children_in_order(module):
-            before = [self._piece(part, prefix + part_name) for part_name, part in parts]
-            stage = self.read(child, prefix + name)
-            pieces.extend([*before[:1], stage])
-            first = stage.chain[0] if stage.chain else stage
-            first.parameters.extend(_parameters(before[1:]))
-        pieces = [piece for piece in pieces if piece.parameters]
-        whole = _Piece(path, _parameters(pieces), sum(piece.weights for piece in pieces))
-        if any(piece.is_block if opened else piece.chain for piece in pieces):
-            whole.chain = pieces
-        elif not path or path.endswith("features"):  # a plain stack, where every layer is a block
-            least = min(1, whole.weights)
-            for piece in pieces:
-                piece.weights = 2 if piece.weights >= least else 0
-            whole.chain = pieces
-        return whole
+        """Reads a module as one piece, or as a chain of pieces if there are blocks inside it."""
+        is_network = not path
+        is_opened = is_network or _is_opened(module, path)
+        if not is_opened and not self._may_wrap_a_network(module, path):
+            return self._read_closed(module, path)
+        pieces = self._read_children(module, path)
+        piece = _Piece(path, _parameters(pieces), sum(inner.weights for inner in pieces))
+        if is_opened:
+            has_blocks = any(inner.is_block for inner in pieces)
+        else:  # layers do not tell a wrapper of a network from a large block; chains inside do
+            has_blocks = any(inner.chain for inner in pieces)
+        if has_blocks:
+            piece.chain = pieces
+        elif is_network or path.endswith("features"):  # as VGG and others call a plain stack
+            _make_layers_blocks(pieces)
+            piece.chain = pieces
+        return piece
+
+    def _read_children(self, module: nn.Module, path: str) -> list[_Piece]:
+        """Pieces of the children, after one of what the module has outside them."""
+        outside_children = self._claim(module.parameters(recurse=False))
+        pieces = [_Piece(path, outside_children, weights=0)]
+        for child in children_in_order(module):
+            before = [self._read_closed(part, join_path(path, name)) for name, part in child.before]
+            leading_in, shared = before[:1], before[1:]
+            piece = self.read(child.module, join_path(path, child.path))
+            pieces.extend([*leading_in, piece])
+            # the first block of a stage has what all of them use
+            first = piece.chain[0] if piece.chain else piece
+            first.parameters.extend(_parameters(shared))
+        return [piece for piece in pieces if piece.parameters]
+
+    def _read_closed(self, module: nn.Module, path: str) -> _Piece:
+        """Reads a module as one piece, whatever is inside."""
+        weights = self._count_weights(module)
+        return _Piece(path, self._claim(module.parameters()), weights)
+
+    def _claim(self, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """Those of the parameters that no earlier piece has."""
+        unclaimed = [p for p in parameters if id(p) not in self._claimed]
+        self._claimed.update(map(id, unclaimed))
+        return unclaimed
 
     def _may_wrap_a_network(self, module: nn.Module, path: str) -> bool:
-        """Has it most of the weights? Then it is opened, if only there are chains in it."""
-        return not _is_closed(path) and self._count(module) > len(self.weights) / 2
+        """Whether the module has most of the weights, so that the blocks are likely inside it."""
+        return not _is_closed(path) and self._count_weights(module) > len(self._weights) / 2
 
-    def _piece(self, module: nn.Module, path: str, *, own: bool = False) -> _Piece:
-        """own: without what the module's children have."""
-        new = [p for p in module.parameters(recurse=not own) if id(p) not in self.taken]
-        self.taken.update(map(id, new))
-        return _Piece(path, new, 0 if own else self._count(module))
+    def _count_weights(self, module: nn.Module) -> int:
+        return sum(id(p) in self._weights for p in module.parameters())
 
-    def _count(self, module: nn.Module) -> int:
-        return sum(id(p) in self.weights for p in module.parameters())
+
+def _make_layers_blocks(pieces: list[_Piece]) -> None:
+    """Makes every layer with weights a block, since a plain stack of layers has no other blocks.
+
+    Without any such layer, every piece becomes a block.
+    """
+    has_weights = any(piece.weights for piece in pieces)
+    for piece in pieces:
+        is_layer = piece.weights > 0 or not has_weights
+        piece.weights = 2 if is_layer else 0
 
 
 def _is_closed(path: str) -> bool:
+    """Whether what is at the path stays in one piece, whatever its class is."""
     return path.rpartition(".")[2] in _CLOSED or bool(_IN_BLOCKS.search(path))
 
 
 def _is_opened(module: nn.Module, path: str) -> bool:
+    """Whether the module is a container or a stage, so that its children are pieces."""
     if isinstance(module, _CONTAINERS) or type(module).__name__ in _STAGES:
         return path.rpartition(".")[2] not in _CLOSED
     has_chain = any(isinstance(getattr(module, name, None), _CONTAINERS) for name in _CHAINS)
     return has_chain and not _is_closed(path)
 
 
-def _children_in_order(module: nn.Module) -> list[list[tuple[str, nn.Module]]]:
-    """Each child, in the order in which they run; a stage of `_STAGED` with its other parts."""
-    children = [[named] for named in module.named_children()]
-    templates = _STAGED.get(type(module).__name__)
-    if templates is None:
-        return children
-    modules = dict(module.named_modules())
-    paths = [[template.format(i) for template in templates] for i in range(10)]
-    stages = [[(path, modules[path]) for path in row if path in modules] for row in paths]
-    roots = {path.partition(".")[0] for row in paths for path in row}
-    start = _first(child[0][0] in roots for child in children)
-    rest = [child for child in children[start:] if child[0][0] not in roots]
-    return [*children[:start], *filter(None, stages), *rest]
-
-
 def _outermost_level(pieces: list[_Piece]) -> list[_Piece]:
-    """Opens chains of several chains, and a lone one of any, until what is left are stages."""
-    lone = sum(bool(piece.chain) for piece in pieces) == 1
+    """Opens chains until those that remain are stages.
+
+    A chain of several chains is a container of stages. The only chain of a network is opened for a
+    single chain inside, too: it may just wrap that one.
+    """
+    is_only_chain = _count_chains(pieces) == 1
+    least = 1 if is_only_chain else 2
     for i, piece in enumerate(pieces):
-        if sum(bool(inner.chain) for inner in piece.chain) > (0 if lone else 1):
+        if _count_chains(piece.chain) >= least:
             return _outermost_level([*pieces[:i], *piece.chain, *pieces[i + 1 :]])
     return pieces
 
 
-def _blocks(pieces: list[_Piece]) -> list[Block]:
-    """What is no block joins the next one; a norm, and what is behind the last, the one before."""
-    blocks: list[Block] = []
-    before: list[nn.Parameter] = []
+def _count_chains(pieces: list[_Piece]) -> int:
+    return sum(bool(piece.chain) for piece in pieces)
+
+
+def _split_at_first_block(pieces: list[_Piece]) -> tuple[list[_Piece], list[_Piece]]:
+    """What is before the first block, and what begins with it."""
+    first_block = [piece.is_block for piece in pieces].index(True)
+    return pieces[:first_block], pieces[first_block:]
+
+
+def _stages(pieces: list[_Piece]) -> list[Stage]:
+    """Makes a stage of every chain, together with the pieces between the chain before and it.
+
+    What follows the last chain joins the last block.
+    """
+    stages: list[Stage] = []
+    pieces_of_stage: list[_Piece] = []
     for piece in pieces:
-        if piece.chain or piece.is_block:
-            found = (
-                _blocks(piece.chain)
-                if piece.chain
-                else [Block(piece.path or "body", piece.parameters)]
-            )
-            found[0].parameters[:0] = before
-            blocks, before = blocks + found, []
-        elif blocks and not before and not piece.weights:
+        pieces_of_stage.append(piece)
+        if piece.chain:
+            stages.append(Stage(piece.path, _blocks(pieces_of_stage)))
+            pieces_of_stage = []
+    behind_last_chain = pieces_of_stage
+    stages[-1].blocks[-1].parameters.extend(_parameters(behind_last_chain))
+    return stages
+
+
+def _blocks(pieces: list[_Piece]) -> list[Block]:
+    """Merges the pieces of a chain into blocks, in execution order; one at least is a block.
+
+    A piece without weights (a norm, a scale) belongs to the block before it, because it normalises
+    that block's output. A piece with weights that is not a block itself (a projection) belongs to
+    the block after it, which reads it, and so does what stands between the two. What follows the
+    last block joins that one.
+    """
+    blocks: list[Block] = []
+    for_next_block: list[nn.Parameter] = []
+    for piece in pieces:
+        if piece.is_block:
+            blocks_of_piece = _blocks_of(piece)
+            blocks_of_piece[0].parameters[:0] = for_next_block
+            blocks.extend(blocks_of_piece)
+            for_next_block = []
+        elif blocks and not for_next_block and not piece.weights:
             blocks[-1].parameters.extend(piece.parameters)
         else:
-            before.extend(piece.parameters)
-    if blocks:
-        blocks[-1].parameters.extend(before)
+            for_next_block.extend(piece.parameters)
+    blocks[-1].parameters.extend(for_next_block)
     return blocks
 
 
-def _parameters(pieces: list[_Piece]) -> list[nn.Parameter]:
+def _blocks_of(piece: _Piece) -> list[Block]:
+    """The blocks inside a chain, or the one block that the piece is."""
+    if piece.chain:
+        return _blocks(piece.chain)
+    return [Block(piece.path or "body", piece.parameters)]
+
+
+def _parameters(pieces: Iterable[_Piece]) -> list[nn.Parameter]:
     return [p for piece in pieces for p in piece.parameters]
-
-
-def _first(flags: Iterable[bool]) -> int:
-    """Index of the first that is true, or their number."""
-    listed = list(flags)
-    return listed.index(True) if True in listed else len(listed)

@@ -10,11 +10,13 @@ from finetune.models import backbones
 from finetune.models.backbones import Weights, create_backbone, features_of
 from finetune.models.heads import HeadKind, TargetScale, create_head
 
+# arguments that torch prints in a layer's repr, although they are what the layer has by default
 _DEFAULTS = (
     *("bias=True", "inplace=False"),
     *("eps=1e-05", "momentum=0.1", "affine=True", "track_running_stats=True"),
 )
 
+# what `source` appends for a head with a `TargetScale`; %d is the number of targets
 _SCALE = """
 
 
@@ -35,7 +37,9 @@ head.add_module("scale", TargetScale(%d))"""
 class Architecture:
     """What is needed to rebuild a classifier without its weights.
 
-    scaled: the head ends with a `TargetScale`, as for a regression.
+    backbone: its name, see `create_backbone`. classes: outputs of the head. image_size: pixels.
+    head, dropout: see `create_head`. scaled: whether the head ends with a `TargetScale`, as for a
+    regression.
     """
 
     backbone: str
@@ -46,7 +50,7 @@ class Architecture:
     scaled: bool = False
 
     def build(self, weights: Weights = None) -> "ImageClassifier":
-        """A classifier with a new head; the backbone's weights as in `create_backbone`."""
+        """Makes a classifier with a new head. weights: of the backbone, see `create_backbone`."""
         backbone = create_backbone(self.backbone, image_size=self.image_size, weights=weights)
         features = features_of(backbone, self.image_size)
         head = create_head(self.head, features, self.classes, dropout=self.dropout)
@@ -66,20 +70,26 @@ class ImageClassifier(nn.Sequential):
         self.architecture = architecture
 
     def source(self) -> str:
-        """Python that makes `backbone` and `head` without finetune, and without weights."""
-        name, size = self.architecture.backbone, self.architecture.image_size
-        own = [m for m in self.get_submodule("head").children() if not isinstance(m, TargetScale)]
-        layers = "".join(f"    {_source_of(layer)},\n" for layer in own)
-        imports, _, backbone = backbones.source_of(name, size).partition("\n\n")
+        """Python code that makes `backbone` and `head` without finetune, and without weights."""
+        architecture = self.architecture
+        backbone_source = backbones.source_of(architecture.backbone, architecture.image_size)
+        imports, _, backbone_lines = backbone_source.partition("\n\n")
         if "import nn" not in imports:
             imports += "\nfrom torch import nn"
-        source = f"{imports}\n\n{backbone}\nhead = nn.Sequential(\n{layers})"
-        return source + (_SCALE % self.architecture.classes if self.architecture.scaled else "")
+        head_lines = ["head = nn.Sequential("]
+        for layer in self.get_submodule("head").children():
+            if not isinstance(layer, TargetScale):
+                head_lines.append(f"    {_source_of(layer)},")
+        head_lines.append(")")
+        source = "\n".join([imports, "", backbone_lines, *head_lines])
+        if architecture.scaled:
+            source += _SCALE % architecture.classes
+        return source
 
 
 def _source_of(layer: nn.Module) -> str:
-    """torch's own words for a layer, which are Python, without what is so by default."""
-    words = f"nn.{layer!r}"
+    """Python code that makes a layer: torch's repr of it, without arguments that are defaults."""
+    source = f"nn.{layer!r}"
     for default in _DEFAULTS:
-        words = words.replace(f", {default}", "")
-    return words
+        source = source.replace(f", {default}", "")
+    return source

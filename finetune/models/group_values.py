@@ -1,4 +1,4 @@
-"""The ways to say one value per layer group: alike, in order, by name or path, as a structure."""
+"""Values of hyper-parameters per layer group: the ways to write them, and which are possible."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,13 @@ T = TypeVar("T")
 PerGroup: TypeAlias = T | Sequence[T] | Mapping[Any, Any]
 """One value for all groups, a sequence of one per group, or a mapping, see `per_group`."""
 
+_LEARNING_RATES = ("lr", "learning rates")
+_MOMENTA = ("momentum", "beta")  # how their names start: momentum, beta2, beta3
+
 
 @dataclass(frozen=True, slots=True)
 class LayerDecay:
-    """Layer-wise decay: the last group has `value`, each one below `factor` times the next one's.
+    """Layer-wise decay: the last group has `value`, every earlier one `factor` times the next.
 
     Of n groups, group i has `value * factor ** (n - 1 - i)` (Clark et al. 2020, ELECTRA; Bao et al.
     2021, BEiT). Use it with `split="layers"`.
@@ -31,6 +34,7 @@ class LayerDecay:
             raise ValueError(f"the factor of LayerDecay needs 0 < factor <= 1, got {self.factor}")
 
     def spread(self, count: int) -> list[float]:
+        """The values of `count` groups, first layers first."""
         return [self.value * self.factor ** (count - 1 - i) for i in range(count)]
 
 
@@ -38,117 +42,119 @@ LearningRates: TypeAlias = float | slice | LayerDecay | PerGroup[float]
 """See `LayerGroups.spread`."""
 
 
-def per_group(groups: Mapping[str, Iterable[str]], given: PerGroup[T], what: str) -> tuple[T, ...]:
-    """One value per group, first layers first.
+def per_group(groups: Mapping[str, Iterable[str]], values: PerGroup[T], what: str) -> tuple[T, ...]:
+    """Returns one value per group, first layers first.
 
-    groups: name -> names of its parameters. given: a list or tuple has one value per group. The
-    keys of a mapping are names of groups, paths of modules ("backbone" for every group inside of
-    it), and "*" for the rest; the more exact one counts. Mappings may be nested as the modules are:
-    `{"backbone": {"layer4": 1, "*": 2}, "head": 3}`. Anything else is every group's value.
-    what: "learning rate", say, for errors. Raises ValueError for a key that is no group and no
-    path, or a path that ends inside a group, and for groups without a value.
+    groups: name of each group -> names of its parameters.
+    values: a list or tuple has one value per group. The keys of a mapping are names of groups,
+    paths of modules ("backbone" stands for every group inside it), and "*" for whatever no other
+    key names. Where several keys fit a group, its own name counts, or else the longest path.
+    Mappings may be nested as the modules are: `{"backbone": {"layer4": 1, "*": 2}, "head": 3}`.
+    Anything else is the value of every group.
+    what: what a value is, for error messages, such as "learning rate".
+
+    Raises ValueError for a sequence of another length, for a key that is no group and no path, for
+    a path that covers a part of a group only, and for a group without a value.
 
     >>> groups = {"body": ["0.conv.weight", "0.norm.weight"], "head": ["1.weight"]}
     >>> per_group(groups, {"0": 1e-4, "head": 1e-2}, "learning rate")
     (0.0001, 0.01)
     """
-    given = _plain(given)
-    if isinstance(given, Mapping):
-        by_path = dict(_flat(given))
-        _check_keys(by_path, groups, what)
-        return tuple(_value(by_path, name, list(inside), what) for name, inside in groups.items())
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        if len(given) != len(groups):
-            listed = ", ".join(groups)
-            raise ValueError(f"got {len(given)} {what}s for {len(groups)} groups ({listed})")
-        return tuple(given)
-    return (given,) * len(groups)
-
-
-def _flat(given: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Path -> value; "*" is the path of what it stands in, "" for all."""
-    for key, value in given.items():
-        path = prefix if key == "*" else f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
-            yield from _flat(value, path)
-        else:
-            yield path, value
-
-
-def _covers(path: str, parameter: str) -> bool:
-    return not path or parameter == path or parameter.startswith(f"{path}.")
-
-
-def _check_keys(by_path: Mapping[str, Any], groups: Mapping[str, Iterable[str]], what: str) -> None:
-    parameters = [name for inside in groups.values() for name in inside]
-    for path in by_path:
-        if path not in groups and not any(_covers(path, name) for name in parameters):
-            modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
-            hint = did_you_mean(path, [*groups, *filter(None, modules)], count=3)
-            raise ValueError(f"no layer group and no module is called {path!r} ({what}); {hint}")
-
-
-def _value(by_path: Mapping[str, T], group: str, parameters: Sequence[str], what: str) -> T:
-    """The group's name, or else the longest path that covers it; no longer one may cut it."""
-    # a group that is named after a module, with a norm behind it, say, is where that module is
-    main = [name for name in parameters if f".{group}." in f".{name}"] or parameters
-    covering = [path for path in by_path if all(_covers(path, name) for name in main)]
-    best = group if group in by_path else max(covering, key=len, default=None)
-    for path in by_path:
-        inside = [_covers(path, name) for name in parameters]
-        if path != best and path not in covering and any(inside) and not all(inside):
-            raise ValueError(
-                f"{path!r} is a part of layer group {group!r} only, which has one {what}; "
-                "begin a group there with split="
-            )
-    if best is None:
-        raise ValueError(f"layer group {group!r} has no {what}; name it, or add '*' for the rest")
-    return by_path[best]
+    values = _without_arrays(values)
+    if isinstance(values, Mapping):
+        value_at = _flatten(values)
+        _check_paths(value_at, groups, what)
+        return tuple(
+            _value_of_group(group, list(parameters), value_at, what)
+            for group, parameters in groups.items()
+        )
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        if len(values) != len(groups):
+            names = ", ".join(groups)
+            raise ValueError(f"got {len(values)} {what}s for {len(groups)} groups ({names})")
+        return tuple(values)
+    return (values,) * len(groups)
 
 
 def spread(groups: Mapping[str, Iterable[str]], lr: LearningRates) -> tuple[float, ...]:
-    """Learning rates, see `LayerGroups.spread`."""
-    given: PerGroup[float] = _plain(lr)
+    """One positive learning rate per group; `LayerGroups.spread` lists the ways to write them."""
+    rates: PerGroup[float]
     if isinstance(lr, slice):
-        given = _spread_slice(lr, len(groups))
+        rates = _spread_slice(lr, len(groups))
     elif isinstance(lr, LayerDecay):
-        given = lr.spread(len(groups))
-    rates = per_group(groups, given, "learning rate")
-    return numbers(rates, "learning rates", shown=lr)
+        rates = lr.spread(len(groups))
+    else:
+        rates = lr
+    return checked_values(per_group(groups, rates, "learning rate"), "learning rates", shown=lr)
 
 
-def numbers(
+def checked_values(
     values: Iterable[Any], name: str, present: Sequence[float] = (), *, shown: object = None
 ) -> tuple[float, ...]:
-    """As plain floats: no numpy number gets into a plan.
+    """Checks the values of the hyper-parameter `name` and converts them to plain floats.
 
-    present: values of the same hyper-parameter; it may be negative if they are. Raises ValueError
-    for what is no number, not finite, or no possible value. shown: in the message.
+    They become plain floats since a plan is compared, and stored in checkpoints: no numpy number
+    and no tensor may get into it. All must be finite numbers, and besides
+
+    - a learning rate must be positive,
+    - any other hyper-parameter must not be negative,
+    - momentum and the betas must not be above 1 either.
+
+    present: the values that the hyper-parameter has now. If one of them is negative, the new ones
+    may be so, too: Adafactor's beta2_decay is.
+    shown: what the caller wrote, for error messages; by default the values.
+    Raises ValueError for a value that is no number or breaks a rule.
+
+    >>> checked_values([1, 0.5], "weight_decay")
+    (1.0, 0.5)
     """
     values = list(values)
-    shown = values if shown is None else shown
-    for value in values:
-        if isinstance(value, str) or not hasattr(value, "__float__"):
-            raise ValueError(f"{name} must be numbers, got {value!r} in {shown!r}")
-    floats = tuple(float(value) for value in values)
-    if name in ("lr", "learning rates"):
-        if not all(value > 0 and math.isfinite(value) for value in floats):
+    if shown is None:
+        shown = values
+    floats = _as_floats(values, name, shown)
+    all_finite = all(math.isfinite(value) for value in floats)
+
+    # learning rates
+    if name in _LEARNING_RATES:
+        all_positive = all(value > 0 for value in floats)
+        if not (all_finite and all_positive):
             raise ValueError(f"learning rates must be positive and finite, got {shown!r}")
-    elif not all(math.isfinite(v) and (v >= 0 or min(present, default=0) < 0) for v in floats):
+        return floats
+
+    # all others
+    may_be_negative = min(present, default=0) < 0
+    none_negative = all(value >= 0 for value in floats)
+    if not (all_finite and (none_negative or may_be_negative)):
         raise ValueError(f"{name} must not be negative, and finite, got {shown!r}")
-    elif name.startswith(("momentum", "beta")) and max(floats) > 1:
+
+    # momentum and the betas, besides
+    if name.startswith(_MOMENTA) and max(floats) > 1:
         raise ValueError(f"{name} must not be above 1, got {shown!r}")
     return floats
 
 
-def _plain(given: Any) -> Any:
-    """Arrays and tensors as numbers and lists."""
-    return given.tolist() if hasattr(given, "tolist") else given
+def _as_floats(values: Iterable[Any], name: str, shown: object) -> tuple[float, ...]:
+    """Converts numbers of any type; raises ValueError for a value that is no number."""
+    for value in values:
+        is_number = hasattr(value, "__float__") and not isinstance(value, str)
+        if not is_number:
+            raise ValueError(f"{name} must be numbers, got {value!r} in {shown!r}")
+    return tuple(float(value) for value in values)
+
+
+def _without_arrays(values: Any) -> Any:
+    """Turns an array or a tensor into a number or a list, and leaves anything else as it is."""
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    return values
 
 
 def _spread_slice(lr: slice, count: int) -> list[float]:
+    """Learning rates of `slice(high)` or `slice(low, high)`, see `LayerGroups.spread`."""
     low, high = lr.start, lr.stop
-    if lr.step is not None or high is None or not high > 0 or (low is not None and not low > 0):
+    low_fits = low is None or low > 0
+    high_fits = high is not None and high > 0
+    if lr.step is not None or not low_fits or not high_fits:
         raise ValueError(
             f"learning rates need slice(hi) or slice(lo, hi) with positive rates: {lr}"
         )
@@ -157,3 +163,66 @@ def _spread_slice(lr: slice, count: int) -> list[float]:
     if count == 1:
         return [float(high)]
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+
+
+def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Module path -> value, of a nested mapping.
+
+    The path of "*" is that of the mapping in which it stands, which is "" for the outermost.
+    """
+    value_at: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "*":
+            path = prefix
+        elif prefix:
+            path = f"{prefix}.{key}"
+        else:
+            path = str(key)
+        if isinstance(value, Mapping):
+            value_at.update(_flatten(value, path))
+        else:
+            value_at[path] = value
+    return value_at
+
+
+def _check_paths(value_at: Iterable[str], groups: Mapping[str, Iterable[str]], what: str) -> None:
+    """Raises ValueError, with the nearest names, for a path that is no group and no module."""
+    parameters = [name for names in groups.values() for name in names]
+    for path in value_at:
+        is_module = any(_covers(path, name) for name in parameters)
+        if path not in groups and not is_module:
+            modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+            hint = did_you_mean(path, [*groups, *filter(None, modules)], count=3)
+            raise ValueError(f"no layer group and no module is called {path!r} ({what}); {hint}")
+
+
+def _value_of_group(
+    group: str, parameters: Sequence[str], value_at: Mapping[str, T], what: str
+) -> T:
+    """The value at the group's own name, or else at the longest path that covers the group."""
+    # A group that is named after a module may have something behind it, such as a norm. The paths
+    # that cover the group are then those that cover the module.
+    of_its_module = [name for name in parameters if f".{group}." in f".{name}"]
+    to_cover = of_its_module or parameters
+    covering = [path for path in value_at if all(_covers(path, name) for name in to_cover)]
+    chosen = group if group in value_at else max(covering, key=len, default=None)
+    for path in value_at:
+        if path != chosen and path not in covering and _covers_a_part(path, parameters):
+            raise ValueError(
+                f"{path!r} is a part of layer group {group!r} only, which has one {what}; "
+                "begin a group there with split="
+            )
+    if chosen is None:
+        raise ValueError(f"layer group {group!r} has no {what}; name it, or add '*' for the rest")
+    return value_at[chosen]
+
+
+def _covers(path: str, parameter: str) -> bool:
+    """Whether the path is that of the parameter or of a module around it; "" covers all."""
+    return not path or parameter == path or parameter.startswith(f"{path}.")
+
+
+def _covers_a_part(path: str, parameters: Iterable[str]) -> bool:
+    """Whether the path covers some of the parameters, but not all."""
+    covered = [_covers(path, name) for name in parameters]
+    return any(covered) and not all(covered)

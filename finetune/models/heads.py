@@ -11,11 +11,11 @@ HeadKind: TypeAlias = Literal["mlp", "linear"]
 def create_head(
     kind: HeadKind, features: int, classes: int, *, dropout: float = 0.5, hidden: int = 512
 ) -> nn.Sequential:
-    """A new head.
+    """Makes a head with new weights.
 
-    "mlp": BatchNorm, Dropout(dropout / 2), Linear(features, hidden), ReLU, BatchNorm,
-    Dropout(dropout), Linear(hidden, classes).
-    "linear": Dropout(dropout), Linear(features, classes).
+    kind: "mlp" is BatchNorm, Dropout(dropout / 2), Linear(features, hidden), ReLU, BatchNorm,
+    Dropout(dropout), Linear(hidden, classes); "linear" is Dropout(dropout), Linear(features,
+    classes). Raises ValueError for another kind, and unless 0 <= dropout < 1.
 
     >>> [type(layer).__name__ for layer in create_head("linear", 8, 2)]
     ['Dropout', 'Linear']
@@ -38,9 +38,10 @@ def create_head(
 
 
 class TargetScale(nn.Module):
-    """outputs * std + mean, of the training targets: rates that suit logits then suit years, too.
+    """Turns outputs [B, K] of about unit size into the unit of the targets: outputs * std + mean.
 
-    It has no parameters; mean and std [K] are saved with the weights.
+    The network then learns standardised targets, so that learning rates that suit logits suit
+    years or prices, too. It has no parameters; mean and std [K] are saved with the weights.
     """
 
     mean: Tensor
@@ -52,10 +53,14 @@ class TargetScale(nn.Module):
         self.register_buffer("std", torch.ones(targets))
 
     def fit(self, targets: Tensor) -> None:
-        """targets: [N, K]. A target that is always the same is only shifted."""
+        """Takes mean and std from the training targets [N, K].
+
+        A target that is always the same is only shifted: its std is 1.
+        """
         exact = targets.double()
-        std, varies = exact.std(dim=0, correction=0), (targets != targets[0]).any(dim=0)
         self.mean.copy_(exact.mean(dim=0))
+        std = exact.std(dim=0, correction=0)
+        varies = (targets != targets[0]).any(dim=0)
         self.std.copy_(torch.where(varies, std, torch.ones_like(std)))
 
     def forward(self, outputs: Tensor) -> Tensor:

@@ -32,16 +32,24 @@ T = TypeVar("T")
 class LayerGroup:
     """Neighbouring layers that share their hyper-parameters.
 
-    parameters: trainable parameters by qualified name. modules: every module that lies wholly in
-    this group. no_decay: names of the parameters that weight decay leaves alone: biases,
-    normalisation layers, and what the model's own `no_weight_decay()` lists.
+    parameters: trainable parameters by qualified name.
+    modules: every module that lies wholly in this group.
+    no_decay: names of the parameters that weight decay leaves alone: biases, normalisation layers,
+    and what the model's own `no_weight_decay()` lists.
     norm: what the normalisation layers do in training:
-    "eval" uses the running statistics and never moves them, their weights train with the group;
-    "train" uses batch statistics and trains weight and bias even while the group is frozen;
-    "follow" is "train" while the group trains and "eval" while it is frozen.
+
+    - "eval" normalises with the running statistics and never moves them; weight and bias of the
+      layers train with the group.
+    - "train" normalises with the statistics of the batch, which move the running ones, and trains
+      weight and bias even while the group is frozen.
+    - "follow" is "train" while the group trains, and "eval" while it is frozen.
+
+    norm_parameters: names of the parameters of normalisation layers.
+    frozen: whether the group is frozen, see `set_frozen`.
     values: the hyper-parameters in force, such as lr; `GroupOptimizer` reads them at every step.
-    base: those that hold where a plan says nothing. peaks: the largest values in the phase that
-    runs or ran last. optimizer: its name.
+    base: those that hold where a plan says nothing.
+    peaks: the largest values in the phase that runs or ran last.
+    optimizer: its name.
     """
 
     name: str
@@ -65,21 +73,38 @@ class LayerGroup:
         return sum(p.numel() for p in self.parameters.values() if p.requires_grad)
 
     def set_frozen(self, frozen: bool) -> None:
+        """Freezes or unfreezes the parameters of the group.
+
+        A frozen parameter has `requires_grad=False` and no gradient. In a frozen group with the
+        policy "train", weight and bias of normalisation layers are the exception: they still train.
+        The modes of the modules change with `set_training_modes`.
+        """
         self.frozen = frozen
         for name, parameter in self.parameters.items():
-            trains = not frozen or (self.norm == "train" and name in self.norm_parameters)
-            parameter.requires_grad_(trains)
-            if not trains:
+            trains_anyway = self.norm == "train" and name in self.norm_parameters
+            if not frozen or trains_anyway:
+                parameter.requires_grad_(True)
+            else:
+                parameter.requires_grad_(False)
                 parameter.grad = None  # a stale gradient would still be applied by the optimizer
 
     def set_training_modes(self) -> None:
-        """Puts frozen layers and normalisation layers into eval mode as the policy says."""
+        """Puts frozen layers, and normalisation layers as the policy says, into eval mode.
+
+        It is to be called after `model.train()`, which puts every layer into training mode.
+        """
         for module in self.modules:
             if has_running_statistics(module):
-                follows = self.norm == "follow" and not self.frozen
-                module.training = self.norm == "train" or follows
+                module.training = self._uses_batch_statistics
             elif self.frozen:
                 module.training = False  # no dropout, no stochastic depth below the trained part
+
+    @property
+    def _uses_batch_statistics(self) -> bool:
+        """Whether normalisation layers train with the batch's statistics, not the running ones."""
+        if self.norm == "follow":
+            return not self.frozen
+        return self.norm == "train"
 
 
 class LayerGroups(Sequence[LayerGroup]):
@@ -88,6 +113,9 @@ class LayerGroups(Sequence[LayerGroup]):
     Parameters that come with `requires_grad=False` (a fixed position embedding, say) stay outside.
     Tied weights belong to the first group that has them. Raises ValueError, with the parameters'
     names, when a parameter is in no group or in two, or a group has none.
+
+    model: the model. members: names and modules or parameters of the groups, see `split_model`.
+    norm: as in `from_model`.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     >>> groups = LayerGroups.from_model(model)
@@ -107,23 +135,31 @@ class LayerGroups(Sequence[LayerGroup]):
     ) -> None:
         self.model = model
         partition = partition_parameters(model, members)
-        policies = named_policies(norm, list(partition))
-        norm_names = normalisation_parameters(model)
-        no_decay = norm_names | undecayed_parameters(model)
-        modules = modules_of_groups(model, list(partition.values()), members)
-        self._groups = [
-            LayerGroup(
-                name,
-                parameters,
-                modules[i],
-                no_decay & parameters.keys(),
-                policies.get(name) or default_policy(modules[i], last=i == len(partition) - 1),
-                norm_names & parameters.keys(),
+        modules_by_group = modules_of_groups(model, list(partition.values()), members)
+        norm_policies = named_policies(norm, list(partition))
+        norm_parameters = normalisation_parameters(model)
+        no_decay = norm_parameters | undecayed_parameters(model)
+        last_name = list(partition)[-1]
+        self._groups: list[LayerGroup] = []
+        for (name, parameters), modules in zip(partition.items(), modules_by_group, strict=True):
+            norm_policy = norm_policies.get(name)
+            if norm_policy is None:
+                norm_policy = default_policy(modules, last=name == last_name)
+            group = LayerGroup(
+                name=name,
+                parameters=parameters,
+                modules=modules,
+                no_decay=no_decay & parameters.keys(),
+                norm=norm_policy,
+                norm_parameters=norm_parameters & parameters.keys(),
             )
-            for i, (name, parameters) in enumerate(partition.items())
-        ]
-        inside = {id(module) for members_ in modules for module in members_}
-        self._spanning = [module for module in model.modules() if id(module) not in inside]
+            self._groups.append(group)
+        self._modules_of_no_group = self._find_modules_of_no_group()
+
+    def _find_modules_of_no_group(self) -> list[nn.Module]:
+        """Modules with layers of several groups inside, the model itself among them."""
+        in_groups = {id(module) for group in self._groups for module in group.modules}
+        return [module for module in self.model.modules() if id(module) not in in_groups]
 
     @classmethod
     def from_model(
@@ -133,7 +169,7 @@ class LayerGroups(Sequence[LayerGroup]):
         *,
         norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
     ) -> "LayerGroups":
-        """Splits `model` as `split` says (see `split_model`).
+        """The layer groups of `model`, split as `split` says, see `split_model`.
 
         norm: one policy for all groups but the last, or one by group name; by default "eval"
         where the running statistics hold something learned, as in a pretrained backbone, and
@@ -161,13 +197,15 @@ class LayerGroups(Sequence[LayerGroup]):
     @property
     def frozen_count(self) -> int:
         """How many groups, counted from the first, are frozen."""
-        flags = [group.frozen for group in self]
-        if flags != sorted(flags, reverse=True):
+        frozen_flags = [group.frozen for group in self]
+        frozen_come_first = sorted(frozen_flags, reverse=True)
+        if frozen_flags != frozen_come_first:
+            frozen_names = [group.name for group in self if group.frozen]
             raise ValueError(
                 "only leading groups can be frozen; use freeze_to(n) instead of freezing "
-                f"{', '.join(group.name for group in self if group.frozen)} by hand"
+                f"{', '.join(frozen_names)} by hand"
             )
-        return sum(flags)
+        return sum(frozen_flags)
 
     def freeze_to(self, count: int) -> None:
         """Freezes the first `count` groups and unfreezes the others; negative counts from the end.
@@ -180,68 +218,93 @@ class LayerGroups(Sequence[LayerGroup]):
                 f"freeze_to(n) needs 0 <= n <= {last} for {len(self)} groups "
                 f"({', '.join(self.names)}), got {count}"
             )
+        frozen_count = count % len(self)
         for i, group in enumerate(self):
-            group.set_frozen(i < count % len(self))
+            group.set_frozen(i < frozen_count)
 
     def set_training_modes(self) -> None:
-        """`model.train()`, and then the policy of each group on top of it."""
+        """Puts the model into training mode, and then each group as its policy says."""
         self.model.train()
-        for module in self._spanning:
+        for module in self._modules_of_no_group:
             module.training = any(parameter.requires_grad for parameter in module.parameters())
         for group in self:
             group.set_training_modes()
 
     def spread(self, lr: LearningRates) -> tuple[float, ...]:
-        """One learning rate per group, first layers first.
+        """Returns one learning rate per group, first layers first.
 
-        A number: the same everywhere. `slice(lo, hi)`: geometric from lo to hi. `slice(hi)`: hi for
-        the last group, hi / 10 for the others. `LayerDecay(hi, factor)`: every group `factor` times
-        the next one. A sequence: one per group. A mapping: by group name, module path or "*", see
-        `per_group`. All must be positive.
+        lr is one of
+
+        - a number: the same everywhere,
+        - `slice(lo, hi)`: geometric from lo to hi,
+        - `slice(hi)`: hi for the last group, hi / 10 for the others,
+        - `LayerDecay(hi, factor)`: every group has `factor` times the rate of the next one,
+        - a sequence: one per group,
+        - a mapping: by group name, module path or "*", see `group_values.per_group`.
+
+        Raises ValueError for a rate that is not positive and finite.
         """
-        return group_values.spread({g.name: g.parameters for g in self}, lr)
+        return group_values.spread(self._parameters_by_group, lr)
 
     def per_group(self, given: PerGroup[T], what: str) -> tuple[T, ...]:
-        """One value per group from any way of saying it, see `group_values.per_group`."""
-        return group_values.per_group({g.name: g.parameters for g in self}, given, what)
+        """Returns one value per group from any way to write it, see `group_values.per_group`."""
+        return group_values.per_group(self._parameters_by_group, given, what)
+
+    @property
+    def _parameters_by_group(self) -> dict[str, dict[str, nn.Parameter]]:
+        return {group.name: group.parameters for group in self}
 
     def set(self, name: str, given: PerGroup[float]) -> None:
-        """Sets a hyper-parameter of the optimizer ("weight_decay", "eps"), see `per_group`.
+        """Sets a hyper-parameter of the optimizer, such as "weight_decay" or "eps".
 
-        It holds wherever a plan says nothing about it; optimizer state is kept. Raises ValueError
-        for one that no group's optimizer has, and for lr, which every fit is given.
+        It holds wherever a plan says nothing about it. The optimizer's state is kept. A group whose
+        optimizer does not have it is left as it is.
+        given: one value or one per group, in any way of `per_group`.
+        Raises ValueError for a hyper-parameter that no group's optimizer has, for a value that is
+        not possible, and for lr, which is an argument of every fit.
         """
         if name == "lr":
             raise ValueError("every fit has its own learning rates: pass lr to it, by group or not")
-        present, values = self.values_of(name), self.per_group(given, name)
-        values = group_values.numbers(values, name, present, shown=given)
+        present = self.values_of(name)
+        values = group_values.checked_values(
+            self.per_group(given, name), name, present, shown=given
+        )
         for group, value in zip(self, values, strict=True):
             if name in group.base:
                 group.values[name] = group.base[name] = value
                 group.peaks.pop(name, None)
 
     def values_of(self, name: str) -> tuple[float, ...]:
-        """A hyper-parameter of every group, as it is where a plan says nothing about it.
+        """Returns a hyper-parameter of every group, as it is where a plan says nothing about it.
 
-        0 for a group without it; ValueError for one that no group has.
+        It is 0 for a group whose optimizer does not have it. Raises ValueError for one that no
+        group has.
         """
         known = dict.fromkeys(key for group in self for key in group.base)
         if name not in known:
-            used = ", ".join(dict.fromkeys(group.optimizer for group in self))
-            raise ValueError(f"{used} has no hyper-parameter {name!r}; {did_you_mean(name, known)}")
+            optimizers = ", ".join(dict.fromkeys(group.optimizer for group in self))
+            hint = did_you_mean(name, known)
+            raise ValueError(f"{optimizers} has no hyper-parameter {name!r}; {hint}")
         return tuple(group.base.get(name, 0.0) for group in self)
 
     def set_values(self, name: str, values: Sequence[float]) -> None:
-        """Puts a hyper-parameter in force, one value per group."""
+        """Puts a hyper-parameter in force, one value per group; it may change at every step.
+
+        A group whose optimizer does not have it is left as it is.
+        """
         for group, value in zip(self, values, strict=True):
-            if name in group.base or not group.base:
+            has_no_optimizer_yet = not group.base
+            if name in group.base or has_no_optimizer_yet:
                 group.values[name] = value
 
     def begin_phase(self, peaks: Mapping[str, Sequence[float]]) -> None:
-        """Base values are in force again. peaks: hyper-parameter -> largest value per group."""
+        """Puts the base values in force again, and notes the peaks of the phase.
+
+        peaks: hyper-parameter -> its largest value in the phase, per group.
+        """
         for i, group in enumerate(self):
             group.values.update(group.base)
-            group.peaks = {n: values[i] for n, values in peaks.items() if n in group.base}
+            group.peaks = {name: values[i] for name, values in peaks.items() if name in group.base}
 
     def __str__(self) -> str:
         return group_table(self).text(width=200)

@@ -1,22 +1,26 @@
 """Checks that groups of modules or parameters partition a model, by identity."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from finetune.models.splitting import Members, NamedMembers
+from finetune.models.splitting import Members, NamedMembers, count_places, shortened
 
 
 def partition_parameters(
     model: nn.Module, members: NamedMembers
 ) -> dict[str, dict[str, nn.Parameter]]:
-    """Group name -> its trainable parameters by qualified name, checked by identity."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    # a tied weight has several places in the model, and each may be claimed once
-    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    claims: dict[int, list[str]] = {}  # parameter identity -> groups, one for each claim
-    owner: dict[int, str] = {}  # parameter identity -> group
+    """Returns, for each group's name, its trainable parameters by qualified name.
+
+    Every trainable parameter is in exactly one group. A tied weight is in the first group that has
+    it. Parameters with `requires_grad=False` are in none.
+    Raises ValueError, with the names, for a parameter in no group, in two, or of another model, for
+    a group without trainable parameters, and for two groups of one name. Raises TypeError for a
+    member that is no module and no parameter.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    places = count_places(model)
+    claimants: dict[int, list[str]] = {}  # parameter identity -> groups, one for each claim
     partition: dict[str, dict[str, nn.Parameter]] = {}
     for group, group_members in members:
         if group in partition:
@@ -26,30 +30,44 @@ def partition_parameters(
             name = names.get(id(parameter))
             if name is None:
                 raise ValueError(f"group {group!r} holds a parameter that is not in the model")
-            claimants = claims.setdefault(id(parameter), [])
-            claimants.append(group)
-            if len(claimants) > places[id(parameter)]:
+            groups_so_far = claimants.setdefault(id(parameter), [])
+            groups_so_far.append(group)
+            # a tied weight has several places in the model, and each may be claimed once
+            if len(groups_so_far) > places[id(parameter)]:
                 raise ValueError(
-                    f"parameter {name!r} is in two groups, {claimants[0]!r} and {group!r}"
+                    f"parameter {name!r} is in two groups, {groups_so_far[0]!r} and {group!r}"
                 )
-            # a tied weight belongs to the first group that has it
-            if parameter.requires_grad and owner.setdefault(id(parameter), group) == group:
+            is_first_group = groups_so_far[0] == group
+            if parameter.requires_grad and is_first_group:
                 partition[group][name] = parameter
-    orphans = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in owner]
+    _check_nothing_is_left_out(model, partition)
+    _check_none_is_empty(partition)
+    return partition
+
+
+def _check_nothing_is_left_out(
+    model: nn.Module, partition: dict[str, dict[str, nn.Parameter]]
+) -> None:
+    inside = {name for parameters in partition.values() for name in parameters}
+    orphans = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in inside:
+            orphans.append(name)
     if orphans:
-        listed = ", ".join(orphans[:5]) + (", ..." if len(orphans) > 5 else "")
-        raise ValueError(f"{len(orphans)} parameters are in no layer group: {listed}")
+        raise ValueError(f"{len(orphans)} parameters are in no layer group: {shortened(orphans)}")
+
+
+def _check_none_is_empty(partition: dict[str, dict[str, nn.Parameter]]) -> None:
     empty = [group for group, parameters in partition.items() if not parameters]
     if empty or not partition:
         raise ValueError(
             f"layer group {', '.join(map(repr, empty))} has no trainable parameter; if you set "
             "requires_grad=False yourself, leave freezing to the learner"
         )
-    return partition
 
 
 def _parameters_of(members: Members) -> Iterator[nn.Parameter]:
-    """Each parameter as often as it has a place in the members."""
+    """Yields each parameter as often as it has a place in the members."""
     for member in members:
         if isinstance(member, nn.Parameter):
             yield member
@@ -62,37 +80,52 @@ def _parameters_of(members: Members) -> Iterator[nn.Parameter]:
 
 def modules_of_groups(
     model: nn.Module,
-    partition: list[dict[str, nn.Parameter]],
+    partition: Sequence[dict[str, nn.Parameter]],
     members: NamedMembers = (),
 ) -> list[list[nn.Module]]:
-    """The modules wholly in each group.
+    """Returns, for each group of the partition, the modules that lie wholly in it.
 
-    One without parameters is where `members` has it, or else goes with its predecessor.
+    A module without parameters is in the group that has it among its `members`, or else in that of
+    the module before it. A module that spans several groups is in none.
     """
-    group_of = {id(p): i for i, parameters in enumerate(partition) for p in parameters.values()}
+    group_of_parameter: dict[int, int] = {}
+    for group, parameters in enumerate(partition):
+        group_of_parameter.update((id(parameter), group) for parameter in parameters.values())
+    group_of_member: dict[int, int] = {}
+    for group, (_, group_members) in enumerate(members):
+        for member in group_members:
+            if isinstance(member, nn.Module):
+                group_of_member.update((id(module), group) for module in member.modules())
+
     modules: list[list[nn.Module]] = [[] for _ in partition]
     seen: set[int] = set()
-    previous = 0
-    claimed = {
-        id(module): i
-        for i, (_, group_members) in enumerate(members)
-        for member in group_members
-        if isinstance(member, nn.Module)
-        for module in member.modules()
-    }
-
-    def visit(module: nn.Module) -> None:
-        nonlocal previous
-        inside = {group_of[id(p)] for p in module.parameters() if id(p) in group_of}
-        if len(inside) > 1:
-            for child in module.children():
-                visit(child)
-            return
-        previous = inside.pop() if inside else claimed.get(id(module), previous)
-        for part in module.modules():
-            if id(part) not in seen:
-                seen.add(id(part))
-                modules[previous].append(part)
-
-    visit(model)
+    current_group = 0
+    for outermost, group_inside in _modules_in_one_group(model, group_of_parameter):
+        if group_inside is None:
+            current_group = group_of_member.get(id(outermost), current_group)
+        else:
+            current_group = group_inside
+        for module in outermost.modules():
+            if id(module) not in seen:
+                seen.add(id(module))
+                modules[current_group].append(module)
     return modules
+
+
+def _modules_in_one_group(
+    module: nn.Module, group_of_parameter: dict[int, int]
+) -> Iterator[tuple[nn.Module, int | None]]:
+    """Yields the outermost modules that span no two groups, each with its group.
+
+    The group is None where no parameter is in one.
+    """
+    groups = set()
+    for parameter in module.parameters():
+        if id(parameter) in group_of_parameter:
+            groups.add(group_of_parameter[id(parameter)])
+    if len(groups) > 1:
+        for child in module.children():
+            yield from _modules_in_one_group(child, group_of_parameter)
+        return
+    group = groups.pop() if groups else None
+    yield module, group

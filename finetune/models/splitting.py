@@ -1,14 +1,17 @@
 """The ways to say where layer groups begin: a word, a number, indices, paths, names, a function."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from numbers import Integral
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from torch import nn
 
-from finetune.models.blocks import Body, modules_in_order, read_body
-from finetune.wording import did_you_mean
+from finetune.models.blocks import Block, Body, Stage, read_body
+from finetune.models.classifier_layers import HEAD_NAMES, classifier_layers
+from finetune.models.module_order import modules_in_order
+from finetune.wording import counted, did_you_mean
 
 Members: TypeAlias = Iterable[nn.Module | nn.Parameter]
 NamedMembers: TypeAlias = Sequence[tuple[str, Members]]
@@ -18,8 +21,6 @@ Split: TypeAlias = (
 )
 
 _WORDS = ("backbone_head", "halves", "stages", "layers")
-_LAYERS = (nn.Linear, nn.Conv2d)
-_HEADS = ("fc", "head", "heads", "classifier", "classif", "last_linear")
 _HOW = (
     "Say where groups begin with split=: 'backbone_head', 'halves', 'stages', 'layers', a number "
     "of groups, child indices of a Sequential (split=[5, 8]), module paths "
@@ -29,18 +30,26 @@ _HOW = (
 
 
 def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
-    """Names and members of the layer groups, first layers first.
+    """Returns names and members of the layer groups, first layers first.
 
-    split: None: backbone and head of `Sequential(backbone, head)`, or else "halves".
-    "backbone_head": two groups. "halves": two halves of the blocks, and the head; a ResNet
-    (layer1 .. layer4) is cut behind its second stage. "stages": what comes before the first stage
-    ("stem"), each stage, the head; a transformer of equal blocks is one stage. "layers": stem, each
-    block, head. A number k: k - 1 groups of about equally many blocks, and the head.
-    Indices of a Sequential's children, or module paths at which new groups start (k of them make
-    k + 1 groups). A mapping of module paths or parameter names to group names, which leaves out
-    nothing; the groups are in order of depth. A function that returns the modules or parameters of
-    each group. Paths in the backbone of a `Sequential(backbone, head)` may leave out "backbone.".
-    The head is the second child of such a Sequential, or else the layers that give the classes.
+    split is one of
+
+    - None: backbone and head of `Sequential(backbone, head)`; of any other model, "halves".
+    - "backbone_head": two groups.
+    - "halves": two halves of the blocks, and the head. A ResNet (layer1 .. layer4) is cut behind
+      its second stage.
+    - "stages": what comes before the first stage ("stem"), each stage, the head. A transformer of
+      equal blocks is one stage.
+    - "layers": the stem, each block, the head.
+    - A number k: k - 1 groups of about equally many blocks, and the head.
+    - Indices of a Sequential's children, or module paths, at which new groups start: k of them make
+      k + 1 groups.
+    - A mapping of module paths or parameter names to group names. It must leave out nothing, and
+      the groups must be in order of depth.
+    - A function that returns the modules or parameters of each group.
+
+    Paths in the backbone of a `Sequential(backbone, head)` may leave out "backbone.". The head is
+    the second child of such a Sequential; of any other model, the layers that give the classes.
     Raises ValueError when the model can't be split that way.
 
     >>> model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(9)))
@@ -51,44 +60,62 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
     ['body_1', 'body_2', 'body_3', 'head']
     """
     if split is None:
-        return _named_children(model) if _is_pair(model) else _by_word(model, "halves")
+        return _by_default(model)
     if isinstance(split, str):
         return _by_word(model, split)
-    if isinstance(split, Integral) and not isinstance(split, bool):
+    if _is_whole_number(split):
         return _by_count(model, int(split))
     if isinstance(split, Mapping):
         return _by_names(model, split)
     if callable(split):
-        alone = nn.Module | nn.Parameter
-        members = [[g] if isinstance(g, alone) else list(g) for g in split(model)]
-        if not members:
-            raise ValueError(f"the split function gives no group. {_HOW}")
-        return list(zip(_default_names(len(members)), members, strict=True))
-    points = list(split) if isinstance(split, Iterable) else []
-    if points and all(isinstance(p, Integral) and not isinstance(p, bool) for p in points):
-        return _at_indices(model, [int(p) for p in points if isinstance(p, Integral)])
-    if points and all(isinstance(point, str) for point in points):
-        return _at_paths(model, [point for point in points if isinstance(point, str)])
+        return _by_function(model, split)
+
+    # indices or paths, but not some of both
+    starts = list(split) if isinstance(split, Iterable) else []
+    indices = [int(start) for start in starts if _is_whole_number(start)]
+    paths = [start for start in starts if isinstance(start, str)]
+    if starts and len(indices) == len(starts):
+        return _at_indices(model, indices)
+    if starts and len(paths) == len(starts):
+        return _at_paths(model, paths)
     raise ValueError(f"split={split!r} is not understood. {_HOW}")
 
 
-def _default_names(count: int) -> list[str]:
-    if count == 2:
-        return ["backbone", "head"]
-    return [f"body_{i + 1}" for i in range(count - 1)] + ["head"]
+def count_places(module: nn.Module) -> Counter[int]:
+    """Identity of each parameter -> in how many places it is; in several if it is tied."""
+    named = module.named_parameters(remove_duplicate=False)
+    return Counter(id(parameter) for _, parameter in named)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first five of the names, for messages."""
+    dots = ", ..." if len(names) > 5 else ""
+    return ", ".join(names[:5]) + dots
+
+
+# --- what of the model is head, and what body
 
 
 def _is_pair(model: nn.Module) -> bool:
+    """Whether the model is a `Sequential(backbone, head)`."""
     return isinstance(model, nn.Sequential) and len(list(model.children())) == 2
 
 
-def _named_children(model: nn.Module) -> NamedMembers:
-    (first, backbone), (second, head) = model.named_children()
-    names = ["backbone", "head"] if (first, second) == ("0", "1") else [first, second]
-    return list(zip(names, ([backbone], [head]), strict=True))
+def _by_default(model: nn.Module) -> NamedMembers:
+    """Backbone and head, under the names of the children; or halves of any other model."""
+    if not _is_pair(model):
+        return _by_word(model, "halves")
+    (first_name, backbone), (second_name, head) = model.named_children()
+    if (first_name, second_name) == ("0", "1"):  # the children have no names of their own
+        first_name, second_name = "backbone", "head"
+    return [(first_name, [backbone]), (second_name, [head])]
 
 
-def _body_and_head(model: nn.Module) -> tuple[Body, list[nn.Module]]:
+def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
+    """The blocks of the model without its head, and the modules of the head.
+
+    Raises ValueError for a model that has no classifier.
+    """
     if _is_pair(model):
         backbone, head = model.children()
         return read_body(backbone), [head]
@@ -99,152 +126,212 @@ def _body_and_head(model: nn.Module) -> tuple[Body, list[nn.Module]]:
         raise ValueError(
             "Only Sequential(backbone, head) and a model whose classifier can be told are split by "
             f"themselves; this model is a {what} and has no classifier ({why}): nothing that "
-            f"get_classifier() gives, no Linear or Conv2d under {', '.join(_HEADS)}. {_HOW}"
+            f"get_classifier() gives, no Linear or Conv2d under {', '.join(HEAD_NAMES)}. {_HOW}"
         )
-    inside = Counter(id(p) for x in layers for _, p in x.named_parameters(remove_duplicate=False))
-    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    # a weight that is tied to one in the body belongs there
-    return read_body(model, {p for p, n in inside.items() if n == places[p]}), layers
+    places_in_head: Counter[int] = Counter()
+    for layer in layers:
+        places_in_head.update(count_places(layer))
+    places = count_places(model)
+    # a weight that is tied to one in the body has a place outside the head, and belongs to the body
+    in_head_only = {p for p, count in places_in_head.items() if count == places[p]}
+    return read_body(model, without=in_head_only), layers
 
 
-def classifier_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that give the classes, without what is in front of them; empty if there are none.
-
-    They are what timm initialises anew for another number of classes, or else the last layer under
-    a child called head or the like.
-    """
-    modules = dict(model.named_modules())
-    if callable(get_classifier := getattr(model, "get_classifier", None)):
-        answer = get_classifier()
-        heads = list(answer) if isinstance(answer, tuple | nn.ModuleList) else [answer]
-        named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-        heads += [modules.get(name) for name in ([named] if isinstance(named, str) else named)]
-    else:
-        heads = [child for name, child in model.named_children() if name in _HEADS][-1:]
-    inside = {id(m) for head in heads if isinstance(head, nn.Module) for m in head.modules()}
-    layers = [m for m in modules.values() if isinstance(m, _LAYERS) and id(m) in inside]
-    classes = getattr(model, "num_classes", None)
-    return [*([m for m in layers if m.weight.shape[0] == classes] or layers[-1:])]
+# --- a word, a number, a function
 
 
-def _by_word(model: nn.Module, word: str) -> NamedMembers:
-    if word not in _WORDS:
-        raise ValueError(f"split={word!r} is not understood; {did_you_mean(word, _WORDS)} {_HOW}")
+def _by_word(model: nn.Module, granularity: str) -> NamedMembers:
+    """Groups of a named granularity, see `split_model`."""
+    if granularity not in _WORDS:
+        hint = did_you_mean(granularity, _WORDS)
+        raise ValueError(f"split={granularity!r} is not understood; {hint} {_HOW}")
     body, head = _body_and_head(model)
-    if word == "halves":
+    if granularity == "halves":
         return _cut(model, body, head, [_middle(body)])
-    if word == "backbone_head":
+    if granularity == "backbone_head":
         return _cut(model, body, head, [])
-    stem = [("stem", body.stem)] if body.stem else []
-    parts = body.stages if word == "stages" else body.blocks
-    return [*stem, *((part.path, part.parameters) for part in parts), ("head", head)]
+    groups: list[tuple[str, Members]] = []
+    if body.stem:
+        groups.append(("stem", body.stem))
+    blocks: Sequence[Stage | Block] = body.stages if granularity == "stages" else body.blocks
+    for block in blocks:
+        groups.append((block.path, block.parameters))
+    groups.append(("head", head))
+    return groups
 
 
 def _by_count(model: nn.Module, count: int) -> NamedMembers:
+    """The head, and `count - 1` groups of the body of about equally many blocks."""
     if count < 2:
         raise ValueError(f"split={count} needs 2 groups or more, the body's and the head")
     body, head = _body_and_head(model)
-    blocks, parts = len(body.blocks), count - 1
-    return _cut(model, body, head, [i * blocks // parts for i in range(1, parts)])
+    block_count = len(body.blocks)
+    body_groups = count - 1
+    starts = [i * block_count // body_groups for i in range(1, body_groups)]
+    return _cut(model, body, head, starts)
 
 
-def _cut(model: nn.Module, body: Body, head: Members, starts: list[int]) -> NamedMembers:
+def _by_function(model: nn.Module, split: SplitFunction) -> NamedMembers:
+    """The groups that a user's function returns, each as a list or as a single module."""
+    groups: list[Members] = []
+    for members in split(model):
+        if isinstance(members, nn.Module | nn.Parameter):
+            members = [members]
+        groups.append(list(members))
+    if not groups:
+        raise ValueError(f"the split function gives no group. {_HOW}")
+    return list(zip(_default_names(len(groups)), groups, strict=True))
+
+
+def _cut(model: nn.Module, body: Body, head: Members, starts: Sequence[int]) -> NamedMembers:
     """Groups of the body that start at these blocks, the first with the stem; and the head."""
     blocks = body.blocks
     if len(starts) >= max(len(blocks), 1):
-        count = f"{len(blocks)} block" + ("s" if len(blocks) != 1 else "")
         raise ValueError(
             f"{len(starts) + 2} groups need {len(starts) + 1} blocks and a head, but the "
-            f"{type(model).__name__} has {count}; ask for {len(blocks) + 1} groups or fewer, or "
-            "say otherwise where they begin"
+            f"{type(model).__name__} has {counted(len(blocks), 'block')}; ask for "
+            f"{len(blocks) + 1} groups or fewer, or say otherwise where they begin"
         )
-    bounds = zip([0, *starts], [*starts, len(blocks)], strict=True)
-    groups: list[Members] = [[p for b in blocks[i:j] for p in b.parameters] for i, j in bounds]
+    groups: list[Members] = []
+    for start, end in pairwise([0, *starts, len(blocks)]):
+        groups.append([p for block in blocks[start:end] for p in block.parameters])
     groups[0] = [*body.stem, *groups[0]]
     return list(zip(_default_names(len(groups) + 1), [*groups, head], strict=True))
 
 
 def _middle(body: Body) -> int:
-    """The block with which the second half starts; the stem counts as one."""
-    stages = [block.path.partition(".")[0] for block in body.blocks]
-    if all(f"layer{i}" in stages for i in (1, 2, 3, 4)):
-        return stages.index("layer3")
-    stem = bool(body.stem)
-    return max(1, (len(body.blocks) + stem) // 2 - stem)
+    """Index of the block with which the second half starts."""
+    stage_of_block = [block.path.partition(".")[0] for block in body.blocks]
+    is_resnet = all(f"layer{i}" in stage_of_block for i in (1, 2, 3, 4))
+    if is_resnet:
+        return stage_of_block.index("layer3")
+    # the stem counts as one block of the first half
+    stem_count = 1 if body.stem else 0
+    in_first_half = (len(body.blocks) + stem_count) // 2 - stem_count
+    return max(1, in_first_half)
+
+
+def _default_names(count: int) -> list[str]:
+    if count == 2:
+        return ["backbone", "head"]
+    return [f"body_{i + 1}" for i in range(count - 1)] + ["head"]
+
+
+# --- indices, paths, names
 
 
 def _at_indices(model: nn.Module, starts: list[int]) -> NamedMembers:
+    """Groups that start at these children of a Sequential, named after their indices."""
     if not isinstance(model, nn.Sequential):
         raise ValueError(
             f"split={starts} counts the children of a Sequential, but the model is a "
             f"{type(model).__name__}. {_HOW}"
         )
-    count = len(model)
+    children = list(model)
+    count = len(children)
     if starts != sorted(set(starts)) or not all(0 < start < count for start in starts):
         raise ValueError(
             f"split={starts} needs increasing indices between 1 and {count - 1}, "
             f"since the model has {count} children"
         )
-    bounds = list(zip([0, *starts], [*starts, count], strict=True))
-    names = [str(a) if b - a == 1 else f"{a}-{b - 1}" for a, b in bounds]
-    return [(name, list(model)[a:b]) for name, (a, b) in zip(names, bounds, strict=True)]
+    groups: list[tuple[str, Members]] = []
+    for start, end in pairwise([0, *starts, count]):
+        name = str(start) if end - start == 1 else f"{start}-{end - 1}"
+        groups.append((name, children[start:end]))
+    return groups
 
 
 def _at_paths(model: nn.Module, starts: list[str]) -> NamedMembers:
-    remaining = [_full_path(model, start) for start in starts]
+    """Groups that start at these modules; what is before the first is called "start"."""
+    upcoming = [_full_path(model, start) for start in starts]
     groups: list[list[nn.Module | nn.Parameter]] = [[]]
-    seen: list[str] = []
+    visited: list[str] = []
     for path, module in modules_in_order(model):
-        start = f"{remaining[0]}." if remaining else "."
-        if f"{path}.".startswith(start) and not any(p.startswith(start) for p in seen):
-            groups.append([])
-            remaining.pop(0)
-        seen.append(f"{path}.")
-        leaf = not list(module.children())
-        groups[-1].extend([module] if leaf else module.parameters(recurse=False))
-    if remaining:
-        at = len(starts) - len(remaining)
+        # a container of stages may be left out in this order: then the first module inside it comes
+        if upcoming and _is_inside(path, upcoming[0]):
+            # a group does not start in the middle of a module that was entered before
+            was_entered = any(_is_inside(earlier, upcoming[0]) for earlier in visited)
+            if not was_entered:
+                groups.append([])
+                upcoming.pop(0)
+        visited.append(path)
+        is_leaf = not list(module.children())
+        groups[-1].extend([module] if is_leaf else module.parameters(recurse=False))
+    if upcoming:
+        i = len(starts) - len(upcoming)
         raise ValueError(
             f"split={starts} must name modules in the order of the model; "
-            f"{starts[at]!r} comes before {starts[at - 1]!r}"
+            f"{starts[i]!r} comes before {starts[i - 1]!r}"
         )
     named = list(zip(["start", *starts], groups, strict=True))
-    return named if groups[0] else named[1:]
+    starts_at_once = not groups[0]
+    return named[1:] if starts_at_once else named
 
 
 def _by_names(model: nn.Module, names: Mapping[str, str]) -> NamedMembers:
+    """Groups by the names that a mapping gives to modules or parameters."""
     group_of = {_full_path(model, path, parameters=True): name for path, name in names.items()}
-    for path in group_of:
-        inner = next((other for other in group_of if other.startswith(f"{path}.")), None)
-        if inner is not None:
-            raise ValueError(
-                f"split names {path!r} and {inner!r}, which is in it; keep one of them"
-            )
+    _check_no_overlap(group_of)
     groups: dict[str, list[nn.Module | nn.Parameter]] = {}
     left_out: list[str] = []
-    for path, module in modules_in_order(model):
-        for name, parameter in module.named_parameters(recurse=False, prefix=path):
-            group = next((g for p, g in group_of.items() if f"{name}.".startswith(f"{p}.")), None)
-            if group is None:
-                left_out.append(name)
-                continue
-            if group in groups and group != [*groups][-1]:
-                behind = f"split puts {name!r} into group {group!r}, behind group {[*groups][-1]!r}"
-                raise ValueError(f"{behind}; groups are neighbouring layers, in order of depth")
-            groups.setdefault(group, []).append(parameter)
+    last_group = ""
+    for name, parameter in _parameters_in_order(model):
+        group = next((group_of[path] for path in group_of if _is_inside(name, path)), None)
+        if group is None:
+            left_out.append(name)
+            continue
+        if group in groups and group != last_group:
+            raise ValueError(
+                f"split puts {name!r} into group {group!r}, behind group {last_group!r}; groups "
+                "are neighbouring layers, in order of depth"
+            )
+        groups.setdefault(group, []).append(parameter)
+        last_group = group
     if left_out:
-        listed = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        raise ValueError(f"split leaves out {len(left_out)} parameters: {listed}; name them, too")
+        raise ValueError(
+            f"split leaves out {len(left_out)} parameters: {shortened(left_out)}; name them, too"
+        )
     return list(groups.items())
 
 
+def _check_no_overlap(paths: Iterable[str]) -> None:
+    """Raises ValueError if one of the paths is inside another."""
+    for outer in paths:
+        for inner in paths:
+            if inner != outer and _is_inside(inner, outer):
+                raise ValueError(
+                    f"split names {outer!r} and {inner!r}, which is in it; keep one of them"
+                )
+
+
+def _parameters_in_order(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for path, module in modules_in_order(model):
+        yield from module.named_parameters(recurse=False, prefix=path)
+
+
 def _full_path(model: nn.Module, path: str, *, parameters: bool = False) -> str:
-    """The path as the model has it; "layer3" may stand for "backbone.layer3"."""
-    paths = [known for known, _ in model.named_modules() if known]
-    paths += [name for name, _ in model.named_parameters()] if parameters else []
-    backbone = next(iter(model.named_children()))[0] if _is_pair(model) else ""
-    for full in (path, f"{backbone}.{path}"):
-        if full in paths:
-            return full
-    hint = did_you_mean(path, paths, count=3)
+    """The path as the model has it; "layer3" may stand for "backbone.layer3".
+
+    parameters: the names of parameters are paths, too. Raises ValueError for an unknown path.
+    """
+    known_paths = [known for known, _ in model.named_modules() if known]
+    if parameters:
+        known_paths += [name for name, _ in model.named_parameters()]
+    candidates = [path]
+    if _is_pair(model):
+        backbone_name, _ = next(model.named_children())
+        candidates.append(f"{backbone_name}.{path}")
+    for candidate in candidates:
+        if candidate in known_paths:
+            return candidate
+    hint = did_you_mean(path, known_paths, count=3)
     raise ValueError(f"split names module {path!r}, which the model does not have; {hint}")
+
+
+def _is_inside(path: str, outer: str) -> bool:
+    """Whether `path` is the path `outer` itself or that of something inside it."""
+    return path == outer or path.startswith(f"{outer}.")
+
+
+def _is_whole_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)

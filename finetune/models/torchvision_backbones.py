@@ -7,19 +7,27 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune.models.splitting import classifier_layers
+from finetune.models.classifier_layers import classifier_layers
 from finetune.randomness import isolated
 from finetune.wording import did_you_mean
 
 PREFIX = "torchvision/"
-_BUILT_FOR_ONE_SIZE = ("vit_", "maxvit")
-# what weights were trained with, and what random weights must be loaded into later
+_BUILT_FOR_ONE_SIZE = ("vit_", "maxvit")  # how the names of such models start
+# Options of models with random weights. They make them equal to the pretrained ones, whose weights
+# may be loaded into them later.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": True},
     "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": True},
 }
-_CONVERTING = "mnasnet"
-_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+# MNASNet's own way to load a state dict converts the weights of an old version. It tells the
+# version by metadata that safetensors files do not have, so torch's own way replaces it.
+_CONVERTS_OLD_WEIGHTS = "mnasnet"
+_AUXILIARY_CLASSIFIERS = ("aux1", "aux2", "AuxLogits")
+
+
+def is_from_torchvision(name: str) -> bool:
+    """Whether a backbone's name is one of torchvision's, or else of timm's."""
+    return name.startswith(PREFIX)
 
 
 def check_name(name: str) -> None:
@@ -31,34 +39,41 @@ def check_name(name: str) -> None:
 
 
 def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
-    """The model without the layer that gives the classes; what pools in front of it stays.
+    """Makes the model without the layers that give the classes; what pools before them stays.
 
     Its `pretrained_cfg` says how images are normalised, as timm's does. Raises ValueError for a
     size that the model can't take, OSError where the weights can't be downloaded.
     """
-    own, native = name.removeprefix(PREFIX), input_size(name)
-    if own.startswith(_BUILT_FOR_ONE_SIZE) and image_size != native:
+    model_name = name.removeprefix(PREFIX)
+    native_size = input_size(name)
+    if model_name.startswith(_BUILT_FOR_ONE_SIZE) and image_size != native_size:
         raise ValueError(
-            f"{name!r} takes images of {native} pixels only, got image_size={image_size}; "
+            f"{name!r} takes images of {native_size} pixels only, got image_size={image_size}; "
             f"timm's models of this kind take others"
         )
-    options = {"weights": "DEFAULT"} if pretrained else {"weights": None, **_OPTIONS.get(own, {})}
-    model: nn.Module = torchvision.models.get_model(own, **options)
-    for part in _AUXILIARY:  # further classifiers, for training from scratch
-        if getattr(model, part, None) is not None:
-            setattr(model, part, None)
-            model.aux_logits = False  # type: ignore[assignment]
-    if own.startswith(
-        _CONVERTING
-    ):  # its way converts old files, told by what safetensors leaves out
-        loads = partial(nn.Module._load_from_state_dict, model)
-        model._load_from_state_dict = loads  # type: ignore[method-assign]
+    if pretrained:
+        options: dict[str, Any] = {"weights": "DEFAULT"}
+    else:
+        options = {"weights": None, **_OPTIONS.get(model_name, {})}
+    model: nn.Module = torchvision.models.get_model(model_name, **options)
+    _remove_auxiliary_classifiers(model)
+    if model_name.startswith(_CONVERTS_OLD_WEIGHTS):
+        load = partial(nn.Module._load_from_state_dict, model)
+        model._load_from_state_dict = load  # type: ignore[method-assign]
     for path in _classifier_paths(model):
         model.set_submodule(path, nn.Identity())
     transforms = _transforms(name)
-    cfg = {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
-    model.pretrained_cfg = cfg  # type: ignore[assignment]
+    config = {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
+    model.pretrained_cfg = config  # type: ignore[assignment]
     return model
+
+
+def _remove_auxiliary_classifiers(model: nn.Module) -> None:
+    """Removes further classifiers of inner layers, which are for training from scratch."""
+    for name in _AUXILIARY_CLASSIFIERS:
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+            model.aux_logits = False  # type: ignore[assignment]
 
 
 def _classifier_paths(model: nn.Module) -> list[str]:
@@ -67,22 +82,26 @@ def _classifier_paths(model: nn.Module) -> list[str]:
 
 
 def source_of(name: str) -> str:
-    """Python that makes `backbone`, without weights, from torchvision's own parts."""
-    own = name.removeprefix(PREFIX)
-    given = _OPTIONS.get(own, {})
-    # only to see the names of its layers; a RegNet computes their widths with tensors
-    regnet = own.startswith("regnet")
-    with isolated(), torch.device("cpu" if regnet else "meta"):
-        model = torchvision.models.get_model(own, weights=None, **given)
-    options = "".join(f", {key}={value!r}" for key, value in given.items())
+    """Python code that makes `backbone`, without weights, with nothing but torchvision."""
+    model_name = name.removeprefix(PREFIX)
+    options = _OPTIONS.get(model_name, {})
+    # The model is made only to see the names of its layers, so without memory where that works: a
+    # RegNet computes their widths with tensors.
+    device = "cpu" if model_name.startswith("regnet") else "meta"
+    with isolated(), torch.device(device):
+        model = torchvision.models.get_model(model_name, weights=None, **options)
+    arguments = [f'"{model_name}"', "weights=None"]
+    for key, value in options.items():
+        arguments.append(f"{key}={value!r}")
     lines = [
         "import torchvision",
         "from torch import nn",
         "",
-        f'backbone = torchvision.models.get_model("{own}", weights=None{options})',
-        *(f'backbone.set_submodule("{p}", nn.Identity())' for p in _classifier_paths(model)),
+        f"backbone = torchvision.models.get_model({', '.join(arguments)})",
     ]
-    if own.startswith(_CONVERTING):
+    for path in _classifier_paths(model):
+        lines.append(f'backbone.set_submodule("{path}", nn.Identity())')
+    if model_name.startswith(_CONVERTS_OLD_WEIGHTS):
         lines.insert(0, "from functools import partial")
         lines.append(
             "backbone._load_from_state_dict = partial(nn.Module._load_from_state_dict, backbone)"

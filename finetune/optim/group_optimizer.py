@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from finetune.models.group_values import PerGroup, numbers
+from finetune.models.group_values import PerGroup, checked_values
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import OptimizerFactory, adamw
 from finetune.optim.membership import make_rows
@@ -80,7 +80,7 @@ class GroupOptimizer:
 
     def _set_weight_decay(self, given: PerGroup[float]) -> None:
         values = self.groups.per_group(given, "weight decay")
-        decays = numbers(values, "weight_decay", shown=given)
+        decays = checked_values(values, "weight_decay", shown=given)
         for group, value in zip(self.groups, decays, strict=True):
             if "weight_decay" in group.values:
                 group.values["weight_decay"] = group.base["weight_decay"] = value

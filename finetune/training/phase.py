@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from finetune.models.group_values import numbers
+from finetune.models.group_values import checked_values
 from finetune.optim import schedules
 from finetune.optim.schedules import Schedule
 
@@ -38,7 +38,7 @@ class Phase:
         object.__setattr__(self, "epochs", int(self.epochs))
         peaks = {}
         for name, values in self.peaks.items():
-            peaks[name] = numbers(values, name, list(values))
+            peaks[name] = checked_values(values, name, list(values))
         object.__setattr__(self, "peaks", peaks)
         schedules_by_name: dict[str, Schedule | tuple[Schedule, ...]] = {}
         for name, schedule in self.schedules.items():

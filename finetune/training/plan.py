@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeAlias
 
-from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, numbers
+from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, checked_values
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
 from finetune.training.phase import Phase, Plan
@@ -35,7 +35,7 @@ def check(plan: Plan, groups: LayerGroups) -> None:
                     f"groups ({', '.join(groups.names)})"
                 )
             if name != "momentum":
-                numbers(values, name, groups.values_of(name))
+                checked_values(values, name, groups.values_of(name))
         if not 0 <= phase.frozen < len(groups):
             raise ValueError(
                 f"phase {phase.name!r} freezes {phase.frozen} of {len(groups)} groups "
@@ -68,7 +68,7 @@ def fit_plan(
         if name == "lr":
             raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
         present = groups.values_of(name)
-        phase_peaks[name] = numbers(groups.per_group(values, name), name, present, shown=values)
+        phase_peaks[name] = checked_values(groups.per_group(values, name), name, present, shown=values)
     phase_schedules: dict[str, Schedule | tuple[Schedule, ...]] = {}
     for name, schedule in (schedules or {}).items():
         if name not in phase_peaks:

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune.models.blocks import Body, modules_in_order, read_body
+from finetune.models.blocks import Body, read_body
 
 
 class Block(nn.Module):
@@ -155,21 +155,3 @@ def test_stages_and_blocks_of(
         body = read_body(create(name))
     assert [stage.path for stage in body.stages] == stages
     assert len(body.blocks) == blocks
-
-
-@pytest.mark.parametrize(
-    ("name", "first", "second"),
-    [
-        ("twins_pcpvt_small", "blocks.0", "patch_embeds.1"),
-        ("coat_lite_tiny", "serial_blocks1", "patch_embed2"),
-        ("fasternet_t0", "stages.1.downsample", "stages.1.blocks"),
-    ],
-)
-def test_modules_come_in_the_order_in_which_they_run(name: str, first: str, second: str):
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    found = [path for path, _ in modules_in_order(model)]
-    assert found.index(first) < found.index(second)
-    named = dict(model.named_parameters())
-    walked = {id(p) for _, m in modules_in_order(model) for p in m.parameters(recurse=False)}
-    assert walked == {id(p) for p in named.values()}

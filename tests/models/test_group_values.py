@@ -22,7 +22,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("values", "expected"),
     [
         (3, (3, 3, 3, 3)),
         ([1, 2, 3, 4], (1, 2, 3, 4)),
@@ -35,19 +35,19 @@ GROUPS = {
         ("text", ("text",) * 4),
     ],
 )
-def test_a_value_reaches_the_groups_it_is_said_for(given: Any, expected: tuple):
-    assert per_group(GROUPS, given, "value") == expected
+def test_a_value_reaches_the_groups_it_is_said_for(values: Any, expected: tuple):
+    assert per_group(GROUPS, values, "value") == expected
 
 
 def test_a_group_named_after_a_module_is_where_that_module_is():
     groups = {"stem": ["net.cls"], "blocks.1": ["net.blocks.1.w"], "blocks.11": [
         "net.blocks.11.w", "net.norm.w"], "head": ["head.w"]}  # fmt: skip
-    given = {"net": {"blocks": 1, "*": 2}, "head": 3}
-    assert per_group(groups, given, "value") == (2, 1, 1, 3)
+    values = {"net": {"blocks": 1, "*": 2}, "head": 3}
+    assert per_group(groups, values, "value") == (2, 1, 1, 3)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ([1, 2], "got 2 rates for 4 groups (stem, layer1, layer10, head)"),
         ({"head": 1}, "layer group 'stem' has no rate; name it, or add '*' for the rest"),
@@ -58,9 +58,9 @@ def test_a_group_named_after_a_module_is_where_that_module_is():
         ({"*": 1, "layer1": 3, "backbone.layer1.0": 2}, "is a part of layer group 'layer1' only"),
     ],
 )
-def test_what_reaches_no_group_or_half_of_one_is_an_error(given: Any, message: str):
+def test_what_reaches_no_group_or_half_of_one_is_an_error(values: Any, message: str):
     with pytest.raises(ValueError, match=re.escape(message)):
-        per_group(GROUPS, given, "rate")
+        per_group(GROUPS, values, "rate")
 
 
 # --- learning rates
@@ -177,14 +177,15 @@ def test_a_value_that_a_plan_leaves_out_is_the_base_again():
 
 
 def test_a_value_that_is_set_holds_in_every_fit(tmp_path: Path):
-    learner, again = (learner_of(optimizer=torch.optim.SGD) for _ in range(2))
+    learner = learner_of(optimizer=torch.optim.SGD)
+    resumed = learner_of(optimizer=torch.optim.SGD)
     learner.layer_groups.set("momentum", 0.95)
     learner.fit(1, 1e-3)
     assert learner.history.steps[-1].momentum == (0.95,) * 3
     learner.save(tmp_path / "run.pt")
-    again.load(tmp_path / "run.pt")
-    again.fit(1, 1e-3)
-    assert again.history.steps[-1].momentum == (0.95,) * 3
+    resumed.load(tmp_path / "run.pt")
+    resumed.fit(1, 1e-3)
+    assert resumed.history.steps[-1].momentum == (0.95,) * 3
 
 
 def test_the_rate_is_an_argument_of_the_fits():

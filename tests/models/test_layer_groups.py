@@ -56,8 +56,8 @@ def split_models(draw: st.DrawFn) -> tuple[nn.Sequential, list[int]]:
 def test_every_parameter_is_in_exactly_one_group_in_order(case: tuple[nn.Sequential, list[int]]):
     model, starts = case
     groups = LayerGroups.from_model(model, starts)
-    held = [(name, id(p)) for group in groups for name, p in group.parameters.items()]
-    assert held == [(name, id(p)) for name, p in model.named_parameters()]
+    in_groups = [(name, id(p)) for group in groups for name, p in group.parameters.items()]
+    assert in_groups == [(name, id(p)) for name, p in model.named_parameters()]
     assert len(groups) == len(starts) + 1
 
 
@@ -65,8 +65,8 @@ def test_every_parameter_is_in_exactly_one_group_in_order(case: tuple[nn.Sequent
 @few
 def test_every_module_but_the_root_is_in_exactly_one_group(case: tuple[nn.Sequential, list[int]]):
     model, starts = case
-    held = [id(m) for group in LayerGroups.from_model(model, starts) for m in group.modules]
-    assert sorted(held) == sorted(id(m) for m in model.modules() if m is not model)
+    in_groups = [id(m) for group in LayerGroups.from_model(model, starts) for m in group.modules]
+    assert sorted(in_groups) == sorted(id(m) for m in model.modules() if m is not model)
 
 
 @given(split_models())
@@ -219,8 +219,11 @@ def test_the_group_that_is_not_frozen_trains():
     before = [copy_of(child.state_dict()) for child in learner.model]
     learner.freeze_to(1)
     learner.fit(1, 1e-2)
-    kept = [same_state(m.state_dict(), b) for m, b in zip(learner.model, before, strict=True)]
-    assert kept == [True, False, False]
+    is_unchanged = [
+        same_state(child.state_dict(), state)
+        for child, state in zip(learner.model, before, strict=True)
+    ]
+    assert is_unchanged == [True, False, False]
 
 
 def test_weights_of_all_groups_train_after_unfreezing():

@@ -59,21 +59,6 @@ def test_a_model_with_a_classifier_is_split_into_halves(split: Split):
     assert owners == [{"stem", "layer1"}, {"layer2"}, {"fc"}]
 
 
-def test_the_head_is_the_classifier_and_nothing_before_it():
-    model = nn.Module()
-    model.body = stack(2)
-    model.classifier = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
-    _, (_, head) = split_model(model, "backbone_head")
-    assert list(head) == [model.classifier[2]]
-
-
-def test_a_classifier_put_in_later_is_found():
-    with torch.device("meta"):
-        model = timm.create_model("test_resnet")
-        model.fc = nn.Linear(model.num_features, 7)
-    assert list(split_model(model)[-1][1]) == [model.fc]
-
-
 def test_a_model_made_without_classes_says_so():
     with torch.device("meta"):
         model = timm.create_model("test_vit", num_classes=0)

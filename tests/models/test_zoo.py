@@ -56,11 +56,11 @@ class NoValues(TorchFunctionMode):
     RANDOM = frozenset({"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_"})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        given = kwargs or {}
-        tensor = args[0] if args else given.get("tensor")
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")
         if getattr(func, "__name__", "") in self.RANDOM and tensor.is_meta:
             return tensor
-        return func(*args, **given)
+        return func(*args, **kwargs)
 
 
 class Uses(TorchFunctionMode):
@@ -117,19 +117,21 @@ def of_torchvision(name: str) -> Iterator[tuple[str, nn.Module]]:
 
 def faults(model: nn.Module) -> list[str]:
     """What is wrong with the layer groups; ValueError where the model is refused."""
-    found, old, blocks = [], pretrained(model), blocks_of(model)
+    wrong: list[str] = []
+    pretrained_names, blocks = pretrained(model), blocks_of(model)
     for split in SPLITS:
         # each parameter is in exactly one, by identity
         groups = partition_parameters(model, split_model(model, split))
         group_of = {name: group for group, names in groups.items() for name in names}
         if [*groups][-1] != "head":
-            found.append(f"{split}: the last group is {[*groups][-1]}")
-        found += [f"{split}: {name} in the head" for name in old & groups["head"].keys()]
+            wrong.append(f"{split}: the last group is {[*groups][-1]}")
+        for name in pretrained_names & groups["head"].keys():
+            wrong.append(f"{split}: {name} in the head")
         for path, names in blocks.items():
             inside = {group_of.get(name) for name in names} - {None, "head"}
             if len(inside) > 1:
-                found.append(f"{split}: {path} is in {sorted(map(str, inside))}")
-    return found
+                wrong.append(f"{split}: {path} is in {sorted(map(str, inside))}")
+    return wrong
 
 
 def blocks_of(model: nn.Module) -> dict[str, list[str]]:
