@@ -39,7 +39,7 @@ from finetune.training.evaluation import evaluate
 from finetune.training.events import Callback
 from finetune.training.phase import Plan
 from finetune.training.record import training_record
-from finetune.training.runtime.folding import eval_mode
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.runtime.runtime import PrecisionChoice, Runtime, choose_runtime
 from finetune.training.settings import StepSettings
 from finetune.training.setup import Loss, Setup

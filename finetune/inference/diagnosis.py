@@ -20,7 +20,7 @@ from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.interpret.task_predictions import LabelsPredictions
 from finetune.randomness import isolated
 from finetune.tasks.task import activation
-from finetune.training.runtime.folding import eval_mode
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Setup
 from finetune.training.thresholds import tune_thresholds
 from finetune.training.trainer import Trainer

@@ -12,7 +12,7 @@ from finetune.data.loaders import EpochLoader
 from finetune.inference.reading import Source
 from finetune.randomness import isolated
 from finetune.training.evaluation import run_through
-from finetune.training.runtime.folding import eval_mode
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Setup
 
 BACKBONE = "backbone"

@@ -18,7 +18,7 @@ from finetune.interpret.task_predictions import LabelsPredictions, ValuesPredict
 from finetune.randomness import isolated
 from finetune.tasks.task import SquaredError, Task, activation
 from finetune.training.evaluation import run_through
-from finetune.training.runtime.folding import eval_mode
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Loss, Setup
 
 Table: TypeAlias = Predictions | LabelsPredictions | ValuesPredictions

@@ -9,7 +9,7 @@ from torch import Tensor
 from finetune.metrics import OfProbabilities
 from finetune.randomness import isolated
 from finetune.training.evaluation import evaluate
-from finetune.training.runtime.folding import eval_mode
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Setup
 
 

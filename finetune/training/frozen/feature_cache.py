@@ -18,7 +18,8 @@ from finetune.randomness import isolated, seed_everything
 from finetune.training.events import Precompute
 from finetune.training.frozen.prefix import Prefix, Suffix
 from finetune.training.phase import Phase
-from finetune.training.runtime.folding import FoldedNorms, eval_mode, results_of, same_results
+from finetune.training.runtime.folding import FoldedNorms, results_of, same_results
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Setup, folded_norms
 
 FRACTION = 0.125

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from finetune.training.runtime.folding import eval_mode, is_free
+from finetune.training.runtime.modules import eval_mode, is_free
 
 WORTHWHILE = 0.1
 """Share of a model's layers with weights that is worth it: behind the first, features are large."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from finetune.training.runtime.convolutions import Convolutions
-from finetune.training.runtime.folding import computes_again
+from finetune.training.runtime.modules import computes_again
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
