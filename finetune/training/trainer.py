@@ -93,7 +93,7 @@ class Trainer:
                 cache = FeatureCache.create(self.setup, phase, 0)
             if cache is None:
                 return False
-            skipped = {p for module in cache.suffix.blanks for p in module.parameters()}
+            skipped = {p for module in cache.suffix.skipped for p in module.parameters()}
             return all(skipped.issuperset(g.parameters.values()) for g in groups[:-1])
         finally:
             for group, frozen in zip(groups, before, strict=True):
