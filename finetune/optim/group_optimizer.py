@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from finetune.models.group_values import PerGroup, numbers
-from finetune.models.layer_groups import LayerGroups
+from finetune.models.layer_groups import LayerGroup, LayerGroups
 from finetune.optim.factories import OptimizerFactory, adamw
 from finetune.optim.membership import make_param_groups
 
@@ -70,24 +70,26 @@ class GroupOptimizer:
         """
         for group in self.groups:
             group.values.clear()
-        for param_group in sorted(self._param_groups, key=lambda p: not p.decays):
-            optimizer = param_group.optimizer
-            if "lr" not in optimizer.defaults:
-                name = type(optimizer).__name__
-                raise ValueError(
-                    f"{name} has no lr for each group; scale its updates instead: "
-                    f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
-                )
-            for key, value in param_group.torch_values.items():
-                param_group.group.values.setdefault(key, value)
+        decaying_first = sorted(self._param_groups, key=lambda p: not p.decays)
+        for param_group in decaying_first:
+            _check_has_rate(param_group.optimizer)
+            for name, value in param_group.torch_values.items():
+                param_group.group.values.setdefault(name, value)
         for param_group in self._param_groups:
-            for key in param_group.slots:
-                param_group.applied[key] = param_group.group.values[key]
+            for name in param_group.slots:
+                param_group.applied[name] = param_group.group.values[name]
         for group in self.groups:
-            members = [p for p in self._param_groups if p.group is group]
-            optimizer_names = dict.fromkeys(type(p.optimizer).__name__ for p in members)
-            group.optimizer = ", ".join(optimizer_names)
             group.base = dict(group.values)
+            group.optimizer = ", ".join(self._optimizer_names(group))
+
+    def _optimizer_names(self, group: LayerGroup) -> list[str]:
+        """The classes of the optimizers that a layer group uses, each once."""
+        names: list[str] = []
+        for param_group in self._param_groups:
+            name = type(param_group.optimizer).__name__
+            if param_group.group is group and name not in names:
+                names.append(name)
+        return names
 
     def _set_weight_decay(self, weight_decay: PerGroup[float]) -> None:
         values = self.groups.per_group(weight_decay, "weight decay")
@@ -104,10 +106,10 @@ class GroupOptimizer:
     @property
     def has_momentum(self) -> bool:
         """Whether there is a momentum (or beta1) for a schedule to move."""
-        return any(
-            "momentum" in optimizer.defaults or "betas" in optimizer.defaults
-            for optimizer in self.torch_optimizers
-        )
+        for optimizer in self.torch_optimizers:
+            if "momentum" in optimizer.defaults or "betas" in optimizer.defaults:
+                return True
+        return False
 
     @property
     def base_momentum(self) -> tuple[float, ...] | None:
@@ -169,10 +171,11 @@ class GroupOptimizer:
             for param_group in self._param_groups:
                 if param_group.optimizer is optimizer:
                     names += param_group.names
-            content = optimizer.state_dict()
-            # torch numbers the parameters through all param groups
-            content["state"] = {i: dict(saved[n]) for i, n in enumerate(names) if n in saved}
-            optimizer.load_state_dict(content)
+            state = {}
+            for number, name in enumerate(names):  # as torch counts parameters in its own state
+                if name in saved:
+                    state[number] = dict(saved[name])
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
     def _check_fits(self, saved: dict[str, dict[str, Any]]) -> None:
         parameters: dict[str, Tensor] = {}
@@ -213,6 +216,15 @@ class _Together:
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
+
+
+def _check_has_rate(optimizer: Optimizer) -> None:
+    if "lr" not in optimizer.defaults:
+        name = type(optimizer).__name__
+        raise ValueError(
+            f"{name} has no lr for each group; scale its updates instead: "
+            f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
+        )
 
 
 def _as_one(optimizers: tuple[Optimizer, ...]) -> Any:
