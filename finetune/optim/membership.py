@@ -139,7 +139,7 @@ def make_param_groups(
             )
     shares = _shares(groups, factories)
     optimizers = _build_optimizers(shares)
-    group_counts = Counter[int]()
+    group_counts = Counter[int]()  # an optimizer numbers its param groups from 0
     param_groups = []
     for share in shares:
         factory_id = id(share.factory)

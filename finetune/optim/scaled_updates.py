@@ -49,20 +49,18 @@ class ScaledUpdates(Optimizer):
         """One step of the inner optimizer, scaled. Parameters without a gradient stay."""
         if closure is not None:
             raise ValueError("ScaledUpdates takes no closure")
-        parameters_by_group = []
+        moving = []
         for group in self.param_groups:
-            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            parameters_by_group.append(moving)
-        before_by_group = [[p.clone() for p in moving] for moving in parameters_by_group]
+            parameters = [p for p in group["params"] if p.grad is not None]
+            weights_before = [parameter.clone() for parameter in parameters]
+            if parameters:  # torch's foreach functions refuse empty lists
+                moving.append((group, parameters, weights_before))
         self._hand_settings_to_inner()
         self.inner.step()
         self._take_settings_from_inner()
-        for group, parameters, before in zip(
-            self.param_groups, parameters_by_group, before_by_group, strict=True
-        ):
-            if parameters:
-                scaled = torch._foreach_lerp(before, parameters, group["lr"])
-                torch._foreach_copy_(parameters, scaled)
+        for group, parameters, weights_before in moving:
+            scaled = torch._foreach_lerp(weights_before, parameters, group["lr"])
+            torch._foreach_copy_(parameters, scaled)
 
     def _hand_settings_to_inner(self) -> None:
         """Hands on what was changed in our param groups since the last step."""

@@ -34,7 +34,7 @@ def fastest(setup: Setup, plan: Plan) -> tuple[Runtime, str]:
     current = setup.runtime
     if not current.automatic or current.compile:  # the caller's choice, or an earlier fit's
         return current, ""
-    # the phase that trains most of the model takes most of the time
+    # measured as in the phases that train most of the model: their steps take longest
     frozen = min(phase.frozen for phase in plan)
     epochs = sum(phase.epochs for phase in plan if phase.frozen == frozen)
     steps = epochs * setup.steps_per_epoch

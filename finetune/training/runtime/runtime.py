@@ -18,7 +18,9 @@ PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How a model runs. Two runtimes give results that differ by rounding only.
+    """How a model runs.
+
+    Two runtimes give results that differ by rounding only; one gives the same bits every time.
 
     precision: of the forward pass; weights, loss and updates are always float32. channels_last:
     the memory layout of convolutions. convolutions: on a CPU, our gradients of convolutions, see
