@@ -1,7 +1,6 @@
 """Fixtures that several rooms need."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,6 @@ import torch
 from support import write_photos
 
 from finetune import ImageDataLoaders, Learner, vision_learner
-
-# what tests measure of this machine is not for its user's runs
-os.environ["FINETUNE_CACHE"] = tempfile.mkdtemp(prefix="finetune-tests-")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, too
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other

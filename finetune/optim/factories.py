@@ -24,8 +24,8 @@ adamw: OptimizerFactory = partial(
 class Matrices:
     """One optimizer for the matrices of a group, another for its other parameters.
 
-    Matrices are parameters [N, M] that decay: the weights of linear layers, but no tables of
-    embeddings that the model's `no_weight_decay()` lists.
+    Matrices are the parameters of shape [N, M] that decay: the weights of linear layers, but not
+    the tables of embeddings that the model's `no_weight_decay()` lists.
     """
 
     matrices: OptimizerFactory
@@ -46,28 +46,45 @@ Its authors leave the classifier to AdamW: `optimizer={"head": adamw, "*": muon}
 """
 
 
-def shares(
+def split_by_factory(
     factory: OptimizerFactory, group: LayerGroup
 ) -> list[tuple[OptimizerFactory, dict[str, nn.Parameter]]]:
-    """The factory with all parameters of the group, or each of two with its share."""
+    """Pairs a factory with the parameters that its optimizer updates, by name.
+
+    `Matrices` gives two pairs, which may be empty; any other factory gets the whole group.
+    """
     if not isinstance(factory, Matrices):
         return [(factory, group.parameters)]
-    parts: tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]] = {}, {}
+    matrices: dict[str, nn.Parameter] = {}
+    other_parameters: dict[str, nn.Parameter] = {}
     for name, parameter in group.parameters.items():
-        parts[parameter.ndim != 2 or name in group.no_decay][name] = parameter
-    return [(factory.matrices, parts[0]), (factory.others, parts[1])]
+        if parameter.ndim == 2 and name not in group.no_decay:
+            matrices[name] = parameter
+        else:
+            other_parameters[name] = parameter
+    return [(factory.matrices, matrices), (factory.others, other_parameters)]
 
 
-def build(factory: OptimizerFactory, param_groups: list[dict[str, Any]]) -> Optimizer:
-    """With fused kernels where torch has them for the parameters' device, else as torch chooses."""
-    arguments = inspect.signature(factory).parameters
-    given = factory.keywords if isinstance(factory, partial) else {}
-    made = factory.func if isinstance(factory, partial) else factory
-    # fused SGD can't start the momentum of some parameters of a group later than that of others
-    fusable = "fused" in arguments and made is not torch.optim.SGD
-    if fusable and given.get("fused") is None and not given.get("foreach"):
+def build_optimizer(factory: OptimizerFactory, param_groups: list[dict[str, Any]]) -> Optimizer:
+    """Calls the factory, with fused kernels where torch has them for the parameters' device."""
+    if _may_be_fused(factory):
         try:
             return factory(param_groups, fused=True)
-        except RuntimeError:  # no fused kernel for this device or dtype: torch says so here
-            pass
+        except RuntimeError:
+            pass  # this is how torch says that it has no fused kernel for a device or dtype
     return factory(param_groups)
+
+
+def _may_be_fused(factory: OptimizerFactory) -> bool:
+    """Whether the optimizer has fused kernels, and the caller has not chosen other ones."""
+    optimizer_class: Callable[..., Optimizer] = factory
+    settings: dict[str, Any] = {}
+    if isinstance(factory, partial):
+        optimizer_class = factory.func
+        settings = factory.keywords
+    # fused SGD can't start the momentum of some parameters of a group later than that of others
+    if optimizer_class is torch.optim.SGD:
+        return False
+    if "fused" not in inspect.signature(factory).parameters:
+        return False
+    return settings.get("fused") is None and not settings.get("foreach")

@@ -1,4 +1,4 @@
-"""GroupOptimizer: layer groups x torch optimizers, whose membership never changes, as one."""
+"""GroupOptimizer: the torch optimizers of all layer groups, as one object."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from finetune.models.group_values import PerGroup, checked_values
-from finetune.models.layer_groups import LayerGroups
+from finetune.models.layer_groups import LayerGroup, LayerGroups
 from finetune.optim.factories import OptimizerFactory, adamw
-from finetune.optim.membership import make_rows
+from finetune.optim.membership import make_param_groups
 
-_KERNELS = ("fused", "foreach", "capturable", "differentiable")  # another device has others
+_KERNELS = ("fused", "foreach", "capturable", "differentiable")
+"""Entries of a param group that are not saved: a run may go on where there are other kernels."""
 
 OptimizerChoice: TypeAlias = PerGroup[OptimizerFactory]
 """One factory for all groups, or one per group in any way of `LayerGroups.per_group`."""
@@ -22,14 +23,14 @@ OptimizerChoice: TypeAlias = PerGroup[OptimizerFactory]
 class GroupOptimizer:
     """Torch optimizers over layer groups; their membership and order never change.
 
-    The hyper-parameters of step t are the groups' `values` at that moment: nothing else is
-    consulted, and no hidden multiplier exists. Every number that an optimizer has per group is one
-    of them, by torch's name; its betas are "momentum", "beta2", ... Freezing only drops gradients,
-    so the state of a frozen parameter is there again when it is unfrozen.
+    The hyper-parameters of step t are the groups' `values` at that moment; nothing else is
+    consulted, and there is no hidden multiplier. `values` has every real number that an optimizer
+    has per group, by torch's name; its betas are "momentum", "beta2", ... Freezing only drops
+    gradients, so the state of a frozen parameter is still there when it is unfrozen.
 
     groups: the layer groups. factory: a torch optimizer class, a `functools.partial` of one or
     `Matrices`, or one of them per group: `{"head": torch.optim.AdamW, "*": torch.optim.SGD}`.
-    weight_decay: replaces the factory's own, one value or one per group; parameters in `no_decay`
+    weight_decay: replaces the factory's, one value or one per group; parameters in `no_decay`
     always have 0. Raises ValueError for a hyper-parameter that the optimizer does not have.
 
     >>> from torch import nn
@@ -50,135 +51,161 @@ class GroupOptimizer:
         *,
         weight_decay: PerGroup[float] | None = None,
     ) -> None:
-        self.groups, self.factory = groups, factory
-        self._rows = make_rows(groups, groups.per_group(factory, "optimizer"))
-        self.torch_optimizers = tuple({id(r.optimizer): r.optimizer for r in self._rows}.values())
-        self._together = _Together(self.torch_optimizers)  # one, as a scaler tells them by identity
+        self.groups = groups
+        self.factory = factory
+        factories = groups.per_group(factory, "optimizer")
+        self._param_groups = make_param_groups(groups, factories)
+        optimizers = {id(p.optimizer): p.optimizer for p in self._param_groups}
+        self.torch_optimizers = tuple(optimizers.values())
+        # made once: a gradient scaler remembers by identity what it has unscaled
+        self._for_scaler = _as_one(self.torch_optimizers)
         self._set_initial_values()
         if weight_decay is not None:
             self._set_weight_decay(weight_decay)
 
     def _set_initial_values(self) -> None:
+        """The groups' values become those of their optimizers.
+
+        Where a group has several optimizers, the one of the parameters that decay counts.
+        """
         for group in self.groups:
             group.values.clear()
-        # a group's first optimizer, that of what decays, is the one that counts
-        for row in sorted(self._rows, key=lambda row: not row.decays):
-            name = type(row.optimizer).__name__
-            if "lr" not in row.optimizer.defaults:
-                raise ValueError(
-                    f"{name} has no lr for each group; scale its updates instead: "
-                    f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
-                )
-            for key, value in row.own_values.items():
-                row.group.values.setdefault(key, value)
-        for row in self._rows:
-            row.applied.update({key: row.group.values[key] for key in row.keys})
+        decaying_first = sorted(self._param_groups, key=lambda p: not p.decays)
+        for param_group in decaying_first:
+            _check_has_rate(param_group.optimizer)
+            for name, value in param_group.torch_values.items():
+                param_group.group.values.setdefault(name, value)
+        for param_group in self._param_groups:
+            for name in param_group.slots:
+                param_group.applied[name] = param_group.group.values[name]
         for group in self.groups:
-            used = (type(row.optimizer).__name__ for row in self._rows if row.group is group)
-            group.optimizer = ", ".join(dict.fromkeys(used))
             group.base = dict(group.values)
+            group.optimizer = ", ".join(self._optimizer_names(group))
 
-    def _set_weight_decay(self, given: PerGroup[float]) -> None:
-        values = self.groups.per_group(given, "weight decay")
-        decays = checked_values(values, "weight_decay", shown=given)
-        for group, value in zip(self.groups, decays, strict=True):
+    def _optimizer_names(self, group: LayerGroup) -> list[str]:
+        """The classes of the optimizers that a layer group uses, each once."""
+        names: list[str] = []
+        for param_group in self._param_groups:
+            name = type(param_group.optimizer).__name__
+            if param_group.group is group and name not in names:
+                names.append(name)
+        return names
+
+    def _set_weight_decay(self, weight_decay: PerGroup[float]) -> None:
+        values = self.groups.per_group(weight_decay, "weight decay")
+        decays = checked_values(values, "weight_decay", shown=weight_decay)
+        for group, decay in zip(self.groups, decays, strict=True):
             if "weight_decay" in group.values:
-                group.values["weight_decay"] = group.base["weight_decay"] = value
-            elif value:
+                group.values["weight_decay"] = decay
+                group.base["weight_decay"] = decay
+            elif decay:
                 raise ValueError(
-                    f"{group.optimizer} has no weight_decay; leave weight_decay={value} out"
+                    f"{group.optimizer} has no weight_decay; leave weight_decay={decay} out"
                 )
 
     @property
     def has_momentum(self) -> bool:
         """Whether there is a momentum (or beta1) for a schedule to move."""
-        return any({"momentum", "betas"} & one.defaults.keys() for one in self.torch_optimizers)
+        for optimizer in self.torch_optimizers:
+            if "momentum" in optimizer.defaults or "betas" in optimizer.defaults:
+                return True
+        return False
 
     @property
     def base_momentum(self) -> tuple[float, ...] | None:
-        """The momentum that each group's optimizer has, None if none has any."""
-        return self.groups.values_of("momentum") if self.has_momentum else None
+        """The momentum that each group's optimizer has, None if no optimizer has one."""
+        if not self.has_momentum:
+            return None
+        return self.groups.values_of("momentum")
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [row.param_group for row in self._rows]
+        """Torch's param groups of all optimizers, in the order of the layer groups."""
+        return [param_group.torch_group for param_group in self._param_groups]
 
     def apply_values(self) -> None:
         """Copies the groups' values into the torch optimizers; `step` does it before stepping."""
-        for row in self._rows:
-            row.apply_values()
+        for param_group in self._param_groups:
+            param_group.apply_values()
 
     def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """One update of every parameter that has a gradient."""
+        """Updates every parameter that has a gradient, once.
+
+        A scaler skips the step of all optimizers when a gradient of any of them is not finite.
+        """
         self.apply_values()
-        if scaler is None:
-            for optimizer in self.torch_optimizers:
-                optimizer.step()
-        else:
-            scaler.step(self._as_one())
+        if scaler is not None:
+            scaler.step(self._for_scaler)
+            return
+        for optimizer in self.torch_optimizers:
+            optimizer.step()
 
     def unscale(self, scaler: torch.amp.GradScaler) -> None:
-        """Gradients as they are without the scaler."""
-        scaler.unscale_(self._as_one())
-
-    def _as_one(self) -> Any:
-        """For a scaler, which must skip the step of all where one gradient is not finite."""
-        return self._together if len(self.torch_optimizers) > 1 else self.torch_optimizers[0]
+        """Divides the gradients by the scaler's factor, in place."""
+        scaler.unscale_(self._for_scaler)
 
     def zero_grad(self) -> None:
-        """Drops the gradients; torch's own method takes as long for its profiler's marks alone."""
+        """Drops the gradients."""
+        # torch's own method takes as long for its profiler's marks alone
         for group in self.groups:
             for parameter in group.parameters.values():
                 parameter.grad = None
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """The optimizer's state by parameter name; hyper-parameters are in the groups' values."""
-        return {
-            name: dict(row.optimizer.state[parameter])
-            for row in self._rows
-            for name, parameter in row.parameters.items()
-            if parameter in row.optimizer.state
-        }
-
-    def settings(self) -> list[dict[str, Any]]:
-        """The plain entries of torch's param groups: some optimizers count in them."""
-        plain = (int, float, str, tuple, type(None))
-        return [
-            {k: v for k, v in group.items() if isinstance(v, plain) and k not in _KERNELS}
-            for group in self.param_groups
-        ]
-
-    def load_settings(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Takes back what `settings` gave."""
-        for group, own in zip(self.param_groups, saved, strict=True):
-            group.update(own)
+        """The optimizers' state by parameter name; hyper-parameters are in the groups' values."""
+        state = {}
+        for param_group in self._param_groups:
+            for name, parameter in param_group.parameters.items():
+                if parameter in param_group.optimizer.state:
+                    state[name] = dict(param_group.optimizer.state[parameter])
+        return state
 
     def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
-        """Takes back what `state_dict` gave, by name, so that it survives a change of order.
+        """Restores what `state_dict` returned, by name: the order of parameters may be another.
 
-        Raises ValueError when a name is unknown or a tensor's shape does not fit.
+        Raises ValueError, and changes nothing, when a name is unknown or a shape does not fit.
         """
-        parameters = {name: p for row in self._rows for name, p in row.parameters.items()}
-        unknown = sorted(set(saved) - set(parameters))
+        self._check_fits(saved)
+        for optimizer in self.torch_optimizers:
+            names = []
+            for param_group in self._param_groups:
+                if param_group.optimizer is optimizer:
+                    names += param_group.names
+            state = {}
+            for number, name in enumerate(names):  # as torch counts parameters in its own state
+                if name in saved:
+                    state[number] = dict(saved[name])
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+    def _check_fits(self, saved: dict[str, dict[str, Any]]) -> None:
+        parameters: dict[str, Tensor] = {}
+        for param_group in self._param_groups:
+            parameters |= param_group.parameters
+        unknown = sorted(saved.keys() - parameters.keys())
         if unknown:
             raise ValueError(f"optimizer state of parameters that are not here: {unknown[:5]}")
         for name, entries in saved.items():
+            shape = parameters[name].shape
             for key, value in entries.items():
-                if isinstance(value, Tensor) and not _fits(value.shape, parameters[name].shape):
+                if isinstance(value, Tensor) and not _fits(value.shape, shape):
                     raise ValueError(
                         f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
-                        f"the parameter {tuple(parameters[name].shape)}"
+                        f"the parameter {tuple(shape)}"
                     )
-        for optimizer in self.torch_optimizers:
-            names = [name for r in self._rows if r.optimizer is optimizer for name in r.names]
-            whole = optimizer.state_dict()
-            whole["state"] = {i: dict(saved[n]) for i, n in enumerate(names) if n in saved}
-            optimizer.load_state_dict(whole)
+
+    def settings(self) -> list[dict[str, Any]]:
+        """The plain entries of torch's param groups, where some optimizers keep estimates."""
+        return [_plain_entries(param_group) for param_group in self.param_groups]
+
+    def load_settings(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Restores what `settings` returned."""
+        for param_group, entries in zip(self.param_groups, saved, strict=True):
+            param_group.update(entries)
 
 
 @dataclass(frozen=True, slots=True)
 class _Together:
-    """Several optimizers, for a gradient scaler."""
+    """Several optimizers as one: a gradient scaler steps all of them, or none."""
 
     optimizers: tuple[Optimizer, ...]
 
@@ -191,6 +218,37 @@ class _Together:
             optimizer.step()
 
 
+def _check_has_rate(optimizer: Optimizer) -> None:
+    if "lr" not in optimizer.defaults:
+        name = type(optimizer).__name__
+        raise ValueError(
+            f"{name} has no lr for each group; scale its updates instead: "
+            f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
+        )
+
+
+def _as_one(optimizers: tuple[Optimizer, ...]) -> Any:
+    """What a gradient scaler takes for an optimizer."""
+    if len(optimizers) == 1:
+        return optimizers[0]  # itself: a scaler knows how to step torch's fused kernels
+    return _Together(optimizers)
+
+
+def _plain_entries(param_group: Mapping[str, Any]) -> dict[str, Any]:
+    entries = {}
+    for key, value in param_group.items():
+        is_plain = isinstance(value, (int, float, str, tuple, type(None)))
+        if is_plain and key not in _KERNELS:
+            entries[key] = value
+    return entries
+
+
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:
-    """The parameter's shape, or with 1 or another of its sizes; of another rank it may be any."""
-    return len(state) != len(parameter) or {*state} <= {1, *parameter}
+    """Whether a tensor of this shape may be state of a parameter of that shape.
+
+    Of the same rank, each size must be 1 (Adafactor) or one of the parameter's; a state of another
+    rank may have any shape (Shampoo).
+    """
+    if len(state) != len(parameter):
+        return True
+    return all(size == 1 or size in parameter for size in state)

@@ -1,4 +1,9 @@
-"""Which of torch's param groups a layer group's parameters are in, and how values get there."""
+"""Membership: which of torch's param groups holds a parameter, and how values get there.
+
+Torch's optimizers have one weight decay per param group, and a layer group has parameters that
+decay and parameters that do not (biases, norms). So each layer group becomes up to two of torch's
+param groups for every optimizer that it uses.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,114 +12,205 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.models.layer_groups import LayerGroup, LayerGroups
-from finetune.optim.factories import OptimizerFactory, build, shares
+from finetune.optim.factories import OptimizerFactory, build_optimizer, split_by_factory
 
 _SHARED = ("lr", "momentum", "weight_decay")
-"""What the optimizers of a group have in common; the others keep their own until it is changed."""
+"""Hyper-parameters that all optimizers of a layer group take from the group at every step.
+
+Each optimizer keeps its own value of the others (eps, say) until the group's value is changed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One of torch's param groups: the parameters of a layer group that decay, or do not.
+class Slot:
+    """Where a hyper-parameter stands in one of torch's param groups.
 
-    keys: names of the hyper-parameters that are real numbers -> key in torch's param group, and
-    position there, for betas. applied: the group's values that were seen last.
+    key: "lr" or "betas", say. position: in the tuple under that key, None for a plain number.
+    """
+
+    key: str
+    position: int | None = None
+
+    def read(self, torch_group: dict[str, Any]) -> float:
+        value = torch_group[self.key]
+        if self.position is not None:
+            value = value[self.position]
+        return float(value)
+
+    def write(self, torch_group: dict[str, Any], value: float) -> None:
+        if self.position is None:
+            torch_group[self.key] = value
+            return
+        values = list(torch_group[self.key])
+        values[self.position] = value
+        torch_group[self.key] = tuple(values)
+
+
+@dataclass(frozen=True, slots=True)
+class ParamGroup:
+    """One of torch's param groups: the parameters of a layer group that decay, or those that don't.
+
+    names: qualified names of the parameters, in torch's order. slots: hyper-parameters by the name
+    they have in the layer group's values. applied: the layer group's values as they were last seen.
     """
 
     group: LayerGroup
     decays: bool
     names: list[str]
     optimizer: Optimizer
-    index: int  # in the optimizer's param groups, which are other objects after load_state_dict
-    keys: dict[str, tuple[str, int | None]]
+    index: int
+    slots: dict[str, Slot]
     applied: dict[str, float] = field(default_factory=dict)
 
     @property
-    def param_group(self) -> dict[str, Any]:
+    def torch_group(self) -> dict[str, Any]:
+        """Torch's own dict, looked up by index: `load_state_dict` replaces it by another."""
         return self.optimizer.param_groups[self.index]
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.param_group["params"], strict=True))
+        return dict(zip(self.names, self.torch_group["params"], strict=True))
 
     @property
-    def own_values(self) -> dict[str, float]:
-        own = self.param_group
-        return {
-            name: float(own[key] if i is None else own[key][i])
-            for name, (key, i) in self.keys.items()
-        }
+    def torch_values(self) -> dict[str, float]:
+        """The hyper-parameters as torch's optimizer has them."""
+        torch_group = self.torch_group
+        return {name: slot.read(torch_group) for name, slot in self.slots.items()}
 
     def apply_values(self) -> None:
-        """An optimizer may count in its param group, and what it writes there must stay."""
-        own = self.param_group
-        for name, (key, i) in self.keys.items():
+        """Copies the layer group's values into torch's param group, where they have changed.
+
+        Some optimizers (Prodigy, schedule-free ones) keep their own estimates under such a key. So
+        a value that nobody has changed is not written again.
+        """
+        torch_group = self.torch_group
+        for name, slot in self.slots.items():
             value = self.group.values[name]
             if name not in _SHARED and value == self.applied.get(name):
                 continue
             self.applied[name] = value
-            if i is not None:
-                own[key] = (*own[key][:i], value, *own[key][i + 1 :])
-            elif self.decays or key != "weight_decay":
-                own[key] = value
-        if own.get("momentum") and isinstance(self.optimizer, torch.optim.RMSprop):
+            if slot.key == "weight_decay" and not self.decays:
+                continue
+            slot.write(torch_group, value)
+        if torch_group.get("momentum") and isinstance(self.optimizer, torch.optim.RMSprop):
             self._make_momentum_buffers()
 
     def _make_momentum_buffers(self) -> None:
         """RMSprop makes them at its first step only, and fails if momentum comes later."""
-        for parameter in self.param_group["params"]:
+        for parameter in self.torch_group["params"]:
             state = self.optimizer.state.get(parameter)
             if state and "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def make_rows(groups: LayerGroups, choices: Sequence[OptimizerFactory]) -> list[Row]:
-    """In the order of the groups; a factory makes one optimizer for all groups that chose it."""
-    for choice in choices:
-        if not callable(choice) or isinstance(choice, Optimizer):
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Parameters, by name, that become one of torch's param groups."""
+
+    factory: OptimizerFactory
+    group: LayerGroup
+    decays: bool
+    parameters: dict[str, nn.Parameter]
+
+    def to_torch(self) -> dict[str, Any]:
+        torch_group: dict[str, Any] = {"params": list(self.parameters.values())}
+        if not self.decays:
+            torch_group["weight_decay"] = 0.0
+        return torch_group
+
+
+def make_param_groups(
+    groups: LayerGroups, factories: Sequence[OptimizerFactory]
+) -> list[ParamGroup]:
+    """Builds the optimizers and returns all their param groups, in the order of the layer groups.
+
+    factories: one per layer group. Layer groups with the same factory share one optimizer.
+    Raises TypeError for what is no factory.
+    """
+    for factory in factories:
+        if not callable(factory) or isinstance(factory, Optimizer):
             raise TypeError(
                 "optimizer must be a torch optimizer class, a functools.partial of one, or a "
-                f"mapping of group names to them, got {choice!r}"
+                f"mapping of group names to them, got {factory!r}"
             )
-    members = [
-        (one, group, decays, {n: p for n, p in share.items() if (n in group.no_decay) != decays})
-        for group, choice in zip(groups, choices, strict=True)
-        for one, share in shares(choice, group)
-        for decays in (True, False)
-    ]
-    members = [member for member in members if member[-1]]
-    optimizers, counts = {}, Counter[int]()
-    for factory in {id(member[0]): member[0] for member in members}.values():
-        own = [(decays, named) for one, _, decays, named in members if one is factory]
-        param_groups = [
-            {"params": list(named.values()), **({} if decays else {"weight_decay": 0.0})}
-            for decays, named in own
-        ]
-        optimizers[id(factory)] = build(factory, param_groups)
-    rows = []
-    for factory, group, decays, named in members:
-        optimizer, index = optimizers[id(factory)], counts[id(factory)]
-        counts[id(factory)] += 1
-        keys = _number_keys(optimizer.defaults)
-        rows.append(Row(group, decays, list(named), optimizer, index, keys))
-    return rows
+    shares = _shares(groups, factories)
+    optimizers = _build_optimizers(shares)
+    group_counts = Counter[int]()  # an optimizer numbers its param groups from 0
+    param_groups = []
+    for share in shares:
+        factory_id = id(share.factory)
+        optimizer = optimizers[factory_id]
+        param_groups.append(
+            ParamGroup(
+                share.group,
+                share.decays,
+                names=list(share.parameters),
+                optimizer=optimizer,
+                index=group_counts[factory_id],
+                slots=_slots(optimizer.defaults),
+            )
+        )
+        group_counts[factory_id] += 1
+    return param_groups
 
 
-def _number_keys(defaults: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
-    """Where real numbers are; a count (ns_steps) is none, but an integer that means one is."""
-    found: dict[str, tuple[str, int | None]] = {}
+def _shares(groups: LayerGroups, factories: Sequence[OptimizerFactory]) -> list[_Share]:
+    """All parameters, divided by layer group, by factory, and by whether they decay."""
+    shares = []
+    for group, group_factory in zip(groups, factories, strict=True):
+        for factory, parameters in split_by_factory(group_factory, group):
+            decaying: dict[str, nn.Parameter] = {}
+            not_decaying: dict[str, nn.Parameter] = {}
+            for name, parameter in parameters.items():
+                side = not_decaying if name in group.no_decay else decaying
+                side[name] = parameter
+            if decaying:
+                shares.append(_Share(factory, group, True, decaying))
+            if not_decaying:
+                shares.append(_Share(factory, group, False, not_decaying))
+    return shares
+
+
+def _build_optimizers(shares: Sequence[_Share]) -> dict[int, Optimizer]:
+    """One optimizer for each factory, by the factory's id; factories need not be hashable."""
+    factories: dict[int, OptimizerFactory] = {}
+    torch_groups: dict[int, list[dict[str, Any]]] = {}
+    for share in shares:
+        factory_id = id(share.factory)
+        factories[factory_id] = share.factory
+        torch_groups.setdefault(factory_id, []).append(share.to_torch())
+    return {
+        factory_id: build_optimizer(factory, torch_groups[factory_id])
+        for factory_id, factory in factories.items()
+    }
+
+
+def _slots(defaults: dict[str, Any]) -> dict[str, Slot]:
+    """The hyper-parameters of an optimizer that are real numbers; betas are momentum, beta2, ..."""
+    slots: dict[str, Slot] = {}
     for key, value in defaults.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if (
-            key == "lr"
-            or (whole and (value == 0 or key in ("eps", "momentum", "weight_decay")))
-            or (isinstance(value, Real) and not isinstance(value, int))
-        ):
-            found[key] = key, None
+        if _is_real_number(key, value):
+            slots[key] = Slot(key)
         elif key == "betas":
-            found |= {f"beta{i + 1}" if i else "momentum": (key, i) for i in range(len(value))}
-    return found
+            for position in range(len(value)):
+                name = "momentum" if position == 0 else f"beta{position + 1}"
+                slots[name] = Slot(key, position)
+    return slots
+
+
+def _is_real_number(key: str, value: object) -> bool:
+    """Whether a default is a real number, written as an integer or not.
+
+    Counts (`ns_steps=5`) and flags are not: a schedule would make fractions of them.
+    """
+    if key == "lr":
+        return True
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return value == 0 or key in ("eps", "momentum", "weight_decay")
+    return isinstance(value, Real)

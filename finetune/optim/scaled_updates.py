@@ -12,11 +12,12 @@ from finetune.optim.factories import OptimizerFactory
 class ScaledUpdates(Optimizer):
     """Another optimizer, whose updates are multiplied by the `lr` of each param group.
 
-    It is the update that is scaled, `w + lr * (w_new - w)`, decay included, and not the gradient:
-    Adam and its kind divide by the size of past gradients, so that a factor on those nearly
-    cancels. For an optimizer with a learning rate per group that rate is the better way.
+    The update is scaled, `w + lr * (w_new - w)`, weight decay included, and not the gradient: Adam
+    and its kind divide by the size of past gradients, so that a factor on the gradient nearly
+    cancels. For an optimizer that has a learning rate per group, that rate is the better way.
 
-    optimizer: a factory, `optimizer(params)`; its own rate and the factors of the groups multiply.
+    optimizer: a factory of the inner optimizer, called as `optimizer(params)`. Its learning rate
+    and the `lr` of the groups multiply.
 
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> half = ScaledUpdates([weight], lambda params: torch.optim.SGD(params, lr=0.1), lr=0.5)
@@ -27,49 +28,72 @@ class ScaledUpdates(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], optimizer: OptimizerFactory, lr: float = 1.0) -> None:
-        groups = [g if isinstance(g, dict) else {"params": [g]} for g in params]
-        super().__init__([{"lr": lr, **group} for group in groups], {"lr": lr})
+        param_groups = []
+        for group in params:
+            options = group if isinstance(group, dict) else {"params": [group]}
+            param_groups.append({"lr": lr, **options})
+        super().__init__(param_groups, {"lr": lr})
         self.inner = optimizer([{"params": group["params"]} for group in self.param_groups])
-        extra = {k: v for k, v in self.inner.defaults.items() if k != "lr"}
-        for own, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
-            inner.update({k: v for k, v in own.items() if k in extra})
-        self.defaults.update(extra)
-        for own in self.param_groups:
-            for key, value in extra.items():
-                own.setdefault(key, value)
-        self._seen = [dict(own) for own in self.param_groups]
+        # the inner optimizer's other hyper-parameters can be set in our param groups
+        defaults = {key: value for key, value in self.inner.defaults.items() if key != "lr"}
+        self.defaults.update(defaults)
+        for group, inner_group in zip(self.param_groups, self.inner.param_groups, strict=True):
+            inner_group.update({key: group[key] for key in defaults if key in group})
+            for key, value in defaults.items():
+                group.setdefault(key, value)
+        self._settings_seen = [dict(group) for group in self.param_groups]
         self.state = self.inner.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step of the other optimizer, scaled. Parameters without a gradient stay."""
+        """One step of the inner optimizer, scaled. Parameters without a gradient stay."""
         if closure is not None:
             raise ValueError("ScaledUpdates takes no closure")
-        moving = [[p for p in g["params"] if p.grad is not None] for g in self.param_groups]
-        before = [[p.clone() for p in parameters] for parameters in moving]
-        groups = list(zip(self.param_groups, self.inner.param_groups, self._seen, strict=True))
-        for own, inner, seen in groups:
-            inner.update({k: v for k, v in _settings(own).items() if v != seen.get(k)})
+        moving = []
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            weights_before = [parameter.clone() for parameter in parameters]
+            if parameters:  # torch's foreach functions refuse empty lists
+                moving.append((group, parameters, weights_before))
+        self._hand_settings_to_inner()
         self.inner.step()
-        for own, inner, seen in groups:  # an optimizer may count in its param group
-            own.update(_settings(inner))
-            seen.update(_settings(own))
-        for own, parameters, old in zip(self.param_groups, moving, before, strict=True):
-            if parameters:
-                scaled = torch._foreach_lerp(old, parameters, own["lr"])
-                torch._foreach_copy_(parameters, scaled)
+        self._take_settings_from_inner()
+        for group, parameters, weights_before in moving:
+            scaled = torch._foreach_lerp(weights_before, parameters, group["lr"])
+            torch._foreach_copy_(parameters, scaled)
+
+    def _hand_settings_to_inner(self) -> None:
+        """Hands on what was changed in our param groups since the last step."""
+        for group, inner_group, seen in self._groups_with_inner():
+            for key, value in _settings(group).items():
+                if value != seen.get(key):
+                    inner_group[key] = value
+
+    def _take_settings_from_inner(self) -> None:
+        """Copies what an optimizer (Prodigy, say) estimates and keeps in its param groups."""
+        for group, inner_group, seen in self._groups_with_inner():
+            group.update(_settings(inner_group))
+            seen.update(_settings(group))
+
+    def _groups_with_inner(self) -> Iterable[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+        """Each param group with the inner optimizer's, and our settings as they were last seen."""
+        return zip(self.param_groups, self.inner.param_groups, self._settings_seen, strict=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "state": self.inner.state_dict()["state"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         super().load_state_dict(state_dict)
         self.inner.load_state_dict({**self.inner.state_dict(), "state": state_dict["state"]})
         self.state = self.inner.state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "inner": self.inner, "_seen": self._seen}
+        return {
+            **super().__getstate__(),
+            "inner": self.inner,
+            "_settings_seen": self._settings_seen,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -77,4 +101,5 @@ class ScaledUpdates(Optimizer):
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What two optimizers have in common: all but the parameters and the learning rate."""
     return {key: value for key, value in group.items() if key not in ("params", "lr")}

@@ -60,7 +60,7 @@ class OneCycle:
     def __call__(self, progress: float) -> float:
         if progress < self.pct_start:
             return cosine(self.start, self.peak, progress / self.pct_start)
-        if self.pct_start == 1:
+        if self.pct_start == 1:  # there is nothing behind the peak
             return self.peak
         return cosine(self.peak, self.end, (progress - self.pct_start) / (1 - self.pct_start))
 
@@ -98,7 +98,7 @@ class Exponential:
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """0 until `start`, then the whole of another schedule: a group that begins to train later.
+    """0 until `start`, then the whole of another schedule: a group begins to train later.
 
     >>> late = delayed(0.5, FlatCosine(0.0, 0.0))
     >>> [late(t) for t in (0, 0.25, 0.5, 1)]
@@ -114,33 +114,41 @@ class Delayed:
     def __call__(self, progress: float) -> float:
         if progress < self.start:
             return 0.0
-        rest = 1 - self.start
-        return self.schedule((progress - self.start) / rest if rest else 1.0)
+        if self.start == 1:  # only the very end is left
+            return self.schedule(1.0)
+        return self.schedule((progress - self.start) / (1 - self.start))
 
 
 def delayed(start: float, schedule: Schedule) -> Delayed:
-    """`schedule`, squeezed into the progress from `start` to 1; nothing happens before."""
+    """`schedule`, squeezed into the progress from `start` to 1; before that the value is 0."""
     return Delayed(start, schedule)
 
 
 def check(schedule: Schedule, what: str) -> None:
-    """Raises ValueError for a schedule whose value is negative or no number anywhere in [0, 1]."""
+    """Raises ValueError for a schedule with a negative or non-finite value anywhere in [0, 1].
+
+    what: the hyper-parameter, for the message. Raises TypeError for what is no function.
+    """
     rule = (
         "a schedule is a function from progress in [0, 1] to a multiplier, 0 or more, of the peak"
     )
     if not callable(schedule) or isinstance(schedule, type):
         raise TypeError(f"the schedule of {what} is {schedule!r}; {rule}")
-    for progress in (i / 100 for i in range(101)):
+    for percent in range(101):
+        progress = percent / 100
         value = schedule(progress)
-        is_number = hasattr(value, "__float__") and math.isfinite(value)
-        if not is_number or not value >= 0:
+        is_finite = hasattr(value, "__float__") and math.isfinite(value)
+        if not is_finite or value < 0:
             raise ValueError(
                 f"the schedule of {what} gives {value!r} at progress {progress}; {rule}"
             )
 
 
 def one_cycle(*, div: float = 25.0, div_final: float = 1e5, pct_start: float = 0.25) -> OneCycle:
-    """The learning rate of one cycle: `peak / div -> peak -> peak / div_final`."""
+    """The learning rate of one cycle: `peak / div -> peak -> peak / div_final`.
+
+    pct_start: the fraction of the phase at which the peak is reached.
+    """
     for name, value in (("div", div), ("div_final", div_final)):
         if not value > 0:
             raise ValueError(
@@ -156,11 +164,12 @@ def one_cycle_momentum(
     return OneCycle(high, low, high, pct_start)
 
 
+# a custom function's code is not in a file, so only these can be read back
 _BUILT_IN = {cls.__name__: cls for cls in (Constant, OneCycle, FlatCosine, Exponential, Delayed)}
 
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as plain data; of any other callable only the name is kept.
+    """A schedule as plain data; of a function that is not built in only the name is recorded.
 
     >>> to_dict(Constant(0.9))
     {'name': 'Constant', 'value': 0.9}
@@ -170,8 +179,10 @@ def to_dict(schedule: Schedule) -> dict[str, Any]:
         return {"name": "Delayed", "start": float(schedule.start), "schedule": inner}
     if type(schedule) in _BUILT_IN.values():
         fields = asdict(schedule)  # type: ignore[call-overload]
-        return {"name": type(schedule).__name__, **{n: float(v) for n, v in fields.items()}}
-    return {"name": getattr(schedule, "__qualname__", type(schedule).__qualname__), "custom": True}
+        numbers = {name: float(value) for name, value in fields.items()}
+        return {"name": type(schedule).__name__, **numbers}
+    name = getattr(schedule, "__qualname__", type(schedule).__qualname__)
+    return {"name": name, "custom": True}
 
 
 def from_dict(data: dict[str, Any]) -> Schedule:

@@ -68,7 +68,8 @@ def fit_plan(
         if name == "lr":
             raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
         present = groups.values_of(name)
-        phase_peaks[name] = checked_values(groups.per_group(values, name), name, present, shown=values)
+        of_groups = groups.per_group(values, name)
+        phase_peaks[name] = checked_values(of_groups, name, present, shown=values)
     phase_schedules: dict[str, Schedule | tuple[Schedule, ...]] = {}
     for name, schedule in (schedules or {}).items():
         if name not in phase_peaks:

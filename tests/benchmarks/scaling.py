@@ -14,7 +14,6 @@ Prints a JSON line a row, with the memory that the imports took as `start_mb`, a
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -141,11 +140,7 @@ def run(row: Row, images: Path, threads: int) -> dict[str, float]:
                 "store": f"{temporary}/store",
             }
             command = [sys.executable, __file__, "--measure", json.dumps(job)]
-            # what this machine is found to do best is not for its user's runs
-            environment = {**os.environ, "FINETUNE_CACHE": temporary}
-            workers.append(
-                subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-            )
+            workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         outputs = [worker.communicate()[0] for worker in workers]
     if any(worker.returncode for worker in workers):
         raise RuntimeError(f"a process of {row} failed; its error is above")

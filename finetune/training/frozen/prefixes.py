@@ -14,7 +14,8 @@ from finetune import distributed
 from finetune.data.loaders import IndexedLoader
 from finetune.randomness import isolated, seed_everything
 from finetune.training.frozen.prefix import Suffix
-from finetune.training.runtime.folding import FoldedNorms, eval_mode, results_of, same_results
+from finetune.training.runtime.folding import FoldedNorms, results_of, same_results
+from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Setup
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
@@ -58,7 +59,7 @@ class FrozenPrefixes:
             suffix = self.find()
         if suffix is None:
             return None
-        skipped = {id(p) for module in suffix.blanks for p in module.parameters()}
+        skipped = {id(p) for module in suffix.skipped for p in module.parameters()}
         frozen = [p for group in groups[:-1] for p in group.parameters.values()]
         return suffix if all(id(parameter) in skipped for parameter in frozen) else None
 

@@ -1,7 +1,8 @@
 """Convolutions on CPUs: gradients by faster ways, with the same numbers to rounding.
 
-A depthwise convolution's gradients are depthwise convolutions themselves, of the kind that the
-library is good at, while its own ways for them are slow; milliseconds for a batch of 64, two cores:
+The gradients of a depthwise convolution are depthwise convolutions themselves, of the kind that
+torch's CPU library (oneDNN) is fast at, while its own kernels for these gradients are slow.
+Milliseconds for a batch of 64 on two cores:
 
 | channels, side, kernel, stride | gradient of | library | ours |
 |---|---|---:|---:|
@@ -11,8 +12,8 @@ library is good at, while its own ways for them are slow; milliseconds for a bat
 | 96 x 64, 3 x 3, 2 | input, bf16 | 105 | 6 |
 | 672 x 8, 5 x 5, 1 | input, float32 | 2.0 | 0.8 |
 
-The gradient of a float32 bias is a sum, which takes the library up to twice the time of the
-weights' gradient; in bf16 it comes with that one for nothing.
+The gradient of a float32 bias is a sum, for which the library takes up to twice the time of the
+weights' gradient; in bf16 it comes with that gradient for nothing.
 """
 
 from dataclasses import dataclass
@@ -24,35 +25,37 @@ from torch.overrides import TorchFunctionMode
 
 _Size = tuple[int, int]
 SMALLEST_KERNEL = 5
-"""Of a depthwise convolution whose weights' gradient goes our way; below it the library's is as
-fast."""
+"""Side of the smallest depthwise kernel whose gradient we compute; the library is as fast below."""
 
 
 class Convolutions(TorchFunctionMode):
-    """Inside this context convolutions take the ways above."""
+    """Inside this context the gradients of convolutions are computed in the ways above."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        called = _conv2d if func is torch.conv2d else func
-        return called(*args, **(kwargs or {}))
+        if func is torch.conv2d:
+            func = _conv2d
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradients:
+    """Which gradients of a convolution we compute; the library computes the others."""
+
+    of_input: bool
+    of_weight: bool
+    of_bias: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """Of a convolution, and which of its gradients go our way."""
+    """How a convolution goes over its input."""
 
     stride: _Size
     padding: _Size
     dilation: _Size
     groups: int
-    own_input: bool = False
-    own_weight: bool = False
-    own_bias: bool = False
-
-    @property
-    def plain(self) -> tuple[_Size, _Size, _Size, int]:
-        return self.stride, self.padding, self.dilation, self.groups
 
 
 def _conv2d(
@@ -64,104 +67,157 @@ def _conv2d(
     dilation: int | _Size = 1,
     groups: int = 1,
 ) -> Tensor:
+    """`torch.conv2d`, with our gradients where they are faster."""
     # as everywhere under autocast, float64 stays what it is
-    half = torch.is_autocast_enabled("cpu") and torch.float64 not in (input.dtype, weight.dtype)
+    has_float64 = torch.float64 in (input.dtype, weight.dtype)
+    autocasts = torch.is_autocast_enabled("cpu") and not has_float64
     differentiates = torch.is_grad_enabled() and (weight.requires_grad or input.requires_grad)
-    known = half or input.dtype == weight.dtype == torch.float32
-    if not differentiates or not known or input.dim() != 4 or isinstance(padding, str):
+    has_known_dtype = autocasts or input.dtype == weight.dtype == torch.float32
+    is_batch = input.dim() == 4
+    if not (differentiates and has_known_dtype and is_batch) or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    sizes = (_pair(stride), _pair(padding), _pair(dilation))
-    own = _ways(weight, sizes, depthwise=groups > 1 and groups == input.shape[1] == len(weight),
-                biased=bias is not None and bias.requires_grad, half=half)  # fmt: skip
-    if not any(own):
+    options = _Options(_pair(stride), _pair(padding), _pair(dilation), groups)
+    ours = _our_gradients(input, weight, bias, options, half=autocasts)
+    if not (ours.of_input or ours.of_weight or ours.of_bias):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    parts: tuple[Tensor | None, ...] = (input, weight, bias)
-    if half:
+    if autocasts:
+        # autocast does not reach into an autograd function
         dtype = torch.get_autocast_dtype("cpu")
-        parts = tuple(None if part is None else part.to(dtype) for part in parts)
-    result: Tensor = _Convolution.apply(*parts, _Options(*sizes, groups, *own))
-    return result
+        input = input.to(dtype)
+        weight = weight.to(dtype)
+        if bias is not None:
+            bias = bias.to(dtype)
+    output: Tensor = _Convolution.apply(input, weight, bias, options, ours)
+    return output
 
 
 def _pair(value: int | _Size) -> _Size:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+    if isinstance(value, int):
+        return value, value
+    return value[0], value[-1]
 
 
-def _ways(
-    weight: Tensor, sizes: tuple[_Size, _Size, _Size], *, depthwise: bool, biased: bool, half: bool
-) -> tuple[bool, bool, bool]:
-    """Whether the gradients of input, weight and bias go our way."""
-    stride, padding, dilation = sizes
+def _our_gradients(
+    input: Tensor, weight: Tensor, bias: Tensor | None, options: _Options, *, half: bool
+) -> _Gradients:
+    """The gradients for which our ways were measured to be faster.
+
+    half: whether the convolution runs in half precision, where more of the library is slow.
+    """
+    is_depthwise = options.groups > 1 and options.groups == input.shape[1] == len(weight)
+    bias_trains = bias is not None and bias.requires_grad
+    is_dense = options.stride == (1, 1)
     kernel = weight.shape[2:]
-    dense = stride == (1, 1)
-    inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, kernel, strict=True))
-    large = max(kernel) >= SMALLEST_KERNEL and (half or (dense and dilation == (1, 1)))
-    of_weight = depthwise and large and weight.requires_grad
-    # the library's way for a bias alone computes the weights' gradient, too
-    return depthwise and inside and (dense or half), of_weight, biased and (of_weight or not half)
+    reach = _reach(kernel, options.dilation)
+    # a larger padding would need a negative one in the convolution that gives the gradient
+    is_padding_small = options.padding[0] <= reach[0] and options.padding[1] <= reach[1]
+    of_input = is_depthwise and is_padding_small and (is_dense or half)
+    is_fast = half or (is_dense and options.dilation == (1, 1))
+    of_weight = is_depthwise and weight.requires_grad and max(kernel) >= SMALLEST_KERNEL and is_fast
+    # for the gradient of a half-precision bias alone the library would compute the weights', too
+    of_bias = bias_trains and (of_weight or not half)
+    return _Gradients(of_input, of_weight, of_bias)
+
+
+def _reach(kernel: torch.Size, dilation: _Size) -> _Size:
+    """How many pixels lie between the first and the last that a kernel sees, down and across."""
+    return dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
 
 
 class _Convolution(torch.autograd.Function):
-    """input [B, C, H, W], weight [D, C / groups, K, L], bias [D] or None; own ways for the input
-    and the weight are for C = D = groups."""
+    """A convolution some of whose gradients are ours.
+
+    input [B, C, H, W], weight [D, C / groups, K, L], bias [D] or None. Our gradients of input and
+    weight are for depthwise convolutions only: C = D = groups.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, options: _Options
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: _Options,
+        ours: _Gradients,
     ) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.options = options
-        return torch.conv2d(input, weight, bias, *options.plain)
+        ctx.ours = ours
+        return torch.conv2d(
+            input, weight, bias, options.stride, options.padding, options.dilation, options.groups
+        )
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        own: _Options = ctx.options
-        for_input, for_weight, for_bias = ctx.needs_input_grad[:3]
-        theirs = [
-            for_input and not own.own_input,
-            for_weight and not own.own_weight,
-            for_bias and not own.own_bias,
+        options: _Options = ctx.options
+        ours: _Gradients = ctx.ours
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        of_library = [
+            needs_input and not ours.of_input,
+            needs_weight and not ours.of_weight,
+            needs_bias and not ours.of_bias,
         ]
         of_input, of_weight, of_bias = None, None, None
-        if any(theirs):
-            *plain, groups = own.plain
+        if any(of_library):
+            bias_size, transposed, output_padding = [len(weight)], False, (0, 0)
             of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
-                gradient, input, weight, [len(weight)], *plain, False, (0, 0), groups, theirs
-            )
-        if for_input and own.own_input:
-            of_input = _input_gradient(input, weight, gradient, own)
-        if for_weight and own.own_weight:
-            of_weight = _weight_gradient(input, weight, gradient, own)
-        if for_bias and own.own_bias:
+                gradient, input, weight, bias_size, options.stride, options.padding,
+                options.dilation, transposed, output_padding, options.groups, of_library,
+            )  # fmt: skip
+        if needs_input and ours.of_input:
+            of_input = _gradient_of_input(input, weight, gradient, options)
+        if needs_weight and ours.of_weight:
+            of_weight = _gradient_of_weight(input, weight, gradient, options)
+        if needs_bias and ours.of_bias:
             of_bias = gradient.sum((0, 2, 3))
-        return of_input, of_weight, of_bias, None
+        return of_input, of_weight, of_bias, None, None
 
 
-def _input_gradient(input: Tensor, weight: Tensor, gradient: Tensor, own: _Options) -> Tensor:
-    """The gradient, with zeros where the stride left pixels out, under the turned kernel."""
-    reach = [d * (k - 1) for d, k in zip(own.dilation, weight.shape[2:], strict=True)]
-    rest = [r - p for r, p in zip(reach, own.padding, strict=True)]
-    if own.stride != (1, 1):
-        height, width = (
-            size + 2 * p - r for size, p, r in zip(input.shape[2:], own.padding, reach, strict=True)
-        )
-        kept, (down, across) = gradient, own.stride
-        gradient = torch.empty(
-            (*kept.shape[:2], height, width), dtype=kept.dtype, memory_format=torch.channels_last
-        ).zero_()
-        gradient[:, :, ::down, ::across] = kept
-    return torch.conv2d(gradient, weight.flip(2, 3), None, 1, rest, own.dilation, own.groups)
+def _gradient_of_input(
+    input: Tensor, weight: Tensor, gradient: Tensor, options: _Options
+) -> Tensor:
+    """Gradient of a depthwise convolution's input [B, C, H, W].
+
+    It is the convolution, with stride 1, of the output's gradient with the kernel turned by 180
+    degrees. Where the stride left out pixels, the output's gradient gets zeros in their place.
+    """
+    reach = _reach(weight.shape[2:], options.dilation)
+    padding = reach[0] - options.padding[0], reach[1] - options.padding[1]
+    if options.stride != (1, 1):
+        height = input.shape[2] + 2 * options.padding[0] - reach[0]
+        width = input.shape[3] + 2 * options.padding[1] - reach[1]
+        gradient = _with_zeros_between(gradient, (height, width), options.stride)
+    kernel = weight.flip(2, 3)
+    return torch.conv2d(gradient, kernel, None, 1, padding, options.dilation, options.groups)
 
 
-def _weight_gradient(input: Tensor, weight: Tensor, gradient: Tensor, own: _Options) -> Tensor:
-    """[C, 1, K, L]: every channel of every image is a channel by itself, and the gradient of its
-    output its kernel; stride and dilation change places."""
-    batch, channels = input.shape[:2]
-    count = batch * channels
-    kernels = gradient.contiguous().view(count, 1, *gradient.shape[2:])
+def _with_zeros_between(gradient: Tensor, size: _Size, stride: _Size) -> Tensor:
+    """The gradient [B, C, ...] at every stride-th pixel of an image of that size, else zeros."""
+    spread = torch.empty(
+        (*gradient.shape[:2], *size), dtype=gradient.dtype, memory_format=torch.channels_last
+    ).zero_()
+    down, across = stride
+    spread[:, :, ::down, ::across] = gradient
+    return spread
+
+
+def _gradient_of_weight(
+    input: Tensor, weight: Tensor, gradient: Tensor, options: _Options
+) -> Tensor:
+    """Gradient of a depthwise convolution's weight [C, 1, K, L].
+
+    It is the convolution of the input with the output's gradient as the kernel, where stride and
+    dilation have changed places. Each channel of each image has a kernel of its own, so all are
+    laid out as the channels of a single image; the gradients of the images are then summed.
+    """
+    batch_size, channels = input.shape[:2]
+    count = batch_size * channels
     images = input.contiguous().view(1, count, *input.shape[2:])
-    each = torch.conv2d(images, kernels, None, own.dilation, own.padding, own.stride, count)
+    kernels = gradient.contiguous().view(count, 1, *gradient.shape[2:])
+    stride, dilation = options.dilation, options.stride
+    by_image = torch.conv2d(images, kernels, None, stride, options.padding, dilation, count)
+    # where the stride left out the last pixels, there are more offsets than the kernel has
     height, width = weight.shape[2:]
-    each = each[:, :, :height, :width].reshape(batch, channels, height, width)
-    return each.sum(0).unsqueeze(1)
+    by_image = by_image[:, :, :height, :width].reshape(batch_size, channels, height, width)
+    return by_image.sum(0).unsqueeze(1)

@@ -2,8 +2,9 @@
 
     norm(conv(x, W)) = conv(x, s W) + (beta - mean s),   s = gamma / sqrt(var + eps)
 
-That is exact, and differentiable in W, gamma and beta. The layer neither passes over its input nor
-keeps it for the backward pass, which is nearly half of what a network like EfficientNet keeps.
+That is exact, and differentiable in W, gamma and beta. The norm then neither passes over its input
+nor keeps it for the backward pass; these inputs are nearly half of what a network like EfficientNet
+keeps.
 """
 
 from collections.abc import Iterator
@@ -18,45 +19,57 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from finetune.randomness import isolated
+from finetune.training.runtime.modules import computes_again, eval_mode, is_free
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 class FoldedNorms:
-    """The convolutions and norms of a model that run as one while `active`.
-
-    Weights and buffers stay where they are, under their names; only what the layers see differs.
-    """
+    """Convolutions of a model, each with the norm that is folded into it while `active()`."""
 
     def __init__(self, pairs: list[tuple[nn.Module, nn.Module]], *, training: bool = True) -> None:
-        self.pairs, self.training = pairs, training
-        self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # by convolution
+        self.pairs = pairs
+        self.training = training
+        # by convolution; outside of training the weights stay as they are, and are folded once
+        self._folded_weights: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def find(cls, model: nn.Module, inputs: Tensor, *, training: bool = True) -> "FoldedNorms":
-        """Pairs of a convolution that trains and a norm in eval mode that alone gets its output.
+        """Finds each convolution that trains and whose output only a norm in eval mode reads.
 
-        inputs: a few images, to see which layer feeds which, and that outputs and gradients stay
-        the same: if they don't, nothing is folded. training: False finds all pairs, also those with
-        a frozen convolution, for as long as weights and statistics stay as they are. The model is
-        left as it was.
+        The model runs once to see which layer reads what, and twice more to prove that outputs and
+        gradients stay the same with the norms folded; if they do not, nothing is folded. The model
+        is left as it was.
+
+        inputs: a few images. training: False also folds norms into frozen convolutions; the result
+        holds for as long as weights and statistics do not change.
         """
-        norms = [m for m in model.modules() if type(m) in _NORMS and not m.training]
-        norms = [norm for norm in norms if norm.running_mean is not None]
-        if computes_again(model) or not norms:
+        norms = _norms_in_eval_mode(model)
+        if not norms or computes_again(model):
             return cls([])
-        with isolated(), eval_mode(model):
-            folded = cls(_watch(model, inputs, set(norms), training), training=training)
+        # outside of training another thread may be drawing, whose generators must not be set back
+        keep_generators = isolated() if training else nullcontext()
+        with keep_generators, eval_mode(model):
+            folded = cls(_find_pairs(model, inputs, norms, training), training=training)
             if not folded.pairs:
                 return folded
-            plain = results_of(model, inputs, cls([]), training)
-            same = same_results(plain, results_of(model, inputs, folded, training))
-        return folded if same else cls([])
+            expected = results_of(model, inputs, cls([]), training)
+            results = results_of(model, inputs, folded, training)
+        if not same_results(expected, results):
+            return cls([])
+        return folded
 
     def active(self) -> AbstractContextManager[None]:
-        """Put it around a forward pass; a norm that is in train mode by now is left alone."""
-        return self._active() if self.pairs else nullcontext()
+        """Folds the norms inside of this context; put it around a forward pass.
+
+        Weights and buffers stay where they are, under their names; only what the layers see
+        differs. A norm that is in train mode by now is left alone. The layers are patched and
+        restored, so only one thread may use the model meanwhile.
+        """
+        if not self.pairs:
+            return nullcontext()
+        return self._active()
 
     @contextmanager
     def _active(self) -> Iterator[None]:
@@ -64,10 +77,10 @@ class FoldedNorms:
             for conv, norm in self.pairs:
                 if norm.training:
                     continue
-                # an instance's own attributes come before its registered parameters
-                weight, bias = self._kept.get(conv) or _folded(conv, norm)
+                weight, bias = self._folded_weights.get(conv) or _fold(conv, norm)
                 if not self.training:
-                    self._kept[conv] = weight, bias
+                    self._folded_weights[conv] = weight, bias
+                # an instance's attributes come before its registered parameters
                 conv.__dict__.update(weight=weight, bias=bias)
                 norm.__dict__["forward"] = _Activation(norm)
             yield
@@ -79,142 +92,169 @@ class FoldedNorms:
 
 
 class _Activation:
-    """What is left of a norm: timm's have dropout and an activation built in."""
+    """The forward of a folded norm: timm's norms have dropout and an activation built in."""
 
     def __init__(self, norm: nn.Module) -> None:
         self.norm = norm if isinstance(norm, BatchNormAct2d) else None
 
     def __call__(self, x: Tensor) -> Any:
-        return x if self.norm is None else self.norm.act(self.norm.drop(x))
+        if self.norm is None:
+            return x
+        return self.norm.act(self.norm.drop(x))
 
 
-def _folded(conv: nn.Module, norm: Any) -> tuple[Tensor, Tensor]:
-    weight, bias = conv._parameters["weight"], conv._parameters["bias"]
+def _fold(conv: nn.Module, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight [D, C, K, L] and bias [D] of the convolution that does the work of both layers."""
+    # the registered ones, also where `active` has put others in front of them
+    weight = conv._parameters["weight"]
+    bias = conv._parameters["bias"]
+    assert weight is not None
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
-    shift = -norm.running_mean * scale if bias is None else (bias - norm.running_mean) * scale
-    assert weight is not None
-    return weight * scale.view(-1, 1, 1, 1), shift if norm.bias is None else shift + norm.bias
+    centre = -norm.running_mean
+    if bias is not None:
+        centre = bias - norm.running_mean
+    shift = centre * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return weight * scale.view(-1, 1, 1, 1), shift
 
 
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """As model.eval(), which may do more; the modes are as before on leaving."""
-    modes = {module: module.training for module in model.modules()}
+def _norms_in_eval_mode(model: nn.Module) -> set[nn.Module]:
+    """The norms that use running statistics now."""
+    norms = set()
+    for module in model.modules():
+        is_norm = type(module) in _NORMS  # a subclass may compute something else
+        if is_norm and not module.training and module.running_mean is not None:
+            norms.add(module)
+    return norms
+
+
+@torch.no_grad()
+def _find_pairs(
+    model: nn.Module, inputs: Tensor, norms: set[nn.Module], training: bool = True
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Convolutions whose output one of the norms reads and nothing else; both are called once."""
+    usage = _Usage({norm for norm in norms if is_free(norm)}, training)
+    hooks = []
+    for module in model.modules():
+        hooks.append(module.register_forward_pre_hook(usage.enter))
+        hooks.append(module.register_forward_hook(usage.leave))
     try:
-        for module in modes:
-            module.training = False
-        yield
+        with usage:
+            model(inputs)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for hook in hooks:
+            hook.remove()
+    pairs = []
+    for conv, readers in usage.readers.items():
+        if len(readers) != 1:
+            continue
+        reader = readers[0]
+        is_norm = isinstance(reader, nn.Module) and reader in usage.norms
+        if is_norm and usage.calls[conv] == usage.calls[reader] == 1:
+            pairs.append((conv, reader))
+    return pairs
 
 
-def computes_again(model: nn.Module) -> bool:
-    """Whether outputs are computed again in the backward pass, where no context of ours is open."""
-    flags = ("grad_checkpointing", "gradient_checkpointing")  # timm's, transformers'
-    return any(getattr(module, flag, False) for module in model.modules() for flag in flags)
+class _Usage(TorchFunctionMode):
+    """Records, during one forward pass, what reads the outputs of the convolutions.
 
-
-class _Consumers(TorchFunctionMode):
-    """Notes every use of a convolution's output that is not its norm's."""
+    A reader is a norm, a module without norms inside, or a torch function outside of the norms.
+    norms: those that may be folded. readers: convolution -> what reads its output.
+    calls: module -> how often it was called.
+    """
 
     def __init__(self, norms: set[nn.Module], training: bool) -> None:
         super().__init__()
-        self.norms, self.training = norms, training
-        self.source: dict[int, nn.Module] = {}  # id of an output -> its convolution
-        self.outputs: list[Tensor] = []  # held, so that no other gets its id
-        self.inside: nn.Module | None = None  # the norm that is running
-        self.used: dict[nn.Module, list[object]] = {}  # convolution -> norms and others
+        self.norms = norms
+        self.training = training
+        self.readers: dict[nn.Module, list[Any]] = {}
         self.calls: dict[nn.Module, int] = {}
+        self._source: dict[int, nn.Module] = {}  # id of an output -> its convolution
+        self._outputs: list[Tensor] = []  # held, so that no other tensor gets the id of one
+        self._running_norm: nn.Module | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.inside is None and getattr(func, "__name__", "") != "__get__":
+        # to look at an attribute, such as the shape, reads no number
+        is_attribute = getattr(func, "__name__", "") == "__get__"
+        if self._running_norm is None and not is_attribute:
             for value in tree_leaves((args, kwargs)):
-                self.note(value, func)
+                self._note(value, func)
         return func(*args, **kwargs)
 
-    def note(self, value: object, user: object) -> None:
-        if id(value) in self.source:
-            self.used[self.source[id(value)]].append(user)
-
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """The forward pre-hook of every module."""
         self.calls[module] = self.calls.get(module, 0) + 1
         if module in self.norms:
-            self.inside = module
-        if module in self.norms or not any(part in self.norms for part in module.modules()):
+            self._running_norm = module
+        has_norms_inside = any(part in self.norms for part in module.modules())
+        # a module with norms inside may only hand its input on to its parts
+        if module in self.norms or not has_norms_inside:
             for value in args:
-                self.note(value, module)
+                self._note(value, module)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if module is self.inside:
-            self.inside = None
-        wanted = _trains(module) if self.training else "weight" in module._parameters
-        if type(module) in _CONVOLUTIONS and wanted and is_free(module, own=1):
-            self.source[id(output)] = module
-            self.outputs.append(output)
-            self.used.setdefault(module, [])
+        """The forward hook of every module."""
+        if module is self._running_norm:
+            self._running_norm = None
+        if self._may_be_folded_into(module):
+            self._source[id(output)] = module
+            self._outputs.append(output)
+            self.readers.setdefault(module, [])
 
+    def _note(self, value: object, reader: object) -> None:
+        convolution = self._source.get(id(value))
+        if convolution is not None:
+            self.readers[convolution].append(reader)
 
-@torch.no_grad()
-def _watch(
-    model: nn.Module, inputs: Tensor, norms: set[nn.Module], training: bool = True
-) -> list[tuple[nn.Module, nn.Module]]:
-    """Convolutions whose output goes to one of the norms only; both are called once."""
-    seen = _Consumers({norm for norm in norms if is_free(norm)}, training)
-    hooks = [module.register_forward_pre_hook(seen.enter) for module in model.modules()]
-    hooks += [module.register_forward_hook(seen.leave) for module in model.modules()]
-    try:
-        with seen:
-            model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [
-        (conv, users[0])
-        for conv, users in seen.used.items()
-        if len(users) == 1 and isinstance(users[0], nn.Module) and users[0] in seen.norms
-        if seen.calls[conv] == seen.calls[users[0]] == 1
-    ]
+    def _may_be_folded_into(self, module: nn.Module) -> bool:
+        if type(module) not in _CONVOLUTIONS or not is_free(module, our_hooks=1):
+            return False
+        weight = module._parameters.get("weight")  # a parametrised one is not under this name
+        if weight is None:
+            return False
+        return weight.requires_grad or not self.training
 
 
 def results_of(
     model: nn.Module, inputs: Tensor, folded: FoldedNorms, training: bool = True
 ) -> list[Tensor]:
-    """Output, and the gradient of every weight that trains; none where it is no single tensor."""
-    weights = [p for p in model.parameters() if p.requires_grad and training]
+    """The output and, in training, the gradients of the mean square of the output.
+
+    Empty where the output is not a single tensor.
+    """
+    weights = []
+    if training:
+        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.set_grad_enabled(bool(weights)):
         with folded.active():
             output = model(inputs)
         if not isinstance(output, Tensor):
             return []
-        loss = output.square().mean()
-        found = torch.autograd.grad(loss, weights, allow_unused=True) if weights else ()
-    return [output.detach(), *(g for g in found if g is not None)]
+        results = [output.detach()]
+        if weights:
+            loss = output.square().mean()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            results += [gradient for gradient in gradients if gradient is not None]
+    return results
 
 
-def same_results(expected: list[Tensor], found: list[Tensor]) -> bool:
-    if not expected or len(expected) != len(found):
+def same_results(expected: list[Tensor], results: list[Tensor]) -> bool:
+    """Whether two answers of `results_of` are the same to rounding; empty ones are not."""
+    if not expected or len(expected) != len(results):
         return False
-    # of gradients that are all rounding
-    floor = 1e-5 * max((float(e.norm()) for e in expected[1:]), default=0.0)
-    return all(
-        float((e - f).norm()) <= 1e-2 * float(e.norm()) + floor
-        for e, f in zip(expected, found, strict=True)
-    )
-
-
-def _trains(conv: nn.Module) -> bool:
-    weight = conv._parameters.get("weight")  # a parametrised one has none under this name
-    return weight is not None and weight.requires_grad
-
-
-def is_free(module: nn.Module, own: int = 0) -> bool:
-    """Nobody listens to what goes in and out. own: how many hooks of each kind are ours."""
-    forward = max(len(module._forward_hooks), len(module._forward_pre_hooks)) <= own
-    backward = module._backward_hooks or module._backward_pre_hooks
-    return forward and not backward and "forward" not in vars(module)
+    gradients = expected[1:]
+    largest_gradient = max((float(gradient.norm()) for gradient in gradients), default=0.0)
+    # a gradient that is zero but for rounding has no digits to compare
+    tolerance = 1e-5 * largest_gradient
+    for expected_tensor, tensor in zip(expected, results, strict=True):
+        difference = float((expected_tensor - tensor).norm())
+        is_close = difference <= 1e-2 * float(expected_tensor.norm()) + tolerance
+        if not is_close:
+            return False
+    return True

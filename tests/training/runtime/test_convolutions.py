@@ -33,21 +33,21 @@ def test_outputs_and_gradients_are_the_librarys(kernel, stride, dilation, paddin
         6, 6, kernel, stride, padding, dilation, groups=6, bias=bias
     ).to(memory_format=layout)  # fmt: skip
     inputs = torch.randn(3, 6, 14, 15).contiguous(memory_format=layout)
-    for own, theirs in zip(
+    for ours, expected in zip(
         gradients(conv, inputs, ours=True), gradients(conv, inputs, ours=False), strict=True
     ):
-        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def record_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A row for each convolution that takes our way from now on: for which gradients."""
     rows: list[str] = []
     forward = convolutions._Convolution.forward
 
     def recording(ctx, *arguments):
-        options = arguments[-1]
-        own = {"i": options.own_input, "w": options.own_weight, "b": options.own_bias}
-        rows.append("".join(name for name, yes in own.items() if yes))
+        ours = arguments[-1]
+        letters = {"i": ours.of_input, "w": ours.of_weight, "b": ours.of_bias}
+        rows.append("".join(letter for letter, is_ours in letters.items() if is_ours))
         return forward(ctx, *arguments)
 
     monkeypatch.setattr(convolutions._Convolution, "forward", staticmethod(recording))
@@ -58,7 +58,7 @@ PLAIN = {"kernel_size": 5, "groups": 4, "bias": False}
 
 
 @pytest.mark.parametrize(
-    ("options", "own", "in_bf16"),
+    ("options", "in_float32", "in_bf16"),
     [
         (PLAIN | {"bias": True}, ["iwb"], ["iwb"]),
         (PLAIN | {"kernel_size": 3, "bias": True}, ["ib"], ["i"]),
@@ -75,14 +75,14 @@ PLAIN = {"kernel_size": 5, "groups": 4, "bias": False}
     ],
 )
 def test_depthwise_ones_and_biases_take_our_way(
-    monkeypatch, options: dict, own: list, in_bf16: list
+    monkeypatch, options: dict, in_float32: list, in_bf16: list
 ):
     conv = nn.Conv2d(4, 4, **options)
     x = torch.ones(1, 4, 9, 9, dtype=conv.weight.dtype)
-    rows = taken(monkeypatch)
+    rows = record_ways(monkeypatch)
     with Convolutions():
         conv(x)
-    assert rows == own
+    assert rows == in_float32
     rows.clear()
     if conv.weight.dtype == torch.float32:
         with torch.autocast("cpu", torch.bfloat16), Convolutions():
@@ -90,8 +90,8 @@ def test_depthwise_ones_and_biases_take_our_way(
         assert rows == in_bf16
 
 
-def test_without_gradients_the_librarys_way_is_taken(monkeypatch):
-    rows = taken(monkeypatch)
+def test_without_gradients_the_librarys_way_is_record_ways(monkeypatch):
+    rows = record_ways(monkeypatch)
     conv = nn.Conv2d(4, 4, 5, groups=4)
     with Convolutions(), torch.no_grad():
         conv(torch.ones(1, 4, 9, 9))
@@ -101,7 +101,7 @@ def test_without_gradients_the_librarys_way_is_taken(monkeypatch):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_under_a_frozen_weight_the_input_still_goes_our_way(monkeypatch, precision):
     """The library's way for it takes 20 times as long in bf16, where a stride leaves pixels out."""
-    rows = taken(monkeypatch)
+    rows = record_ways(monkeypatch)
     conv = nn.Conv2d(4, 4, 5, groups=4, bias=False).requires_grad_(False)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32), Convolutions():
         conv(torch.ones(1, 4, 9, 9, requires_grad=True))
@@ -120,17 +120,18 @@ def test_what_is_frozen_gets_no_gradient_and_passes_one_on(frozen: str):
 
 
 @pytest.mark.parametrize(
-    ("channels", "groups", "own"), [(3, 3, (True, True, True)), (4, 2, (False, False, True))]
+    ("channels", "groups", "ours"), [(3, 3, (True, True, True)), (4, 2, (False, False, True))]
 )
 @pytest.mark.parametrize("step", [((1, 1), (1, 1)), ((2, 1), (1, 1)), ((2, 2), (1, 2))])
-def test_the_gradient_passes_torchs_own_check(channels, groups, own, step):
+def test_the_gradient_passes_torchs_own_check(channels, groups, ours, step):
     torch.manual_seed(0)
     shapes = ((2, channels, 8, 9), (channels, channels // groups, 3, 5), (channels,))
     x, w, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
     stride, dilation = step
-    options = convolutions._Options(stride, (2, 1), dilation, groups, *own)
+    options = convolutions._Options(stride, (2, 1), dilation, groups)
+    ways = convolutions._Gradients(*ours)
     assert torch.autograd.gradcheck(
-        lambda x, w, b: convolutions._Convolution.apply(x, w, b, options), (x, w, b)
+        lambda x, w, b: convolutions._Convolution.apply(x, w, b, options, ways), (x, w, b)
     )
 
 
@@ -142,19 +143,19 @@ def test_under_autocast_the_numbers_differ_by_the_rounding_of_bf16(kernel: int, 
     inputs = torch.randn(3, 6, 14, 15)
     exact = gradients(conv, inputs, ours=False)
     with torch.autocast("cpu", torch.bfloat16):
-        found = gradients(conv, inputs, ours=True)
-    assert found[0].dtype == torch.bfloat16
-    assert [value.dtype for value in found[1:]] == [torch.float32] * 3
-    for own, theirs in zip(found, exact, strict=True):
-        assert (own - theirs).norm() < 0.02 * theirs.norm()
+        rounded = gradients(conv, inputs, ours=True)
+    assert rounded[0].dtype == torch.bfloat16
+    assert [value.dtype for value in rounded[1:]] == [torch.float32] * 3
+    for ours, expected in zip(rounded, exact, strict=True):
+        assert (ours - expected).norm() < 0.02 * expected.norm()
 
 
 def test_under_autocast_others_are_the_librarys():
     conv, x = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        theirs = conv(x)
+        expected = conv(x)
         with Convolutions():
-            assert torch.equal(conv(x), theirs)
+            assert torch.equal(conv(x), expected)
 
 
 def test_other_functions_are_as_they_were():

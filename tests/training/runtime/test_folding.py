@@ -65,11 +65,11 @@ def test_outputs_and_gradients_are_those_of_the_separate_layers(name: str, pairs
     model = estimated(timm.create_model(name, num_classes=5))
     folded = FoldedNorms.find(model, images())
     assert len(folded.pairs) == pairs if pairs is not None else folded.pairs
-    own, separate = (results(model, images(), f) for f in (folded, FoldedNorms([])))
-    assert own.keys() == separate.keys()
+    together, separate = (results(model, images(), f) for f in (folded, FoldedNorms([])))
+    assert together.keys() == separate.keys()
     for key, value in separate.items():
         scale = float(value.abs().max()) + 1e-6
-        torch.testing.assert_close(own[key], value, rtol=1e-3, atol=1e-3 * scale, msg=key)
+        torch.testing.assert_close(together[key], value, rtol=1e-3, atol=1e-3 * scale, msg=key)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -78,9 +78,9 @@ def test_biases_and_norms_without_weights_are_folded_too(bias: bool, affine: boo
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine))
     folded = FoldedNorms.find(estimated(model), images())
     assert len(folded.pairs) == 1
-    own, separate = (results(model, images(), f) for f in (folded, FoldedNorms([])))
+    together, separate = (results(model, images(), f) for f in (folded, FoldedNorms([])))
     for key, value in separate.items():
-        torch.testing.assert_close(own[key], value, rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(together[key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_a_norm_in_train_mode_is_left_alone():
@@ -112,14 +112,14 @@ def test_an_evaluation_is_the_same_with_it(photos):
     def learner(fold: bool) -> Learner:
         data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
         settings = {"weights": None, "progress": False, "runtime": Runtime(CPU, fold=fold)}
-        made = vision_learner(data, "test_efficientnet", **settings)
-        estimated(made.model.backbone)
-        return made
+        learner = vision_learner(data, "test_efficientnet", **settings)
+        estimated(learner.model.backbone)
+        return learner
 
     with_it, without = learner(True), learner(False)
     state = copy_of(with_it.model.state_dict())
-    found = with_it.validate()
-    assert found == pytest.approx(without.validate(), rel=1e-4)
+    scores = with_it.validate()
+    assert scores == pytest.approx(without.validate(), rel=1e-4)
     assert same_state(state, with_it.model.state_dict())
     assert not any("forward" in vars(module) for module in with_it.model.modules())
 
@@ -207,7 +207,7 @@ def test_a_convolution_that_serves_others_is_left_alone(kind: type[nn.Module]):
 def test_every_other_use_of_a_convolutions_output_is_seen(kind: type[nn.Module]):
     model = estimated(kind())
     norms = {module for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
-    assert folding._watch(model, images(), norms) == []
+    assert folding._find_pairs(model, images(), norms) == []
 
 
 def test_a_network_that_saves_memory_by_itself_is_left_alone():
@@ -296,7 +296,7 @@ def test_weights_keep_their_names_while_they_are_folded():
 def test_a_folded_norm_keeps_no_input_for_the_backward_pass():
     model = small()
 
-    def kept(folded: FoldedNorms) -> int:
+    def saved_numbers(folded: FoldedNorms) -> int:
         sizes: list[int] = []
         packed = torch.autograd.graph.saved_tensors_hooks(
             lambda t: (sizes.append(t.numel()), t)[1], lambda t: t
@@ -306,8 +306,9 @@ def test_a_folded_norm_keeps_no_input_for_the_backward_pass():
         return sum(sizes)
 
     outputs = model(images()).numel()
-    saved = kept(FoldedNorms([])) - kept(FoldedNorms.find(model, images()))
-    assert saved > 0.9 * outputs  # the weights' scales are kept instead, which are small
+    folded = FoldedNorms.find(model, images())
+    gain = saved_numbers(FoldedNorms([])) - saved_numbers(folded)
+    assert gain > 0.9 * outputs  # the weights' scales are saved instead, which are small
 
 
 def test_training_with_it_is_training_without_it(photos):

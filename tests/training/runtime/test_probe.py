@@ -1,6 +1,5 @@
-"""The probe: only long automatic runs, the fastest way, remembered, and no trace in the learner."""
+"""The probe: only long automatic runs, the fastest way, and no trace in the learner."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -16,21 +15,16 @@ from finetune.training.trainer import Trainer
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _own_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path))
-
-
 @pytest.fixture
 def speeds(monkeypatch) -> dict[bool, float]:
-    """Seconds of a step by memory layout; counts the trials under the key None."""
+    """Seconds of a step by whether it runs in channels_last; "trials" counts the measurements."""
     seconds: dict = {True: 1.0, False: 0.5, "trials": 0}
 
-    def told(setup: Setup, runtime: Runtime, batches: object, frozen: int) -> float:
+    def look_up(setup: Setup, runtime: Runtime, batches: object, frozen: int) -> float:
         seconds["trials"] += 1
         return seconds[runtime.channels_last]
 
-    monkeypatch.setattr(probe, "_seconds", told)
+    monkeypatch.setattr(probe, "_seconds_per_step", look_up)
     return seconds
 
 
@@ -62,7 +56,7 @@ def test_a_short_run_is_not_measured(speeds):
 def test_the_trial_takes_at_most_its_share_of_the_steps(speeds):
     learner = tiny_learner()
     setup = learner.trainer.setup
-    needed = 2 * (1 + probe._TIMED) / probe.SHARE / setup.steps_per_epoch
+    needed = 2 * (1 + probe._TIMED_STEPS) / probe.SHARE / setup.steps_per_epoch
     probe.fastest(setup, long_plan(learner, int(needed) - 1))
     assert speeds["trials"] == 0
     probe.fastest(setup, long_plan(learner, int(needed) + 1))
@@ -84,57 +78,28 @@ def test_what_the_caller_chose_is_not_questioned(speeds, options: dict):
     assert probe.fastest(learner.trainer.setup, long_plan(learner)) == (before, "")
 
 
-def test_the_answer_is_remembered_for_the_same_model(speeds):
+def test_every_long_run_is_measured_anew(speeds):
     learner = tiny_learner()
-    first, _ = probe.fastest(learner.trainer.setup, long_plan(learner))
-    trials = speeds["trials"]
-    again, note = probe.fastest(tiny_learner().trainer.setup, long_plan(learner))
-    assert (again, speeds["trials"]) == (first, trials)
-    assert note == "running on cpu, fp32, as measured in an earlier run"
-
-
-def test_another_model_is_measured_anew(speeds):
-    learner = tiny_learner()
-    probe.fastest(learner.trainer.setup, long_plan(learner))
-    trials = speeds["trials"]
-    other = tiny_learner(3)
-    probe.fastest(other.trainer.setup, long_plan(other))
-    assert speeds["trials"] == 2 * trials
-
-
-@pytest.mark.parametrize("content", ["", "{", "[1]", '"text"'])
-def test_a_damaged_memory_is_as_good_as_none(speeds, content: str):
-    probe.memory_file().write_text(content)
-    learner = tiny_learner()
-    assert not probe.fastest(learner.trainer.setup, long_plan(learner))[0].channels_last
-    assert len(json.loads(probe.memory_file().read_text())) == 1
-
-
-def test_a_memory_that_cannot_be_written_is_no_error(speeds, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file" / "below"))
-    learner = tiny_learner()
-    assert not probe.fastest(learner.trainer.setup, long_plan(learner))[0].channels_last
+    for trials in (2, 4):
+        probe.fastest(learner.trainer.setup, long_plan(learner))
+        assert speeds["trials"] == trials
 
 
 def test_compiling_is_tried_in_very_long_runs_only(speeds, monkeypatch):
     tried = []
-    told = probe._seconds
+    look_up = probe._seconds_per_step
 
     def recording(setup: Setup, runtime: Runtime, batches: object, frozen: int) -> float:
         tried.append(runtime.compile)
-        return 0.1 if runtime.compile else told(setup, runtime, batches, frozen)
+        return 0.1 if runtime.compile else look_up(setup, runtime, batches, frozen)
 
-    monkeypatch.setattr(probe, "_seconds", recording)
+    monkeypatch.setattr(probe, "_seconds_per_step", recording)
     learner = tiny_learner()
     epochs = int(probe.COMPILING / probe.SHARE / 0.5 / learner.trainer.setup.steps_per_epoch)
     probe.fastest(learner.trainer.setup, long_plan(learner, epochs - 1))
     assert not any(tried)
-    probe.memory_file().unlink()
     runtime, _ = probe.fastest(learner.trainer.setup, long_plan(learner, epochs + 2))
     assert runtime.compile
-    # a shorter run does not pay for what a longer one chose
-    assert not probe.fastest(learner.trainer.setup, long_plan(learner, epochs - 1))[0].compile
 
 
 def test_a_real_trial_leaves_no_trace():
@@ -158,22 +123,20 @@ def test_a_way_that_fails_is_never_the_fastest():
 
     setup = replace(tiny_learner().trainer.setup, loss=unsupported)
     batches = list(setup.data.train.epoch(0, 0))[:1]
-    assert probe._seconds(setup, setup.runtime, batches, 0) == float("inf")
+    assert probe._seconds_per_step(setup, setup.runtime, batches, 0) == float("inf")
 
 
-def test_a_model_that_cannot_be_tried_runs_as_it_was(tmp_path):
+def test_a_model_that_cannot_be_tried_runs_as_it_was():
     learner = tiny_learner()
     leaf = torch.ones(1, requires_grad=True)
     learner.model[0].computed = leaf * 2  # can't be copied
     setup = learner.trainer.setup
     assert probe.fastest(setup, long_plan(learner)) == (setup.runtime, "")
-    assert not probe.memory_file().exists()
 
 
-def test_the_own_way_as_the_fastest_is_not_worth_a_line(speeds):
+def test_the_current_way_as_the_fastest_is_not_worth_a_line(speeds):
     speeds[False] = 2.0
     learner = tiny_learner()
-    assert probe.fastest(learner.trainer.setup, long_plan(learner))[1] == ""
     assert probe.fastest(learner.trainer.setup, long_plan(learner))[1] == ""
     assert speeds["trials"] == 2
 
@@ -190,23 +153,6 @@ def test_a_loss_with_state_is_tried_on_a_copy():
     learner = tiny_learner(loss=loss)
     probe.fastest(learner.trainer.setup, long_plan(learner))
     assert loss.calls == 0
-
-
-def test_another_policy_is_measured_anew(speeds):
-    learner, other = tiny_learner(), tiny_learner(norm="train")
-    probe.fastest(learner.trainer.setup, long_plan(learner))
-    trials = speeds["trials"]
-    probe.fastest(other.trainer.setup, long_plan(other))
-    assert speeds["trials"] == 2 * trials
-
-
-@pytest.mark.parametrize("entry", [1, {}, {"precision": "fp32"}, {"steps": 0, "fold": "yes"}])
-def test_an_entry_of_another_version_is_as_good_as_none(speeds, entry: object):
-    learner = tiny_learner()
-    found = probe.fastest(learner.trainer.setup, long_plan(learner))
-    content = json.loads(probe.memory_file().read_text())
-    probe.memory_file().write_text(json.dumps(dict.fromkeys(content, entry)))
-    assert probe.fastest(learner.trainer.setup, long_plan(learner)) == found
 
 
 def test_a_long_fit_trains_in_the_way_that_was_found(speeds, capsys):

@@ -64,7 +64,7 @@ def test_a_convolution_that_torch_gets_wrong_is_not_laid_out_so():
     chosen = choose_runtime("cpu")
     stem = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2))
     assert not chosen.suited_to(stem).channels_last
-    assert not any(way.channels_last for way in chosen.suited_to(stem).others(stem))
+    assert not any(way.channels_last for way in chosen.suited_to(stem).alternatives(stem))
     assert chosen.suited_to(nn.Sequential(nn.Conv2d(3, 48, 3, stride=2))).channels_last
 
 
