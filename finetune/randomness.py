@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -32,20 +32,22 @@ def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, purpose, *index))
 
 
-def uniforms(seed: int, purpose: str, epoch: int, indices: Tensor, count: int) -> Tensor:
-    """`count` numbers in [0, 1) for each example, whatever batch or worker the example is in.
+def uniforms(seed: int, purpose: str, epoch: int, indices: Tensor, names: Sequence[str]) -> Tensor:
+    """A number in [0, 1) for each name and example, whatever batch or worker the example is in.
 
-    indices: [B] int64, the examples' numbers in the data set. Returns [B, count] float32
-    on the CPU.
+    Each is keyed by its name, so that a new name, or another order, changes no other number.
+
+    indices: [B] int64, the examples' numbers in the data set. Returns float32 [names, B] on the
+    CPU.
     Source: the SplitMix64 generator in counter mode (Steele, Lea, Flood 2014).
 
-    >>> whole = uniforms(0, "augment", 2, torch.arange(8), 3)
-    >>> torch.equal(whole[5:], uniforms(0, "augment", 2, torch.arange(5, 8), 3))
+    >>> flips, angles = uniforms(0, "augment", 2, torch.arange(8), ["flip", "angle"])
+    >>> torch.equal(angles[5:], uniforms(0, "augment", 2, torch.arange(5, 8), ["angle"])[0])
     True
     """
-    start = np.uint64(key(seed, purpose, epoch))
-    number = indices.numpy().astype(np.uint64)[:, None] * np.uint64(count)
-    counter = number + np.arange(1, count + 1, dtype=np.uint64)
+    keys = [key(seed, f"{purpose}.{name}", epoch) for name in names]
+    start = np.array(keys, dtype=np.uint64)[:, None]
+    counter = indices.numpy().astype(np.uint64) + np.uint64(1)
     z: np.ndarray = start + counter * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -73,11 +73,15 @@ def test_generator_leaves_the_global_one_alone() -> None:
 # --- uniforms
 
 
+def names_of(count: int) -> list[str]:
+    return [f"draw {number}" for number in range(count)]
+
+
 def test_uniforms_are_always_the_same() -> None:
-    assert uniforms(0, "augment", 0, torch.tensor([0, 1, 1000000]), 2).tolist() == [
-        [0.44173991680145264, 0.14533036947250366],
-        [0.8355094194412231, 0.8519690036773682],
-        [0.8890272378921509, 0.293067991733551],
+    """These are SplitMix64's, computed with Python's integers."""
+    assert uniforms(0, "augment", 0, torch.tensor([0, 1, 1000000]), ["a", "b"]).tolist() == [
+        [0.04575788974761963, 0.08270913362503052, 0.6864076852798462],
+        [0.5756446719169617, 0.2691590189933777, 0.45836466550827026],
     ]
 
 
@@ -91,8 +95,8 @@ def test_uniforms_are_always_the_same() -> None:
 def test_uniforms_lie_in_zero_to_one_without_one(
     seed: int, epoch: int, index: int, count: int
 ) -> None:
-    draws = uniforms(seed, "p", epoch, torch.arange(index, index + 5), count)
-    assert draws.shape == (5, count)
+    draws = uniforms(seed, "p", epoch, torch.arange(index, index + 5), names_of(count))
+    assert draws.shape == (count, 5)
     assert draws.dtype == torch.float32
     assert bool(((draws >= 0) & (draws < 1)).all())
 
@@ -100,24 +104,32 @@ def test_uniforms_lie_in_zero_to_one_without_one(
 @settings(max_examples=30, deadline=None)
 @given(indices=st.lists(st.integers(0, 10**6), min_size=1, max_size=9))
 def test_uniforms_of_an_example_do_not_depend_on_its_batch(indices: list[int]) -> None:
-    together = uniforms(1, "p", 2, torch.tensor(indices), 5)
-    alone = [uniforms(1, "p", 2, torch.tensor([i]), 5) for i in indices]
-    assert torch.equal(together, torch.cat(alone))
+    names = names_of(5)
+    together = uniforms(1, "p", 2, torch.tensor(indices), names)
+    alone = [uniforms(1, "p", 2, torch.tensor([i]), names) for i in indices]
+    assert torch.equal(together, torch.cat(alone, dim=1))
+
+
+def test_a_number_is_keyed_by_its_name_and_not_by_its_place() -> None:
+    before = uniforms(1, "p", 2, torch.arange(9), ["flip", "angle"])
+    after = uniforms(1, "p", 2, torch.arange(9), ["angle", "new", "flip"])
+    assert torch.equal(after[[2, 0]], before)
 
 
 def test_uniforms_of_no_example_are_empty() -> None:
-    assert uniforms(0, "p", 0, torch.arange(0), 3).shape == (0, 3)
+    assert uniforms(0, "p", 0, torch.arange(0), names_of(3)).shape == (3, 0)
 
 
 def test_uniforms_leave_the_global_generators_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    uniforms(0, "p", 0, torch.arange(10), 3)
+    uniforms(0, "p", 0, torch.arange(10), names_of(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def table(epoch: int = 0, seed: int = 0, purpose: str = "augment") -> torch.Tensor:
-    return uniforms(seed, purpose, epoch, torch.arange(20000), 6)
+    """[20000, 6]: a row for each example."""
+    return uniforms(seed, purpose, epoch, torch.arange(20000), names_of(6)).T
 
 
 def test_uniforms_have_the_mean_and_variance_of_the_uniform_distribution() -> None:

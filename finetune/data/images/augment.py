@@ -1,7 +1,7 @@
 """Batched augmentation on the device: one projective resample and one colour transform an image."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -12,8 +12,22 @@ from torch.nn import functional as F
 from finetune.randomness import uniforms
 from finetune.wording import did_you_mean
 
-DRAWS = 12
-"""How many random numbers one image needs."""
+DRAWS = (
+    "affine",
+    "window",
+    "angle",
+    "flip",
+    "shift_x",
+    "shift_y",
+    "tilt_x",
+    "tilt_y",
+    "lit",
+    "brightness",
+    "contrast",
+)
+"""The random numbers that an image needs. Each is keyed by its name: a new one changes no other."""
+Draws: TypeAlias = Mapping[str, Tensor]
+"""For each of `DRAWS` a number in [0, 1) an image: [B], on the images' device."""
 AugmentName: TypeAlias = Literal["none", "light", "standard", "strong"]
 Transform: TypeAlias = Callable[[Tensor], Any]
 """One presized image, uint8 [3, S, S] -> tensor [3, h, w], uint8 or float in [0, 1]."""
@@ -95,12 +109,12 @@ def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def augment(
-    images: Tensor, draws: Tensor, spec: Augmentation, size: int, mean: Tensor, std: Tensor
+    images: Tensor, draws: Draws, spec: Augmentation, size: int, mean: Tensor, std: Tensor
 ) -> Tensor:
     """A random view, resampled once.
 
-    images: uint8 [B, 3, S, S]; draws: [B, DRAWS] uniform in [0, 1) on the same device; mean,
-    std: [3], in [0, 1]. Returns float32 [B, 3, size, size].
+    images: uint8 [B, 3, S, S]; draws: see `draw_numbers`; mean, std: [3], in [0, 1]. Returns
+    float32 [B, 3, size, size].
     """
     grid = _sampling_grid(homographies(draws, spec), size)
     view = F.grid_sample(
@@ -109,33 +123,42 @@ def augment(
     return normalise(_relight(view, draws, spec), mean, std)
 
 
-def draw_numbers(seed: int, view: int, indices: Tensor, device: torch.device) -> Tensor:
-    """The random numbers of these images in a view: [B, DRAWS] in [0, 1) on the device.
+def draw_numbers(seed: int, view: int, indices: Tensor, device: torch.device) -> Draws:
+    """The random numbers of these images in a view, on the device.
 
     indices: [B] int64 on the CPU, the examples' numbers in the data set.
     """
-    draws = uniforms(seed, "augment", view, indices, DRAWS)
+    numbers = uniforms(seed, "augment", view, indices, DRAWS)
     if device.type == "cuda":
-        return draws.pin_memory().to(device, non_blocking=True)
-    return draws.to(device)
+        numbers = numbers.pin_memory().to(device, non_blocking=True)
+    else:
+        numbers = numbers.to(device)
+    return dict(zip(DRAWS, numbers, strict=True))
 
 
-def homographies(draws: Tensor, spec: Augmentation) -> Tensor:
+def homographies(draws: Draws, spec: Augmentation) -> Tensor:
     """Matrices [B, 3, 3] that take a point of the view to one of the image, both in [-1, 1]^2."""
-    signed = draws * 2 - 1
-    bent = (draws[:, 0] < spec.affine_probability).float()
-    window = spec.min_window + (1 - spec.min_window) * draws[:, 1]
-    angle = signed[:, 2] * math.radians(spec.rotate) * bent
-    mirror = 1 - 2 * (draws[:, 3] < spec.flip).float()
+    is_affine = (draws["affine"] < spec.affine_probability).float()
+    window = spec.min_window + (1 - spec.min_window) * draws["window"]
+    angle = _signed(draws["angle"]) * math.radians(spec.rotate) * is_affine
+    mirror = 1 - 2 * (draws["flip"] < spec.flip).float()
     cos, sin = torch.cos(angle) * window, torch.sin(angle) * window
+    # as far as the window stays inside of the image
+    shift_x = _signed(draws["shift_x"]) * (1 - window)
+    shift_y = _signed(draws["shift_y"]) * (1 - window)
     zero, one = torch.zeros_like(window), torch.ones_like(window)
-    shift_x, shift_y = signed[:, 4] * (1 - window), signed[:, 5] * (1 - window)
     similarity = torch.stack(
         [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y, zero, zero, one], dim=1
-    ).view(-1, 3, 3)
-    tilt_x, tilt_y = signed[:, 6] * spec.warp * bent, signed[:, 7] * spec.warp * bent
+    )
+    tilt_x = _signed(draws["tilt_x"]) * spec.warp * is_affine
+    tilt_y = _signed(draws["tilt_y"]) * spec.warp * is_affine
     tilt = torch.stack([one, zero, zero, zero, one, zero, tilt_x, tilt_y, one], dim=1)
-    return similarity @ tilt.view(-1, 3, 3)
+    return similarity.view(-1, 3, 3) @ tilt.view(-1, 3, 3)
+
+
+def _signed(draw: Tensor) -> Tensor:
+    """[0, 1) to [-1, 1)."""
+    return draw * 2 - 1
 
 
 def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
@@ -151,11 +174,11 @@ def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
     return grid
 
 
-def _relight(view: Tensor, draws: Tensor, spec: Augmentation) -> Tensor:
+def _relight(view: Tensor, draws: Draws, spec: Augmentation) -> Tensor:
     """Brightness and contrast as one multiply-add, in place."""
-    lit = (draws[:, 8] < spec.lighting_probability).float()
-    brightness = 1 + (draws[:, 9] * 2 - 1) * spec.lighting * lit
-    contrast = 1 + (draws[:, 10] * 2 - 1) * spec.lighting * lit
+    is_lit = (draws["lit"] < spec.lighting_probability).float()
+    brightness = 1 + _signed(draws["brightness"]) * spec.lighting * is_lit
+    contrast = 1 + _signed(draws["contrast"]) * spec.lighting * is_lit
     grey = view.mean(dim=(2, 3)).mean(dim=1)  # one sum would be shared among threads for B = 1
     scale = (brightness * contrast).view(-1, 1, 1, 1)
     offset = (grey * brightness * (1 - contrast)).view(-1, 1, 1, 1)

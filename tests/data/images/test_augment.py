@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finetune.data.images.augment import DRAWS, Augmentation, augment, center_crop, homographies
-from finetune.randomness import uniforms
+from finetune.data.images.augment import (
+    DRAWS,
+    Augmentation,
+    Draws,
+    augment,
+    center_crop,
+    draw_numbers,
+    homographies,
+)
 
 STILL = {"flip": 0.0, "min_window": 1.0, "rotate": 0.0, "warp": 0.0, "lighting": 0.0}
 ZERO, ONE = torch.zeros(3), torch.ones(3)
@@ -31,33 +38,19 @@ def noise(count: int = 4, side: int = 16, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=source)
 
 
-def draws_of(count: int = 4, epoch: int = 0) -> Tensor:
-    return uniforms(0, "augment", epoch, torch.arange(count), DRAWS)
+def draws_of(count: int = 4, epoch: int = 0, first: int = 0) -> Draws:
+    return draw_numbers(0, epoch, torch.arange(first, first + count), torch.device("cpu"))
 
 
-def views(images: Tensor, spec: Augmentation, size: int, draws: Tensor | None = None) -> Tensor:
+def views(images: Tensor, spec: Augmentation, size: int, draws: Draws | None = None) -> Tensor:
     """Augmented views in [0, 1], not normalised."""
     return augment(images, draws_of(len(images)) if draws is None else draws, spec, size, ZERO, ONE)
 
 
-def fixed(**columns: float) -> Tensor:
-    """One row of draws: all in the middle, so that nothing moves, but what is named."""
-    names = [
-        "bent",
-        "window",
-        "angle",
-        "flip",
-        "x",
-        "y",
-        "tilt_x",
-        "tilt_y",
-        "lit",
-        "brightness",
-        "contrast",
-        "spare",
-    ]
-    row = dict.fromkeys(names, 0.5) | {"bent": 0.0, "lit": 0.0} | columns
-    return torch.tensor([[row[name] for name in names]])
+def fixed(**numbers: float) -> Draws:
+    """Draws of one image: all in the middle, so that nothing moves, but what is named."""
+    row = dict.fromkeys(DRAWS, 0.5) | {"affine": 0.0, "lit": 0.0} | numbers
+    return {name: torch.tensor([number]) for name, number in row.items()}
 
 
 def dot(x: int, y: int, side: int = 33) -> Tensor:
@@ -94,7 +87,7 @@ def test_center_crop_is_the_middle() -> None:
     assert torch.allclose(view * 255, images[:, :, 2:18, 2:18].float(), atol=1e-4)
 
 
-def test_a_image_that_is_too_small_has_no_middle() -> None:
+def test_an_image_that_is_too_small_has_no_middle() -> None:
     with pytest.raises(ValueError, match=r"no middle of 16 px in images \[1, 3, 12, 12\]"):
         center_crop(torch.zeros(1, 3, 12, 12, dtype=torch.uint8), 16, ZERO, ONE)
 
@@ -124,7 +117,7 @@ def test_nothing_happens_where_nothing_may() -> None:
 
 def test_nothing_happens_where_the_draws_are_in_the_middle() -> None:
     images = noise(1)
-    view = views(images, Augmentation(min_window=1, flip=0.5), 16, fixed(bent=0.9, lit=0.9))
+    view = views(images, Augmentation(min_window=1, flip=0.5), 16, fixed(affine=0.9, lit=0.9))
     assert (view - images / 255).abs().max() < 1e-5
 
 
@@ -187,7 +180,7 @@ def test_window_is_cut_at_its_place(x: float, y: float) -> None:
     """A window of half the side, in the view's own size: no resampling but the cut."""
     images = noise(1, side=32)
     spec = Augmentation(**{**STILL, "min_window": 0.5})
-    view = views(images, spec, 16, fixed(window=0.0, x=x, y=y))
+    view = views(images, spec, 16, fixed(window=0.0, shift_x=x, shift_y=y))
     left, top = round(16 * x), round(16 * y)
     assert (view - images[:, :, top : top + 16, left : left + 16] / 255).abs().max() < 1e-5
 
@@ -277,23 +270,31 @@ def test_view_does_not_depend_on_the_memory_layout() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_view_does_not_depend_on_the_batch(side: int, size: int, together: int) -> None:
     """At 224 px a batch of one is large enough for torch to share a sum among its threads."""
-    images, draws = noise(8, side), draws_of(8)
-    spec = Augmentation(lighting_probability=1)
-    parts = zip(images.split(together), draws.split(together), strict=True)
-    seen = torch.cat([views(part, spec, size, rows) for part, rows in parts])
-    assert torch.equal(seen, views(images, spec, size, draws))
+    images, spec = noise(8, side), Augmentation(lighting_probability=1)
+    seen = []
+    for first in range(0, 8, together):
+        part = images[first : first + together]
+        seen.append(views(part, spec, size, draws_of(len(part), first=first)))
+    assert torch.equal(torch.cat(seen), views(images, spec, size, draws_of(8)))
 
 
-def test_every_draw_but_the_spare_one_is_used() -> None:
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_draw_is_used(name: str) -> None:
     images, spec = noise(1), Augmentation()
-    start = torch.full((1, DRAWS), 0.4)
+    start = {draw: torch.tensor([0.4]) for draw in DRAWS}
+    changed = {**start, name: torch.tensor([0.99])}
     plain = views(images, spec, 16, start)
-    used = []
-    for column in range(DRAWS):
-        draws = start.clone()
-        draws[0, column] = 0.99
-        used.append(not torch.allclose(views(images, spec, 16, draws), plain))
-    assert used == [True] * (DRAWS - 1) + [False]
+    assert not torch.allclose(views(images, spec, 16, changed), plain)
+
+
+def test_a_draw_is_keyed_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An augmentation that is added, in any place, leaves the others as they were."""
+    before = draws_of()
+    monkeypatch.setattr("finetune.data.images.augment.DRAWS", ("new", *reversed(DRAWS)))
+    after = draws_of()
+    assert set(after) == {*before, "new"}
+    for name, numbers in before.items():
+        assert torch.equal(after[name], numbers)
 
 
 @pytest.mark.parametrize("name", ["flip", "affine_probability", "lighting_probability"])
