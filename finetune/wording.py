@@ -1,6 +1,8 @@
 """Wording that messages and tables share."""
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -16,6 +18,15 @@ def did_you_mean(name: str, names: Iterable[str], *, count: int = 1) -> str:
         return f"did you mean {' or '.join(map(repr, near))}?"
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f"there are {shown}"
+
+
+def warn(message: str) -> None:
+    """Warns with the line of the user's code that led here, however deep in the package it is."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def number(value: float) -> str:

@@ -1,7 +1,6 @@
 """ImageDataLoaders: training and validation images, from wherever they are, as batches."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -30,6 +29,7 @@ from finetune.data.summary.summary import DataSummary, summarise
 from finetune.interpret.image_grids import plot_images
 from finetune.options import takes_options
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
+from finetune.wording import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -363,7 +363,7 @@ class ImageDataLoaders(DataLoaders):
         listed = "\n".join(f"  {error}" for error in errors[:_ERRORS_LISTED])
         if len(errors) > _ERRORS_LISTED:
             listed += f"\n  and {len(errors) - _ERRORS_LISTED} more, see .skipped"
-        warnings.warn(f"left out {len(errors)} unreadable images:\n{listed}", stacklevel=6)
+        warn(f"left out {len(errors)} unreadable images:\n{listed}")
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -93,19 +93,16 @@ class Trainer:
             return request
         keeps_features = False
         if request.freeze_epochs is None and prefixes is not None:
-            keeps_features = self._keeps_features(prefixes)
+            keeps_features = self._keeps_features(prefixes, request.freeze_views or 1)
         plan = request.plan(groups, keeps_features=keeps_features)
         plans.check(plan, groups)
         return plan
 
-    def can_keep_features(self) -> bool:
+    def _keeps_features(self, prefixes: FrozenPrefixes, views: int) -> bool:
         """Whether all groups but the last, frozen, need run only once for each view."""
-        return self._keeps_features(FrozenPrefixes(self.setup))
-
-    def _keeps_features(self, prefixes: FrozenPrefixes) -> bool:
         suffix = prefixes.find_behind_all_but_the_last_group()
         # processes must agree, or they would run different plans
-        is_refused = suffix is None or not features_fit(self.setup, suffix, views=1)
+        is_refused = suffix is None or not features_fit(self.setup, suffix, views=views)
         return not distributed.any_process(is_refused, self.setup.runtime.device)
 
     def _load_run(self, checkpoint: Path, plan: Plan) -> Run:

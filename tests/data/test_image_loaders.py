@@ -220,6 +220,20 @@ def test_skipped_files_are_listed_and_warned_of(tmp_path: Path) -> None:
     assert warned[0].filename == __file__  # it points to the caller's line
 
 
+def test_every_way_in_warns_with_the_callers_line(tmp_path: Path) -> None:
+    damage(write_photos(tmp_path), "red/003.jpg")
+    images = sorted(tmp_path.glob("*/*.jpg"))
+    labels = [image.parent.name for image in images]
+    table = tmp_path / "labels.csv"
+    rows = [f"{image},{label}" for image, label in zip(images, labels, strict=True)]
+    table.write_text("\n".join(["image,label", *rows]))
+    with pytest.warns(UserWarning, match="left out 1 unreadable images:\n") as of_table:
+        ImageDataLoaders.from_csv(table, on_error="skip", **SMALL)
+    with pytest.warns(UserWarning, match="left out 1 unreadable images:\n") as of_lists:
+        ImageDataLoaders.from_lists(images, labels, on_error="skip", **SMALL)
+    assert of_table[0].filename == of_lists[0].filename == __file__
+
+
 def test_skipped_files_are_not_replaced(tmp_path: Path) -> None:
     bad = {"red/003.jpg", "blue/000.jpg", "blue/001.jpg"}
     damage(write_photos(tmp_path), *bad)

@@ -30,7 +30,7 @@ from finetune import (
 )
 from finetune.randomness import generator, uniforms
 from finetune.training import checkpoint
-from finetune.training.events import Precompute, StepEnd
+from finetune.training.events import FitStart, Precompute, StepEnd
 from finetune.training.setup import Loss
 
 RUNS = {
@@ -92,7 +92,7 @@ class Moved(DataLoaders):
     def prepare(self, batch: Batch, view: int | None) -> Batch:
         if view is None or batch.indices is None:
             return batch
-        moves = uniforms(self.seed, "move", view, batch.indices, 4) - 0.5
+        moves = uniforms(self.seed, "move", view, batch.indices, "abcd").T - 0.5
         return replace(batch, inputs=batch.inputs + moves)
 
 
@@ -211,6 +211,11 @@ def test_each_process_runs_the_frozen_layers_on_its_share(ranks):
     assert [rank["frozen runs"] for rank in ranks] == [[2, 3, 3, 3, 32, 1, 32, 1]] * 2
 
 
+def test_a_hook_in_one_process_alone_makes_both_search_again(ranks):
+    """A search shares the weights, and a process that did not search would be waited for."""
+    assert ranks[0]["hooked"] == ranks[1]["hooked"] > 0
+
+
 def test_ctrl_c_in_one_process_while_precomputing_ends_both(ranks):
     assert [rank["interrupted precomputing"] for rank in ranks] == [[64], [64]]
 
@@ -281,6 +286,15 @@ def _frozen_runs() -> list[int]:
     return sizes
 
 
+class HookFirst(Callback):
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def on_fit_start(self, event: FitStart) -> None:
+        if distributed.rank() == 0:
+            self.model[-1].register_forward_hook(lambda *_: None)
+
+
 class InterruptFirst(Callback):
     def on_step_end(self, event: StepEnd) -> None:
         if distributed.rank() == 0 and event.step == 2:
@@ -341,6 +355,9 @@ def _runs(folder: Path) -> dict:
         results[name] = fine_tune_numbered(**options)
     results["frozen runs"] = _frozen_runs()
     results.update(_logs(folder))
+    learner = new_learner(data=numbered_data())
+    learner.fine_tune(1, callbacks=[HookFirst(learner.model)])
+    results["hooked"] = len(learner.history.steps)
     counter = CountPrecompute(interrupt=True)
     try:
         new_learner(data=numbered_data()).fine_tune(1, callbacks=[counter])

@@ -115,8 +115,11 @@ class Suffix(nn.Module):
         Activations that are not kept (gradient checkpointing) are computed again there.
         """
         *inner, boundary = self.skipped
-        with _intercepted(inner, self._skip), _intercepted([boundary], self._at_boundary):
-            yield
+        try:
+            with _intercepted(inner, self._skip), _intercepted([boundary], self._at_boundary):
+                yield
+        finally:
+            self._features_now = torch.empty(0)  # a batch on the device
 
     def prefix(self, images: Tensor) -> Tensor:
         """Returns the features of the images: the model runs until it has them."""

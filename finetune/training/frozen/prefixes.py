@@ -1,4 +1,4 @@
-"""FrozenPrefixes: the frozen beginnings of a model, found and proven once each."""
+"""FrozenPrefixes: the frozen beginning of a model, found and proven once for plan and phase."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -18,20 +18,22 @@ from finetune.training.runtime.folding import FoldedNorms, results_of, same_resu
 from finetune.training.runtime.modules import eval_mode
 from finetune.training.setup import Setup
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
 Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
 class FrozenPrefixes:
-    """What may train on kept features, for each number of frozen groups.
+    """What may train on kept features, for the groups that are frozen.
 
-    A search runs the model a few times. Its result is kept and holds for as long as the model's
-    modules, hooks, modes and frozen parameters stay as they are, so that planning and training
-    ask for the same proof without paying for it twice.
+    A search runs the model a few times. What planning found serves the phase that comes next, so
+    that both ask for the same proof without paying for it twice; every other phase is proven anew.
     """
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._suffixes: dict[tuple[Any, ...], Suffix | None] = {}
+        # by the state of the model: what planning found and no phase has used yet
+        self._planned: dict[tuple[Any, ...], Suffix | None] = {}
 
     def find(self) -> Suffix | None:
         """What may train on kept features with the groups that are frozen now, and the modes.
@@ -40,15 +42,17 @@ class FrozenPrefixes:
         examples have no numbers by which features could be kept.
         """
         state = _state_of(self._setup.model)
-        if state not in self._suffixes:
-            self._suffixes[state] = self._search()
-        return self._suffixes[state]
+        is_new = state not in self._planned
+        # a search shares weights among the processes, so all of them search or none does
+        if distributed.any_process(is_new, self._setup.runtime.device):
+            return self._search()
+        return self._planned.pop(state)
 
     def find_behind_all_but_the_last_group(self) -> Suffix | None:
         """What may train on kept features if all groups but the last are frozen.
 
         None where one of these groups would still have to run in every step. The model is frozen
-        for the search, and is as it was afterwards.
+        for the search, and is as it was afterwards. A phase that freezes them finds the same.
         """
         groups = self._setup.optimizer.groups
         if len(groups) < 2:
@@ -56,7 +60,8 @@ class FrozenPrefixes:
         with _flags_restored(self._setup):
             groups.freeze_to(len(groups) - 1)
             groups.set_training_modes()
-            suffix = self.find()
+            suffix = self._search()
+            self._planned[_state_of(self._setup.model)] = suffix
         if suffix is None:
             return None
         skipped = {id(p) for module in suffix.skipped for p in module.parameters()}
@@ -90,28 +95,41 @@ def _first_images(setup: Setup, train: IndexedLoader) -> Any:
 
 
 def _state_of(model: nn.Module) -> tuple[Any, ...]:
-    """Everything that the result of a search depends on, to be compared."""
+    """What the result of a search depends on, to be compared: layers, modes, hooks, flags."""
     modules = []
     for module in model.modules():
-        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        hooks += len(module._backward_hooks) + len(module._backward_pre_hooks)
-        modules.append((id(module), module.training, hooks, "forward" in vars(module)))
+        attributes = vars(module)
+        # the mode among them, and what a model's own code may branch on
+        plain = []
+        for name, value in attributes.items():
+            if isinstance(value, (bool, int, float, str)) and not name.startswith("_"):
+                plain.append((name, value))
+        replaced = [id(attributes.get(name)) for name in ("forward", "_compiled_call_impl")]
+        hooks = []
+        for name in _HOOKS:
+            hooks.append(tuple(attributes[name]))  # numbers of handles, which come only once
+        modules.append((id(module), tuple(plain), tuple(replaced), tuple(hooks)))
     parameters = [(id(p), p.requires_grad) for p in model.parameters()]
     return (*modules, *parameters)
 
 
 @contextmanager
 def _flags_restored(setup: Setup) -> Iterator[None]:
-    """Which groups are frozen, and which modules are in train mode, is as before on leaving."""
-    groups, modules = setup.optimizer.groups, list(setup.model.modules())
+    """Groups, parameters and modules have the flags of before on leaving, and their gradients."""
+    groups = list(setup.optimizer.groups)
     frozen_before = [group.frozen for group in groups]
-    modes_before = [module.training for module in modules]
+    parameters = [(p, p.requires_grad, p.grad) for p in setup.model.parameters()]
+    modes = [(module, module.training) for module in setup.model.modules()]
     try:
         yield
     finally:
+        # not by `set_frozen`, which would overrule what was frozen by hand
         for group, frozen in zip(groups, frozen_before, strict=True):
-            group.set_frozen(frozen)
-        for module, mode in zip(modules, modes_before, strict=True):
+            group.frozen = frozen
+        for parameter, requires_grad, gradient in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        for module, mode in modes:
             module.training = mode
 
 

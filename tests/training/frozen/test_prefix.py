@@ -647,11 +647,3 @@ def test_a_run_that_ends_early_goes_on_exactly_and_leaves_no_trace(
     learner.resume()
     assert same_state(learner.model.state_dict(), undisturbed.model.state_dict())
     assert learner.history.steps == undisturbed.history.steps
-
-
-def test_features_can_be_kept_only_where_all_but_the_last_group_are_skipped(images):
-    learner = half_frozen(images, "test_efficientnet")
-    assert learner.trainer.can_keep_features()
-    # the first half alone may be skipped; the other half has norms whose statistics move
-    policies = {"body_1": "eval", "body_2": "train"}
-    assert not half_frozen(images, "test_efficientnet", norm=policies).trainer.can_keep_features()
