@@ -1,6 +1,7 @@
-"""Batch and DataLoaders: what a Learner trains on, whatever the data is.
+"""Batch and DataLoaders: what a Learner trains on, whatever kind of data it is.
 
-An `EpochLoader` gives the batches of epoch e from any batch on, as a pure function of (seed, e).
+An `EpochLoader` gives the batches of an epoch, from any batch on, as a pure function of the seed
+and the epoch's number. `TorchLoader` makes one of a torch DataLoader.
 """
 
 from collections.abc import Generator, Sequence
@@ -17,9 +18,11 @@ from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """inputs: tensor, tuple or dict of tensors, first dimension B. targets: first dimension B.
+    """B examples as they enter a train step.
 
-    indices: [B] int64, the examples' numbers in the data set, where the loader knows them.
+    inputs: a tensor, or a tuple or dict of tensors, whose first dimension is B. targets: the same.
+    indices: [B] int64, the examples' numbers in the data set; None where the loader does not know
+    them.
     """
 
     inputs: Any
@@ -30,34 +33,46 @@ class Batch:
         return len(self.targets)
 
     def split(self, parts: int) -> "list[Batch]":
-        """At most `parts` batches of about equal size."""
-        parts = min(parts, len(self))
-        edges = [i * len(self) // parts for i in range(parts + 1)]
-        bounds = [slice(*pair) for pair in pairwise(edges)]
-        fields = (self.inputs, self.targets, self.indices)
-        return [Batch(*(_rows(value, rows) for value in fields)) for rows in bounds]
+        """The same examples as at most `parts` batches of about equal size, in order."""
+        count = min(parts, len(self))
+        edges = [number * len(self) // count for number in range(count + 1)]
+        batches = []
+        for start, stop in pairwise(edges):
+            rows = slice(start, stop)
+            inputs, targets = _rows_of(self.inputs, rows), _rows_of(self.targets, rows)
+            batches.append(Batch(inputs, targets, _rows_of(self.indices, rows)))
+        return batches
 
     def to(self, device: torch.device) -> "Batch":
-        """On another device; to a CUDA device from pinned memory the copy is asynchronous."""
+        """The batch with inputs and targets on another device; the indices stay where they are.
+
+        The copy from pinned memory to a CUDA device is asynchronous.
+        """
         return Batch(move(self.inputs, device), move(self.targets, device), self.indices)
 
 
-def _rows(value: Any, rows: slice) -> Any:
+def _rows_of(value: Any, rows: slice) -> Any:
+    """These rows of every tensor in `value` (tensor, tuple, list, dict or None)."""
+    if value is None:
+        return None
     if isinstance(value, dict):
-        return {name: _rows(part, rows) for name, part in value.items()}
+        return {name: _rows_of(item, rows) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return tuple(_rows(part, rows) for part in value)
-    return None if value is None else value[rows]
+        return tuple(_rows_of(item, rows) for item in value)
+    return value[rows]
 
 
 def move(value: Any, device: torch.device) -> Any:
-    """Every tensor in `value` (tensor, tuple, list or dict) on `device`."""
+    """The same with every tensor on the device. value: a tensor, tuple, list or dict.
+
+    Anything in it that is no tensor stays as it is; a list becomes a tuple.
+    """
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):
-        return {name: move(part, device) for name, part in value.items()}
+        return {name: move(item, device) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return tuple(move(part, device) for part in value)
+        return tuple(move(item, device) for item in value)
     return value
 
 
@@ -66,10 +81,10 @@ Batches: TypeAlias = Generator[Batch, None, None]
 
 def next_batches(batches: Batches, count: int) -> list[Batch]:
     """The next `count` batches. Raises RuntimeError if there are fewer."""
-    taken = list(islice(batches, count))
-    if len(taken) < count:
+    following = list(islice(batches, count))
+    if len(following) < count:
         raise RuntimeError("the training loader gave fewer batches than its length says")
-    return taken
+    return following
 
 
 class EpochLoader(Protocol):
@@ -86,16 +101,19 @@ class EpochLoader(Protocol):
 
 @runtime_checkable
 class IndexedLoader(EpochLoader, Protocol):
-    """An EpochLoader whose examples have numbers, so that what is computed of them can be kept.
+    """An EpochLoader whose examples have numbers, so that their features can be cached.
 
-    targets: [N], by the example's number.
+    targets: [N, ...], the target of each example by its number.
     """
 
     @property
     def targets(self) -> Tensor: ...
 
     def order(self, seed: int, epoch: int) -> list[Tensor]:
-        """The numbers of the examples in each batch of an epoch; this process's share of them."""
+        """The numbers of the examples in each batch of an epoch, [B] int64 each.
+
+        With several processes these are the examples of this one.
+        """
         ...
 
     def fetch(self, order: Sequence[Tensor]) -> Batches:
@@ -104,9 +122,10 @@ class IndexedLoader(EpochLoader, Protocol):
 
 
 class InputPipeline(Protocol):
-    """How examples become a model's inputs, apart from where they come from.
+    """How examples become a model's inputs, wherever they come from.
 
-    seed: of every random decision. has_views: whether random views of an example differ.
+    seed: the seed of every random decision. has_views: whether `prepare` makes random views of an
+    example that differ from each other.
     """
 
     @property
@@ -116,7 +135,7 @@ class InputPipeline(Protocol):
     def has_views(self) -> bool: ...
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
-        """What is left to do on the device; see `DataLoaders.prepare`."""
+        """Does on the device what is left to do; see `DataLoaders.prepare`."""
         ...
 
     def inputs(self, items: Sequence[Any], device: torch.device) -> Any:
@@ -129,10 +148,11 @@ class InputPipeline(Protocol):
 
 
 class TorchLoader:
-    """Repeatable epochs of a torch DataLoader, or any sized iterable of (inputs, targets).
+    """An `EpochLoader` of a torch DataLoader, or of any sized iterable of (inputs, targets).
 
-    Everything that draws from a global generator, or from the loader's own, is seeded by (seed,
-    epoch, batch) before each batch; to start in the middle, earlier batches are read and dropped.
+    Before each batch the global generators are seeded by (seed, epoch, batch); the generators of
+    the loader and its sampler are seeded by (seed, epoch) before each epoch. To start in the middle
+    of an epoch, the earlier batches are read and dropped.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -153,26 +173,28 @@ class TorchLoader:
         return len(self.loader)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
-        kept = [(own, own.get_state()) for own in self._generators()]
+        states = [(generator, generator.get_state()) for generator in self._generators()]
         try:
             yield from self._batches(seed, epoch, start)
         finally:
-            for own, state in kept:  # the caller's generators show no trace of us
-                own.set_state(state)
+            # the generators are the caller's and must look untouched
+            for generator, state in states:
+                generator.set_state(state)
 
     def _generators(self) -> list[torch.Generator]:
-        """The loader's own and its sampler's, if they have any; often they are one."""
-        parts = (self.loader, getattr(self.loader, "sampler", None))
-        found = (getattr(part, "generator", None) for part in parts)
-        return [own for own in dict.fromkeys(found) if isinstance(own, torch.Generator)]
+        """The generators of the loader and its sampler, each once; often they share one."""
+        sampler = getattr(self.loader, "sampler", None)
+        generators: list[torch.Generator] = []
+        for owner in (self.loader, sampler):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator) and generator not in generators:
+                generators.append(generator)
+        return generators
 
     def _batches(self, seed: int, epoch: int, start: int) -> Batches:
-        for own in self._generators():
-            own.manual_seed(key(seed, "loader", epoch))
-        for name in ("sampler", "batch_sampler"):
-            set_epoch = getattr(getattr(self.loader, name, None), "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+        for generator in self._generators():
+            generator.manual_seed(key(seed, "loader", epoch))
+        self._set_epoch(epoch)
         # seeded once for the sampler and the first batch: torch draws both from one stream
         seed_everything(seed, "loader", epoch, 0)
         _end_persistent_workers(self.loader)
@@ -189,9 +211,21 @@ class TorchLoader:
             if number >= start:
                 yield _as_batch(item)
 
+    def _set_epoch(self, epoch: int) -> None:
+        """Tells the samplers the epoch, as those for several processes need it."""
+        for name in ("sampler", "batch_sampler"):
+            sampler = getattr(self.loader, name, None)
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
+
 
 def _end_persistent_workers(loader: Any) -> None:
-    """Workers that live on draw from where they stopped; an epoch must not depend on the last."""
+    """Ends the worker processes of the last epoch, if they are still there.
+
+    They would go on drawing random numbers from where they stopped, so that an epoch would depend
+    on the one before it.
+    """
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
         iterator._shutdown_workers()
@@ -199,25 +233,29 @@ def _end_persistent_workers(loader: Any) -> None:
 
 
 def _as_batch(item: Any) -> Batch:
+    """The batch that an item of a loader is. Raises TypeError unless it is (inputs, targets)."""
     if isinstance(item, Batch):
         return item
-    if isinstance(item, tuple | list) and len(item) == 2:
+    is_sequence = isinstance(item, tuple | list)
+    if is_sequence and len(item) == 2:
         return Batch(item[0], item[1])
-    size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+    received = f"a {type(item).__name__}"
+    if is_sequence:
+        received += f" of {len(item)}"
     raise TypeError(
-        f"a loader must give (inputs, targets) pairs, got a {type(item).__name__}{size}; several "
-        "inputs go into one tuple"
+        f"a loader must give (inputs, targets) pairs, got {received}; several inputs go into one "
+        "tuple"
     )
 
 
 class DataLoaders:
     """Training and validation batches, and the seed of every random decision.
 
-    train, valid: torch DataLoaders, other sized iterables of (inputs, targets), or EpochLoaders.
-    classes: names of the classes in the order of the model's outputs, if there are any. task:
-    what targets are, by name or as a `Task`: one class, as int64 [B]; several (task="multi_label"),
-    as float32 [B, C] of 0 and 1; or numbers (task="regression"), as float32 [B, K], whose names
-    `classes` are.
+    train, valid: torch DataLoaders, other sized iterables of (inputs, targets), or EpochLoaders;
+    valid may be None. classes: names of the classes in the order of the model's outputs, if they
+    have names; for a regression, names of the numbers. task: what targets are, by name or as a
+    `Task`: one class of each example, int64 [B]; several classes (task="multi_label"), float32
+    [B, C] of 0 and 1; or numbers (task="regression"), float32 [B, K].
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> pairs = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
@@ -242,28 +280,30 @@ class DataLoaders:
         self.classes = None if classes is None else tuple(classes)
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
-        """What is left to do on the device, such as augmentation: here nothing.
+        """Does on the device what is left to do, such as augmentation; here that is nothing.
 
-        view: the number of a random view, the same for the same number; None for the
-        deterministic one. Training takes the epoch's number unless its phase says otherwise.
-        With an `IndexedLoader`, what an example becomes must not depend on the others of its batch:
-        what a frozen backbone makes of it is kept, and met again in another batch.
+        view: the number of a random view, which is the same for the same number; None is the
+        deterministic view. Training passes the epoch's number unless its phase says otherwise.
+        With an `IndexedLoader`, what an example becomes must not depend on the other examples of
+        its batch, because the features that a frozen backbone makes of it are cached, and used when
+        it is in another batch.
         """
         return batch
 
     def inputs(self, items: Sequence[Any], device: torch.device) -> Any:
-        """A batch of model inputs for prediction from single inputs without batch dimension."""
+        """A batch of model inputs for prediction, from single inputs without batch dimension."""
         return torch.stack([torch.as_tensor(item) for item in items]).to(device)
 
     @property
     def has_views(self) -> bool:
-        """Whether `prepare` makes random views of an example that differ."""
+        """Whether `prepare` makes random views of an example that differ from each other."""
         return type(self).prepare is not DataLoaders.prepare
 
     def displayable(self, inputs: Tensor) -> Any:
         """Model inputs [B, C, H, W] for a person to look at: an array [B, H, W, C] in [0, 1].
 
-        How they were normalised is not known here, so each goes from its darkest to its brightest.
+        How they were normalised is not known here, so each image is scaled such that its darkest
+        value becomes 0 and its brightest 1.
         """
         images = inputs.float().cpu()
         darkest = images.amin(dim=(1, 2, 3), keepdim=True)
@@ -284,5 +324,9 @@ class DataLoaders:
 
 
 def _epoch_loader(loader: Any) -> EpochLoader:
-    own = callable(getattr(loader, "epoch", None)) and hasattr(loader, "__len__")
-    return loader if own else TorchLoader(loader)
+    """The loader itself if it is an EpochLoader, or else one made of it."""
+    has_epochs = callable(getattr(loader, "epoch", None)) and hasattr(loader, "__len__")
+    if has_epochs:
+        epoch_loader: EpochLoader = loader
+        return epoch_loader
+    return TorchLoader(loader)

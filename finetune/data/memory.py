@@ -1,4 +1,4 @@
-"""How much memory there is, and one budget of it for all images that the process keeps."""
+"""The memory of the machine, and one budget of it for all images that the process keeps."""
 
 import os
 import threading
@@ -14,23 +14,35 @@ _reservations: list[tuple[weakref.ref[object], int]] = []
 
 
 def reserve(owner: object, size: int) -> bool:
-    """Whether `size` bytes are left of `MEMORY_FRACTION` of the memory, and now the owner's.
+    """Reserves `size` bytes of the budget, `MEMORY_FRACTION` of the memory, if they are left.
 
-    owner: anything that takes a weak reference; what it reserved is free again when it is
+    owner: any object that can be weakly referenced; what it reserved is free again when it is
     garbage-collected. Several reservations of one owner add up.
+    Returns whether the bytes are reserved; if not, nothing is.
     """
     with _lock:
-        _reservations[:] = [(who, held) for who, held in _reservations if who() is not None]
-        left = MEMORY_FRACTION * memory_bytes() - sum(held for _, held in _reservations)
-        if size > left:
+        _forget_dead_owners()
+        reserved = sum(owner_size for _, owner_size in _reservations)
+        if size > MEMORY_FRACTION * memory_bytes() - reserved:
             return False
         _reservations.append((weakref.ref(owner), size))
         return True
 
 
+def _forget_dead_owners() -> None:
+    alive = []
+    for owner, size in _reservations:
+        if owner() is not None:
+            alive.append((owner, size))
+    _reservations[:] = alive
+
+
 def memory_bytes() -> int:
-    """The machine's memory, or the container's where that is less; under torchrun this process's
-    share of it."""
+    """The memory that this process may use, in bytes.
+
+    It is the machine's, or the container's where that is less. Under torchrun the processes on a
+    machine share it equally.
+    """
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this platform
@@ -39,4 +51,5 @@ def memory_bytes() -> int:
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # "max" is no limit
             limits.append(int(Path(file).read_text()))
-    return min(limits) // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    local_processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return min(limits) // local_processes

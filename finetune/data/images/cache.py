@@ -1,4 +1,4 @@
-"""Presized uint8 images, decoded once by a few threads and kept where there is room for them."""
+"""ImageCache: presized uint8 images, decoded once by a few threads and kept where there is room."""
 
 import copy
 import os
@@ -25,23 +25,26 @@ DISK_FRACTION = 0.5
 
 
 class ImageCache:
-    """Images by number, decoded when first asked for.
+    """Images by number, each decoded when it is first asked for.
 
-    Threads decode, whose number changes no result: PIL works outside the interpreter lock, so that
-    two are as fast as two processes would be (2.0 and 1.95 s for 3,068 photos).
-    The images are kept, from the first use on, in the first place that has room for all:
-    the folder, where one is given and all images are files; memory, as `reserve` grants it; a
-    nameless temporary file, in the folder or else where temporary files go, which ends with the
-    cache. Where there is none, every epoch decodes anew, with a warning.
+    The images are kept, from the first use on, in the first of these places that has room for all:
+    the cache folder, where one is passed and all images are files; memory, as far as `reserve`
+    grants it; a temporary file without a name, in the cache folder or else where temporary files
+    go, which is deleted together with the cache. Without any room every epoch decodes anew, and a
+    warning says so.
 
-    folder: keeps images between runs. others: images of the same data set, kept together with
-    these, so that another split of it finds them.
+    workers: threads that decode; their number changes no result. Threads are enough, because PIL
+    decodes outside the interpreter lock: two threads are as fast as two processes would be (2.0
+    and 1.95 s for 3,068 photos). folder: keeps images between runs. others: more images of the same
+    data set, which share a store in the folder with these, so that another split of the data set
+    finds its images there.
     """
 
+    # R is the number of images that are kept together, N the number of images in this cache.
     _images: np.ndarray | None  # uint8 [R, S, S, 3]; None where there is no room
-    _there: np.ndarray  # bool [R]: which of them can be used
-    _rows: np.ndarray  # int64 [N]: where each example's image is
-    _store: ImageStore | None  # what keeps the images between runs
+    _is_ready: np.ndarray  # bool [R]: which of the kept images can be used
+    _rows: np.ndarray  # int64 [N]: the row in `_images` of each image
+    _store: ImageStore | None  # the store in the cache folder, if the images are kept there
 
     def __init__(
         self,
@@ -52,99 +55,121 @@ class ImageCache:
         folder: CacheFolder | None = None,
         others: Sequence[ImageSource] = (),
     ) -> None:
-        self.items, self.preprocessing, self.workers = items, preprocessing, workers
-        self._folder, self._others = folder, others
+        self.items = items
+        self.preprocessing = preprocessing
+        self.workers = workers
+        self._folder = folder
+        self._stored_with = others
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._lock, self._is_open = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._is_open = False
 
     def images(self, indices: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] in channels-last layout. Raises ImageError for an unreadable one."""
+        """The images with these numbers, uint8 [B, 3, S, S] in channels-last layout.
+
+        indices: [B] int64. Raises ImageError for an image that can't be read.
+        """
         self._open()
         numbers = indices.numpy()
         rows = self._rows[numbers]
-        missing = np.unique(numbers[~self._there[rows]]).tolist()
-        made = dict(zip(missing, self._threads.map(self._make, missing), strict=True))
+        missing = np.unique(numbers[~self._is_ready[rows]]).tolist()
+        decoded = dict(zip(missing, self._threads.map(self._decode, missing), strict=True))
         if self._images is not None:
             batch = self._images[rows]
         else:
+            # where nothing is kept, all images of the batch were missing
             side = self.preprocessing.presized_side
             batch = np.empty((len(numbers), side, side, 3), dtype=np.uint8)
-            for i, number in enumerate(numbers.tolist()):
-                batch[i] = made[number]
+            for position, number in enumerate(numbers.tolist()):
+                batch[position] = decoded[number]
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     def unreadable(self) -> Iterator[tuple[int, ImageError]]:
-        """Decodes what isn't there yet and yields what can't be decoded."""
+        """Decodes all images that are not ready; yields number and error of each that fails."""
 
-        def attempt(number: int) -> ImageError | None:
+        def decoding_error(number: int) -> ImageError | None:
             try:
-                self._make(number)
+                self._decode(number)
             except ImageError as error:
                 return error
             return None
 
         self._open()
-        missing = np.flatnonzero(~self._there[self._rows]).tolist()
-        outcomes = zip(missing, self._threads.map(attempt, missing), strict=True)
-        yield from ((number, error) for number, error in outcomes if error is not None)
+        missing = np.flatnonzero(~self._is_ready[self._rows]).tolist()
+        errors = self._threads.map(decoding_error, missing)
+        for number, error in zip(missing, errors, strict=True):
+            if error is not None:
+                yield number, error
 
     def select(self, indices: Tensor) -> "ImageCache":
-        """A cache of some of the images, which it shares with this one."""
+        """A cache of the images with these numbers, which shares what is kept with this one."""
         self._open()
         subset = copy.copy(self)
         subset.items = select_items(self.items, indices.tolist())
         subset._rows = self._rows[indices.numpy()]
         return subset
 
-    def _make(self, number: int) -> np.ndarray:
-        """The image, uint8 [S, S, 3], which is kept where there is room."""
+    def _decode(self, number: int) -> np.ndarray:
+        """Decodes an image, uint8 [S, S, 3], and keeps it where there is room."""
         source = self.items[number]
         if self._images is None:
             return self.preprocessing.presize(source)
         row = self._rows[number]
-        kept: np.ndarray = self._images[row]
+        image: np.ndarray = self._images[row]
         if self._store is None:
-            kept[...] = self.preprocessing.presize(source)
+            image[...] = self.preprocessing.presize(source)
         else:
             assert isinstance(source, str | Path)
             self._store.fill(row, source, self.preprocessing.presize)
-        self._there[row] = True  # after its pixels, for another thread may look
-        return kept
+        # only now that the pixels are there, for another thread may ask meanwhile
+        self._is_ready[row] = True
+        return image
 
     def _open(self) -> None:
-        """Chooses the place at first use: loaders have caches for sizes that are never used."""
+        """Chooses the place for the images, at first use.
+
+        Not earlier, because data loaders also make caches for image sizes that are never used.
+        """
         with self._lock:
-            if not self._is_open:
-                self._store = self._open_store()
-                if self._store is None:
-                    self._open_room()
-                self._is_open = True
+            if self._is_open:
+                return
+            self._store = self._open_store()
+            if self._store is None:
+                self._allocate_room()
+            self._is_open = True
 
     def _open_store(self) -> ImageStore | None:
+        """Opens the store in the cache folder; None where there is none for these images."""
         if self._folder is None:
             return None
-        own, others = _paths(self.items), _paths(self._others)
-        if own is None or others is None:
+        paths = _file_paths(self.items)
+        other_paths = _file_paths(self._stored_with)
+        if paths is None or other_paths is None:
             return None
-        files = sorted({*own, *others})
-        preprocessing = self.preprocessing
-        store = self._folder.open(files, preprocessing.presized_side, preprocessing.resize)
-        if store is not None:
-            row = {file: i for i, file in enumerate(files)}
-            self._rows = np.fromiter((row[file] for file in own), np.int64, len(own))
-            self._images, self._there = store.images, np.zeros(len(files), bool)
+        files = sorted({*paths, *other_paths})
+        side, resize = self.preprocessing.presized_side, self.preprocessing.resize
+        store = self._folder.open(files, side, resize)
+        if store is None:
+            return None
+        row_of_file = {file: row for row, file in enumerate(files)}
+        self._rows = np.fromiter((row_of_file[path] for path in paths), np.int64, len(paths))
+        self._images = store.images
+        self._is_ready = np.zeros(len(files), bool)
         return store
 
-    def _open_room(self) -> None:
-        """Room in memory or in a temporary file, if there is any."""
+    def _allocate_room(self) -> None:
+        """Takes room in memory or in a temporary file, if there is any."""
         count, side = len(self.items), self.preprocessing.presized_side
-        shape, size = (count, side, side, 3), count * side * side * 3
-        self._there, self._rows = np.zeros(count, bool), np.arange(count)
-        if reserve(self._there, size):  # all subsets share `_there`, as they share the images
+        shape = (count, side, side, 3)
+        size = count * side * side * 3
+        self._is_ready = np.zeros(count, bool)
+        self._rows = np.arange(count)
+        # all subsets share `_is_ready`, so the memory is reserved until the last of them is gone
+        if reserve(self._is_ready, size):
             self._images = np.empty(shape, np.uint8)
             return
         folder = self._folder.path if self._folder else Path(tempfile.gettempdir())
-        self._images = _temporary(folder, shape, size)
+        self._images = _temporary_array(folder, shape, size)
         if self._images is None:
             warnings.warn(
                 f"{size / 1e9:.2f} GB of images fit neither into memory nor into a temporary "
@@ -154,36 +179,47 @@ class ImageCache:
             )
 
 
-def _paths(items: Sequence[ImageSource]) -> list[str] | None:
-    """Absolute paths of the images; None if one of them is no file."""
-    if isinstance(items, DatasetImages):  # to look at an item would read it
+def _file_paths(items: Sequence[ImageSource]) -> list[str] | None:
+    """Absolute paths of the images; None unless all of them are files."""
+    if isinstance(items, DatasetImages):  # its items would be read only to learn their type
         return None
-    paths = [os.path.abspath(item) for item in items if isinstance(item, str | Path)]
-    return paths if len(paths) == len(items) else None
+    paths = []
+    for item in items:
+        if not isinstance(item, str | Path):
+            return None
+        paths.append(os.path.abspath(item))
+    return paths
 
 
-def _temporary(folder: Path, shape: tuple[int, ...], size: int) -> np.ndarray | None:
-    """A file without a name, mapped; its room is free again when nobody holds the array.
+def _temporary_array(folder: Path, shape: tuple[int, ...], size: int) -> np.ndarray | None:
+    """A uint8 array in a file without a name, whose room is free again when the array is gone.
 
-    None where `size` bytes are more than `DISK_FRACTION` of the free space, or not on a disk.
+    size: in bytes. Returns None where that is more than `DISK_FRACTION` of the free space, where
+    the folder is no better than memory, and where the file can't be written.
     """
     try:
-        if _in_memory(folder) or size > DISK_FRACTION * shutil.disk_usage(folder).free:
+        if _is_in_memory(folder) or size > DISK_FRACTION * shutil.disk_usage(folder).free:
             return None
         with tempfile.TemporaryFile(dir=folder) as file:
             allocate(file, size)
             return map_file(file, np.dtype(np.uint8), shape)
-    except OSError:  # it fills up meanwhile, or can't be written
+    except OSError:  # the disk fills up meanwhile, or can't be written
         return None
 
 
-def _in_memory(folder: Path) -> bool:
+def _is_in_memory(folder: Path) -> bool:
     """Whether the folder is on a disk in memory; False where the platform doesn't tell."""
     try:
         lines = Path("/proc/mounts").read_text().splitlines()
     except OSError:
         return False
-    kinds = {fields[1]: fields[2] for fields in map(str.split, lines)}
+    filesystem_at: dict[str, str] = {}
+    for line in lines:
+        fields = line.split()
+        filesystem_at[fields[1]] = fields[2]
     place = folder.resolve()
-    mounts = (str(path) for path in (place, *place.parents) if str(path) in kinds)
-    return kinds.get(next(mounts, ""), "") in ("tmpfs", "ramfs")
+    # the nearest mount point above a folder is the one that the folder is on
+    for path in (place, *place.parents):
+        if str(path) in filesystem_at:
+            return filesystem_at[str(path)] in ("tmpfs", "ramfs")
+    return False

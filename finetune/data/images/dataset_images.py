@@ -1,4 +1,4 @@
-"""DatasetImages: the images of a data set, read when asked for."""
+"""DatasetImages: the images of a data set, each read when it is asked for."""
 
 import io
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from finetune.data.images.decode import ImageError, ImageSource
 
 
 class ImageDataset(Protocol):
-    """A data set of (image, label) as torchvision's, or of rows as those of Hugging Face."""
+    """A data set of pairs (image, label), as torchvision's, or of rows, as Hugging Face's."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
@@ -19,9 +19,10 @@ class ImageDataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DatasetImages(Sequence[ImageSource]):
-    """The images of a data set, read when asked for.
+    """The images of a data set as a sequence, each read when it is asked for.
 
-    column: where a row has its image: 0 of (image, label), or the name in a dict.
+    numbers: the data set's indices of the images. column: where an item of the data set has its
+    image: 0 in (image, label), or the name of a column in a dict.
     """
 
     dataset: ImageDataset
@@ -32,18 +33,26 @@ class DatasetImages(Sequence[ImageSource]):
         return len(self.numbers)
 
     def __getitem__(self, index: Any) -> Any:
+        number = self.numbers[index]
         try:
-            image = self.dataset[self.numbers[index]][self.column]
-            if isinstance(image, dict):  # Hugging Face's way of an image that isn't decoded
-                kept = image.get("bytes")
-                image = image["path"] if kept is None else Image.open(io.BytesIO(kept))
+            return _image_source(self.dataset[number][self.column])
         except Exception as error:
-            name = f"{self.numbers[index]} of {type(self.dataset).__name__}"
+            name = f"{number} of {type(self.dataset).__name__}"
             raise ImageError(name, f"{error} ({type(error).__name__})") from error
-        return image
 
     def select(self, positions: Sequence[int]) -> "DatasetImages":
-        return replace(self, numbers=[self.numbers[i] for i in positions])
+        """The images at these positions, none of which is read."""
+        return replace(self, numbers=[self.numbers[position] for position in positions])
+
+
+def _image_source(image: Any) -> Any:
+    """A source of the image; Hugging Face gives a dict for an image that it did not decode."""
+    if not isinstance(image, dict):
+        return image
+    content = image.get("bytes")
+    if content is None:
+        return image["path"]
+    return Image.open(io.BytesIO(content))
 
 
 def select_items(items: Sequence[ImageSource], positions: Sequence[int]) -> Sequence[ImageSource]:

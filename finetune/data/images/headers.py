@@ -11,13 +11,20 @@ from torch import Tensor
 
 from finetune.data.images.decode import ImageError, ImageSource, check_size, read_image
 
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
-"""EXIF's tag, and its values for images that are turned by a quarter."""
+_ORIENTATION = 0x0112
+"""EXIF's tag for how an image has to be turned to be upright."""
+_QUARTER_TURNS = (5, 6, 7, 8)
+"""Values of that tag which swap width and height."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """width, height: upright, in pixels. bytes: of the file, or in memory."""
+    """What is known of an image without decoding it.
+
+    width, height: of the upright image, in pixels. format: PIL's name of the file format, or "in
+    memory". bytes: size of the file; width times height for an image in memory. error: why the
+    image can't be read; then the other fields are empty.
+    """
 
     width: int = 0
     height: int = 0
@@ -27,9 +34,10 @@ class Header:
 
 
 def read_header(items: Sequence[ImageSource], number: int, decode: bool = False) -> Header:
-    """The header of a file, or what an image in memory says of itself.
+    """Reads the header of one of the images. An image that can't be read gives `Header.error`.
 
-    decode: find out whether it can be decoded, too.
+    number: the image's position in `items`. decode: decode the image as well, to find out whether
+    that is possible.
     """
     name = f"image {number}"
     try:
@@ -39,7 +47,7 @@ def read_header(items: Sequence[ImageSource], number: int, decode: bool = False)
         if decode:
             read_image(source)
         if isinstance(source, str | Path):
-            return _of_file(source)
+            return _file_header(source)
         width, height = _size_in_memory(source)
         return Header(width, height, "in memory", width * height)
     except ImageError as error:
@@ -48,17 +56,18 @@ def read_header(items: Sequence[ImageSource], number: int, decode: bool = False)
         return Header(error=ImageError(name, f"{error} ({type(error).__name__})"))
 
 
-def _of_file(path: str | Path) -> Header:
+def _file_header(path: str | Path) -> Header:
     with Image.open(path) as image:
         check_size(image)
         width, height = image.size
-        # to ask an image of another format would decode it
-        if image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
+        # only for JPEG: to ask an image of another format for its EXIF would decode it
+        if image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
             width, height = height, width
         return Header(width, height, str(image.format), os.path.getsize(path))
 
 
 def _size_in_memory(source: ImageSource) -> tuple[int, int]:
+    """Width and height of an image in memory, in pixels."""
     if isinstance(source, Image.Image):
         return source.size
     if isinstance(source, Tensor):

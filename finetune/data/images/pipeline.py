@@ -1,4 +1,4 @@
-"""ImagePipeline: an image's way from a file to the model's input; it knows no labels."""
+"""ImagePipeline: every step from an image file to the model's input; it knows no labels."""
 
 import os
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ class ImagePipeline:
 
         file -> decoded and presized, once, into a cache -> batch on the device -> `prepare`
 
-    preprocessing: the deterministic part. augmentation: what makes random views, None for none.
-    seed: of the random views. workers: decoding threads. cache_folder: keeps decoded images between
-    runs; None keeps them for as long as they are used.
+    preprocessing: the deterministic steps. augmentation: makes the random views; None makes none.
+    seed: the seed of the random views. workers: threads that decode. cache_folder: keeps decoded
+    images between runs; None keeps them only as long as they are used.
     """
 
     preprocessing: Preprocessing
@@ -60,19 +60,28 @@ class ImagePipeline:
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImagePipeline":
-        """From options as users give them. Raises ValueError or OSError for those that can't be."""
-        folder = None if cache_folder is None else CacheFolder(cache_folder, cache_gigabytes)
+        """A pipeline from the options that users pass.
+
+        augment: a name, an `Augmentation`, a function of an image, or None. workers: None takes
+        `default_workers()`. cache_gigabytes: limit of the cache folder, in units of 1e9 bytes.
+        Raises ValueError for an option out of range, and OSError for a folder that can't be
+        written.
+        """
+        folder = None
+        if cache_folder is not None:
+            folder = CacheFolder(cache_folder, cache_gigabytes)
         if workers is None:
             workers = default_workers()
         return cls(preprocessing, resolve(augment), seed, workers, folder)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "ImagePipeline":
+        """The same pipeline with other deterministic steps."""
         return replace(self, preprocessing=preprocessing)
 
     def cache(
         self, items: Sequence[ImageSource], *, others: Sequence[ImageSource] = ()
     ) -> ImageCache:
-        """A cache of these images, presized. others: see `ImageCache`."""
+        """A cache of these images, decoded and presized. others: see `ImageCache`."""
         return ImageCache(
             items,
             self.preprocessing.without_normalisation(),
@@ -89,10 +98,10 @@ class ImagePipeline:
         return self.preprocessing.inputs(items, device)
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
-        """What is left to do on the device: one resample and normalisation.
+        """Does on the device what is left to do: one resample and the normalisation.
 
-        view: the number of a random view, the same for the same number; None for the middle of the
-        image. Inputs that are no presized uint8 images are ready and stay as they are.
+        view: the number of a random view, which is the same for the same number; None is the middle
+        of the image. Inputs that are not uint8 are ready for the model and stay as they are.
         """
         if not self.preprocessing.are_presized(batch.inputs):
             return batch
@@ -104,14 +113,14 @@ class ImagePipeline:
         if isinstance(self.augmentation, Augmentation):
             draws = draw_numbers(self.seed, view, batch.indices, images.device)
             inputs = augment(images, draws, self.augmentation, size, mean, std)
-        else:
+        else:  # a function of the user's own
             views = transformed(images, self.augmentation, self.seed, view, batch.indices, size)
             inputs = normalise(views, mean, std)
         return replace(batch, inputs=inputs)
 
     @property
     def has_views(self) -> bool:
-        """Whether random views of an image differ."""
+        """Whether random views of an image differ from each other."""
         return self.augmentation is not None
 
     def displayable(self, inputs: Tensor) -> Any:

@@ -15,20 +15,22 @@ from finetune.data.images.augment import center_crop
 from finetune.data.images.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
 
 _DERIVED = ("presized_side", "steps")
+"""Keys of `Preprocessing.to_dict` which follow from the other keys."""
 
 
-@lru_cache(maxsize=16)  # a copy to a device per batch would make the host wait
+# kept, because a copy to a device for every batch would make the host wait
+@lru_cache(maxsize=16)
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """The deterministic way of an image into the model.
+    """The deterministic steps from an image to the model's input.
 
-    image_size: side of the model's input in pixels. resize: how a rectangle becomes a square.
-    crop_fraction: side of the input as a fraction of the presized image's. mean, std: of the
-    backbone's training, by channel, in [0, 1].
+    image_size: side of the model's input in pixels. resize: how a rectangle becomes a square, see
+    `presize`. crop_fraction: side of the input as a fraction of the presized image's side. mean,
+    std: for each channel, of pixel values in [0, 1], as in the backbone's training.
     """
 
     image_size: int
@@ -47,23 +49,32 @@ class Preprocessing:
 
     @property
     def presized_side(self) -> int:
-        """Side of the presized square; even margins, so that the middle needs no resampling."""
+        """Side of the presized square in pixels.
+
+        It has the same margin on both sides, in whole pixels, so that its middle can be cropped
+        without resampling.
+        """
         margin = (self.image_size / self.crop_fraction - self.image_size) / 2
         return self.image_size + 2 * round(margin)
 
     def without_normalisation(self) -> "Preprocessing":
-        """It does not change the stored images, so that backbones can share them."""
+        """The same steps with the default mean and std.
+
+        Presized images do not depend on mean and std, so all backbones can share a cache of them.
+        """
         return Preprocessing(self.image_size, self.resize, self.crop_fraction)
 
     def are_presized(self, inputs: Any) -> bool:
-        """Whether they are images still to be cropped and normalised; others are ready.
+        """Whether the inputs are images that are still to be cropped and normalised.
 
-        Raises ValueError for uint8 images that are neither presized nor as large as the input.
+        Inputs that are not uint8 are ready for the model. Raises ValueError for uint8 images that
+        have neither the presized side nor the model's.
         """
         if not isinstance(inputs, Tensor) or inputs.dtype != torch.uint8:
             return False
-        shapes = [[3, side, side] for side in (self.presized_side, self.image_size)]
-        if list(inputs.shape[1:]) not in shapes:
+        presized_shape = [3, self.presized_side, self.presized_side]
+        input_shape = [3, self.image_size, self.image_size]
+        if list(inputs.shape[1:]) not in (presized_shape, input_shape):
             raise ValueError(
                 f"images in uint8 must be [B, 3, {self.image_size}, {self.image_size}], got "
                 f"{list(inputs.shape)}; others must be ready for the model, in float"
@@ -71,34 +82,46 @@ class Preprocessing:
         return True
 
     def presize(self, source: ImageSource) -> np.ndarray:
-        """Decoded and presized: uint8 [S, S, 3]. Raises ImageError."""
+        """Decodes and presizes an image: uint8 [S, S, 3], where S is `presized_side`.
+
+        Raises ImageError for an image that can't be read.
+        """
         side = self.presized_side
-        # JPEG's own scaling is coarse, so it stops at twice the size and leaves the rest to us
+        # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
         return presize(read_image(source, min_side=2 * side), side, self.resize)
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and std on the device, float32 [3] each."""
         return _constant(self.mean, device), _constant(self.std, device)
 
     def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
-        """Images of any kind as model input: float32 [B, 3, image_size, image_size]."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1, max(len(sources), 1))) as threads:
+        """Images of any kind as model input: float32 [B, 3, image_size, image_size].
+
+        Raises ImageError for an image that can't be read.
+        """
+        workers = min(8, os.cpu_count() or 1, max(len(sources), 1))
+        with ThreadPoolExecutor(workers) as threads:
             presized = list(threads.map(self.presize, sources))
         images = torch.from_numpy(np.stack(presized))
         images = images.to(device).permute(0, 3, 1, 2)
         return center_crop(images, self.image_size, *self.normalisation(device))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, with what follows from it and every step in words, for other programs."""
+        """Plain data, from which `from_dict` makes the same object again.
+
+        For other programs there are also the side of the presized image and every step in words.
+        """
         return {**asdict(self), "presized_side": self.presized_side, "steps": self.steps()}
 
     def steps(self) -> list[str]:
-        """From a file to the model's input, in words; sizes in pixels."""
+        """The steps from a file to the model's input, in words; sizes in pixels."""
         side, size = self.presized_side, self.image_size
-        square = {
-            "crop": f"the shorter side becomes {side}, the middle of the longer one stays",
-            "squish": f"both sides become {side}",
-            "pad": f"the longer side becomes {side}, the rest black",
-        }[self.resize]
+        if self.resize == "crop":
+            square = f"the shorter side becomes {side}, the middle of the longer one stays"
+        elif self.resize == "squish":
+            square = f"both sides become {side}"
+        else:
+            square = f"the longer side becomes {side}, the rest black"
         return [
             "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
             f"{2 * side} (PIL: draft)",
@@ -111,6 +134,12 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
-        own = {name: value for name, value in data.items() if name not in _DERIVED}
-        mean, std = (tuple(float(v) for v in own[name]) for name in ("mean", "std"))
-        return cls(**{**own, "mean": mean, "std": std})
+        """The preprocessing from the data that `to_dict` gives.
+
+        Raises TypeError for a key that is unknown.
+        """
+        fields = {name: value for name, value in data.items() if name not in _DERIVED}
+        # JSON has lists and knows no difference between 1 and 1.0
+        fields["mean"] = tuple(map(float, fields["mean"]))
+        fields["std"] = tuple(map(float, fields["std"]))
+        return cls(**fields)

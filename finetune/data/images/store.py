@@ -1,4 +1,9 @@
-"""Decoded images of files, kept in a folder between runs and checked against the files."""
+"""ImageStore: decoded images, kept in a folder between runs and checked against their files.
+
+A store is two files. `.images` holds the pixels of N images. `.identities` holds a record for each
+image: the size and the time of change of the file that it was decoded from, and a check sum of the
+pixels. Both files have their full size from the beginning and are mapped into memory.
+"""
 
 import errno
 import hashlib
@@ -19,54 +24,71 @@ import numpy as np
 import PIL
 
 STORE_VERSION = 1
-"""Goes up with every change of decoding that changes a pixel."""
+"""To be increased with every change of decoding that changes a pixel."""
 
 IMAGES, IDENTITIES, UNFINISHED = ".images", ".identities", ".new"
-ABANDONED_SECONDS = 3600
-IDENTITY = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("crc", "<u4"), ("there", "<u4")])
+"""Suffixes of a store's files, and of files that are just being made."""
 
+ABANDONED_SECONDS = 3600
+"""Age from which an unfinished file counts as left behind by a process that was killed."""
+
+IDENTITY = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("crc", "<u4"), ("is_filled", "<u4")])
+"""A record of the file of identities. size: of the image's file, in bytes."""
+
+# so that all caches of a process share one store, and a store in use is not deleted
 _lock = threading.Lock()
 _open: "weakref.WeakValueDictionary[Path, ImageStore]" = weakref.WeakValueDictionary()
 
 
 class ImageStore:
-    """Images of N files as two mapped files, made by `CacheFolder.open`.
+    """Decoded images of N files; `CacheFolder.open` makes it.
 
-    images: uint8 [N, S, S, 3]. Each has an identity: its file's size and time of change, and a
-    check sum of the pixels, written after them. Processes that fill a store at the same time write
-    the same bytes; what was half-written when the power went fails its check sum.
+    images: uint8 [N, S, S, 3]. No lock between processes is needed: those that fill a store at
+    the same time write the same bytes. An image's identity is written after its pixels, and an
+    image that was half-written when the power went fails its check sum.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
-        # identities first: a file of images alone counts as abandoned
-        self._identities = _mapped(path.with_suffix(IDENTITIES), IDENTITY, shape[:1])
-        self.images = _mapped(path.with_suffix(IMAGES), np.dtype(np.uint8), shape)
-        os.utime(path.with_suffix(IDENTITIES))  # the least recently used goes first
+        identities, images = path.with_suffix(IDENTITIES), path.with_suffix(IMAGES)
+        # identities first: a file of images alone counts as the least recently used
+        self._identities = _map_or_make_file(identities, IDENTITY, shape[:1])
+        self.images = _map_or_make_file(images, np.dtype(np.uint8), shape)
+        os.utime(identities)  # the time of the last use, see `CacheFolder`
 
     def fill(self, row: int, file: str | Path, decode: Callable[[str | Path], np.ndarray]) -> None:
         """Makes sure that `images[row]` is the file's image, as the file is now."""
-        now = _size_and_time(file)  # before decoding: a change meanwhile must be noticed later
-        known = self._identities[row]
-        stored = (int(known["size"]), int(known["mtime_ns"]))
-        if known["there"] and stored == now and known["crc"] == zlib.crc32(self.images[row]):
+        # taken before decoding, so that a change of the file meanwhile is noticed the next time
+        size_and_time = _size_and_time(file)
+        if self._is_current(row, size_and_time):
             return
         image = decode(file)
         self.images[row] = image
-        self._identities[row] = (*now, zlib.crc32(image.data), 1)
+        self._identities[row] = (*size_and_time, zlib.crc32(image.data), 1)
+
+    def _is_current(self, row: int, size_and_time: tuple[int, int]) -> bool:
+        """Whether the row holds, undamaged, the image of a file with this size and time."""
+        identity = self._identities[row]
+        if not identity["is_filled"]:
+            return False
+        if (int(identity["size"]), int(identity["mtime_ns"])) != size_and_time:
+            return False
+        is_undamaged: bool = identity["crc"] == zlib.crc32(self.images[row])
+        return is_undamaged
 
 
 class CacheFolder:
     """A folder of image stores, which together stay below a size limit.
 
-    path: made if it isn't there. gigabytes: limit in units of 1e9 bytes; the least recently used
-    stores make room for a new one. Raises ValueError for a limit that isn't positive and OSError
-    for a folder that can't be written.
+    path: the folder is made if there is none. gigabytes: the limit, in units of 1e9 bytes; to make
+    room for a new store, the least recently used stores are deleted. Raises ValueError for a limit
+    that isn't positive and OSError for a folder that can't be written.
     """
 
     def __init__(self, path: str | Path, gigabytes: float) -> None:
         if not gigabytes > 0:
             raise ValueError(f"cache_gigabytes must be positive, got {gigabytes}")
-        self.path, self.gigabytes = Path(path).resolve(), gigabytes
+        self.path = Path(path).resolve()
+        self.gigabytes = gigabytes
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
@@ -77,9 +99,10 @@ class CacheFolder:
             ) from error
 
     def open(self, files: Sequence[str], side: int, resize: str) -> ImageStore | None:
-        """The store of these images; None, with a warning, where it would exceed the limit.
+        """Opens or makes the store of these files' images.
 
-        files: absolute paths, sorted, each once. Raises OSError where the disk is full.
+        files: absolute paths, sorted, each once. side, resize: see `presize`. Returns None, with a
+        warning, where the store would exceed the limit. Raises OSError where the disk is full.
         """
         settings = f"{STORE_VERSION} {PIL.__version__} {side} {resize}"
         names = os.fsencode("\0".join((settings, *files)))
@@ -88,69 +111,82 @@ class CacheFolder:
             store = _open.get(path)
             if store is not None:
                 return store
-            shape = (len(files), side, side, 3)
-            needed = len(files) * (side * side * 3 + IDENTITY.itemsize)
-            if not self._make_room(path.name, needed):
+            needed_bytes = len(files) * (side * side * 3 + IDENTITY.itemsize)
+            if not self._make_room(path.name, needed_bytes):
                 return None
             try:
-                store = _open[path] = ImageStore(path, shape)
+                store = ImageStore(path, (len(files), side, side, 3))
             except OSError as error:
                 raise OSError(
-                    f"can't keep {needed / 1e9:.2f} GB of images in cache_folder="
+                    f"can't keep {needed_bytes / 1e9:.2f} GB of images in cache_folder="
                     f"{str(self.path)!r} ({error.strerror or error}); make room there or pass "
                     "another folder"
                 ) from error
+            _open[path] = store
             return store
 
-    def _make_room(self, name: str, needed: int) -> bool:
-        """Deletes the least recently used of the other stores until `needed` bytes fit."""
-        sizes, used = self._others(name)
-        in_use = {path.name for path in _open if path.parent == self.path}
-        left = self.gigabytes * 1e9 - needed
-        if sum(sizes[other] for other in in_use & sizes.keys()) > left:
+    def _make_room(self, name: str, needed_bytes: int) -> bool:
+        """Deletes the least recently used stores until there is room for the one called `name`.
+
+        Returns whether there is room. Where the stores in use leave too little, nothing is deleted.
+        """
+        bytes_of, last_use_of = self._stores_except(name)
+        names_in_use = {path.name for path in _open if path.parent == self.path}
+        limit_bytes = self.gigabytes * 1e9 - needed_bytes
+        bytes_in_use = sum(bytes_of[store] for store in names_in_use & bytes_of.keys())
+        if bytes_in_use > limit_bytes:
             warnings.warn(
-                f"{needed / 1e9:.2f} GB of images do not fit in cache_folder={str(self.path)!r} "
-                f"beside those in use and are not kept between runs; cache_gigabytes is "
-                f"{self.gigabytes:g}; raise it or pass a smaller image_size",
+                f"{needed_bytes / 1e9:.2f} GB of images do not fit in cache_folder="
+                f"{str(self.path)!r} beside those in use and are not kept between runs; "
+                f"cache_gigabytes is {self.gigabytes:g}; raise it or pass a smaller image_size",
                 stacklevel=2,
             )
             return False
-        for other in sorted(sizes.keys() - in_use, key=lambda other: used[other]):
-            if sum(sizes.values()) <= left:
+        for store in sorted(bytes_of.keys() - names_in_use, key=last_use_of.__getitem__):
+            if sum(bytes_of.values()) <= limit_bytes:
                 break
             with suppress(OSError):  # Windows keeps a file that another process has open
                 for suffix in (IDENTITIES, IMAGES, UNFINISHED):
-                    (self.path / other).with_suffix(suffix).unlink(missing_ok=True)
-                del sizes[other]
+                    (self.path / store).with_suffix(suffix).unlink(missing_ok=True)
+                del bytes_of[store]
         return True
 
-    def _others(self, name: str) -> tuple[dict[str, int], dict[str, float]]:
-        """Size in bytes and time of last use of every store but one."""
-        sizes: dict[str, int] = {}
-        used: dict[str, float] = {}
+    def _stores_except(self, name: str) -> tuple[dict[str, int], dict[str, float]]:
+        """Size in bytes and time of last use of every store, by name, except for one store.
+
+        Unfinished files count as stores, unless another process may still be making them.
+        """
+        bytes_of: dict[str, int] = {}
+        last_use_of: dict[str, float] = {}
         for entry in os.scandir(self.path):
             stem, suffix = os.path.splitext(entry.name)
             if stem == name or suffix not in (IMAGES, IDENTITIES, UNFINISHED):
                 continue
             with suppress(FileNotFoundError):  # another process deletes, too
-                found = entry.stat()
-                if suffix == UNFINISHED and time.time() - found.st_mtime < ABANDONED_SECONDS:
-                    continue  # another process is just making it
-                sizes[stem] = sizes.get(stem, 0) + found.st_size
-                used[stem] = found.st_mtime if suffix != IMAGES else used.get(stem, 0.0)
-        return sizes, used
+                status = entry.stat()
+                age_seconds = time.time() - status.st_mtime
+                if suffix == UNFINISHED and age_seconds < ABANDONED_SECONDS:
+                    continue
+                bytes_of[stem] = bytes_of.get(stem, 0) + status.st_size
+                if suffix == IMAGES:
+                    # a use sets the time of the identities; a store without them is the oldest
+                    last_use_of.setdefault(stem, 0.0)
+                else:
+                    last_use_of[stem] = status.st_mtime
+        return bytes_of, last_use_of
 
 
 def _size_and_time(file: str | Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds; (-1, -1) for a file that can't be read."""
     try:
-        found = os.stat(file)
-    except OSError:  # decoding says it better
+        status = os.stat(file)
+    except OSError:  # no error yet: that of decoding will name the image and the reason
         return -1, -1
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
-def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The file as an array; made, full of zeros, if it isn't there."""
+def _map_or_make_file(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """The file as an array. A file that isn't there is made, full of zeros."""
     if not path.exists():
         _make_file(path, int(np.prod(shape)) * dtype.itemsize)
     with path.open("r+b") as file:
@@ -158,7 +194,10 @@ def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _make_file(path: Path, size: int) -> None:
-    """The file gets its name when it has its size, so that no process finds a half-made one."""
+    """Makes a file of zeros, `size` bytes long.
+
+    The file gets its name only when it has its full size, so that no process sees a smaller one.
+    """
     new = path.with_name(f"{path.stem}-{os.getpid()}-{uuid4().hex[:8]}{UNFINISHED}")
     try:
         with new.open("xb") as file:
@@ -172,13 +211,17 @@ def _make_file(path: Path, size: int) -> None:
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Gives an empty file its size, and blocks on the disk. Raises OSError where it is full."""
+    """Gives an empty file its size in bytes, and as many blocks of the disk.
+
+    Raises OSError where the disk is full.
+    """
     try:
-        # to write to a mapped file that gets no block kills the process
+        # without blocks, a write to the mapped file kills the process when the disk is full
         os.posix_fallocate(file.fileno(), 0, size)
     except AttributeError:  # not on this platform
         file.truncate(size)
     except OSError as error:
+        # some file systems can't reserve blocks
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         file.truncate(size)

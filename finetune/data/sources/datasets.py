@@ -1,10 +1,11 @@
-"""Examples from data sets: torchvision's (image, label) pairs and Hugging Face's rows."""
+"""Examples from data sets: torchvision's pairs (image, label) and Hugging Face's rows."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Subset
 
 from finetune.data.examples import Examples
@@ -21,12 +22,15 @@ def from_dataset(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Examples:
-    """Examples from a data set of (image, label), labels being class indices, or of rows.
+    """Examples from a data set of pairs (image, class index), or of rows with named columns.
 
-    Class names come from `classes`, or the data set's own, or else are the numbers. Labels
-    come from `dataset.targets` and the like where it has them; otherwise every item is read once.
-    Items are read by several threads, each once for all epochs, so without a transform. Of rows
-    the columns of images and labels are known by their types, or else are "image" and "label".
+    classes: the names of the classes; None takes those that the data set has, or else the numbers.
+    image_column, label_column: names of columns of rows; None finds the columns by their types, or
+    else takes "image" and "label".
+    Labels are read from `dataset.targets` and the like where the data set has them; otherwise
+    every item is read once. Later several threads read the items, each once for all epochs, so a
+    random transform of the data set would give only one view; a warning says so.
+    Raises ValueError for labels that are no class indices, and for columns that aren't there.
     """
     if isinstance(dataset, Mapping):
         raise ValueError(
@@ -48,84 +52,113 @@ def from_dataset(
             "it gives is kept for all epochs; leave random ones to augment=",
             stacklevel=3,
         )
-    targets = _targets(dataset)
+    targets = _stored_targets(dataset)
     if targets is None:
-        targets = [dataset[i][1] for i in range(len(dataset))]
-    names = classes_of(dataset) if classes is None else classes
-    return _numbered(dataset, targets, names, DatasetImages(dataset, range(len(dataset))))
+        targets = [dataset[number][1] for number in range(len(dataset))]
+    if classes is None:
+        classes = classes_of(dataset)
+    images = DatasetImages(dataset, range(len(dataset)))
+    return _from_class_indices(images, targets, classes)
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
-    """The names that it has, or that the data set has of which it is a part."""
+    """The class names of a data set, or of the data set that it is a part of; None if unknown."""
     return getattr(whole_of(dataset), "classes", None)
 
 
 def whole_of(dataset: Any) -> Any:
-    """What a `Subset` is a part of."""
+    """The data set that a `Subset` is a part of; any other data set itself."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
 
 
-def _targets(dataset: Any) -> Sequence[Any] | None:
-    """The labels that a data set keeps beside its images, where they are what its items say."""
+def _stored_targets(dataset: Any) -> Sequence[Any] | None:
+    """The labels that a data set stores beside its images, by which no image has to be read.
+
+    None where there are none, and where the labels of its items may be different ones.
+    """
     if isinstance(dataset, Subset):
-        whole = _targets(dataset.dataset)
-        return None if whole is None else [whole[i] for i in dataset.indices]
+        targets_of_whole = _stored_targets(dataset.dataset)
+        if targets_of_whole is None:
+            return None
+        return [targets_of_whole[number] for number in dataset.indices]
     if getattr(dataset, "target_transform", None) is not None:
         return None
-    if (own := getattr(dataset, "targets", None)) is not None:
-        return python_values(own)
-    for name in ("labels", "_labels"):  # torchvision's SVHN, STL10; Food101, Flowers102, ...
-        own = python_values(getattr(dataset, name, ()))
-        if isinstance(own, Sequence) and len(own) == len(dataset) > 0:
-            tried = (0, len(dataset) // 2, len(dataset) - 1)
-            if all(_equal(own[i], dataset[i][1]) for i in tried):
-                return own
+    targets = getattr(dataset, "targets", None)
+    if targets is not None:
+        return python_values(targets)
+    # torchvision's SVHN and STL10 have "labels", Food101, Flowers102 and others "_labels"
+    for name in ("labels", "_labels"):
+        labels = python_values(getattr(dataset, name, ()))
+        if _are_labels_of(dataset, labels):
+            return labels
     return None
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return isinstance(one, int | str) and isinstance(other, int | str) and one == other
+def _are_labels_of(dataset: Any, labels: Any) -> bool:
+    """Whether these look like the labels of the data set's items; three items are read for that.
+
+    `targets` has a known meaning, but an attribute with another name may hold something else.
+    """
+    if not isinstance(labels, Sequence) or len(labels) != len(dataset) or len(labels) == 0:
+        return False
+    first, middle, last = 0, len(dataset) // 2, len(dataset) - 1
+    return all(_is_same_label(labels[i], dataset[i][1]) for i in (first, middle, last))
 
 
-def _numbered(
-    dataset: ImageDataset,
-    targets: Any,
-    names: Sequence[str] | None,
-    images: Sequence[ImageSource],
+def _is_same_label(stored: Any, label: Any) -> bool:
+    # to compare arrays or tensors would not give a bool
+    are_plain = isinstance(stored, int | str) and isinstance(label, int | str)
+    return are_plain and stored == label
+
+
+def _from_class_indices(
+    images: Sequence[ImageSource], targets: Any, classes: Sequence[str] | None
 ) -> Examples:
-    """Labels that are class indices."""
-    try:
-        given = torch.as_tensor(python_values(targets))
-    except (TypeError, ValueError, RuntimeError):  # names, or several labels of different numbers
-        given = None
-    if given is None or (given.ndim > 1 and given.numel() != len(given)):
+    """Examples from images and their class indices.
+
+    classes: the names by index; None or none at all names the classes by their numbers. Raises
+    ValueError for labels that are no class indices or have no name.
+    """
+    labels = _class_indices(targets)
+    if len(labels) != len(images):
+        raise ValueError(f"the data set has {len(images)} items but {len(labels)} targets")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if classes is None or len(classes) == 0:
+        classes = [str(number) for number in range(highest + 1)]
+    if lowest < 0 or highest >= len(classes):
         raise ValueError(
-            f"labels of a data set are class indices, got {python_values(targets)[0]!r}; pass "
+            f"labels go from {lowest} to {highest}, but there are {len(classes)} classes"
+        )
+    names = [str(name) for name in classes]
+    # the data set numbers its classes, so two names in different case are no typing error
+    return Examples(images, labels, checked_classes(names, refuse_case_twins=False))
+
+
+def _class_indices(targets: Any) -> Tensor:
+    """Targets as class indices, int64 [N]. Raises ValueError for what is no class index."""
+    values = python_values(targets)
+    try:
+        numbers = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):  # names, or several labels of different numbers
+        numbers = None
+    if numbers is None or (numbers.ndim > 1 and numbers.numel() != len(numbers)):
+        raise ValueError(
+            f"labels of a data set are class indices, got {values[0]!r}; pass "
             "images and names to from_lists, with task= for several labels or numbers"
         )
-    given = given.flatten()
-    labels = given.long()
-    if not len(labels):
+    numbers = numbers.flatten()
+    if len(numbers) == 0:
         raise ValueError("the data set is empty")
-    if len(broken := given[given != labels]):
+    labels = numbers.long()
+    fractions = numbers[numbers != labels]
+    if len(fractions):
         raise ValueError(
-            f"labels of a data set are class indices, got {float(broken[0])}; for a regression "
+            f"labels of a data set are class indices, got {float(fractions[0])}; for a regression "
             "pass images and numbers to from_lists(..., task='regression')"
         )
-    if len(labels) != len(dataset):
-        raise ValueError(f"the data set has {len(dataset)} items but {len(labels)} targets")
-    if names is None or not len(names):
-        names = [str(i) for i in range(int(labels.max()) + 1)]
-    if int(labels.min()) < 0 or int(labels.max()) >= len(names):
-        raise ValueError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}, "
-            f"but there are {len(names)} classes"
-        )
-    return Examples(
-        images, labels, checked_classes([str(name) for name in names], refuse_case_twins=False)
-    )
+    return labels
 
 
 def _from_rows(
@@ -135,32 +168,46 @@ def _from_rows(
     image_column: str | None,
     label_column: str | None,
 ) -> Examples:
-    """Rows are dicts; a column of labels is read as a whole, the images when asked for."""
-    image = _column(features, image_column, "Image", "image")
-    label = _column(features, label_column, "ClassLabel", "label")
-    plain = dataset.with_format(None)  # torch's or numpy's would decode all columns
-    labels = list(plain.select_columns([label])[label])
-    images = plain.select_columns([image])
-    images = DatasetImages(images, range(len(images)), image)
-    if labels and all(isinstance(value, str) for value in labels):
+    """Examples from a data set of rows, which are dicts.
+
+    features: the columns' types by name. The column of labels is read as a whole, an image only
+    when it is asked for.
+    """
+    image_column = _column(features, image_column, "Image", "image")
+    label_column = _column(features, label_column, "ClassLabel", "label")
+    rows = dataset.with_format(None)  # torch's or numpy's format would decode all columns
+    labels = list(rows.select_columns([label_column])[label_column])
+    image_rows = rows.select_columns([image_column])
+    images = DatasetImages(image_rows, range(len(image_rows)), image_column)
+    if labels and all(isinstance(label, str) for label in labels):
         return from_pairs(images, labels, classes, of_training=False)
-    if not all(isinstance(value, int) for value in labels):
-        raise ValueError(f"column {label!r} holds no class indices or names, but {labels[:3]}")
-    names = getattr(features[label], "names", None) if classes is None else classes
-    return _numbered(images, labels, names, images)
+    if not all(isinstance(label, int) for label in labels):
+        raise ValueError(
+            f"column {label_column!r} holds no class indices or names, but {labels[:3]}"
+        )
+    if classes is None:
+        classes = getattr(features[label_column], "names", None)
+    return _from_class_indices(images, labels, classes)
 
 
-def _column(features: Mapping[str, Any], given: str | None, kind: str, usual: str) -> str:
-    """The column that was given, or else the only one of this type, or of the usual name."""
-    if given is not None:
-        if given not in features:
-            hint = did_you_mean(given, features)
-            raise ValueError(f"the data set has no column {given!r}; {hint}")
-        return given
-    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
-    if len(found) == 1:
-        return found[0]
-    if usual in (found or features):
+def _column(features: Mapping[str, Any], name: str | None, type_name: str, usual: str) -> str:
+    """The column of images or of labels.
+
+    It is the column called `name`, unless that is None; or else the only column of the type, or
+    else the one with the usual name. Raises ValueError where there is no such column.
+    """
+    if name is not None:
+        if name not in features:
+            raise ValueError(f"the data set has no column {name!r}; {did_you_mean(name, features)}")
+        return name
+    columns_of_type = []
+    for column, feature in features.items():
+        if type(feature).__name__ == type_name:
+            columns_of_type.append(column)
+    if len(columns_of_type) == 1:
+        return columns_of_type[0]
+    candidates = columns_of_type or list(features)
+    if usual in candidates:
         return usual
     raise ValueError(
         f"which column is the {usual}? pass {usual}_column=; there are {', '.join(features)}"
@@ -168,7 +215,10 @@ def _column(features: Mapping[str, Any], given: str | None, kind: str, usual: st
 
 
 def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:
-    """The same examples with labels that count in `classes`. Raises ValueError for one it lacks."""
+    """The same examples, with labels that are indices into `classes`.
+
+    Raises ValueError for an example whose class is not among them.
+    """
     if examples.classes == classes:
         return examples
     names = [examples.classes[label] for label in examples.labels.tolist()]

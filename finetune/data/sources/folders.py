@@ -18,18 +18,12 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
     """Examples from `folder/<class>/**/<image>`, in sorted order; hidden files are left out.
 
     classes: the names in the order of the model's outputs; None sorts the names of the folders.
-    Raises FileNotFoundError or ValueError for a folder that makes no classifier.
+    Raises FileNotFoundError for a folder that does not exist, and ValueError for one without class
+    folders, for a class folder without images, and for a folder of splits instead of classes.
     """
     if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"image folder {str(folder)!r} {problem}; it needs one folder a class"
-        )
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+        raise FileNotFoundError(f"{_not_a_folder(folder)}; it needs one folder a class")
+    names = _class_folders(folder)
     if not names:
         raise ValueError(f"{str(folder)!r} has no class folders; put images in {folder}/<class>/")
     if classes is None:
@@ -45,34 +39,57 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
         items.extend(files)
         counts.append(len(files))
     classes, number_of = number_classes(names, classes)
-    labels = torch.tensor([number_of[name] for name in names])
-    return Examples(items, labels.repeat_interleave(torch.tensor(counts)), classes)
+    class_indices = torch.tensor([number_of[name] for name in names])
+    labels = class_indices.repeat_interleave(torch.tensor(counts))
+    return Examples(items, labels, classes)
+
+
+def _not_a_folder(folder: Path) -> str:
+    """The beginning of an error: why this is not a folder of images."""
+    problem = "is a file" if folder.exists() else "does not exist"
+    return f"image folder {str(folder)!r} {problem}"
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted; hidden ones are left out."""
+    names = []
+    for entry in os.scandir(folder):
+        if entry.is_dir() and not entry.name.startswith("."):
+            names.append(entry.name)
+    return sorted(names)
 
 
 def _refuse_splits(folder: Path, names: Sequence[str]) -> None:
-    """Raises ValueError where all folders are called like the parts of a split."""
-    if not {name.lower() for name in names} <= _SPLIT_NAMES:
+    """Raises ValueError where every folder has a name that a part of a split usually has.
+
+    The classes would be "train" and "valid", and the model would learn to tell them apart.
+    """
+    if not all(name.lower() in _SPLIT_NAMES for name in names):
         return
-    train = next((name for name in names if name.lower().startswith("train")), names[0])
-    other_names = [name for name in names if name != train]
-    valid = next(
-        (name for name in other_names if name.lower().startswith("val")),
-        other_names[0] if other_names else "valid",
-    )
+    train = _first_starting_with("train", names) or names[0]
+    other_names = [name for name in names if name != train] or ["valid"]
+    valid = _first_starting_with("val", other_names) or other_names[0]
     raise ValueError(
         f"{str(folder)!r} holds {' and '.join(names)}, which looks like a given split, not "
         f"like classes; pass train={train!r}, valid={valid!r}"
     )
 
 
+def _first_starting_with(prefix: str, names: Sequence[str]) -> str | None:
+    for name in names:
+        if name.lower().startswith(prefix):
+            return name
+    return None
+
+
 def image_files(folder: str | Path) -> list[str]:
     """The images in and below a folder, sorted; hidden files and folders are left out.
 
-    Raises FileNotFoundError for a folder that is not there, and ValueError for one without images.
+    Raises FileNotFoundError for a folder that does not exist, and ValueError for one without
+    images.
     """
     if not Path(folder).is_dir():
-        problem = "is a file" if Path(folder).exists() else "does not exist"
-        raise FileNotFoundError(f"image folder {str(folder)!r} {problem}")
+        raise FileNotFoundError(_not_a_folder(Path(folder)))
     files = sorted(_files_below(str(folder)))
     if not files:
         raise ValueError(f"there is no image in {str(folder)!r} or below")
@@ -80,14 +97,18 @@ def image_files(folder: str | Path) -> list[str]:
 
 
 def _files_below(folder: str) -> list[str]:
-    """The images in and below `folder`, in no order; made for a million, so strings throughout."""
-    files, folders = [], [folder]
+    """The images in and below `folder`, in no order.
+
+    Paths are strings here, because to make a million `Path` objects is slow.
+    """
+    files: list[str] = []
+    folders = [folder]
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():  # costs no further look at the disk, but for links
+                if entry.is_dir():  # asks the disk only about links; scandir knows the others
                     folders.append(entry.path)
                 elif entry.name.lower().endswith(_SUFFIXES):
                     files.append(entry.path)

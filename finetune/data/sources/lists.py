@@ -17,7 +17,11 @@ from finetune.tasks.labels import class_names, python_values
 
 
 def by_position(items: Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """The images by their positions: `items[i]` of a data frame's column goes by its index."""
+    """A sequence whose `[i]` is the image at position i.
+
+    `[i]` of a data frame's column is the image whose index label is i instead, so that such a
+    column becomes a list.
+    """
     if isinstance(items, Sequence | np.ndarray | Tensor):
         return items
     return list(items)
@@ -31,15 +35,17 @@ def from_pairs(
     *,
     of_training: bool = True,
 ) -> Examples:
-    """Examples from images and labels, see `Task.encode`; classes in sorted order unless given.
+    """Examples from images and their labels.
 
-    of_training: `classes` are those that training has. Raises ValueError for no example, and for
-    labels that are none for the task.
+    labels: one for each image, in the form that the task needs, see `Task.encode`. classes: names
+    in the order of the model's outputs; None sorts the names that occur. of_training: whether
+    `classes` are those of the training data, for the words of errors. Raises ValueError for no
+    image, for another number of labels, and for labels that the task can't use.
     """
     task = resolve_task(task)
     if len(items) != len(labels):
         raise ValueError(f"got {len(items)} images but {len(labels)} labels")
-    if not len(items):
+    if len(items) == 0:
         raise ValueError("there are no images")
     targets, names = task.encode(labels, classes, of_training=of_training)
     return Examples(by_position(items), targets, names, task)
@@ -55,7 +61,12 @@ def from_marked(
     classes: Sequence[str] | None = None,
     task: TaskLike = DEFAULT_TASK,
 ) -> tuple[Examples, Examples]:
-    """Training and validation examples, as `is_valid` marks them or else split at random."""
+    """Training and validation examples, from images of which some may be marked for validation.
+
+    is_valid: which images are for validation; None draws a share of `valid_fraction` at random, the
+    same for the same seed. classes, task: see `from_pairs`. Raises ValueError where all images or
+    none are marked.
+    """
     task = resolve_task(task)
     if is_valid is None:
         whole = from_pairs(items, labels, classes, task, of_training=False)
@@ -70,26 +81,27 @@ def from_marked(
         raise ValueError(f"all {len(marks)} images are marked for {side}")
     labels = python_values(labels)
     if task.exclusive:
-        labels = class_names(labels)  # before they are parted: its errors number the images
+        # before the split, because errors number the images as the user does
+        labels = class_names(labels)
     train_items, train_labels = _marked(items, labels, marks, mark=False)
     valid_items, valid_labels = _marked(items, labels, marks, mark=True)
     train = from_pairs(train_items, train_labels, classes, task, of_training=False)
     valid = from_pairs(valid_items, valid_labels, train.classes, task)
-    numbers, is_held_out = torch.arange(len(marks)), torch.tensor(marks)
-    return (
-        replace(train, numbers=numbers[~is_held_out]),
-        replace(valid, numbers=numbers[is_held_out]),
-    )
+    numbers = torch.arange(len(marks))
+    is_held_out = torch.tensor(marks)
+    train = replace(train, numbers=numbers[~is_held_out])
+    valid = replace(valid, numbers=numbers[is_held_out])
+    return train, valid
 
 
 def _marked(
     items: Sequence[ImageSource], labels: Sequence[Any], marks: Sequence[bool], *, mark: bool
 ) -> tuple[list[ImageSource], list[Any]]:
-    """Images and labels of the examples that have this mark."""
+    """Images and labels of the examples whose mark is `mark`."""
     marked_items: list[ImageSource] = []
     marked_labels: list[Any] = []
-    for item, label, own_mark in zip(items, labels, marks, strict=True):
-        if own_mark == mark:
+    for item, label, item_mark in zip(items, labels, marks, strict=True):
+        if item_mark == mark:
             marked_items.append(item)
             marked_labels.append(label)
     return marked_items, marked_labels
@@ -101,6 +113,7 @@ def without_labels(
     """Examples without labels: the images in and below a folder, or a sequence of images."""
     if isinstance(items, str | Path):
         items = image_files(items)
-    if not len(items):
+    if len(items) == 0:
         raise ValueError("there are no images to predict")
-    return Examples(by_position(items), task.unlabelled(len(items), classes), classes, task)
+    labels = task.unlabelled(len(items), classes)
+    return Examples(by_position(items), labels, classes, task)

@@ -13,30 +13,38 @@ Pattern: TypeAlias = "str | re.Pattern[str] | Callable[[Path], Any]"
 def from_names(
     files: str | Path | Sequence[str | Path], pattern: Pattern
 ) -> tuple[list[str | Path], list[Any]]:
-    """The files, or the images in and below a folder, and what their names say of them.
+    """Files, and the label of each as its name says.
 
-    pattern: a regular expression whose one group finds the label in the file's name, or a function
-    of the path. Raises ValueError for a name that does not match.
+    files: paths, or a folder, which stands for all images in and below it. pattern: a regular
+    expression with one group, which matches the label in the file's name; or a function of the path
+    that returns the label. Raises ValueError for a pattern without exactly one group, and for a
+    name that does not match.
 
     >>> from_names(["cats/tabby_12.jpg"], r"^(.+)_")
     (['cats/tabby_12.jpg'], ['tabby'])
     """
-    found = image_files(files) if isinstance(files, str | Path) else files
-    items: list[str | Path] = list(found)
-    if not isinstance(pattern, str | re.Pattern):
-        return items, [pattern(Path(item)) for item in items]
-    expression = re.compile(pattern)
+    if isinstance(files, str | Path):
+        files = image_files(files)
+    paths: list[str | Path] = list(files)
+    if isinstance(pattern, str | re.Pattern):
+        label_of = _label_finder(re.compile(pattern))
+    else:
+        label_of = pattern
+    return paths, [label_of(Path(path)) for path in paths]
+
+
+def _label_finder(expression: re.Pattern[str]) -> Callable[[Path], str]:
+    """A function that finds a path's label with the expression's only group."""
     if expression.groups != 1:
         raise ValueError(
             f"pattern={expression.pattern!r} needs one group in brackets, which is the label; it "
             f"has {expression.groups}"
         )
-    labels = []
-    for item in items:
-        match = expression.search(Path(item).name)
+
+    def label_of(path: Path) -> str:
+        match = expression.search(path.name)
         if match is None or not match[1]:
-            raise ValueError(
-                f"pattern={expression.pattern!r} finds no label in {Path(item).name!r}"
-            )
-        labels.append(match[1])
-    return items, labels
+            raise ValueError(f"pattern={expression.pattern!r} finds no label in {path.name!r}")
+        return match[1]
+
+    return label_of

@@ -1,4 +1,4 @@
-"""Rows of a table: a column of images, one or several of labels, one that marks validation."""
+"""Rows of CSV files and data frames: images, their labels, and which are for validation."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,19 @@ from finetune.wording import did_you_mean
 Columns = Mapping[str, Sequence[Any]]
 
 _INTERCHANGE_METHODS = ("__arrow_c_stream__", "__dataframe__")
+"""A table with one of these methods can be read by pyarrow."""
+
+# what a cell may say of a row in the column that marks validation
 _VALID_MARKS = frozenset({"1", "1.0", "true", "yes", "valid", "validation", "val"})
 _TRAIN_MARKS = frozenset({"", "0", "0.0", "false", "no", "train", "training"})
 
 
 class Rows(NamedTuple):
-    """What a table says. names: of the targets, where the columns name them, else None."""
+    """What the rows of a table say.
+
+    is_valid: which rows are for validation; None where no column says that. names: names of the
+    targets, where the names of the columns are those; else None.
+    """
 
     items: list[ImageSource]
     labels: list[Any]
@@ -29,10 +36,12 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns mean what; None is the first column for images, the second for labels.
+    """Which columns of a table mean what.
 
-    label: one column, or several of which each is a target, see `Task.names_of_columns`. valid: a
-    column that marks validation rows. delimiter: between several labels of an image.
+    image: the column of images; None is the first. label: the column of labels; None is the second;
+    several columns are one target each, see `Task.names_of_columns`. valid: the column that marks
+    rows for validation; None where there is none. delimiter: what separates several labels in a
+    cell.
     """
 
     image: str | None = None
@@ -48,21 +57,25 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where rows come from, for errors. unit, first: how rows are counted there."""
+    """Where rows come from, for errors.
+
+    unit: what a row is called there. first: the number that the first row has there.
+    """
 
     name: str
     unit: str
     first: int
 
     def place(self, row: int) -> str:
+        """Where a row is, in words."""
         return f"{self.name}, {self.unit} {row + self.first}"
 
 
 def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
-    """Paths, labels and marks of validation from a CSV file with a header.
+    """Reads a CSV file that has a header.
 
-    folder: what the paths are relative to. Raises FileNotFoundError, and ValueError with the line
-    for what can't be read.
+    folder: the one that paths of images are relative to. Raises FileNotFoundError for a file that
+    does not exist, and ValueError, with the line, for a cell that can't be read.
     """
     if not file.is_file():
         raise FileNotFoundError(f"there is no CSV file {str(file)!r}")
@@ -77,32 +90,32 @@ def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
             "pandas.read_csv(file, encoding=...) gives to from_table"
         ) from error
     columns = {name: [row[name] for row in rows] for name in names}
-    return _read_rows(columns, folder, layout, _Origin(repr(str(file)), "line", 2))
+    # the header is line 1
+    origin = _Origin(repr(str(file)), "line", 2)
+    return _read_rows(columns, folder, layout, origin)
 
 
 def read_table(table: Any, folder: Path | None, layout: Layout) -> Rows:
-    """The same from a data frame of pandas, polars, pyarrow, ..., or a mapping of lists."""
-    columns = _columns_of(table)
+    """Reads a data frame (pandas, polars, pyarrow, ...) or a mapping of column names to lists.
+
+    folder: the one that paths of images are relative to; None leaves them as they are. Raises
+    TypeError for what is no table, and ValueError, with the row, for a cell that can't be read.
+    """
+    columns = dict(_columns_of(table))
     if layout.valid is not None and layout.valid in columns:
-        # a missing mark is a row for training; in a file it would be a row that is too short
+        # a missing mark is a row for training; in a CSV file it would be a row that is too short
         marks = ["" if is_empty(cell) else cell for cell in columns[layout.valid]]
-        columns = {**columns, layout.valid: marks}
+        columns[layout.valid] = marks
     return _read_rows(columns, folder, layout, _Origin("the table", "row", 0))
 
 
 def _columns_of(table: Any) -> Columns:
     """Columns as lists, without a dependency on the library that made the table."""
-    names: Any = None
-    if isinstance(table, Mapping):
-        names = list(table)
-    else:
-        names = getattr(table, "column_names", None)  # pyarrow's `columns` are no names
-        if names is None:
-            names = getattr(table, "columns", None)
-    speaks_protocol = any(hasattr(table, method) for method in _INTERCHANGE_METHODS)
-    if names is None and speaks_protocol:
-        return _through_arrow(table)
+    names = _column_names(table)
+    has_interchange = any(hasattr(table, method) for method in _INTERCHANGE_METHODS)
     if names is None:
+        if has_interchange:
+            return _columns_through_arrow(table)
         raise TypeError(
             "a table is a data frame (pandas, polars, pyarrow, ...) or a mapping of names to "
             f"lists, got {type(table).__name__}"
@@ -110,17 +123,27 @@ def _columns_of(table: Any) -> Columns:
     try:
         columns = {str(name): _as_list(table[name]) for name in names}
     except TypeError:  # frames on a GPU or in a data base, whose columns are no lists
-        if not speaks_protocol:
+        if not has_interchange:
             raise
-        return _through_arrow(table)
-    lengths = {name: len(values) for name, values in columns.items()}
+        return _columns_through_arrow(table)
+    lengths = {name: len(cells) for name, cells in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns of the table differ in length: {lengths}")
     return columns
 
 
-def _through_arrow(table: Any) -> Columns:
-    """For tables that do not name their columns but speak an interchange protocol."""
+def _column_names(table: Any) -> Any:
+    """The names by which a table gives its columns; None where it does not tell them."""
+    if isinstance(table, Mapping):
+        return list(table)
+    names = getattr(table, "column_names", None)
+    if names is not None:  # asked first, because pyarrow's `columns` are no names
+        return names
+    return getattr(table, "columns", None)
+
+
+def _columns_through_arrow(table: Any) -> Columns:
+    """Columns as lists of a table that speaks an interchange protocol."""
     try:
         import pyarrow
         from pyarrow.interchange import from_dataframe
@@ -138,7 +161,8 @@ def _through_arrow(table: Any) -> Columns:
 
 
 def _as_list(column: Any) -> list[Any]:
-    if getattr(column, "ndim", 1) > 1:  # images, which stay arrays
+    """The cells of a column; numbers as Python's own, images as arrays."""
+    if getattr(column, "ndim", 1) > 1:  # images, of which tolist would make lists of lists
         return list(column)
     for method in ("to_list", "tolist", "to_pylist"):
         if hasattr(column, method):
@@ -152,11 +176,11 @@ def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _O
     items: list[ImageSource] = []
     labels: list[Any] = []
     marks: list[bool] = []
-    for row in range(len(columns[image_column])):
+    for row, image_cell in enumerate(columns[image_column]):
         place = origin.place(row)
-        items.append(_read_item(columns[image_column][row], folder, place))
-        cells = [columns[name][row] for name in label_columns]
-        labels.append(layout.task.read_label(cells, place, layout.delimiter))
+        items.append(_read_item(image_cell, folder, place))
+        label_cells = [columns[name][row] for name in label_columns]
+        labels.append(layout.task.read_label(label_cells, place, layout.delimiter))
         if layout.valid is not None:
             marks.append(_read_mark(columns[layout.valid][row], layout.valid, place))
     is_valid = None if layout.valid is None else marks
@@ -166,7 +190,10 @@ def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _O
 def _checked_columns(
     names: Sequence[str], layout: Layout, origin: _Origin
 ) -> tuple[str, list[str]]:
-    """The columns of images and of labels. Raises ValueError for one that is not there."""
+    """The column of images and the columns of labels.
+
+    Raises ValueError for a table of less than two columns, and for a column that isn't there.
+    """
     if len(names) < 2:
         header = "a header and " if origin.unit == "line" else ""
         raise ValueError(
@@ -174,17 +201,27 @@ def _checked_columns(
             f"{_other_delimiter_hint(names)}"
         )
     image_column = names[0] if layout.image is None else layout.image
-    label_columns = [names[1]] if layout.label is None else layout.label
-    label_columns = [label_columns] if isinstance(label_columns, str) else list(label_columns)
-    for column in (image_column, *label_columns, layout.valid):
-        if column is not None and column not in names:
+    label_columns = _label_columns(names, layout)
+    wanted_columns = [image_column, *label_columns]
+    if layout.valid is not None:
+        wanted_columns.append(layout.valid)
+    for column in wanted_columns:
+        if column not in names:
             hint = did_you_mean(str(column), names)
             raise ValueError(f"{origin.name} has no column {column!r}, only {list(names)}; {hint}")
     return image_column, label_columns
 
 
+def _label_columns(names: Sequence[str], layout: Layout) -> list[str]:
+    if layout.label is None:
+        return [names[1]]
+    if isinstance(layout.label, str):
+        return [layout.label]
+    return list(layout.label)
+
+
 def _other_delimiter_hint(names: Sequence[str]) -> str:
-    """What to do about a file whose cells no comma separates."""
+    """The way out for a file whose cells are not separated by commas; else an empty text."""
     for delimiter in ";\t|":
         if any(delimiter in name for name in names):
             return (
@@ -195,19 +232,31 @@ def _other_delimiter_hint(names: Sequence[str]) -> str:
 
 
 def _read_item(cell: Any, folder: Path | None, place: str) -> ImageSource:
-    if isinstance(cell, str | Path):
-        if cell == "":
-            raise ValueError(f"{place}: image or label is empty")
-        return Path(cell) if folder is None else folder / cell
-    if is_missing(cell) or isinstance(cell, float):
+    """The image of a cell: a path, or an image in memory.
+
+    place: where the cell is, for the error. Raises ValueError for an empty cell.
+    """
+    is_path = isinstance(cell, str | Path)
+    # only texts are compared with "": for an array that would compare all pixels
+    is_blank = is_path and cell == ""
+    # data frames have NaN in empty cells, and no image is a single number
+    if is_blank or is_missing(cell) or isinstance(cell, float):
         raise ValueError(f"{place}: image or label is empty")
+    if is_path:
+        return Path(cell) if folder is None else folder / cell
     image: ImageSource = cell
     return image
 
 
 def _read_mark(cell: Any, column: str, place: str) -> bool:
+    """Whether a cell of the column marks its row for validation.
+
+    place: where the cell is, for the error. Raises ValueError for a text that is no mark.
+    """
     mark = str(cell).strip().lower()
-    if mark not in _VALID_MARKS | _TRAIN_MARKS:
-        known = ", ".join(sorted(_VALID_MARKS | _TRAIN_MARKS))
-        raise ValueError(f"{place}: {column!r} says {cell!r}, which is none of {known}")
-    return mark in _VALID_MARKS
+    if mark in _VALID_MARKS:
+        return True
+    if mark in _TRAIN_MARKS:
+        return False
+    known_marks = ", ".join(sorted(_VALID_MARKS | _TRAIN_MARKS))
+    raise ValueError(f"{place}: {column!r} says {cell!r}, which is none of {known_marks}")

@@ -18,12 +18,16 @@ from finetune.data.images.decode import ImageSource
 from finetune.data.images.headers import Header
 
 _CHUNK_BYTES = 1 << 20
-_PART_NAMES = ("training", "validation")
+_SPLIT_NAMES = ("training", "validation")
 
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """Two images with the same bytes, and their labels. Those without a path are numbered."""
+    """Two images with the same content, and their labels in words.
+
+    first, second: the path of each image; for an image without one, where it is, such as
+    "training 7".
+    """
 
     first: str
     second: str
@@ -37,35 +41,43 @@ class Twins:
 
 
 class _Place(NamedTuple):
-    """An example: part 0 is training, 1 is validation."""
+    """Where an example is.
 
-    part: int
+    split: 0 is training, 1 is validation. number: the example's position there.
+    """
+
+    split: int
     number: int
 
 
 def find_duplicates(
-    parts: tuple[Examples, Examples], headers: Sequence[Sequence[Header]], threads: Executor
+    splits: tuple[Examples, Examples], headers: Sequence[Sequence[Header]], threads: Executor
 ) -> tuple[tuple[Twins, ...], tuple[Twins, ...]]:
-    """Twins within training, and those of an image in training and one in validation.
+    """Finds images with the same content: files by their bytes, images in memory by their pixels.
 
-    Only files that have the size of another are read. Of k images that are the same, each but the
-    first is a twin of the first.
+    splits: training and validation. headers: of the images in both. Only files that have the size
+    of another one are read. Of k images that are the same, each but the first is a twin of the
+    first. Returns the twins within training, and those of an image in training and one in
+    validation.
     """
     candidates = _same_size(headers)
-    digests = threads.map(lambda at: _digest(parts[at.part].items, at.number), candidates)
-    by_digest: dict[bytes, list[_Place]] = defaultdict(list)
+
+    def digest_at(place: _Place) -> bytes | None:
+        return _digest(splits[place.split].items, place.number)
+
+    digests = threads.map(digest_at, candidates)
+    places_of: dict[bytes, list[_Place]] = defaultdict(list)
     for place, digest in zip(candidates, digests, strict=True):
         if digest is not None:
-            by_digest[digest].append(place)
+            places_of[digest].append(place)
     duplicates: list[Twins] = []
     leaks: list[Twins] = []
-    for places in by_digest.values():
-        first = places[0]
-        if first.part != 0:  # validation alone
+    for first, *copies in places_of.values():
+        if first.split != 0:  # training comes first, so none of these images is in training
             continue
-        for place in places[1:]:
-            twins = _twins(parts, first, place)
-            if place.part == 0:
+        for place in copies:
+            twins = _twins(splits, first, place)
+            if place.split == 0:
                 duplicates.append(twins)
             else:
                 leaks.append(twins)
@@ -74,44 +86,55 @@ def find_duplicates(
 
 def _same_size(headers: Sequence[Sequence[Header]]) -> list[_Place]:
     """The readable examples whose size another one has, those of training first."""
-    sizes: Counter[tuple[bool, int]] = Counter()
-    for part_headers in headers:
-        sizes.update(_size(header) for header in part_headers)
+    counts: Counter[tuple[bool, int]] = Counter()
+    for split_headers in headers:
+        counts.update(_size(header) for header in split_headers)
     places = []
-    for part, part_headers in enumerate(headers):
-        for number, header in enumerate(part_headers):
-            if header.error is None and sizes[_size(header)] > 1:
-                places.append(_Place(part, number))
+    for split, split_headers in enumerate(headers):
+        for number, header in enumerate(split_headers):
+            if header.error is None and counts[_size(header)] > 1:
+                places.append(_Place(split, number))
     return places
 
 
 def _size(header: Header) -> tuple[bool, int]:
-    """Bytes of a file are never compared with pixels in memory."""
+    """Whether the image is in memory, and its size in bytes or else pixels.
+
+    Bytes of a file and pixels in memory are never compared.
+    """
     return header.format == "in memory", header.bytes
 
 
-def _twins(parts: tuple[Examples, Examples], first: _Place, second: _Place) -> Twins:
+def _twins(splits: tuple[Examples, Examples], first: _Place, second: _Place) -> Twins:
     return Twins(
-        _name(parts, first), _name(parts, second), _label(parts, first), _label(parts, second)
+        first=_name(splits, first),
+        second=_name(splits, second),
+        first_label=_label(splits, first),
+        second_label=_label(splits, second),
     )
 
 
-def _name(parts: tuple[Examples, Examples], place: _Place) -> str:
-    items = parts[place.part].items
-    if isinstance(items, list):  # to look at another sequence's item may read it
+def _name(splits: tuple[Examples, Examples], place: _Place) -> str:
+    """The path of an image; for one without a path, where it is."""
+    items = splits[place.split].items
+    if isinstance(items, list):  # an item of another kind of sequence might have to be decoded
         item = items[place.number]
         if isinstance(item, str | Path):
             return str(item)
-    return f"{_PART_NAMES[place.part]} {place.number}"
+    return f"{_SPLIT_NAMES[place.split]} {place.number}"
 
 
-def _label(parts: tuple[Examples, Examples], place: _Place) -> str:
-    (label,) = parts[place.part].select(torch.tensor([place.number])).texts()
+def _label(splits: tuple[Examples, Examples], place: _Place) -> str:
+    example = splits[place.split].select(torch.tensor([place.number]))
+    (label,) = example.texts()
     return label
 
 
 def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
-    """Of the file's bytes, or of the pixels; None for what can't be read any more."""
+    """A digest of a file's bytes, or of the pixels of an image in memory.
+
+    None for an image that can't be read any more.
+    """
     digest = hashlib.blake2b(digest_size=16)
     try:
         source = items[number]
@@ -129,8 +152,10 @@ def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
 
 
 def _pixels_of(source: "Image.Image | np.ndarray | Tensor") -> np.ndarray:
+    """The values of an image in memory, as an array of any shape."""
     if isinstance(source, Image.Image) and source.mode in ("P", "PA"):
-        source = source.convert("RGBA")  # else the indices of two palettes would be compared
+        # pixels of these modes are numbers of colours, which mean nothing without the palette
+        source = source.convert("RGBA")
     if isinstance(source, Tensor):
         source = source.cpu()
     return np.ascontiguousarray(source)

@@ -1,32 +1,39 @@
-"""DataSummary: what a data set holds, and what is wrong with it."""
+"""DataSummary: what a data set holds, and what is wrong with it, as data, text and HTML."""
 
 import html
 import os
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
+from torch import Tensor
+
 from finetune.data.examples import Examples
 from finetune.data.images.decode import EXTENSIONS, ImageError
-from finetune.data.images.headers import read_header
+from finetune.data.images.headers import Header, read_header
 from finetune.data.summary.duplicates import Twins, find_duplicates
 from finetune.tables import Column, Table, facts_html
 from finetune.tasks import Task
 from finetune.wording import counted
 
 CLASSES_SHOWN = 20
-"""Largest and smallest classes that are listed, each, where there are more than twice as many."""
+"""So many of the largest and of the smallest classes are listed; the others are only counted."""
+
 _EXAMPLES_LISTED = 5
+"""So many examples of a problem are listed."""
+
 _TEXT_WIDTH = 140
+"""In characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """How many images of training and of validation have this class."""
+    """The number of images that have a class, in training and in validation."""
 
     name: str
     train: int
@@ -35,7 +42,10 @@ class ClassCount:
 
 @dataclass(frozen=True, slots=True)
 class TargetRange:
-    """A target of a regression: smallest, mean and largest value in training and in validation."""
+    """The values of a regression's target.
+
+    train, valid: the smallest value, the mean, and the largest value.
+    """
 
     name: str
     train: tuple[float, float, float]
@@ -44,7 +54,10 @@ class TargetRange:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """What should be put right. examples: some of it, a line each."""
+    """What should be put right.
+
+    title: what is wrong, in words. examples: a line for each of the first cases.
+    """
 
     title: str
     examples: Sequence[str]
@@ -54,15 +67,17 @@ class _Problem:
 class DataSummary:
     """What `data.summary()` finds; `print` it, or let a notebook show it.
 
-    images: of training and of validation. classes: with counts; a regression has targets instead.
-    unlabelled: images without any label; None where every image has one. imbalance: the largest
-    class over the smallest, in training; infinite where a class has no image. widths, heights:
-    smallest, median, largest, in pixels. unreadable: files that can't be opened (or decoded, if
-    asked for), and those that were left out as such. left_out: files in the folder that are no
-    images, by extension; unused: images in it that are not among the examples. duplicates: pairs of
-    images in training with the same bytes. leaks: pairs of an image in training and one in
-    validation, so that validation flatters the model. conflicts: of both, the pairs with different
-    labels.
+    images: numbers of images in training and in validation. classes: the images of each class; a
+    regression has targets instead. unlabelled: number of images without any label; None where every
+    image has one. imbalance: the largest class over the smallest, in training; infinite where a
+    class has no image, None for a regression. widths, heights: smallest, median and largest, in
+    pixels; None where no image can be read. formats: how many images have each format.
+    unreadable: files that can't be opened (or decoded, if that was asked for), and those that were
+    left out of the data set for that reason. left_out: how many files in the folder are no images,
+    by extension. unused: number of images in the folder that are not among the examples.
+    duplicates: pairs of images in training with the same content. leaks: pairs of an image in
+    training and one in validation with the same content, by which validation flatters the model.
+    conflicts: the pairs among both whose labels differ. decoded: whether all images were decoded.
     """
 
     task: Task
@@ -83,6 +98,7 @@ class DataSummary:
 
     @property
     def conflicts(self) -> tuple[Twins, ...]:
+        """Pairs of images with the same content and different labels."""
         return tuple(twins for twins in (*self.leaks, *self.duplicates) if twins.is_conflict)
 
     def __str__(self) -> str:
@@ -90,24 +106,24 @@ class DataSummary:
         lines = []
         for problem in _problems(self):
             lines.append(problem.title)
-            lines.extend(f"  {example}" for example in problem.examples)
+            for example in problem.examples:
+                lines.append(f"  {example}")
         if lines:
             lines.append("")
-        lines.extend([_label_table(self).text(width=_TEXT_WIDTH), ""])
+        lines.append(_label_table(self).text(width=_TEXT_WIDTH))
+        lines.append("")
         facts = _facts(self)
         name_width = max(len(name) for name, _ in facts)
-        lines.extend(f" {name:<{name_width}}  {value}" for name, value in facts)
+        for name, value in facts:
+            lines.append(f" {name:<{name_width}}  {value}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """For a notebook, light or dark: no colour of its own."""
-        parts = []
-        for problem in _problems(self):
-            items = "".join(f"<li>{html.escape(example)}</li>" for example in problem.examples)
-            parts.append(f"<p><strong>{html.escape(problem.title)}</strong></p><ul>{items}</ul>")
-        parts.append(_label_table(self).html())
-        parts.append(facts_html(_facts(self)))
-        return "".join(parts)
+        """For a notebook; without colours of its own, so that it suits light and dark ones."""
+        sections = [_problem_html(problem) for problem in _problems(self)]
+        sections.append(_label_table(self).html())
+        sections.append(facts_html(_facts(self)))
+        return "".join(sections)
 
 
 def summarise(
@@ -119,20 +135,18 @@ def summarise(
     decode: bool = False,
     workers: int = 8,
 ) -> DataSummary:
-    """Reads all headers, and the bytes of the files that may be the same. See `DataSummary`.
+    """Reads the headers of all images, and the content of those that may be the same.
 
     folders: where the examples were looked for. skipped: files that were left out as unreadable.
-    decode: decode every image to find unreadable ones. workers: threads.
+    decode: decode every image to find unreadable ones. workers: threads. See `DataSummary`.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="summary") as threads:
-        headers = []
-        for examples in (train, valid):
-            read = partial(read_header, examples.items, decode=decode)
-            headers.append(list(threads.map(read, range(len(examples)))))
+        train_headers = _headers(train, decode, threads)
+        valid_headers = _headers(valid, decode, threads)
+        headers = (train_headers, valid_headers)
         duplicates, leaks = find_duplicates((train, valid), headers, threads)
-    all_headers = [*headers[0], *headers[1]]
-    readable = [header for header in all_headers if header.error is None]
-    errors = [header.error for header in all_headers if header.error is not None]
+    errors = [header.error for header in chain(*headers) if header.error is not None]
+    readable = [header for header in chain(*headers) if header.error is None]
     class_counts = tuple(map(ClassCount, train.classes, train.counts(), valid.counts()))
     left_out, unused = _unused_files(folders, train, valid, skipped)
     return DataSummary(
@@ -154,7 +168,13 @@ def summarise(
     )
 
 
+def _headers(examples: Examples, decode: bool, threads: Executor) -> list[Header]:
+    read = partial(read_header, examples.items, decode=decode)
+    return list(threads.map(read, range(len(examples))))
+
+
 def _imbalance(counts: Sequence[int]) -> float | None:
+    """The largest count over the smallest; None where there are no classes."""
     if not counts:
         return None
     if min(counts) == 0:
@@ -163,12 +183,14 @@ def _imbalance(counts: Sequence[int]) -> float | None:
 
 
 def _spread(sides: Sequence[int]) -> tuple[int, float, int] | None:
+    """Smallest, median and largest; None where there are none."""
     if not sides:
         return None
     return min(sides), median(sides), max(sides)
 
 
 def _count_unlabelled(train: Examples, valid: Examples) -> int | None:
+    """The number of images without any label; None for a task whose images all have one."""
     in_train = train.task.count_unlabelled(train.labels)
     in_valid = valid.task.count_unlabelled(valid.labels)
     if in_train is None or in_valid is None:
@@ -179,39 +201,56 @@ def _count_unlabelled(train: Examples, valid: Examples) -> int | None:
 def _target_ranges(train: Examples, valid: Examples) -> tuple[TargetRange, ...]:
     ranges = []
     for number, name in enumerate(train.classes):
-        spans = []
-        for examples in (train, valid):
-            values = examples.labels[:, number]
-            spans.append((float(values.min()), float(values.mean()), float(values.max())))
-        ranges.append(TargetRange(name, spans[0], spans[1]))
+        train_range = _value_range(train.labels[:, number])
+        valid_range = _value_range(valid.labels[:, number])
+        ranges.append(TargetRange(name, train_range, valid_range))
     return tuple(ranges)
+
+
+def _value_range(values: Tensor) -> tuple[float, float, float]:
+    """Smallest value, mean, and largest value."""
+    return float(values.min()), float(values.mean()), float(values.max())
 
 
 def _unused_files(
     folders: Sequence[Path], train: Examples, valid: Examples, skipped: Sequence[ImageError]
 ) -> tuple[dict[str, int], int]:
-    """Files that are no images to us, counted by extension, and the number of images not used."""
+    """What is in the folders beside the examples.
+
+    Returns how many files are no images to this library, by extension, and the number of images
+    that are neither examples nor skipped.
+    """
     if not folders:
         return {}, 0
-    left_out: Counter[str] = Counter()
+    extensions: Counter[str] = Counter()
     images: set[str] = set()
-    for folder in folders:
-        for place, subfolders, files in os.walk(folder, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            for name in files:
-                extension = os.path.splitext(name)[1].lower()
-                if name.startswith("."):
-                    continue
-                if extension in EXTENSIONS:
-                    images.add(os.path.abspath(os.path.join(place, name)))
-                else:
-                    left_out[extension or "(none)"] += 1
+    for path in chain.from_iterable(map(_visible_files, folders)):
+        extension = os.path.splitext(path)[1].lower()
+        if extension in EXTENSIONS:
+            images.add(os.path.abspath(path))
+        else:
+            extensions[extension or "(none)"] += 1
     used = {os.path.abspath(str(item)) for item in (*train.items, *valid.items)}
     used |= {os.path.abspath(error.source) for error in skipped}
-    return dict(left_out.most_common()), len(images - used)
+    return dict(extensions.most_common()), len(images - used)
+
+
+def _visible_files(folder: Path) -> Iterator[str]:
+    """Paths of all files in and below a folder; hidden files and folders are left out."""
+    for place, subfolders, files in os.walk(folder, followlinks=True):
+        # os.walk goes only into the folders that are left in its list
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                yield os.path.join(place, name)
 
 
 # --- as text and HTML
+
+
+def _problem_html(problem: _Problem) -> str:
+    items = "".join(f"<li>{html.escape(example)}</li>" for example in problem.examples)
+    return f"<p><strong>{html.escape(problem.title)}</strong></p><ul>{items}</ul>"
 
 
 def _label_table(summary: DataSummary) -> Table:
@@ -225,19 +264,24 @@ def _label_table(summary: DataSummary) -> Table:
         Column("share of train"),
     ]
     train_total, valid_total = summary.images
-    counts = summary.classes
-    is_shortened = len(counts) > 2 * CLASSES_SHOWN
-    if is_shortened:
-        counts = tuple(sorted(counts, key=lambda count: -count.train))
+    hidden_count = len(summary.classes) - 2 * CLASSES_SHOWN
+    if hidden_count > 0:
+        by_size = sorted(summary.classes, key=lambda count: -count.train)
+        rows = _class_rows(by_size[:CLASSES_SHOWN], train_total)
+        rows.append([f"... {hidden_count} classes between", "", "", ""])
+        rows.extend(_class_rows(by_size[-CLASSES_SHOWN:], train_total))
+    else:
+        rows = _class_rows(summary.classes, train_total)
+    rows.append(["all images", f"{train_total:,}", f"{valid_total:,}", ""])
+    return Table(columns, rows)
+
+
+def _class_rows(counts: Sequence[ClassCount], train_total: int) -> list[list[str]]:
     rows = []
     for count in counts:
         share = count.train / max(train_total, 1)
         rows.append([count.name, f"{count.train:,}", f"{count.valid:,}", f"{share:.1%}"])
-    if is_shortened:
-        between = [f"... {len(rows) - 2 * CLASSES_SHOWN} classes between", "", "", ""]
-        rows = [*rows[:CLASSES_SHOWN], between, *rows[-CLASSES_SHOWN:]]
-    total = ["all images", f"{train_total:,}", f"{valid_total:,}", ""]
-    return Table(columns, [*rows, total])
+    return rows
 
 
 def _target_table(targets: Sequence[TargetRange]) -> Table:
@@ -250,7 +294,7 @@ def _target_table(targets: Sequence[TargetRange]) -> Table:
 
 
 def _problems(summary: DataSummary) -> list[_Problem]:
-    """What should be put right, worst first; each with its first examples."""
+    """What should be put right, the worst first."""
     problems = []
     if summary.leaks:
         verb = "is" if len(summary.leaks) == 1 else "are"
@@ -260,21 +304,22 @@ def _problems(summary: DataSummary) -> list[_Problem]:
         )
         problems.append(_Problem(title, _twin_lines(summary.leaks)))
     if summary.conflicts:
-        pairs = counted(len(summary.conflicts), "pair")
-        title = f"CONFLICT: {pairs} of identical images with different labels (.conflicts)"
+        pair_count = counted(len(summary.conflicts), "pair")
+        title = f"CONFLICT: {pair_count} of identical images with different labels (.conflicts)"
         problems.append(_Problem(title, _twin_lines(summary.conflicts)))
     if summary.unreadable:
         title = f"{counted(len(summary.unreadable), 'image')} can't be read (.unreadable)"
         lines = [str(error) for error in summary.unreadable]
         problems.append(_Problem(title, _first(lines)))
     if summary.duplicates:
-        pairs = counted(len(summary.duplicates), "pair")
-        title = f"duplicates in training: {pairs} (.duplicates)"
+        pair_count = counted(len(summary.duplicates), "pair")
+        title = f"duplicates in training: {pair_count} (.duplicates)"
         problems.append(_Problem(title, _twin_lines(summary.duplicates)))
     return problems
 
 
 def _twin_lines(all_twins: Sequence[Twins]) -> list[str]:
+    """A line for each of the first twins."""
     lines = []
     for twins in all_twins:
         line = f"{twins.first} = {twins.second}"
@@ -285,14 +330,15 @@ def _twin_lines(all_twins: Sequence[Twins]) -> list[str]:
 
 
 def _first(lines: list[str]) -> list[str]:
-    more = len(lines) - _EXAMPLES_LISTED
-    if more <= 0:
+    """The first lines, and the number of those that are left out."""
+    left_out_count = len(lines) - _EXAMPLES_LISTED
+    if left_out_count <= 0:
         return lines
-    return [*lines[:_EXAMPLES_LISTED], f"... and {more} more"]
+    return [*lines[:_EXAMPLES_LISTED], f"... and {left_out_count} more"]
 
 
 def _facts(summary: DataSummary) -> list[tuple[str, str]]:
-    """What else there is to say, line by line."""
+    """What the images are like and how much is wrong with them, as names and values."""
     facts = []
     if summary.imbalance is not None:
         facts.append(("imbalance", f"{summary.imbalance:.3g} (largest class / smallest)"))

@@ -64,7 +64,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """Where temporary files go; a disk with room for twice six small images."""
     place = tmp_path_factory.mktemp("disk")
     monkeypatch.setattr(tempfile, "tempdir", str(place))
-    monkeypatch.setattr(cache_module, "_in_memory", lambda folder: False)
+    monkeypatch.setattr(cache_module, "_is_in_memory", lambda folder: False)
     usage = shutil.disk_usage(place)._replace(free=2 * BYTES)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     return place
@@ -228,7 +228,7 @@ def test_where_nothing_fits_is_said_once(recwarn: pytest.WarningsRecorder) -> No
 
 @pytest.mark.usefixtures("no_memory", "disk")
 def test_folder_in_memory_is_no_place_for_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_in_memory", lambda folder: True)
+    monkeypatch.setattr(cache_module, "_is_in_memory", lambda folder: True)
     with pytest.warns(UserWarning, match="decoded anew"):
         make_cache(noise()).images(torch.tensor([0]))
 
@@ -237,8 +237,8 @@ def test_folder_in_memory_is_no_place_for_a_temporary_file(monkeypatch: pytest.M
 def test_disk_in_memory_is_recognised() -> None:
     if " /dev/shm tmpfs " not in Path("/proc/mounts").read_text():
         pytest.skip("no disk in memory")
-    assert cache_module._in_memory(Path("/dev/shm"))
-    assert not cache_module._in_memory(Path("/proc"))
+    assert cache_module._is_in_memory(Path("/dev/shm"))
+    assert not cache_module._is_in_memory(Path("/proc"))
 
 
 @pytest.mark.parametrize("items", [noise(), [*noise(5), "photo.jpg"]], ids=["arrays", "mixed"])

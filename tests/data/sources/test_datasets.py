@@ -236,8 +236,8 @@ def test_targets_of_a_data_frame_go_by_position() -> None:
 def test_part_of_a_dataset_has_its_classes() -> None:
     whole = Targets([0, 1] * 4)
     part = Subset(Subset(whole, [1, 2, 3, 4]), [0, 1])  # type: ignore[arg-type, var-annotated]
-    found = from_dataset(part, None)
-    assert (found.classes, found.labels.tolist()) == (("ant", "bee"), [1, 0])
+    examples = from_dataset(part, None)
+    assert (examples.classes, examples.labels.tolist()) == (("ant", "bee"), [1, 0])
     data = ImageDataLoaders.from_dataset(whole, part, image_size=16, batch_size=2)
     assert data.valid_examples.texts() == ["bee", "ant"]
 
@@ -251,37 +251,39 @@ def test_classes_of_a_dataset_may_be_an_array() -> None:
 # --- labels beside the images
 
 
-class Told(Images):
-    """Says, under the name, which labels it has."""
+class StoredLabels(Images):
+    """Stores labels under a name, which need not be those of its items."""
 
-    def __init__(self, labels: list[int], name: str, told: list[int]) -> None:
+    def __init__(self, labels: list[int], name: str, stored: Any) -> None:
         super().__init__(labels)
-        self.given = labels
+        self.item_labels = labels
         del self.labels
-        setattr(self, name, told)
+        setattr(self, name, stored)
 
     def __len__(self) -> int:
-        return len(self.given)
+        return len(self.item_labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         self.reads += 1
-        return np.full((8, 8, 3), index, dtype=np.uint8), self.given[index]
+        return np.full((8, 8, 3), index, dtype=np.uint8), self.item_labels[index]
 
 
-@pytest.mark.parametrize("told", [None, 3, {"a": 1, "b": 2}])
-def test_what_is_no_list_of_labels_is_not_taken_for_one(told: Any) -> None:
-    assert from_dataset(Told([0, 1], "labels", told), None).labels.tolist() == [0, 1]
+@pytest.mark.parametrize("stored", [None, 3, {"a": 1, "b": 2}])
+def test_what_is_no_list_of_labels_is_not_taken_for_one(stored: Any) -> None:
+    dataset = StoredLabels([0, 1], "labels", stored)
+    assert from_dataset(dataset, None).labels.tolist() == [0, 1]
 
 
 def test_labels_of_a_part_are_not_read_from_its_images() -> None:
     whole = Targets([0, 1, 0, 1])
-    found = from_dataset(Subset(whole, [3, 0]), None)  # type: ignore[arg-type, type-var]
-    assert (found.labels.tolist(), whole.reads) == ([1, 0], 0)
+    examples = from_dataset(Subset(whole, [3, 0]), None)  # type: ignore[arg-type, type-var]
+    assert (examples.labels.tolist(), whole.reads) == ([1, 0], 0)
 
 
 @pytest.mark.parametrize("name", ["labels", "_labels"])
 def test_labels_under_another_name_are_tried_before_they_are_trusted(name: str) -> None:
-    right, wrong = Told([0, 1] * 10, name, [0, 1] * 10), Told([0, 1] * 10, name, [1, 0] * 10)
+    right = StoredLabels([0, 1] * 10, name, [0, 1] * 10)
+    wrong = StoredLabels([0, 1] * 10, name, [1, 0] * 10)
     assert from_dataset(right, None).labels.tolist() == [0, 1] * 10
     assert from_dataset(wrong, None).labels.tolist() == [0, 1] * 10
     assert right.reads == 3
@@ -299,7 +301,7 @@ def test_labels_that_are_no_indices_name_the_way(targets: Any) -> None:
         from_dataset(Targets(targets), None)
 
 
-def test_own_transform_is_told_to_run_once() -> None:
+def test_transform_of_the_dataset_is_said_to_run_once() -> None:
     dataset = Targets([0, 1])
     dataset.transform = lambda image: image  # type: ignore[attr-defined]
     with pytest.warns(UserWarning, match="transform of this Targets runs once an image"):

@@ -208,4 +208,6 @@ def test_broken_image_in_memory_has_no_twin() -> None:
         def __array__(self, *_: object, **__: object) -> object:
             raise SyntaxError("broken PNG file")
 
-    assert _digest([Broken()], 0) is None  # type: ignore[list-item]
+    items: list[Any] = [np.zeros((4, 4, 3), np.uint8), Broken()]
+    assert _digest(items, 0) is not None
+    assert _digest(items, 1) is None
