@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
 from finetune.data.memory import reserve
+from finetune.wording import warn
 
 DISK_FRACTION = 0.5
 """Share of the free disk space that a temporary file may take."""
@@ -171,11 +171,10 @@ class ImageCache:
         folder = self._folder.path if self._folder else Path(tempfile.gettempdir())
         self._images = _temporary_array(folder, shape, size)
         if self._images is None:
-            warnings.warn(
+            warn(
                 f"{size / 1e9:.2f} GB of images fit neither into memory nor into a temporary "
                 f"file in {str(folder)!r} and are decoded anew in every epoch; pass a smaller "
-                "image_size, or cache_folder= on a disk with more room",
-                stacklevel=2,
+                "image_size, or cache_folder= on a disk with more room"
             )
 
 

@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 import time
-import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,6 +21,8 @@ from uuid import uuid4
 
 import numpy as np
 import PIL
+
+from finetune.wording import warn
 
 STORE_VERSION = 1
 """To be increased with every change of decoding that changes a pixel."""
@@ -135,11 +136,10 @@ class CacheFolder:
         limit_bytes = self.gigabytes * 1e9 - needed_bytes
         bytes_in_use = sum(bytes_of[store] for store in names_in_use & bytes_of.keys())
         if bytes_in_use > limit_bytes:
-            warnings.warn(
+            warn(
                 f"{needed_bytes / 1e9:.2f} GB of images do not fit in cache_folder="
                 f"{str(self.path)!r} beside those in use and are not kept between runs; "
-                f"cache_gigabytes is {self.gigabytes:g}; raise it or pass a smaller image_size",
-                stacklevel=2,
+                f"cache_gigabytes is {self.gigabytes:g}; raise it or pass a smaller image_size"
             )
             return False
         for store in sorted(bytes_of.keys() - names_in_use, key=last_use_of.__getitem__):

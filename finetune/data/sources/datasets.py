@@ -1,6 +1,5 @@
 """Examples from data sets: torchvision's pairs (image, label) and Hugging Face's rows."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from finetune.data.images.dataset_images import DatasetImages, ImageDataset
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.lists import from_pairs
 from finetune.tasks.labels import checked_classes, python_values
-from finetune.wording import did_you_mean
+from finetune.wording import did_you_mean, warn
 
 
 def from_dataset(
@@ -47,10 +46,9 @@ def from_dataset(
         )
     whole = whole_of(dataset)
     if getattr(whole, "transform", None) is not None:
-        warnings.warn(
+        warn(
             f"the transform of this {type(whole).__name__} runs once an image, and what "
-            "it gives is kept for all epochs; leave random ones to augment=",
-            stacklevel=3,
+            "it gives is kept for all epochs; leave random ones to augment="
         )
     targets = _stored_targets(dataset)
     if targets is None:
