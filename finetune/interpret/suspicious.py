@@ -118,7 +118,10 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
         Raises ValueError where the data has no images, or no label is suspicious.
         """
         if self._image is None:
-            raise ValueError("these labels have no images: their data gave tensors only")
+            raise ValueError(
+                "these labels have no images: their data gave tensors only; "
+                "use ImageDataLoaders, or the table"
+            )
         if not self.rows:
             raise ValueError(f"there is nothing to show: {self._summary}")
         images, texts = [], []
