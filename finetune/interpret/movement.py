@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from finetune.interpret import figure as shared
 
@@ -78,7 +80,7 @@ def _merge_at_depth(rows: Sequence[Moved], depth: int) -> list[Moved]:
 
 
 def _merge(module: str, group: str, rows: Sequence[Moved]) -> Moved:
-    """One row for all, as if their parameters were a single vector."""
+    """Merges all rows into one, as if their parameters were a single vector."""
     moved = math.hypot(*(row.moved for row in rows))
     start = math.hypot(*(row.start for row in rows))
     count = sum(row.count for row in rows)
@@ -86,53 +88,55 @@ def _merge(module: str, group: str, rows: Sequence[Moved]) -> Moved:
 
 
 def plot_movement(rows: Sequence[Moved], groups: Sequence[str]) -> Figure:
-    """Plots the relative distance of each module as a bar; of each block where modules are many.
+    """Plots the relative distance of each module as a bar, or of each block if modules are many.
 
     rows: first layers first. groups: names of the layer groups, first layers first.
     """
     bars = merge_neighbours(rows)
-    longest_name = max(len(bar.module) for bar in bars)
-    label_height = 0.068 * longest_name  # inches, at 8 points
-    width = min(13.0, 3.0 + 0.2 * len(bars))
+    names = [bar.module for bar in bars]
+    distances = np.array([bar.distance for bar in bars])
+    unmoved = np.flatnonzero(distances == 0)
     unit = "module" if bars == rows else "block"
-    has_unmoved = any(bar.distance == 0 for bar in bars)
+    note = "x: has not moved" if len(unmoved) else ""
+    label_height = 0.068 * max(map(len, names))  # inches, at 8 points
+    width = min(13.0, 3.0 + 0.2 * len(bars))
     with shared.house_style():
         figure, (axes,) = shared.new_axes(2.8 + label_height, width=width)
-        _draw_bars(axes, bars, groups)
-        _mark_unmoved(axes, bars)
-        _name_bars(axes, bars)
+        axes.bar(range(len(bars)), distances, color=_bar_colours(bars, groups), width=0.8)
+        _scale_to(axes, distances)
+        _mark_unmoved(axes, unmoved)
+        _write_names(axes, names)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("relative distance  $|w - w_0| \\, / \\, |w_0|$")
         axes.set_xlabel(f"{unit}, first layers first")
-        shared.add_group_legend(figure, groups, "x: has not moved" if has_unmoved else "")
+        shared.add_group_legend(figure, groups, note)
     return figure
 
 
-def _draw_bars(axes: Axes, bars: Sequence[Moved], groups: Sequence[str]) -> None:
-    """Bars in the colours of their groups, on a logarithmic axis where they differ much."""
+def _bar_colours(bars: Sequence[Moved], groups: Sequence[str]) -> list[Any]:
     colour_of = dict(zip(groups, shared.group_colours(len(groups)), strict=True))
-    colours = [colour_of[bar.group] for bar in bars]
-    heights = [bar.distance for bar in bars]
-    axes.bar(range(len(bars)), heights, color=colours, width=0.8)
-    positive = [height for height in heights if height > 0]
-    if positive and max(positive) > 30 * min(positive):
+    return [colour_of[bar.group] for bar in bars]
+
+
+def _scale_to(axes: Axes, distances: np.ndarray) -> None:
+    """Makes the axis logarithmic if the smallest bars could not be seen beside the largest."""
+    positive = distances[distances > 0]
+    if len(positive) and positive.max() > 30 * positive.min():
         axes.set_yscale("log")
-        axes.set_ylim(min(positive) / 2, max(positive) * 1.3)
+        axes.set_ylim(positive.min() / 2, positive.max() * 1.3)
 
 
-def _mark_unmoved(axes: Axes, bars: Sequence[Moved]) -> None:
-    """A small x at the bottom, since a bar of height 0 cannot be seen."""
-    unmoved = [i for i, bar in enumerate(bars) if bar.distance == 0]
-    # x in bars, y as a fraction of the height: a logarithmic axis has no 0 to stand on
+def _mark_unmoved(axes: Axes, places: np.ndarray) -> None:
+    """Draws a small x where a bar of height 0 cannot be seen."""
+    # heights are fractions of the axes: a logarithmic axis has no 0 to stand on
     transform = axes.get_xaxis_transform()
-    heights = [0.015] * len(unmoved)
-    axes.plot(unmoved, heights, "x", color=shared.PALE, transform=transform, markersize=5)
+    heights = np.full(len(places), 0.015)
+    axes.plot(places, heights, "x", color=shared.PALE, transform=transform, markersize=5)
 
 
-def _name_bars(axes: Axes, bars: Sequence[Moved]) -> None:
-    """The names of all bars below them, or of every n-th where they are too many."""
-    step = math.ceil(len(bars) / MOST_BARS)
-    ticks = range(0, len(bars), step)
-    names = [bars[i].module for i in ticks]
-    axes.set_xticks(list(ticks), names, rotation=90, fontsize=8)
-    axes.set_xlim(-0.7, len(bars) - 0.3)
+def _write_names(axes: Axes, names: Sequence[str]) -> None:
+    """Writes the names of all bars below them, or of every n-th if they are too many."""
+    step = math.ceil(len(names) / MOST_BARS)
+    ticks = list(range(0, len(names), step))
+    axes.set_xticks(ticks, names[::step], rotation=90, fontsize=8)
+    axes.set_xlim(-0.7, len(names) - 0.3)
