@@ -101,7 +101,7 @@ def mark_epochs(column: Sequence[Axes], spans: Sequence[Span]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for axes in column:
-        for span in spans[1::2]:
+        for span in spans[1::2]:  # every other phase has a band
             axes.axvspan(span.start, span.end, color="#f3f3f3", linewidth=0, zorder=0)
         for span in spans[1:]:
             axes.axvline(span.start, color=PALE, linewidth=0.8, zorder=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from finetune.interpret.timeline import Span
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Validation: TypeAlias = Sequence[tuple[float, Mapping[str, float]]]
+"""Pairs of an epoch, at whose end the model was validated, and its results: "loss" and the metrics
+by name."""
 
 TRAINING, VALIDATION = "#1f77b4", "#d95f02"
 _VALIDATION_STYLE: Mapping[str, Any] = {
@@ -46,14 +50,13 @@ def smooth(values: np.ndarray, window: float) -> np.ndarray:
 def plot_losses(
     spans: Sequence[Span],
     losses: Sequence[float],
-    validation: Sequence[tuple[float, Mapping[str, float]]],
+    validation: Validation,
 ) -> Figure:
     """Plots the losses of training and validation over epochs, and the metrics below them.
 
     The training loss of every step is a pale line, its smoothed course a strong one.
 
-    losses: [steps]. validation: pairs of an epoch, at whose end the model was validated, and its
-    results: "loss" and the metrics by name. It may be empty.
+    losses: [steps]. validation: may be empty.
     """
     metric_names = _list_metrics(validation)
     heights = (2.8, 1.5) if metric_names else (3.4,)
@@ -69,17 +72,16 @@ def plot_losses(
     return figure
 
 
-def _list_metrics(validation: Sequence[tuple[float, Mapping[str, float]]]) -> list[str]:
-    names: dict[str, None] = {}  # a set that keeps the order
+def _list_metrics(validation: Validation) -> list[str]:
+    """Names of the metrics in the order in which they first appear."""
+    names: dict[str, None] = {}  # used as a set that keeps the order
     for _, results in validation:
         names.update(dict.fromkeys(results))
     names.pop("loss", None)
     return list(names)
 
 
-def _values_over_epochs(
-    validation: Sequence[tuple[float, Mapping[str, float]]], name: str
-) -> tuple[list[float], list[float]]:
+def _values_over_epochs(validation: Validation, name: str) -> tuple[list[float], list[float]]:
     """The epochs in which validation gave this value, and the values."""
     epochs, values = [], []
     for epoch, results in validation:
@@ -93,7 +95,7 @@ def _plot_loss(
     axes: Axes,
     spans: Sequence[Span],
     losses: np.ndarray,
-    validation: Sequence[tuple[float, Mapping[str, float]]],
+    validation: Validation,
 ) -> None:
     label = "training"
     for span in spans:
@@ -112,9 +114,7 @@ def _plot_loss(
     axes.set_ylim(*_limits(losses, validation_losses))
 
 
-def _plot_metrics(
-    axes: Axes, names: Sequence[str], validation: Sequence[tuple[float, Mapping[str, float]]]
-) -> None:
+def _plot_metrics(axes: Axes, names: Sequence[str], validation: Validation) -> None:
     if len(names) == 1:
         colours = [VALIDATION]
         axes.set_ylabel(names[0])

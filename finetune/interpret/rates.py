@@ -62,22 +62,23 @@ def _plot_groups(axes: Axes, spans: Sequence[Span], values: np.ndarray) -> None:
         if never_differ and groups > 1:
             axes.plot(span.epochs, span_values[:, 0], color=shared.INK, linewidth=2)
             continue
-        for is_frozen, members in _groups_on_one_line(span_values, span.frozen):
+        for members in _groups_on_one_line(span_values, span.frozen):
             for place, group in enumerate(members):
-                style = _line_style(is_frozen, place, len(members))
+                style = _line_style(group < span.frozen, place, len(members))
                 axes.plot(span.epochs, span_values[:, group], color=colours[group], **style)
 
 
-def _groups_on_one_line(values: np.ndarray, frozen: int) -> list[tuple[bool, list[int]]]:
-    """Groups that lie on each other: whether they are frozen, and their numbers.
+def _groups_on_one_line(values: np.ndarray, frozen: int) -> list[list[int]]:
+    """Numbers of the groups that lie on each other, all frozen or none.
 
     values: [steps, groups]. frozen: how many groups are frozen, counted from the first.
     """
     members: dict[tuple[bool, bytes], list[int]] = {}
     for group in range(values.shape[1]):
+        # bytes, because NaN equals NaN in them
         key = (group < frozen, values[:, group].tobytes())
         members.setdefault(key, []).append(group)
-    return [(is_frozen, groups) for (is_frozen, _), groups in members.items()]
+    return list(members.values())
 
 
 def _line_style(is_frozen: bool, place: int, count: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ SPANS = find_spans([("one", 0, 0, 0), ("one", 0, 0, 1), ("two", 0, 0, 0), ("two"
 LOSSES = [3.0, 2.0, 2.5, 1.0]
 
 
-def test_a_constant_stays_as_it_is_when_smooth() -> None:
+def test_smoothing_leaves_a_constant_as_it_is() -> None:
     assert smooth(np.full(50, 2.5), 10) == pytest.approx(np.full(50, 2.5))
 
 
