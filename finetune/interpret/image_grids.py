@@ -73,13 +73,8 @@ def plot_grid(
         figure = shared.new_figure(width, height)
         if caption:
             figure.suptitle(caption, x=0.01, ha="left", fontsize=10, color=shared.INK)
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        # the last axes stay empty where the images do not fill their row
-        filled = grid.flat[: len(images)]
-        for axes, image, text, colour in zip(filled, images, texts, colours, strict=True):
-            _show_image(axes, image)
+        cells = _show_images(figure, images, rows, columns)
+        for axes, text, colour in zip(cells, texts, colours, strict=True):
             axes.set_title(text, fontsize=9.5, color=colour)
             axes.set_anchor("N")  # so that the texts of a row are on one line
     return figure
@@ -96,16 +91,19 @@ def plot_images(images: Sequence[Any], titles: Sequence[str], *, columns: int = 
     most_lines = max(text.count("\n") + 1 for text in texts)
     with shared.house_style():
         figure = shared.new_figure(columns * 1.6, rows * (1.6 + _LINE * most_lines))
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        filled = grid.flat[: len(images)]
-        for axes, image, text in zip(filled, images, texts, strict=True):
-            _show_image(axes, image)
+        cells = _show_images(figure, images, rows, columns)
+        for axes, text in zip(cells, texts, strict=True):
             axes.set_title(text, fontsize=9.5, color=shared.INK, pad=4)
     return figure
 
 
-def _show_image(axes: Axes, image: Any) -> None:
-    is_grey = np.ndim(image) == 2
-    axes.imshow(image, cmap="gray" if is_grey else None)
+def _show_images(figure: Figure, images: Sequence[Any], rows: int, columns: int) -> list[Axes]:
+    """Shows images row by row; returns the axes of each. Axes without an image stay empty."""
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    cells = list(grid.flat)[: len(images)]
+    for axes, image in zip(cells, images, strict=True):
+        is_grey = np.ndim(image) == 2
+        axes.imshow(image, cmap="gray" if is_grey else None)
+    return cells
