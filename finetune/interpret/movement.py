@@ -51,8 +51,8 @@ class Moved:
 def merge_neighbours(rows: Sequence[Moved], most: int = MOST_BARS) -> list[Moved]:
     """Merges neighbouring modules of one block and layer group until at most `most` rows remain.
 
-    The deepest modules are merged first. More than `most` rows remain only where the top-level
-    modules are already more than that.
+    The deepest modules are merged first. A block in two layer groups stays two rows, and more than
+    `most` rows remain if even the top-level modules are more than that.
 
     >>> rows = [Moved(f"blocks.{i}.{j}", "body", 3.0, 4.0, 9) for i in range(2) for j in "ab"]
     >>> merge_neighbours(rows, 2)
