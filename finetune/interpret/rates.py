@@ -75,7 +75,7 @@ def _groups_on_one_line(values: np.ndarray, frozen: int) -> list[list[int]]:
     """
     members: dict[tuple[bool, bytes], list[int]] = {}
     for group in range(values.shape[1]):
-        # bytes, because NaN equals NaN in them
+        # compared as bytes, in which NaN equals NaN
         key = (group < frozen, values[:, group].tobytes())
         members.setdefault(key, []).append(group)
     return list(members.values())
@@ -88,10 +88,10 @@ def _line_style(is_frozen: bool, place: int, count: int) -> dict[str, Any]:
     """
     if is_frozen:
         width, drawn, period = 1.5, 1.0, 3.5
+    elif count == 1:
+        return {"linewidth": 2}
     else:
         width, drawn, period = 2.0, 6.0, 6.0
-        if count == 1:
-            return {"linewidth": width}
     offset = -place * period
     gap = count * period - drawn
     return {"linewidth": width, "linestyle": (offset, (drawn, gap))}
