@@ -1,4 +1,4 @@
-"""ActivationMap: where in an image a class was seen, as a heat map."""
+"""ActivationMap: a heat map of where in an image a model saw a class."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ActivationMap:
-    """values: [H, W] in [0, 1], 1 where the target class was seen most; all 0 where nothing spoke
-    for it. image: [H, W, 3] in [0, 1], as the model got it. layer: path of the layer looked at.
-    probability: of the target. value: what a regression predicts; its probability is nan."""
+    """Where a model saw its target, a class or a target of a regression.
+
+    values: [H, W] in [0, 1], 1 where the target was seen most; all 0 if nothing spoke for it.
+    image: [H, W, 3] in [0, 1], as the model received it. target: its name. layer: path of the
+    layer whose activations are shown. probability: of the target, NaN for a regression. value: what
+    a regression predicts, else None.
+    """
 
     values: np.ndarray
     image: np.ndarray
@@ -34,20 +38,19 @@ class ActivationMap:
         return f"ActivationMap({self.target!r} with {score}, {height} x {width}, of {self.layer})"
 
     def plot(self) -> Figure:
-        """The image, and the map over it."""
+        """Plots the image, and beside it the image under the heat map."""
         with shared.house_style():
             figure = shared.new_figure(6.4, 3.2)
             plain, covered = figure.subplots(1, 2)
             for axes in (plain, covered):
                 axes.imshow(self.image)
                 axes.set_axis_off()
-            shown = covered.imshow(self.values, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-            bar = figure.colorbar(shown, ax=covered, fraction=0.046, pad=0.03, ticks=[0, 1])
+            heat = covered.imshow(self.values, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+            bar = figure.colorbar(heat, ax=covered, fraction=0.046, pad=0.03, ticks=[0, 1])
             bar.set_ticklabels(["none", "most"], fontsize=9, color=shared.INK)
             bar.outline.set_visible(False)
-            what = f"what speaks for {self.target} ({self.probability:.0%})"
+            title = f"what speaks for {self.target} ({self.probability:.0%})"
             if self.value is not None:
-                what = f"what raises {self.target} ({self.value:.4g})"
-            title = f"{what}, in {self.layer}"
-            figure.suptitle(title, fontsize=10, color=shared.INK)
+                title = f"what raises {self.target} ({self.value:.4g})"
+            figure.suptitle(f"{title}, in {self.layer}", fontsize=10, color=shared.INK)
         return figure

@@ -1,4 +1,4 @@
-"""Where a classifier fails, counted: pure functions of arrays."""
+"""How good predictions are, and where they fail: pure functions of arrays."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,26 @@ import numpy as np
 
 
 def softmax(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities of the last dimension, in float64; temperature: what scores are divided by.
+    """Probabilities over the last dimension, in float64.
+
+    scores: [..., C] logits. temperature: what the scores are divided by, positive.
 
     >>> softmax(np.log([[1.0, 3.0]])).tolist()
     [[0.25, 0.75]]
     """
-    found: np.ndarray = scores.astype(np.float64)  # all else in place: tables may be large
-    found -= found.max(axis=-1, keepdims=True)
-    found /= temperature
-    np.exp(found, out=found)
-    found /= found.sum(axis=-1, keepdims=True)
-    return found
+    # one copy, and all else in place: tables may be large
+    probabilities: np.ndarray = scores.astype(np.float64)
+    probabilities -= probabilities.max(axis=-1, keepdims=True)
+    probabilities /= temperature
+    np.exp(probabilities, out=probabilities)
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 [classes, classes]: row t, column p counts examples of class t predicted as p.
+    """Counts, as int64 [classes, classes], of class t (row) predicted as class p (column).
+
+    targets, predicted: [N] class numbers.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
@@ -30,21 +35,29 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -
 
 
 def most_confused(matrix: np.ndarray, min_count: int = 1) -> list[tuple[int, int, int]]:
-    """(target, predicted, count) of the mistakes made at least `min_count` times, most first.
+    """The mistakes made at least `min_count` times, as (target, predicted, count), most first.
+
+    matrix: counts [C, C]. Raises ValueError unless 1 <= min_count.
 
     >>> most_confused(np.array([[5, 1, 0], [3, 5, 0], [0, 0, 5]]))
     [(1, 0, 3), (0, 1, 1)]
     """
     if min_count < 1:
         raise ValueError(f"min_count must be at least 1, got {min_count}")
-    off = matrix.copy()
-    np.fill_diagonal(off, 0)
-    rows = [(int(t), int(p), int(off[t, p])) for t, p in np.argwhere(off >= min_count)]
+    mistakes = matrix.copy()
+    np.fill_diagonal(mistakes, 0)
+    frequent = np.argwhere(mistakes >= min_count).tolist()
+    rows = [(target, predicted, int(matrix[target, predicted])) for target, predicted in frequent]
     return sorted(rows, key=lambda row: -row[2])
 
 
 class ClassScores(NamedTuple):
-    """Of each class, [C]; 0 where there is nothing to divide by."""
+    """Scores of each class, [C]; 0 where the denominator is 0.
+
+    precision: share of the examples predicted as the class that are of it. recall: share of the
+    examples of the class that are predicted as it. f1: harmonic mean of the two. support: number of
+    examples of the class.
+    """
 
     precision: np.ndarray
     recall: np.ndarray
@@ -53,17 +66,20 @@ class ClassScores(NamedTuple):
 
 
 def class_scores(targets: np.ndarray, predicted: np.ndarray, classes: int) -> ClassScores:
-    """Of class numbers [N]; a matrix of all classes by all would not fit where they are many."""
-    hits = targets[targets == predicted]
-    counts = (np.bincount(numbers, minlength=classes) for numbers in (hits, targets, predicted))
-    return class_scores_of(*counts)
+    """Scores of each class for class numbers [N]."""
+    # counted without a confusion matrix, whose size is the square of the number of classes
+    right = targets[targets == predicted]
+    hits = np.bincount(right, minlength=classes)
+    support = np.bincount(targets, minlength=classes)
+    claimed = np.bincount(predicted, minlength=classes)
+    return class_scores_of(hits, support, claimed)
 
 
 def class_scores_of(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) -> ClassScores:
-    """precision: share of the predicted that are right. recall: share of the class that is found.
-    f1: their harmonic mean. support: examples of the class.
+    """Scores of each class for counts [C].
 
-    hits: examples of the class that are predicted as it; claimed: all that are. [C].
+    hits: examples of the class that are predicted as it. support: examples of the class. claimed:
+    examples that are predicted as the class.
     """
     precision = hits / np.maximum(claimed, 1)
     recall = hits / np.maximum(support, 1)
@@ -74,39 +90,49 @@ def class_scores_of(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) 
 def calibration_bins(
     confidences: np.ndarray, correct: np.ndarray, bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, mean confidence and accuracy in each of `bins` equal parts of (0, 1]; NaN in empty
-    ones."""
+    """Count, mean confidence and accuracy in each of `bins` equal parts of (0, 1].
+
+    confidences: [N] probabilities of the predicted class. correct: [N] bool. Returns three arrays
+    [bins]; confidence and accuracy are NaN in empty bins. Raises ValueError unless 1 <= bins.
+    """
     if bins < 1:
         raise ValueError(f"bins must be positive, got {bins}")
-    place = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        confidence = np.bincount(place, confidences, bins) / count
-        accuracy = np.bincount(place, correct.astype(float), bins) / count
+    bin_numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(bin_numbers, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins
+        confidence = np.bincount(bin_numbers, confidences, bins) / count
+        accuracy = np.bincount(bin_numbers, correct.astype(float), bins) / count
     return count, confidence, accuracy
 
 
 def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
     """The T in [0.01, 100] for which softmax(scores / T) has the least negative log-likelihood.
 
-    scores: [N, C] logits. That loss is convex in 1 / T, so its slope is bisected.
+    scores: [N, C] logits. targets: [N] class numbers.
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017).
     """
     scores = scores.astype(np.float64)
-    own = scores[np.arange(len(scores)), targets]
-    low, high = np.log(0.01), np.log(100.0)  # of 1 / T
+    target_scores = scores[np.arange(len(scores)), targets]
+    # The loss is convex in 1 / T. Its slope is the mean of (expected score - score of the target),
+    # whose sign says in which half of the interval, bisected on a logarithmic scale, it is least.
+    low, high = np.log(0.01), np.log(100.0)
     for _ in range(60):
         middle = (low + high) / 2
-        expected = (softmax(scores * np.exp(middle)) * scores).sum(axis=1)
-        low, high = (low, middle) if (expected - own).mean() > 0 else (middle, high)
+        probabilities = softmax(scores * np.exp(middle))
+        expected_scores = (probabilities * scores).sum(axis=1)
+        slope = (expected_scores - target_scores).mean()
+        if slope > 0:
+            high = middle
+        else:
+            low = middle
     return float(np.exp(-(low + high) / 2))
 
 
 def r2_scores(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """[K]: of each target, 1 - (sum of squared errors) / (sum of squares around its mean).
+    """R2 of each target, [K]: 1 - (sum of squared errors) / (sum of squares around its mean).
 
     targets, outputs: [N, K]. NaN for fewer than two examples. A target that never varies has no
-    variance to explain: it counts 1 if every output is it, else 0, as in scikit-learn.
+    variance to explain: its R2 is 1 if every output equals it, else 0, as in scikit-learn.
 
     >>> r2_scores(np.array([[0.0], [1e-9]]), np.array([[0.0], [2e-9]])).tolist()
     [-1.0]
@@ -124,11 +150,12 @@ def r2_scores(targets: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(probabilities: np.ndarray, is_present: np.ndarray) -> float:
-    """The probability from which on predicting a class gives its best F1; 0.5 without an example.
+    """The threshold of a class's probability that gives the best F1; 0.5 if it has no examples.
 
-    probabilities: [N] in [0, 1]. is_present: [N] bool. It lies in the middle between the lowest
-    probability that is predicted and the next one below; of thresholds that are equally good, the
-    one next to 0.5.
+    The threshold lies in the middle between two neighbouring probabilities. Of thresholds that are
+    equally good, the one nearest to 0.5 is returned.
+
+    probabilities: [N] in [0, 1]. is_present: [N] bool, whether the example is of the class.
     """
     if not is_present.any():
         return 0.5
@@ -142,6 +169,6 @@ def best_threshold(probabilities: np.ndarray, is_present: np.ndarray) -> float:
     lowest = sorted_probabilities[is_border]
     next_below = np.append(lowest[1:], 0.0)
     middles = (lowest + next_below) / 2
-    equally_good = np.flatnonzero(f1 >= f1.max() - 1e-7)
+    equally_good = np.flatnonzero(f1 >= f1.max() - 1e-7)  # up to rounding
     nearest = equally_good[np.abs(middles[equally_good] - 0.5).argmin()]
     return float(middles[nearest])

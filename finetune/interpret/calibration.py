@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: bins, expected calibration error, the diagram."""
+"""Calibration: how often predictions of a given probability are right."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from finetune.interpret.analysis import calibration_bins
 from finetune.tables import Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _HEADER = ("probability", "examples", "mean probability", "accuracy")
-_MOST_NUMBERS = 20  # above the bars
+_MOST_NUMBERS = 20  # of bins, for which counts above the bars are readable
 _BAR, _GAP = "#1f77b4", "#d95f02"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """Examples in equal parts of (0, 1] by the probability of the predicted class.
+    """Accuracy of predictions by the probability of the predicted class.
 
-    counts, confidences (mean probability), accuracies: [bins]; NaN in empty bins.
+    Examples are grouped into bins, equal parts of (0, 1], by that probability.
+
+    counts: [bins], examples. confidences: [bins], mean probability. accuracies: [bins], share that
+    is predicted right. The last two are NaN in empty bins.
     """
 
     counts: np.ndarray
@@ -37,6 +41,7 @@ class Calibration:
 
     @property
     def edges(self) -> np.ndarray:
+        """Borders of the bins, [bins + 1], from 0 to 1."""
         return np.linspace(0, 1, len(self.counts) + 1)
 
     @property
@@ -45,24 +50,12 @@ class Calibration:
 
         Source: Naeini, Cooper, Hauskrecht (2015); Guo et al. (2017).
         """
-        gaps = np.nan_to_num(np.abs(self.accuracies - self.confidences))
-        return float((self.counts * gaps).sum() / max(self.counts.sum(), 1))
+        return self._mean(np.abs(self.accuracies - self.confidences))
 
     def _mean(self, values: np.ndarray) -> float:
-        return float((self.counts * np.nan_to_num(values)).sum() / max(self.counts.sum(), 1))
-
-    def _cells(self) -> list[list[str]]:
-        edges = self.edges
-        return [
-            [
-                f"{edges[i]:.2f} .. {edges[i + 1]:.2f}",
-                f"{count:,}",
-                f"{self.confidences[i]:.3f}",
-                f"{self.accuracies[i]:.3f}",
-            ]
-            for i, count in enumerate(self.counts.tolist())
-            if count
-        ]
+        """Mean over the examples of a value of each bin; 0 without examples."""
+        weighted = self.counts * np.nan_to_num(values)
+        return float(weighted.sum() / max(self.counts.sum(), 1))
 
     @property
     def _summary(self) -> str:
@@ -74,7 +67,18 @@ class Calibration:
 
     def table(self) -> Table:
         """A row for each bin that is not empty."""
-        return Table.of(_HEADER, self._cells(), caption=self._summary)
+        edges = self.edges
+        cells = []
+        for i in np.flatnonzero(self.counts).tolist():
+            cells.append(
+                [
+                    f"{edges[i]:.2f} .. {edges[i + 1]:.2f}",
+                    f"{self.counts[i]:,}",
+                    f"{self.confidences[i]:.3f}",
+                    f"{self.accuracies[i]:.3f}",
+                ]
+            )
+        return Table.of(_HEADER, cells, caption=self._summary)
 
     def __repr__(self) -> str:
         return f"{self.table().text()}\n {self._summary}"
@@ -83,30 +87,15 @@ class Calibration:
         return self.table().html()
 
     def plot(self) -> Figure:
-        """Reliability diagram: accuracy over probability, the diagonal is perfect; counts below."""
-        edges, there = self.edges, self.counts > 0
-        width, middles = edges[1], (edges[:-1] + edges[1:]) / 2
-        acc, conf = self.accuracies[there], self.confidences[there]
+        """Plots a reliability diagram, with the number of examples of each bin below it.
+
+        The dashed diagonal is perfect calibration.
+        """
         with shared.house_style():
             figure, (top, bottom) = shared.new_axes(3.8, 1.2, width=5.6)
-            top.bar(middles[there], acc, width * 0.92, color=_BAR, alpha=0.75, label="accuracy")
-            top.vlines(
-                conf, np.minimum(acc, conf), np.maximum(acc, conf),
-                color=_GAP, linewidth=3, label="gap to the mean probability",
-            )  # fmt: skip
-            top.plot([0, 1], [0, 1], "--", color=shared.INK, linewidth=1, label="perfect")
-            top.set_ylim(0, 1.02)
-            top.set_ylabel("accuracy")
+            self._plot_accuracies(top)
             top.set_title(self._summary, fontsize=9.5, color=shared.INK, loc="left")
-            bottom.bar(middles, self.counts, width * 0.92, color=shared.PALE)
-            for place, count in zip(middles, self.counts.tolist(), strict=True):
-                if count and len(self.counts) <= _MOST_NUMBERS:
-                    bottom.annotate(
-                        f"{count:,}", (place, count), (0, 2), textcoords="offset points",
-                        ha="center", fontsize=7.5, color=shared.INK,
-                    )  # fmt: skip
-            bottom.margins(y=0.2)
-            bottom.set_ylabel("examples")
+            self._plot_counts(bottom)
             bottom.set_xlabel("probability of the predicted class")
             bottom.set_xlim(0, 1)
             figure.legend(
@@ -114,3 +103,43 @@ class Calibration:
                 labelcolor=shared.INK, fontsize=9,
             )  # fmt: skip
         return figure
+
+    @property
+    def _middles(self) -> np.ndarray:
+        middles: np.ndarray = (self.edges[:-1] + self.edges[1:]) / 2
+        return middles
+
+    @property
+    def _bar_width(self) -> float:
+        return float(self.edges[1]) * 0.92
+
+    def _plot_accuracies(self, axes: Axes) -> None:
+        """Draws the accuracy of each bin as a bar, and the gap to its probability as a line."""
+        has_examples = self.counts > 0
+        middles = self._middles[has_examples]
+        accuracies = self.accuracies[has_examples]
+        confidences = self.confidences[has_examples]
+        axes.bar(middles, accuracies, self._bar_width, color=_BAR, alpha=0.75, label="accuracy")
+        axes.vlines(
+            confidences, np.minimum(accuracies, confidences), np.maximum(accuracies, confidences),
+            color=_GAP, linewidth=3, label="gap to the mean probability",
+        )  # fmt: skip
+        axes.plot([0, 1], [0, 1], "--", color=shared.INK, linewidth=1, label="perfect")
+        axes.set_ylim(0, 1.02)
+        axes.set_ylabel("accuracy")
+
+    def _plot_counts(self, axes: Axes) -> None:
+        axes.bar(self._middles, self.counts, self._bar_width, color=shared.PALE)
+        if len(self.counts) <= _MOST_NUMBERS:
+            self._write_counts(axes)
+        axes.margins(y=0.2)  # room for the numbers
+        axes.set_ylabel("examples")
+
+    def _write_counts(self, axes: Axes) -> None:
+        for middle, count in zip(self._middles, self.counts.tolist(), strict=True):
+            if count == 0:
+                continue
+            axes.annotate(
+                f"{count:,}", (middle, count), (0, 2), textcoords="offset points",
+                ha="center", fontsize=7.5, color=shared.INK,
+            )  # fmt: skip

@@ -1,9 +1,10 @@
-"""The confusion matrix as a figure: right ones in blue, mistakes in orange."""
+"""The confusion matrix as a figure: right predictions in blue, mistakes in orange."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MOST_NUMBERS, MOST_LABELS = 25, 120
 
 
 class Confusion(NamedTuple):
-    """How many examples of the class `target` were predicted as another one."""
+    """How many examples of the class `target` were predicted as the class `predicted`."""
 
     target: str
     predicted: str
@@ -26,51 +27,39 @@ class Confusion(NamedTuple):
 
 def shares_of_rows(matrix: np.ndarray) -> np.ndarray:
     """Each row divided by its sum; a class without examples stays 0."""
-    found: np.ndarray = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    return found
-
-
-def _colours(shares: np.ndarray) -> np.ndarray:
-    """RGBA [C, C, 4]; mistakes are rarer, so that their scale is steeper."""
-    from matplotlib import colormaps
-
-    right = colormaps["Blues"](0.9 * shares)
-    wrong = colormaps["Oranges"](0.08 * (shares > 0) + 0.82 * shares**0.6)
-    wrong[shares == 0] = (1, 1, 1, 1)
-    return np.where(np.eye(len(shares), dtype=bool)[:, :, None], right, wrong)
+    sums = matrix.sum(axis=1, keepdims=True)
+    shares: np.ndarray = matrix / np.maximum(sums, 1)
+    return shares
 
 
 def plot_confusion_matrix(
     matrix: np.ndarray, classes: Sequence[str], *, normalize: bool = False
 ) -> Figure:
-    """Rows are what the examples are, columns what was predicted; colours are shares of the row.
+    """Plots a cell for each true class (row) and predicted class (column).
 
-    matrix: counts [C, C]. normalize: percent of the row in the cells instead of counts. Beyond 25
-    classes the cells have no numbers, beyond 120 not every class has its label.
+    The colour of a cell is its share of the row. Beyond 25 classes the cells have no numbers, and
+    beyond 120 some classes have no label.
+
+    matrix: counts [C, C]. normalize: writes percentages of the row into the cells, not counts.
     """
-    count, shares = len(classes), shares_of_rows(matrix)
-    names = [name if len(name) <= 24 else name[:21] + "..." for name in classes]
-    cell = min(1.3, max(0.5, 5.0 / count)) if count <= MOST_NUMBERS else max(0.11, 10 / count)
-    side = min(cell * count, 13.0)
-    letter = 9.5 if count <= MOST_NUMBERS else max(3.5, min(8.0, 60 * side / count))
-    # labels stand beside and, inclined, below the axes
-    margin = 0.6 + 0.008 * letter * max(map(len, names))
+    count = len(classes)
+    has_numbers = count <= MOST_NUMBERS
+    names = [shared.shorten(name, 24) for name in classes]
+    side = _side_length(count)
+    label_size = 9.5  # points
+    if not has_numbers:
+        label_size = max(3.5, min(8.0, 60 * side / count))
+    # labels stand beside the axes and, inclined, below them
+    margin = 0.6 + 0.008 * label_size * max(map(len, names))
+    shares = shares_of_rows(matrix)
     with shared.house_style():
         figure = shared.new_figure(max(side + margin + 0.2, 4.2), side + margin + 0.5)
         axes = figure.subplots()
-        axes.imshow(_colours(shares), interpolation="nearest")
-        every = -(-count // MOST_LABELS)
-        ticks = list(range(0, count, every))
-        turned = 90 if count > MOST_NUMBERS else 45
-        axes.set_yticks(ticks, [names[i] for i in ticks], fontsize=letter)
-        axes.set_xticks(
-            ticks, [names[i] for i in ticks], fontsize=letter, rotation=turned, va="top",
-            ha="center" if turned == 90 else "right",
-            rotation_mode="default" if turned == 90 else "anchor",
-        )  # fmt: skip
-        axes.tick_params(length=0, labelcolor=shared.INK)
-        if count <= MOST_NUMBERS:
-            _write(axes, matrix, shares, normalize, min(9.5, 13 * side / count))
+        axes.imshow(_cell_colours(shares), interpolation="nearest")
+        _write_labels(axes, names, label_size)
+        if has_numbers:
+            number_size = min(9.5, 13 * side / count)
+            _write_numbers(axes, matrix, shares, normalize, number_size)
         for edge in axes.spines.values():
             edge.set_color(shared.PALE)
         axes.set_ylabel("is", color=shared.INK)
@@ -81,17 +70,50 @@ def plot_confusion_matrix(
     return figure
 
 
-def _write(
+def _side_length(classes: int) -> float:
+    """Length of the matrix's side in inches."""
+    cell = max(0.11, 10 / classes)
+    if classes <= MOST_NUMBERS:
+        cell = min(1.3, max(0.5, 5.0 / classes))  # large enough for numbers
+    return min(cell * classes, 13.0)
+
+
+def _cell_colours(shares: np.ndarray) -> np.ndarray:
+    """Colours [C, C, 4] as RGBA: blue on the diagonal, orange elsewhere, white for 0."""
+    from matplotlib import colormaps
+
+    right = colormaps["Blues"](0.9 * shares)
+    # shares of mistakes are small, and need a steeper scale to be seen
+    wrong = colormaps["Oranges"](0.08 * (shares > 0) + 0.82 * shares**0.6)
+    wrong[shares == 0] = (1, 1, 1, 1)
+    is_diagonal = np.eye(len(shares), dtype=bool)
+    return np.where(is_diagonal[:, :, None], right, wrong)
+
+
+def _write_labels(axes: Axes, names: Sequence[str], size: float) -> None:
+    """Writes the names of all classes, or of every n-th where they are too many."""
+    step = math.ceil(len(names) / MOST_LABELS)
+    ticks = list(range(0, len(names), step))
+    shown = [names[i] for i in ticks]
+    direction: dict[str, Any]
+    if len(names) <= MOST_NUMBERS:
+        direction = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    else:
+        direction = {"rotation": 90, "ha": "center", "rotation_mode": "default"}
+    axes.set_yticks(ticks, shown, fontsize=size)
+    axes.set_xticks(ticks, shown, fontsize=size, va="top", **direction)
+    axes.tick_params(length=0, labelcolor=shared.INK)
+
+
+def _write_numbers(
     axes: Axes, matrix: np.ndarray, shares: np.ndarray, normalize: bool, size: float
 ) -> None:
-    """Counts, or percent, where there are any."""
-    for (row, column), value in np.ndenumerate(matrix):
-        if not value:
+    """Writes counts, or percentages, into the cells that are not 0."""
+    for (row, column), count in np.ndenumerate(matrix):
+        if count == 0:
             continue
         share = shares[row, column]
-        text = f"{100 * share:.0f}%" if normalize else f"{value:,}"
-        dark = share > (0.6 if row == column else 0.45)
-        axes.text(
-            column, row, text, ha="center", va="center", fontsize=size,
-            color="white" if dark else shared.INK,
-        )  # fmt: skip
+        text = f"{100 * share:.0f}%" if normalize else f"{count:,}"
+        darkest_for_ink = 0.6 if row == column else 0.45
+        colour = "white" if share > darkest_for_ink else shared.INK
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

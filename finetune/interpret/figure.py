@@ -1,4 +1,4 @@
-"""The look that all figures share: dark ink on white, so that dark notebooks show it, too."""
+"""The look that all figures share: dark ink on white, which is readable in dark notebooks, too."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _TEN = (
     "#1f77b4", "#d95f02", "#2ca02c", "#c2185b", "#7b5cc4",
     "#8c564b", "#17a2b8", "#8a8d0f", "#e0a100", "#555555",
 )  # fmt: skip
-_LETTER = 0.078  # inches, of a letter at 9 points
+_LETTER_WIDTH = 0.078  # inches, at 9 points
 _WIDTH = 9.0  # inches, of a figure over epochs
-_SIGN = 0.55  # inches, of a legend's column without its text
+_LEGEND_SYMBOL_WIDTH = 0.55  # inches, of a legend's column without its text
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """matplotlib's own defaults, whatever style the notebook has; the style is back afterwards."""
+    """Draws with matplotlib's defaults, and restores the notebook's style afterwards."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -39,7 +39,7 @@ def _notebook_figure() -> type[Figure]:
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
-        """Shows itself in a notebook in which nobody has imported pyplot, too."""
+        """A figure that a notebook can show without pyplot being imported."""
 
         def _repr_png_(self) -> bytes:
             import io
@@ -64,56 +64,86 @@ def new_axes(*heights: float, width: float = _WIDTH) -> tuple[Figure, list[Axes]
     """Axes of these heights in inches, one below the other, in the shared look."""
     figure = new_figure(width, sum(heights) + 0.8)
     grid = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
-    found: list[Axes] = list(grid.flat)
-    for axes in found:
-        # said here, because ticks that are made later would ask the notebook's style
-        axes.tick_params(which="both", color=PALE, labelcolor=INK)
-        axes.tick_params(which="minor", length=2)
-        axes.grid(color="#e4e4e4", linewidth=0.7)
-        axes.set_axisbelow(True)
-        for name, spine in axes.spines.items():
-            spine.set_color(PALE)
-            spine.set_visible(name in ("left", "bottom"))
-    return figure, found
+    column: list[Axes] = list(grid.flat)
+    for axes in column:
+        apply_look(axes)
+    return figure, column
 
 
-def over_epochs(axes: Sequence[Axes], spans: Sequence[Span]) -> None:
-    """Whole epochs as ticks, phases as bands, their names above the first of the axes."""
+def apply_look(axes: Axes) -> None:
+    """Gives axes pale ticks, a pale grid behind the data, and spines at the left and the bottom."""
+    # set on the axes, because ticks that are made later would follow the notebook's style
+    axes.tick_params(which="both", color=PALE, labelcolor=INK)
+    axes.tick_params(which="minor", length=2)
+    axes.grid(color="#e4e4e4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_color(PALE)
+        spine.set_visible(side in ("left", "bottom"))
+
+
+def shorten(name: str, longest: int) -> str:
+    """The name, cut to at most `longest` letters.
+
+    >>> shorten("dog", 8), shorten("a golden retriever", 8)
+    ('dog', 'a gol...')
+    """
+    if len(name) <= longest:
+        return name
+    return name[: longest - 3] + "..."
+
+
+def mark_epochs(column: Sequence[Axes], spans: Sequence[Span]) -> None:
+    """Draws whole epochs as ticks and phases as bands, with the phases' names at the top.
+
+    column: axes one below the other, which share the axis of epochs.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    for own in axes:
-        for i, span in enumerate(spans):
-            if i % 2:
-                own.axvspan(span.start, span.end, color="#f3f3f3", linewidth=0, zorder=0)
+    for axes in column:
+        for span in spans[1::2]:  # every other phase has a band
+            axes.axvspan(span.start, span.end, color="#f3f3f3", linewidth=0, zorder=0)
         for span in spans[1:]:
-            own.axvline(span.start, color=PALE, linewidth=0.8, zorder=0.5)
-        own.set_xlim(0, spans[-1].end)
-        own.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
-    axes[-1].set_xlabel("epoch")
-    _name_spans(axes[0], spans)
+            axes.axvline(span.start, color=PALE, linewidth=0.8, zorder=0.5)
+        axes.set_xlim(0, spans[-1].end)
+        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+    column[-1].set_xlabel("epoch")
+    _name_spans(column[0], spans)
 
 
 def _name_spans(axes: Axes, spans: Sequence[Span]) -> None:
-    """Beside each other where they have the room, else inclined, and not all where even that is
-    too narrow."""
-    inch = (_WIDTH - 1) / spans[-1].end
-    # the last name may stand out over the end of its span, as the figure goes on for a little
-    rooms = [(span.end - span.start) * inch + (0.2 if span is spans[-1] else 0) for span in spans]
-    fits = all(len(s.name) * _LETTER < room for s, room in zip(spans, rooms, strict=True))
-    free = -1.0
+    """Writes the names above their spans: horizontal if all fit, else inclined.
+
+    Inclined names that would lie on the one before are left out.
+    """
+    inches_per_epoch = (_WIDTH - 1) / spans[-1].end
+    are_horizontal = _names_fit(spans, inches_per_epoch)
+    rotation = 0 if are_horizontal else 35
+    next_free = -1.0  # inches, from the left
     for span in spans:
-        if not fits and span.start * inch < free:
+        left = span.start * inches_per_epoch
+        if not are_horizontal and left < next_free:
             continue
-        free = span.start * inch + 0.2
+        next_free = left + 0.2
         axes.annotate(
             span.name, (span.start, 1), (3, 4), xycoords=axes.get_xaxis_transform(),
             textcoords="offset points", fontsize=9, color=INK, annotation_clip=False,
-            rotation=0 if fits else 35, rotation_mode="anchor",
+            rotation=rotation, rotation_mode="anchor",
         )  # fmt: skip
 
 
+def _names_fit(spans: Sequence[Span], inches_per_epoch: float) -> bool:
+    for span in spans:
+        room = (span.end - span.start) * inches_per_epoch
+        if span is spans[-1]:
+            room += 0.2  # the figure goes on for a little after the last span
+        if len(span.name) * _LETTER_WIDTH >= room:
+            return False
+    return True
+
+
 def group_colours(count: int) -> list[Any]:
-    """One per layer group: ten that differ, or a scale along the depth for more."""
+    """One colour for each layer group: ten distinct ones, or a scale along the depth for more."""
     if count <= len(_TEN):
         return list(_TEN[:count])
     from matplotlib import colormaps
@@ -121,21 +151,34 @@ def group_colours(count: int) -> list[Any]:
     return [colormaps["viridis"](0.92 * i / (count - 1)) for i in range(count)]
 
 
-def group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> None:
-    """Below the figure: all groups, or the first, the middle and the last of many."""
+def add_group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> None:
+    """Adds the layer groups below the figure: all, or the first, middle and last of many.
+
+    note: what else the title of the legend says, or empty.
+    """
     from matplotlib.lines import Line2D
 
-    colours, count = group_colours(len(groups)), len(groups)
-    shown = range(count) if count <= len(_TEN) else (0, count // 2, count - 1)
-    names = [groups[i] if count <= len(_TEN) else f"{groups[i]} ({i + 1})" for i in shown]
-    title = "layer group" if count <= len(_TEN) else f"layer group (of {count}, along the depth)"
-    wide = max(map(len, names)) * _LETTER * 1.1 + _SIGN
+    count = len(groups)
+    if count <= len(_TEN):
+        title = "layer group"
+        shown = list(range(count))
+        names = list(groups)
+    else:
+        title = f"layer group (of {count}, along the depth)"
+        shown = [0, count // 2, count - 1]
+        names = [f"{groups[i]} ({i + 1})" for i in shown]
+    if note:
+        title = f"{title}; {note}"
+    longest_name = max(map(len, names))
+    column_width = longest_name * _LETTER_WIDTH * 1.1 + _LEGEND_SYMBOL_WIDTH
+    columns_that_fit = int(figure.get_figwidth() / column_width)
+    colours = group_colours(count)
     figure.legend(
         [Line2D([], [], color=colours[i], linewidth=3) for i in shown],
         names,
         loc="outside lower center",
-        title=f"{title}; {note}" if note else title,
-        ncols=max(1, min(len(names), int(figure.get_figwidth() / wide))),
+        title=title,
+        ncols=max(1, min(len(names), columns_that_fit)),
         frameon=False,
         labelcolor=INK,
         fontsize=9.5,
@@ -143,8 +186,8 @@ def group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> None:
     )
 
 
-def line_legend(axes: Axes) -> None:
-    """Beside the axes, where it covers nothing."""
+def add_line_legend(axes: Axes) -> None:
+    """Adds a legend of the lines to the right of the axes, where it covers nothing."""
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=INK, fontsize=9.5
     )

@@ -1,7 +1,8 @@
-"""Images with what a model says of them."""
+"""Grids of images with texts: predictions, titles."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ import numpy as np
 from finetune.interpret import figure as shared
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RIGHT, WRONG = "#1a7f37", "#c62828"
 _CELL = 1.75  # inches, of an image's side
+_LINE = 0.17  # inches, of a line of text
 
 
 def plot_predictions(
@@ -27,18 +30,21 @@ def plot_predictions(
     caption: str = "",
     losses: Sequence[float] | None = None,
 ) -> Figure:
-    """Images with the predicted class, its probability, and the right class where it was missed.
+    """Plots images with the predicted class and its probability, and the true class of mistakes.
 
-    images: [N] anything that matplotlib shows: arrays [H, W] or [H, W, 3], PIL images.
+    images: [N] anything that matplotlib shows: arrays [H, W] or [H, W, 3], PIL images. targets,
+    predicted: [N] names of classes. losses: [N], written below each image; None leaves them out.
     """
-    texts = []
-    for i, (target, guess) in enumerate(zip(targets, predicted, strict=True)):
-        lines = [f"{_short(guess, 14)}  {probabilities[i]:.0%}"]
-        lines += [f"(is {_short(target, 16)})"] if guess != target else []
-        lines += [f"loss {losses[i]:.2f}"] if losses is not None else []
+    texts, colours = [], []
+    for i, (target, prediction) in enumerate(zip(targets, predicted, strict=True)):
+        is_right = target == prediction
+        lines = [f"{shared.shorten(prediction, 14)}  {probabilities[i]:.0%}"]
+        if not is_right:
+            lines.append(f"(is {shared.shorten(target, 16)})")
+        if losses is not None:
+            lines.append(f"loss {losses[i]:.2f}")
         texts.append("\n".join(lines))
-    right = [target == guess for target, guess in zip(targets, predicted, strict=True)]
-    colours = [RIGHT if ok else WRONG for ok in right]
+        colours.append(RIGHT if is_right else WRONG)
     return plot_grid(images, texts, colours, columns=columns, caption=caption)
 
 
@@ -50,42 +56,54 @@ def plot_grid(
     columns: int = 6,
     caption: str = "",
 ) -> Figure:
-    """Images in rows, each below its text, with a caption above all."""
+    """Plots images in rows, each below its text, with a caption above all.
+
+    images: [N] anything that matplotlib shows. texts, colours of the texts: [N].
+    """
     columns = min(columns, max(len(images), 1))
-    rows = -(-len(images) // columns)
-    lines = max((text.count("\n") + 1 for text in texts), default=1)
-    # a caption needs some width, even above a single image
-    width = max(columns * _CELL, 4.0 if caption else 0.0)
-    wrapped = textwrap.fill(caption, int(width * 12))
-    above = 0.2 * (wrapped.count("\n") + 1) + 0.1 if caption else 0.0
+    rows = math.ceil(len(images) / columns)
+    most_lines = max((text.count("\n") + 1 for text in texts), default=1)
+    width = columns * _CELL
+    height = rows * (_CELL + _LINE * most_lines)
+    if caption:
+        width = max(width, 4.0)  # a caption needs some width, even above a single image
+        caption = textwrap.fill(caption, int(width * 12))
+        height += 0.2 * (caption.count("\n") + 1) + 0.1
     with shared.house_style():
-        figure = shared.new_figure(width, rows * (_CELL + 0.17 * lines) + above)
+        figure = shared.new_figure(width, height)
         if caption:
-            figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10, color=shared.INK)
-        for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-            axes.set_axis_off()
-            if i >= len(images):
-                continue
-            axes.imshow(images[i], cmap="gray" if np.ndim(images[i]) == 2 else None)
-            axes.set_title(texts[i], fontsize=9.5, color=colours[i])
+            figure.suptitle(caption, x=0.01, ha="left", fontsize=10, color=shared.INK)
+        cells = _show_images(figure, images, rows, columns)
+        for axes, text, colour in zip(cells, texts, colours, strict=True):
+            axes.set_title(text, fontsize=9.5, color=colour)
             axes.set_anchor("N")  # so that the texts of a row are on one line
     return figure
 
 
 def plot_images(images: Sequence[Any], titles: Sequence[str], *, columns: int = 6) -> Figure:
-    """Images with a text above each. images: [N] anything that matplotlib shows."""
+    """Plots images with a text above each, wrapped into at most three lines.
+
+    images: [N] anything that matplotlib shows. titles: [N].
+    """
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    lines = [textwrap.wrap(title, 20, max_lines=3, placeholder=" ...") or [""] for title in titles]
+    rows = math.ceil(len(images) / columns)
+    texts = [textwrap.fill(title, 20, max_lines=3, placeholder=" ...") for title in titles]
+    most_lines = max(text.count("\n") + 1 for text in texts)
     with shared.house_style():
-        figure = shared.new_figure(columns * 1.6, rows * (1.6 + 0.17 * max(map(len, lines))))
-        for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-            axes.set_axis_off()
-            if i < len(images):
-                axes.imshow(images[i], cmap="gray" if np.ndim(images[i]) == 2 else None)
-                axes.set_title("\n".join(lines[i]), fontsize=9.5, color=shared.INK, pad=4)
+        figure = shared.new_figure(columns * 1.6, rows * (1.6 + _LINE * most_lines))
+        cells = _show_images(figure, images, rows, columns)
+        for axes, text in zip(cells, texts, strict=True):
+            axes.set_title(text, fontsize=9.5, color=shared.INK, pad=4)
     return figure
 
 
-def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else name[: width - 3] + "..."
+def _show_images(figure: Figure, images: Sequence[Any], rows: int, columns: int) -> list[Axes]:
+    """Shows images row by row; returns the axes of each. Axes without an image stay empty."""
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    cells = list(grid.flat)[: len(images)]
+    for axes, image in zip(cells, images, strict=True):
+        is_grey = np.ndim(image) == 2
+        axes.imshow(image, cmap="gray" if is_grey else None)
+    return cells

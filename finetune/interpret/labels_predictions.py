@@ -1,4 +1,4 @@
-"""LabelsPredictions: the table of a classifier with any number of labels an example."""
+"""LabelsPredictions: the table of a classifier with any number of labels per example."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from finetune.wording import counted, did_you_mean, labels_in_words
 
 
 class LabelsPredictions(OutputsTable):
-    """Several labels an image: outputs are probabilities, labels those above their thresholds.
+    """Predictions of several labels per image.
 
-    items, classes, targets, outputs, losses, image: see `OutputsTable`. thresholds: of the
-    probability, by class; 0.5 for a class that is left out.
+    Outputs are probabilities. A label is predicted if its probability reaches its threshold.
+
+    items, classes, targets, outputs, losses, image: see `OutputsTable`. thresholds: by class; 0.5
+    for a class that is left out.
 
     >>> LabelsPredictions(["a.jpg"], ["cat", "dog"], [[1, 0]], [[0.9, 0.7]], [0.6])
     LabelsPredictions(1 example, 2 classes, 0 all right)
@@ -45,11 +47,11 @@ class LabelsPredictions(OutputsTable):
 
     @property
     def probabilities(self) -> np.ndarray:
-        """[N, C], the outputs."""
+        """The outputs, [N, C] in [0, 1]."""
         return self.outputs
 
     def at_thresholds(self, thresholds: Mapping[str, float]) -> LabelsPredictions:
-        """The same probabilities with other labels; a class that is left out counts from 0.5 on."""
+        """The same probabilities with other thresholds; 0.5 for a class that is left out."""
         return LabelsPredictions(
             self.items,
             self.classes,
@@ -61,9 +63,10 @@ class LabelsPredictions(OutputsTable):
         )
 
     def best_thresholds(self) -> dict[str, float]:
-        """By class, the threshold with the best F1 on these examples; 0.5 for an absent class.
+        """The threshold of each class with the best F1 on these examples, by name of the class.
 
-        Where several are equally good it is the one next to 0.5.
+        It is 0.5 for a class without examples. Of equally good thresholds it is the one nearest to
+        0.5.
         """
         thresholds = {}
         for number, name in enumerate(self.classes):

@@ -1,10 +1,10 @@
-"""Training loss of every step, and what validation gave after every epoch."""
+"""Training loss of every step, with the loss and metrics of validation after every epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,71 +12,130 @@ from finetune.interpret import figure as shared
 from finetune.interpret.timeline import Span
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Validation: TypeAlias = Sequence[tuple[float, Mapping[str, float]]]
+"""Pairs of an epoch, at whose end the model was validated, and its results: "loss" and the metrics
+by name."""
+
 TRAINING, VALIDATION = "#1f77b4", "#d95f02"
+_VALIDATION_STYLE: Mapping[str, Any] = {
+    "marker": "o",
+    "markersize": 4.5,
+    "linewidth": 1.5,
+    "clip_on": False,  # the last point lies on the right border
+}
 
 
-def smoothed(values: np.ndarray, window: float) -> np.ndarray:
+def smooth(values: np.ndarray, window: float) -> np.ndarray:
     """Exponential mean over about `window` values, corrected for its start.
 
-    >>> smoothed(np.array([1.0, 1.0, 4.0]), 2).round(2).tolist()
+    values: [N] float. Returns [N].
+
+    >>> smooth(np.array([1.0, 1.0, 4.0]), 2).round(2).tolist()
     [1.0, 1.0, 2.71]
     """
-    past, mean, weight = 1 - 1 / window, 0.0, 0.0
-    found = np.empty_like(values)
+    decay = 1 - 1 / window
+    weighted_sum = 0.0
+    weight = 0.0
+    means = np.empty_like(values)
     for i, value in enumerate(values):
-        mean, weight = past * mean + value, past * weight + 1
-        found[i] = mean / weight
-    return found
+        weighted_sum = decay * weighted_sum + value
+        weight = decay * weight + 1
+        means[i] = weighted_sum / weight
+    return means
 
 
 def plot_losses(
     spans: Sequence[Span],
     losses: Sequence[float],
-    valid: Sequence[tuple[float, Mapping[str, float]]],
+    validation: Validation,
 ) -> Figure:
-    """Training loss, every step pale and smoothed on top; validation below and in it.
+    """Plots the losses of training and validation over epochs, and the metrics below them.
 
-    losses: [steps]. valid: epoch at whose end it was -> "loss" and each metric, may be empty.
+    The training loss of every step is a pale line, its smoothed course a strong one.
+
+    losses: [steps]. validation: may be empty.
     """
-    names = list(dict.fromkeys(name for _, row in valid for name in row if name != "loss"))
-    values, heights = np.asarray(losses, dtype=float), (2.8, 1.5) if names else (3.4,)
+    metric_names = _list_metrics(validation)
+    heights = (2.8, 1.5) if metric_names else (3.4,)
     with shared.house_style():
         figure, axes = shared.new_axes(*heights)
-        for span in spans:
-            own = values[span.first : span.last]
-            mean = smoothed(own, max(1.0, min(25.0, len(own) / 20)))
-            axes[0].plot(span.epochs, own, color=TRAINING, alpha=0.28, linewidth=0.9)
-            label = "training" if span is spans[0] else None
-            axes[0].plot(span.epochs, mean, color=TRAINING, linewidth=2, label=label)
-        points = [(x, row["loss"]) for x, row in valid if "loss" in row]
-        style: dict[str, Any] = {
-            "marker": "o",
-            "markersize": 4.5,
-            "linewidth": 1.5,
-            "clip_on": False,
-        }
-        if points:
-            axes[0].plot(*zip(*points, strict=True), color=VALIDATION, label="validation", **style)
-        axes[0].set_ylabel("loss")
-        axes[0].set_ylim(*_limits(values, [y for _, y in points]))
-        colours = [VALIDATION] if len(names) == 1 else shared.group_colours(len(names))
-        for colour, name in zip(colours, names, strict=True):
-            metric = [(x, row[name]) for x, row in valid if name in row]
-            axes[1].plot(*zip(*metric, strict=True), color=colour, label=name, **style)
-        if names:
-            axes[1].set_ylabel(names[0] if len(names) == 1 else "metrics")
-        shared.over_epochs(axes, spans)
-        for with_names in axes[: 1 + (len(names) > 1)]:
-            shared.line_legend(with_names)
+        _plot_loss(axes[0], spans, np.asarray(losses, dtype=float), validation)
+        if metric_names:
+            _plot_metrics(axes[1], metric_names, validation)
+        shared.mark_epochs(axes, spans)
+        shared.add_line_legend(axes[0])
+        if len(metric_names) > 1:
+            shared.add_line_legend(axes[1])
     return figure
 
 
-def _limits(losses: np.ndarray, valid: Sequence[float]) -> tuple[float, float]:
-    """All of it, but for the few highest training losses, which would press down the rest."""
-    finite = [loss for loss in valid if math.isfinite(loss)]
-    top = max([float(np.quantile(losses, 0.995)), *finite])
-    low = min([float(losses.min()), *finite])
-    margin = 0.05 * (top - low) or 0.1
-    return (0.0 if 0 <= low < 0.3 * top else low - margin), top + margin
+def _list_metrics(validation: Validation) -> list[str]:
+    """Names of the metrics in the order in which they first appear."""
+    names: dict[str, None] = {}  # used as a set that keeps the order
+    for _, results in validation:
+        names.update(dict.fromkeys(results))
+    names.pop("loss", None)
+    return list(names)
+
+
+def _values_over_epochs(validation: Validation, name: str) -> tuple[list[float], list[float]]:
+    """The epochs in which validation gave this value, and the values."""
+    epochs, values = [], []
+    for epoch, results in validation:
+        if name in results:
+            epochs.append(epoch)
+            values.append(results[name])
+    return epochs, values
+
+
+def _plot_loss(
+    axes: Axes,
+    spans: Sequence[Span],
+    losses: np.ndarray,
+    validation: Validation,
+) -> None:
+    label = "training"
+    for span in spans:
+        span_losses = losses[span.first : span.last]
+        window = max(1.0, min(25.0, len(span_losses) / 20))
+        smoothed = smooth(span_losses, window)
+        axes.plot(span.epochs, span_losses, color=TRAINING, alpha=0.28, linewidth=0.9)
+        axes.plot(span.epochs, smoothed, color=TRAINING, linewidth=2, label=label)
+        label = ""  # one entry in the legend is enough for all spans
+    epochs, validation_losses = _values_over_epochs(validation, "loss")
+    if epochs:
+        axes.plot(
+            epochs, validation_losses, color=VALIDATION, label="validation", **_VALIDATION_STYLE
+        )
+    axes.set_ylabel("loss")
+    axes.set_ylim(*_limits(losses, validation_losses))
+
+
+def _plot_metrics(axes: Axes, names: Sequence[str], validation: Validation) -> None:
+    if len(names) == 1:
+        colours = [VALIDATION]
+        axes.set_ylabel(names[0])
+    else:
+        colours = shared.group_colours(len(names))
+        axes.set_ylabel("metrics")
+    for colour, name in zip(colours, names, strict=True):
+        epochs, values = _values_over_epochs(validation, name)
+        axes.plot(epochs, values, color=colour, label=name, **_VALIDATION_STYLE)
+
+
+def _limits(training_losses: np.ndarray, validation_losses: Sequence[float]) -> tuple[float, float]:
+    """Limits of the axis that show all losses but the few highest of training.
+
+    A single peak of the training loss would press the rest of the curve into a flat line.
+    """
+    finite = [loss for loss in validation_losses if math.isfinite(loss)]
+    high = max([float(np.quantile(training_losses, 0.995)), *finite])
+    low = min([float(training_losses.min()), *finite])
+    margin = 0.05 * (high - low) or 0.1
+    top = high + margin
+    if 0 <= low < 0.3 * high:
+        return 0.0, top  # losses near 0 are read against 0
+    return low - margin, top

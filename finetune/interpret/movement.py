@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from finetune.interpret import figure as shared
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_BARS = 60
@@ -18,9 +21,10 @@ MOST_BARS = 60
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far the parameters of a module went: its own ones, not those of modules inside of it.
+    """How far the parameters of one module moved, without those of the modules inside of it.
 
-    module: path. group: its layer group. moved: |w - w0|. start: |w0|. count: of parameters.
+    module: path. group: its layer group. moved: the norm |w - w0|. start: the norm |w0|.
+    count: number of parameters.
     """
 
     module: str
@@ -31,7 +35,9 @@ class Moved:
 
     @property
     def distance(self) -> float:
-        """|w - w0| / |w0|; where all began at 0 as if they had begun at 1, |w - w0| / sqrt(count).
+        """The relative distance |w - w0| / |w0|.
+
+        Parameters that all began at 0 count as if they had begun at 1: |w - w0| / sqrt(count).
 
         >>> Moved("norm", "body", 0.5, 0.0, 4).distance
         0.25
@@ -42,58 +48,95 @@ class Moved:
         return f"Moved({self.module!r}, {self.group!r}, distance={self.distance:.3g})"
 
 
-def merged(rows: Sequence[Moved], most: int = MOST_BARS) -> list[Moved]:
-    """Neighbours of one block, and group, as one row, so that there are at most `most`.
+def merge_neighbours(rows: Sequence[Moved], most: int = MOST_BARS) -> list[Moved]:
+    """Merges neighbouring modules of one block and layer group until at most `most` rows remain.
+
+    The deepest modules are merged first. A block in two layer groups stays two rows, and more than
+    `most` rows remain if even the top-level modules are more than that.
 
     >>> rows = [Moved(f"blocks.{i}.{j}", "body", 3.0, 4.0, 9) for i in range(2) for j in "ab"]
-    >>> merged(rows, 2)
+    >>> merge_neighbours(rows, 2)
     [Moved('blocks.0', 'body', distance=0.75), Moved('blocks.1', 'body', distance=0.75)]
     """
-    found = list(rows)
-    deepest = max(row.module.count(".") for row in rows) + 1
-    for depth in range(deepest, 0, -1):
-        if len(found) <= most:
-            break
-        key = _prefix(depth)
-        found = [_sum(path, list(inside)) for (path, _), inside in groupby(rows, key)]
-    return found
+    merged = list(rows)
+    depth = max(row.module.count(".") for row in rows) + 1
+    while len(merged) > most and depth > 0:
+        merged = _merge_at_depth(merged, depth)
+        depth -= 1
+    return merged
 
 
-def _prefix(depth: int) -> Callable[[Moved], tuple[str, str]]:
-    return lambda row: (".".join(row.module.split(".")[:depth]), row.group)
+def _merge_at_depth(rows: Sequence[Moved], depth: int) -> list[Moved]:
+    """Merges neighbours whose paths agree in their first `depth` names."""
+
+    def block_and_group(row: Moved) -> tuple[str, str]:
+        names = row.module.split(".")
+        return ".".join(names[:depth]), row.group
+
+    merged = []
+    for (block, group), members in groupby(rows, block_and_group):
+        merged.append(_merge(block, group, list(members)))
+    return merged
 
 
-def _sum(path: str, rows: list[Moved]) -> Moved:
+def _merge(module: str, group: str, rows: Sequence[Moved]) -> Moved:
+    """Merges all rows into one, as if their parameters were a single vector."""
     moved = math.hypot(*(row.moved for row in rows))
     start = math.hypot(*(row.start for row in rows))
-    return Moved(path, rows[0].group, moved, start, sum(row.count for row in rows))
+    count = sum(row.count for row in rows)
+    return Moved(module, group, moved, start, count)
 
 
 def plot_movement(rows: Sequence[Moved], groups: Sequence[str]) -> Figure:
-    """Relative distance as a bar for each module, along the depth, or for each block of many.
+    """Plots the relative distance of each module as a bar, or of each block if modules are many.
 
-    rows: first layers first. groups: names, in the order of depth.
+    rows: first layers first. groups: names of the layer groups, first layers first.
     """
-    bars = merged(rows)
-    colours = dict(zip(groups, shared.group_colours(len(groups)), strict=True))
-    heights = [bar.distance for bar in bars]
-    positive = [height for height in heights if height > 0]
+    bars = merge_neighbours(rows)
+    names = [bar.module for bar in bars]
+    distances = np.array([bar.distance for bar in bars])
+    unmoved = np.flatnonzero(distances == 0)
+    unit = "module" if bars == rows else "block"
+    note = "x: has not moved" if len(unmoved) else ""
+    label_height = 0.068 * max(map(len, names))  # inches, at 8 points
+    width = min(13.0, 3.0 + 0.2 * len(bars))
     with shared.house_style():
-        label = 0.068 * max(len(bar.module) for bar in bars)  # inches, at 8 points
-        width = min(13.0, 3.0 + 0.2 * len(bars))
-        figure, (axes,) = shared.new_axes(2.8 + label, width=width)
-        axes.bar(range(len(bars)), heights, color=[colours[bar.group] for bar in bars], width=0.8)
-        if positive and max(positive) > 30 * min(positive):
-            axes.set_yscale("log")
-            axes.set_ylim(min(positive) / 2, max(positive) * 1.3)
-        still = [i for i, height in enumerate(heights) if not height]
-        place = axes.get_xaxis_transform()
-        axes.plot(still, [0.015] * len(still), "x", color=shared.PALE, transform=place, ms=5)
-        shown = range(0, len(bars), -(-len(bars) // MOST_BARS))
-        axes.set_xticks(list(shown), [bars[i].module for i in shown], rotation=90, fontsize=8)
-        axes.set_xlim(-0.7, len(bars) - 0.3)
+        figure, (axes,) = shared.new_axes(2.8 + label_height, width=width)
+        axes.bar(range(len(bars)), distances, color=_bar_colours(bars, groups), width=0.8)
+        _scale_to(axes, distances)
+        _mark_unmoved(axes, unmoved)
+        _write_names(axes, names)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("relative distance  $|w - w_0| \\, / \\, |w_0|$")
-        axes.set_xlabel(f"{'module' if bars == rows else 'block'}, first layers first")
-        shared.group_legend(figure, groups, "x: has not moved" if still else "")
+        axes.set_xlabel(f"{unit}, first layers first")
+        shared.add_group_legend(figure, groups, note)
     return figure
+
+
+def _bar_colours(bars: Sequence[Moved], groups: Sequence[str]) -> list[Any]:
+    colour_of = dict(zip(groups, shared.group_colours(len(groups)), strict=True))
+    return [colour_of[bar.group] for bar in bars]
+
+
+def _scale_to(axes: Axes, distances: np.ndarray) -> None:
+    """Makes the axis logarithmic if the smallest bars could not be seen beside the largest."""
+    positive = distances[distances > 0]
+    if len(positive) and positive.max() > 30 * positive.min():
+        axes.set_yscale("log")
+        axes.set_ylim(positive.min() / 2, positive.max() * 1.3)
+
+
+def _mark_unmoved(axes: Axes, places: np.ndarray) -> None:
+    """Draws a small x where a bar of height 0 cannot be seen."""
+    # heights are fractions of the axes: a logarithmic axis has no 0 to stand on
+    transform = axes.get_xaxis_transform()
+    heights = np.full(len(places), 0.015)
+    axes.plot(places, heights, "x", color=shared.PALE, transform=transform, markersize=5)
+
+
+def _write_names(axes: Axes, names: Sequence[str]) -> None:
+    """Writes the names of all bars below them, or of every n-th if they are too many."""
+    step = math.ceil(len(names) / MOST_BARS)
+    ticks = list(range(0, len(names), step))
+    axes.set_xticks(ticks, names[::step], rotation=90, fontsize=8)
+    axes.set_xlim(-0.7, len(names) - 0.3)

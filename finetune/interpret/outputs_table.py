@@ -1,4 +1,4 @@
-"""OutputsTable: a table whose targets and outputs have a column for each class or target."""
+"""OutputsTable: a table of predictions with an output for each class or target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OutputsRow(NamedTuple):
-    """item: path or number. target, predicted: in words. outputs: [C] probabilities, or values."""
+    """One example. item: path or number. target, predicted: in words. outputs: [C]."""
 
     item: str | int
     target: str
@@ -28,10 +28,10 @@ class OutputsRow(NamedTuple):
 
 
 class OutputsTable(PredictionTable):
-    """A row for each example, in the order of the data.
+    """A row for each example, in the order of the data, with C outputs each.
 
-    items: paths, or numbers. classes: names of the labels or targets. targets, outputs: [N, C].
-    losses: [N]. image: opens the image of a row, by its number; None where no images are known.
+    items: paths or numbers. classes: names of the C labels or targets. targets, outputs: [N, C].
+    losses: [N]. image: opens the image of a row by its number; None where the data has no images.
     """
 
     header: ClassVar[tuple[str, ...]] = ("item", "target", "predicted", "loss")
@@ -48,12 +48,17 @@ class OutputsTable(PredictionTable):
     ) -> None:
         super().__init__(items, classes, targets, losses, image)
         self.outputs = np.asarray(outputs)
-        shape = (len(self.items), len(self.classes))
-        if not self.targets.shape == self.outputs.shape == shape or len(self.losses) != shape[0]:
-            raise ValueError(
-                f"targets and outputs must be [{shape[0]}, {shape[1]}] and losses as long, got "
-                f"{self.targets.shape}, {self.outputs.shape} and {self.losses.shape}"
-            )
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        examples, columns = len(self.items), len(self.classes)
+        shape = (examples, columns)
+        if self.targets.shape == shape == self.outputs.shape and len(self.losses) == examples:
+            return
+        raise ValueError(
+            f"targets and outputs must be [{examples}, {columns}] and losses as long, got "
+            f"{self.targets.shape}, {self.outputs.shape} and {self.losses.shape}"
+        )
 
     @abstractmethod
     def target_words(self, target: np.ndarray) -> str:
@@ -87,14 +92,13 @@ class OutputsTable(PredictionTable):
         return outputs
 
     def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
-        """The images with the highest losses, with what was predicted and what is true."""
-        rows = self.top_losses(k)
-        titles = [
-            f"loss {number_text(row.loss)}: {row.predicted} (is {row.target})" for row in rows
-        ]
+        """Plots the images with the highest losses, with what was predicted and what is true."""
+        titles = []
+        for row in self.top_losses(k):
+            titles.append(f"loss {number_text(row.loss)}: {row.predicted} (is {row.target})")
         return plot_images(self.images(self.worst(k)), titles)
 
     def show_results(self, count: int = IMAGES_SHOWN) -> Figure:
-        """Images with what was predicted and what is true, highest losses first."""
+        """Plots images with what was predicted and what is true, highest losses first."""
         titles = [f"{row.predicted} (is {row.target})" for row in self.top_losses(count)]
         return plot_images(self.images(self.worst(count)), titles)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page out of tables, figures and texts; it opens from disk."""
+"""One self-contained HTML page made of tables, figures and texts; a browser opens it from disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from finetune.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DOTS = 150  # an inch; twice as many as shown, for sharp screens
-_SHOWN = 96
+_SAVED_DPI = 150  # more than are shown, for sharp screens
+_SHOWN_DPI = 96  # CSS pixels per inch
+_WIDE = 500  # CSS pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Names and values, one below the other."""
+    """Pairs of a name and its value, shown one below the other."""
 
     kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, str]]
@@ -29,7 +30,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """As it is, in a monospaced font. folded: what it hides behind, or empty."""
+    """Text in a monospaced font, shown as it is.
+
+    folded: the words one clicks on to see the text; empty if it is always shown.
+    """
 
     kind: ClassVar[str] = "text"
     text: str
@@ -38,7 +42,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """data: a PNG file in base64. width: pixels. wide: scrolled on a phone, not shrunk."""
+    """A figure as an image.
+
+    data: a PNG file in base64. width: CSS pixels. alt: what it shows, in words. wide: whether a
+    phone scrolls it instead of shrinking it.
+    """
 
     kind: ClassVar[str] = "figure"
     data: str
@@ -48,14 +56,14 @@ class Drawing:
 
     @classmethod
     def of(cls, figure: Figure, alt: str, file: Path | None = None) -> Drawing:
-        """file: where the PNG goes, too."""
+        """Renders a figure. alt: what it shows, in words. file: the PNG is also written there."""
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_DOTS, facecolor=figure.get_facecolor())
+        figure.savefig(stream, format="png", dpi=_SAVED_DPI, facecolor=figure.get_facecolor())
+        png = stream.getvalue()
         if file is not None:
-            file.write_bytes(stream.getvalue())
-        width = round(float(figure.get_figwidth()) * _SHOWN)
-        data = base64.b64encode(stream.getvalue()).decode("ascii")
-        return cls(data, width, alt, wide=width > 500)
+            file.write_bytes(png)
+        width = round(float(figure.get_figwidth()) * _SHOWN_DPI)
+        return cls(base64.b64encode(png).decode("ascii"), width, alt, wide=width > _WIDE)
 
 
 Part: TypeAlias = Table | Facts | Text | Drawing
@@ -63,6 +71,8 @@ Part: TypeAlias = Table | Facts | Text | Drawing
 
 @dataclass(frozen=True, slots=True)
 class Section:
+    """A heading and what is below it. note: a line of explanation under the heading, or empty."""
+
     title: str
     parts: Sequence[Part]
     note: str = ""
@@ -70,7 +80,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """headline: (value, what it is), few. sections: in order."""
+    """A whole page. headline: a few pairs of a value and what it is, shown large."""
 
     title: str
     subtitle: str
@@ -79,7 +89,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """HTML without scripts and without anything from elsewhere; all texts are escaped."""
+    """Renders the page as HTML that has no scripts and loads nothing; all texts are escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(

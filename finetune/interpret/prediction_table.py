@@ -1,4 +1,4 @@
-"""PredictionTable: what a model says of each example beside what is true; base of every task's."""
+"""PredictionTable: the base of every task's table of predictions beside what is true."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from finetune.interpret.report import Report
 
 ROWS_SHOWN = 10
-"""Rows of a table that stands for more."""
+"""Rows that are printed of a longer table."""
 IMAGES_SHOWN = 12
+"""Images that are plotted unless the caller asks for another number."""
 
 
 class Row(Protocol):
-    """One example. item: its path or number. target, predicted: in words. loss: in nats, or in the
-    loss's own unit."""
+    """One example.
+
+    item: its path or number. target, predicted: in words. loss: in nats, or in the unit of the loss
+    function.
+    """
 
     @property
     def item(self) -> str | int: ...
@@ -42,11 +46,10 @@ class Row(Protocol):
 class PredictionTable(ABC):
     """A row for each example, in the order of the data.
 
-    items: paths, or numbers. classes: names of the classes or targets. targets: [N] or [N, C].
-    losses: [N]. image: opens the image of a row, by its number; None where no images are known.
+    items: paths or numbers. classes: names of the classes or targets. targets: [N] or [N, C].
+    losses: [N]. image: opens the image of a row by its number; None where the data has no images.
 
-    What a table can't answer, since the answer means nothing for its task, raises ValueError and
-    says what does.
+    Methods that mean nothing for the table's task raise ValueError, and name one that does.
     """
 
     header: ClassVar[tuple[str, ...]]
@@ -60,12 +63,13 @@ class PredictionTable(ABC):
         losses: Any,
         image: Callable[[int], Any] | None,
     ) -> None:
-        self.items, self.classes = tuple(items), tuple(classes)
+        self.items = tuple(items)
+        self.classes = tuple(classes)
         self.targets = np.asarray(targets)
         self.losses = np.asarray(losses, dtype=np.float64)
         self.image = image
 
-    # --- what each task's table says for itself
+    # --- what the table of each task defines
 
     @abstractmethod
     def __getitem__(self, number: int) -> Row:
@@ -73,7 +77,7 @@ class PredictionTable(ABC):
 
     @abstractmethod
     def __repr__(self) -> str:
-        """One line: how many examples, how good."""
+        """One line with the number of examples and how good the predictions are."""
 
     @abstractmethod
     def report(self) -> Report:
@@ -81,15 +85,15 @@ class PredictionTable(ABC):
 
     @abstractmethod
     def cells(self, row: Any, item_width: int) -> list[str]:
-        """A row as texts, one for each name in `header`."""
+        """A row as texts, one for each name in `header`. item_width: most letters of the item."""
 
     @abstractmethod
     def csv_columns(self) -> list[str]:
-        """Names of the columns after `header` in a file, one for each of `csv_values`."""
+        """Names of the columns that a CSV file has after those of `header`."""
 
     @abstractmethod
     def csv_values(self, number: int) -> Sequence[float]:
-        """What a file says of each class or target for one example."""
+        """The values of one example in the columns of `csv_columns`."""
 
     # --- rows
 
@@ -110,7 +114,7 @@ class PredictionTable(ABC):
         order: list[int] = np.argsort(-self.losses, kind="stable")[:k].tolist()
         return order
 
-    # --- shown and written
+    # --- as text, HTML and CSV
 
     def _worst_rows(self, item_width: int) -> Table:
         rows = self.top_losses(min(ROWS_SHOWN, len(self)))
@@ -126,10 +130,10 @@ class PredictionTable(ABC):
         return self._worst_rows(item_width=80).html()
 
     def to_csv(self, path: str | Path) -> None:
-        """A row an example; after the columns of the table, one for each class or target."""
+        """Writes all rows, with a column for each class or target after those of the table."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # the names of files need not be valid UTF-8
+        # names of files need not be valid UTF-8
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             writer = csv.writer(stream)
             writer.writerow([*self.header, *self.csv_columns()])
@@ -141,38 +145,41 @@ class PredictionTable(ABC):
     # --- images
 
     def images(self, numbers: Sequence[int]) -> list[Any]:
-        """PIL images of these rows.
+        """Opens the images of these rows, as PIL images.
 
-        Raises ImageError for a file that is gone, and ValueError where the data has no images.
+        Raises ImageError if a file is gone, and ValueError if the data has no images.
         """
         if self.image is None:
             raise ValueError(
-                "these predictions know no images: their data gave tensors only; "
+                "these predictions have no images: their data gave tensors only; "
                 "use ImageDataLoaders, or the tables and the other plots"
             )
         return [self.image(number) for number in numbers]
 
     @abstractmethod
     def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
-        """The images with the highest losses, highest first."""
+        """Plots the images with the highest losses, highest first."""
 
     @abstractmethod
     def show_results(self, count: int = IMAGES_SHOWN) -> Figure:
-        """Images with what was predicted."""
+        """Plots images with what was predicted."""
 
     # --- a run's report
 
     def figures(self) -> dict[str, tuple[Figure, str]]:
-        """The figures for a report: name -> figure, and what it shows in words."""
+        """The figures of a run's report, by name: the figure, and what it shows in words."""
         worst = self.plot_top_losses(min(IMAGES_SHOWN, len(self)))
         return {"top_losses": (worst, "validation images with the largest loss")}
 
     @abstractmethod
     def sections(self, drawings: Mapping[str, Drawing], file: str) -> list[Section]:
-        """Sections of a report. drawings: of `figures`, by name. file: where all rows are."""
+        """Sections of a run's report.
+
+        drawings: of `figures`, by name. file: name of the file that has all rows.
+        """
 
     def worst_section(self, drawings: Mapping[str, Drawing], file: str) -> Section:
-        """The section with the images that are predicted worst."""
+        """The section with the images that have the highest losses."""
         return Section(
             "The worst images",
             [drawings["top_losses"]],
@@ -180,17 +187,17 @@ class PredictionTable(ABC):
             f"All of them are in {file}.",
         )
 
-    # --- what only one class an example has
+    # --- for one class per example only; `Predictions` overrides these
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, method: str) -> NoReturn:
         raise ValueError(
-            f"{what} is for one class an example, and this is a table of "
+            f"{method} is for one class an example, and this is a table of "
             f"{type(self).__name__}; report() says how good each of {len(self.classes)} "
             "classes or targets is"
         )
 
     def confusion_matrix(self) -> np.ndarray:
-        """int64 [C, C]: rows are what the examples are, columns what was predicted."""
+        """Counts of examples, int64 [C, C]: rows are true classes, columns predicted classes."""
         self._refuse("confusion_matrix()")
 
     def most_confused(self, min_count: int = 1) -> list[Confusion]:
@@ -198,23 +205,23 @@ class PredictionTable(ABC):
         self._refuse("most_confused()")
 
     def plot_confusion_matrix(self, *, normalize: bool = False) -> Figure:
-        """What is taken for what. normalize: shares of each row in percent instead of counts."""
+        """Plots the confusion matrix. normalize: percentages of each row instead of counts."""
         self._refuse("plot_confusion_matrix()")
 
     def calibration(self, bins: int = 15) -> Calibration:
-        """Accuracy by probability, and the expected calibration error."""
+        """Accuracy by probability, in `bins` equal parts, and the expected calibration error."""
         self._refuse("calibration()")
 
     def plot_calibration(self, bins: int = 15) -> Figure:
-        """Reliability diagram; see `calibration`."""
+        """Plots the reliability diagram; see `calibration`."""
         self._refuse("plot_calibration()")
 
     def temperature(self) -> float:
-        """What to divide the outputs by for the likeliest probabilities."""
+        """The divisor of the outputs for which the probabilities fit the targets best."""
         self._refuse("temperature()")
 
     def best_thresholds(self) -> dict[str, float]:
-        """By class, the threshold with the best F1; for several labels an example."""
+        """The threshold of each class with the best F1; for several labels per example only."""
         raise ValueError(
             "thresholds are for several labels an example (task='multi_label'), and this is a "
             f"table of {type(self).__name__}"

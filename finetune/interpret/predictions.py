@@ -1,4 +1,4 @@
-"""Predictions: the table of a classifier with one class an example."""
+"""Predictions: the table of a classifier with one class per example."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _CONFUSIONS_LISTED = 10
 
 
 class PredictionRow(NamedTuple):
-    """item: path or number. probability: of the predicted class. probabilities: [C]."""
+    """One example.
+
+    item: path or number. target, predicted: names of classes. probability: of the predicted class.
+    probabilities: [C].
+    """
 
     item: str | int
     target: str
@@ -37,15 +41,15 @@ class PredictionRow(NamedTuple):
 class Predictions(PredictionTable):
     """A row for each example, in the order of the data; every example has one class.
 
-    items: paths, or numbers. classes: names. targets: [N] class numbers. scores: [N, C] logits, or
+    items: paths or numbers. classes: names. targets: [N] class numbers. scores: [N, C] logits or
     log-probabilities. losses: [N]. temperature: what the scores are divided by. image: opens the
-    image of a row, by its number; None where no images are known.
+    image of a row by its number; None where the data has no images.
 
     >>> scores = np.log([[0.9, 0.1], [0.6, 0.4]])
-    >>> found = Predictions(["a.jpg", "b.jpg"], ["cat", "dog"], [0, 1], scores, [0.11, 0.92])
-    >>> found
+    >>> table = Predictions(["a.jpg", "b.jpg"], ["cat", "dog"], [0, 1], scores, [0.11, 0.92])
+    >>> table
     Predictions(2 examples, 2 classes, 1 mistake, accuracy 0.5000)
-    >>> found.most_confused()
+    >>> table.most_confused()
     [Confusion(target='dog', predicted='cat', count=1)]
     """
 
@@ -64,13 +68,14 @@ class Predictions(PredictionTable):
     ) -> None:
         super().__init__(items, classes, targets, losses, image)
         self.scores = np.asarray(scores)
-        self._check()
+        self._check_shapes()
+        self._check_targets()
         self.targets = self.targets.astype(np.int64, copy=False)  # products of small types overflow
         self.probabilities = analysis.softmax(self.scores, temperature).astype(np.float32)
         self.predicted = self.scores.argmax(axis=1)
         self.probability = self.probabilities.max(axis=1)
 
-    def _check(self) -> None:
+    def _check_shapes(self) -> None:
         if self.scores.ndim != 2 or self.scores.shape[1] != len(self.classes):
             raise ValueError(
                 f"scores must be [N, {len(self.classes)}], a column a class, "
@@ -84,9 +89,12 @@ class Predictions(PredictionTable):
             )
         if not len(self.items):
             raise ValueError("there are no examples to predict")
-        lowest, highest = self.targets.min(), self.targets.max()
-        if not np.issubdtype(self.targets.dtype, np.integer) or lowest < 0:
+
+    def _check_targets(self) -> None:
+        are_integers = np.issubdtype(self.targets.dtype, np.integer)
+        if not are_integers or self.targets.min() < 0:
             raise ValueError(f"targets must be class numbers from 0 on, got {self.targets[:3]}")
+        highest = self.targets.max()
         if highest >= len(self.classes):
             raise ValueError(f"there is a target {highest}, but {len(self.classes)} classes")
 
@@ -102,13 +110,13 @@ class Predictions(PredictionTable):
 
     @property
     def correct(self) -> np.ndarray:
-        """[N] bool."""
+        """Whether each example is predicted right, [N] bool."""
         is_correct: np.ndarray = self.targets == self.predicted
         return is_correct
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples whose class is predicted right, in [0, 1]."""
+        """Share of the examples that are predicted right, in [0, 1]."""
         return float(self.correct.mean())
 
     # --- tables
@@ -157,11 +165,13 @@ class Predictions(PredictionTable):
         return Calibration.of(self.probability, self.correct, bins)
 
     def temperature(self) -> float:
-        """What to divide the scores by for the likeliest probabilities: above 1 where a model is
-        too sure of itself. It changes no predicted class.
+        """The divisor of the scores for which the probabilities fit the targets best.
 
-        Source: Guo et al., "On Calibration of Modern Neural Networks" (2017). Where every example
-        is predicted right nothing shows how sure is too sure, and it is 1, with a warning.
+        It is above 1 if the model is too sure of itself, and changes no predicted class. If every
+        example is predicted right, the best divisor would be as small as possible; then a warning
+        is given, and it is 1.
+
+        Source: Guo et al., "On Calibration of Modern Neural Networks" (2017).
         """
         if self.correct.all():
             warnings.warn(
@@ -173,7 +183,7 @@ class Predictions(PredictionTable):
         return analysis.fit_temperature(self.scores, self.targets)
 
     def at_temperature(self, temperature: float) -> Predictions:
-        """The same predictions with other probabilities; losses stay what they were."""
+        """The same predictions with other probabilities; the losses stay as they are."""
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         return Predictions(
@@ -197,11 +207,11 @@ class Predictions(PredictionTable):
         return self.calibration(bins).plot()
 
     def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
-        """The images with the highest losses, highest first."""
+        """Plots the images with the highest losses, highest first."""
         return results.plot_top_losses(self.images(self.worst(k)), self.top_losses(k))
 
     def show_results(self, count: int = IMAGES_SHOWN) -> Figure:
-        """Images with what was predicted: mistakes first, then some that are right."""
+        """Plots images with what was predicted: mistakes first, then some that are right."""
         mistakes = [number for number in self.worst(len(self)) if not self.correct[number]]
         shown = results.choose(mistakes, np.flatnonzero(self.correct).tolist(), count)
         rows = [self[number] for number in shown]
@@ -217,16 +227,9 @@ class Predictions(PredictionTable):
         }
 
     def sections(self, drawings: Mapping[str, Drawing], file: str) -> list[Section]:
-        matrix: list[Part] = [drawings["confusion_matrix"]]
-        confusions = [
-            [row.target, row.predicted, f"{row[2]:,}"]
-            for row in self.most_confused()[:_CONFUSIONS_LISTED]
-        ]
-        if confusions:
-            matrix.append(Table.of(["is", "taken for", "images"], confusions, words=2))
         return [
             self.report().section(),
-            Section("What is taken for what", matrix),
+            self._confusion_section(drawings["confusion_matrix"]),
             self.worst_section(drawings, file),
             Section(
                 "How sure it is",
@@ -234,3 +237,12 @@ class Predictions(PredictionTable):
                 note="Bars below the line: surer than it should be.",
             ),
         ]
+
+    def _confusion_section(self, drawing: Drawing) -> Section:
+        contents: list[Part] = [drawing]
+        cells = []
+        for target, predicted, count in self.most_confused()[:_CONFUSIONS_LISTED]:
+            cells.append([target, predicted, f"{count:,}"])
+        if cells:
+            contents.append(Table.of(["is", "taken for", "images"], cells, words=2))
+        return Section("What is taken for what", contents)

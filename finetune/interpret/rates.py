@@ -1,4 +1,4 @@
-"""Learning rate and momentum of every layer group over all steps, planned or done."""
+"""Learning rate and momentum of every layer group over all steps, planned or already run."""
 
 from __future__ import annotations
 
@@ -21,50 +21,77 @@ def plot_rates(
     rates: Sequence[Sequence[float]],
     momenta: Sequence[Sequence[float]] = (),
 ) -> Figure:
-    """Learning rates, logarithmic, and below them the momenta; dotted while a group is frozen.
+    """Plots learning rates on a logarithmic axis, and the momenta below them.
 
-    groups: names, first layers first. rates: [steps][groups]; a rate of 0 is a gap. momenta: alike,
-    or empty.
+    The line of a group is dotted while the group is frozen.
+
+    groups: names, first layers first. rates: [steps][groups]; a rate of 0 is a gap. momenta: of the
+    same shape, or empty.
     """
-    values = np.array(rates, dtype=float)
+    positive_rates = np.array(rates, dtype=float)
+    positive_rates[positive_rates <= 0] = np.nan  # a logarithmic axis has no 0
+    heights = (3.2, 1.5) if len(momenta) else (3.6,)
+    note = ""
+    if any(span.frozen for span in spans):
+        note = "dotted while frozen"
     with shared.house_style():
-        figure, axes = shared.new_axes(*((3.2, 1.5) if len(momenta) else (3.6,)))
-        values[values <= 0] = np.nan  # a logarithm has no place for it
-        _lines(axes[0], spans, values)
+        figure, axes = shared.new_axes(*heights)
+        _plot_groups(axes[0], spans, positive_rates)
         axes[0].set_yscale("log")
         axes[0].set_ylabel("learning rate")
-        if len(axes) > 1:
-            _lines(axes[1], spans, np.array(momenta, dtype=float))
+        if len(momenta):
+            _plot_groups(axes[1], spans, np.array(momenta, dtype=float))
             axes[1].set_ylabel("momentum")
-        shared.over_epochs(axes, spans)
-        note = "dotted while frozen" if any(span.frozen for span in spans) else ""
-        shared.group_legend(figure, groups, note)
+        shared.mark_epochs(axes, spans)
+        shared.add_group_legend(figure, groups, note)
     return figure
 
 
-def _lines(axes: Axes, spans: Sequence[Span], values: np.ndarray) -> None:
-    """A line for each group and span; pieces of all colours by turns where groups are alike."""
-    count = values.shape[1]
-    everywhere = np.array_equal(values, values[:, :1].repeat(count, 1), equal_nan=True)
-    colours = shared.group_colours(count)
+def _plot_groups(axes: Axes, spans: Sequence[Span], values: np.ndarray) -> None:
+    """Plots a line for each group and span; values: [steps, groups].
+
+    One dark line stands for all groups where they never differ. Within a span, groups with equal
+    values lie on each other, and take turns along the line so that all of their colours are seen.
+    """
+    groups = values.shape[1]
+    first_group = values[:, :1]
+    never_differ = np.array_equal(values, first_group.repeat(groups, axis=1), equal_nan=True)
+    colours = shared.group_colours(groups)
     for span in spans:
-        inside = values[span.first : span.last]
-        if everywhere and count > 1:
-            axes.plot(span.epochs, inside[:, 0], color=shared.INK, linewidth=2)
+        span_values = values[span.first : span.last]
+        if never_differ and groups > 1:
+            axes.plot(span.epochs, span_values[:, 0], color=shared.INK, linewidth=2)
             continue
-        alike: dict[tuple[bool, bytes], list[int]] = {}
-        for i in range(count):
-            alike.setdefault((i < span.frozen, inside[:, i].tobytes()), []).append(i)
-        for (frozen, _), members in alike.items():
-            for place, i in enumerate(members):
-                style = _style(frozen, place, len(members))
-                axes.plot(span.epochs, inside[:, i], color=colours[i], **style)
+        for members in _groups_on_one_line(span_values, span.frozen):
+            for place, group in enumerate(members):
+                style = _line_style(group < span.frozen, place, len(members))
+                axes.plot(span.epochs, span_values[:, group], color=colours[group], **style)
 
 
-def _style(frozen: bool, place: int, count: int) -> dict[str, Any]:
-    """Of the line at a place among `count` that lie on each other."""
-    if count == 1 and not frozen:
+def _groups_on_one_line(values: np.ndarray, frozen: int) -> list[list[int]]:
+    """Numbers of the groups that lie on each other, all frozen or none.
+
+    values: [steps, groups]. frozen: how many groups are frozen, counted from the first.
+    """
+    members: dict[tuple[bool, bytes], list[int]] = {}
+    for group in range(values.shape[1]):
+        # compared as bytes, in which NaN equals NaN
+        key = (group < frozen, values[:, group].tobytes())
+        members.setdefault(key, []).append(group)
+    return list(members.values())
+
+
+def _line_style(is_frozen: bool, place: int, count: int) -> dict[str, Any]:
+    """Style of the line at a place among `count` that lie on each other.
+
+    Each line draws one piece of the common dash pattern, shifted by its place.
+    """
+    if is_frozen:
+        width, drawn, period = 1.5, 1.0, 3.5
+    elif count == 1:
         return {"linewidth": 2}
-    drawn, period = (1.0, 3.5) if frozen else (6.0, 6.0)
-    dashes = (-place * period, (drawn, count * period - drawn))
-    return {"linewidth": 1.5 if frozen else 2, "linestyle": dashes}
+    else:
+        width, drawn, period = 2.0, 6.0, 6.0
+    offset = -place * period
+    gap = count * period - drawn
+    return {"linewidth": width, "linestyle": (offset, (drawn, gap))}

@@ -1,4 +1,4 @@
-"""How good the predictions are for each class, or each target, as a table."""
+"""Reports: how good the predictions are for each class, or for each target of a regression."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from finetune.wording import number
 
 
 class Report(ABC):
-    """Rows for classes or targets: text in a terminal, a table in a notebook."""
+    """A row for each class or target, shown as text in a terminal and a table in a notebook."""
 
     rows: Sequence["ClassRow | TargetRow"]
 
     @abstractmethod
     def table(self) -> Table:
-        """All rows, with the means below them where there are any."""
+        """All rows, and the means below them if the report has means."""
 
     def __repr__(self) -> str:
         return self.table().text()
@@ -29,7 +29,7 @@ class Report(ABC):
 
 
 class ClassRow(NamedTuple):
-    """support: how many examples the class has."""
+    """The scores of one class, in [0, 1]. support: number of examples of the class."""
 
     name: str
     precision: float
@@ -41,8 +41,11 @@ class ClassRow(NamedTuple):
 class ClassReport(Report):
     """A row for each class; `macro` is their mean, `weighted` their mean by support.
 
-    A class that is never predicted has precision 0, one without examples recall 0. scores: of each
-    class. share_right: of the examples, in [0, 1]. share_name: what that share is called.
+    The precision of a class that is never predicted is 0, and so is the recall of a class without
+    examples.
+
+    scores: of each class. share_right: share of the examples that are right, in [0, 1].
+    share_name: what that share is called.
     """
 
     rows: Sequence[ClassRow]
@@ -50,8 +53,8 @@ class ClassReport(Report):
     def __init__(
         self, scores: ClassScores, classes: Sequence[str], share_name: str, share_right: float
     ) -> None:
-        columns = [values.tolist() for values in scores]
-        self.rows = [ClassRow(*row) for row in zip(classes, *columns, strict=True)]
+        score_columns = [values.tolist() for values in scores]
+        self.rows = [ClassRow(*row) for row in zip(classes, *score_columns, strict=True)]
         self.accuracy = share_right
         self._note = f"{share_name} {share_right:.4f}"
         self.macro = _mean_row("macro mean", scores, np.ones(len(classes)))
@@ -60,8 +63,8 @@ class ClassReport(Report):
     def table(self) -> Table:
         cells = []
         for row in (*self.rows, self.macro, self.weighted):
-            shares = [f"{value:.3f}" for value in (row.precision, row.recall, row.f1)]
-            cells.append([row.name, *shares, f"{row.support:,}"])
+            scores = [f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}"]
+            cells.append([row.name, *scores, f"{row.support:,}"])
         header = ["class", "precision", "recall", "F1", "support"]
         return Table.of(header, cells, caption=self._note)
 
@@ -69,11 +72,12 @@ class ClassReport(Report):
         return f"{self.table().text()}\n {self._note}"
 
     def section(self) -> Section:
-        """For a run's report."""
+        """The section of a run's report with this table."""
         return Section("Each class", [self.table()], note="Of the validation images.")
 
 
 def _mean_row(name: str, scores: ClassScores, weights: np.ndarray) -> ClassRow:
+    """Weighted mean of the scores over the classes. weights: [C]."""
     total_weight = max(weights.sum(), 1)
 
     def mean(values: np.ndarray) -> float:
@@ -84,8 +88,11 @@ def _mean_row(name: str, scores: ClassScores, weights: np.ndarray) -> ClassRow:
 
 
 class TargetRow(NamedTuple):
-    """mae: mean absolute error. rmse: root of the mean squared error. r2: explained share of the
-    variance, see `analysis.r2_scores`."""
+    """The errors of one target of a regression.
+
+    mae: mean absolute error. rmse: root of the mean squared error. r2: explained share of the
+    variance, see `analysis.r2_scores`.
+    """
 
     name: str
     mae: float
@@ -107,5 +114,7 @@ class TargetReport(Report):
         self.rows = [TargetRow(*row) for row in zip(names, *columns, strict=True)]
 
     def table(self) -> Table:
-        cells = [[row.name, *map(number, (row.mae, row.rmse, row.r2))] for row in self.rows]
+        cells = []
+        for row in self.rows:
+            cells.append([row.name, number(row.mae), number(row.rmse), number(row.r2)])
         return Table.of(["target", "MAE", "RMSE", "R2"], cells)

@@ -1,4 +1,4 @@
-"""Labels that a model, which did not see them, disagrees with confidently."""
+"""Labels that are probably wrong: a model that was not trained on them confidently disagrees."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ _HEADER = ("item", "label", "looks like", "its probability", "of the label")
 
 
 class SuspiciousLabel(NamedTuple):
-    """item: path, or number in what the caller gave. number: of the row among those examined.
-    probability: of the class it looks like. own_probability: of its label."""
+    """One label that is probably wrong.
+
+    item: path, or number in the data that the caller passed. label: the class it is labelled as.
+    looks_like: the class that the model predicts. probability: of `looks_like`. own_probability: of
+    `label`. number: of the example's row among those examined.
+    """
 
     item: str | int
     label: str
@@ -29,29 +33,39 @@ class SuspiciousLabel(NamedTuple):
 
 
 def rank_suspicious(probabilities: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:
-    """(example, likelier class), by the margin p[label] - p[likelier class], lowest first.
+    """Pairs of a suspicious example and its likelier class, the most suspicious first.
 
-    probabilities: [N, C], out of sample. An example counts where a class other than its label
-    reaches the mean probability that the examples of that class have for it; so classes that are
-    hard to tell are not all suspected. Classes with fewer than two examples are left out.
+    An example is suspicious if the likeliest of the classes it is confidently in is not its label.
+    It is confidently in a class whose probability reaches the mean probability that the examples
+    of that class have for it; so classes that are hard to tell apart are not all suspected.
+    Examples are ranked by the margin p[label] - p[likelier class], lowest first. Classes with fewer
+    than two examples are left out.
+
+    probabilities: [N, C], of a model that was not trained on these examples. targets: [N].
     Source: Northcutt, Jiang, Chuang, "Confident Learning" (2021).
     """
-    count = probabilities.shape[1]
-    numbers = np.arange(len(targets))
-    own = probabilities[numbers, targets]
-    sizes = np.bincount(targets, minlength=count)
-    means = np.bincount(targets, own, count) / np.maximum(sizes, 1)
-    confident = (probabilities >= means) & (sizes >= 2)
-    confident[numbers, targets] &= sizes[targets] >= 2
-    likelier = np.where(confident, probabilities, -1).argmax(axis=1)
-    off = confident.any(axis=1) & (likelier != targets) & (sizes[targets] >= 2)
-    margin = own - probabilities[numbers, likelier]
-    found = sorted(np.flatnonzero(off).tolist(), key=lambda i: margin[i])
-    return [(i, int(likelier[i])) for i in found]
+    classes = probabilities.shape[1]
+    examples = np.arange(len(targets))
+    label_probabilities = probabilities[examples, targets]
+    class_sizes = np.bincount(targets, minlength=classes)
+    sums = np.bincount(targets, label_probabilities, classes)
+    class_means = sums / np.maximum(class_sizes, 1)
+    can_be_judged = class_sizes >= 2
+    is_confident = (probabilities >= class_means) & can_be_judged
+    likelier = np.where(is_confident, probabilities, -1).argmax(axis=1)
+    is_suspicious = is_confident.any(axis=1) & (likelier != targets) & can_be_judged[targets]
+    margins = label_probabilities - probabilities[examples, likelier]
+    suspicious = np.flatnonzero(is_suspicious).tolist()
+    suspicious.sort(key=lambda example: margins[example])
+    return [(example, int(likelier[example])) for example in suspicious]
 
 
 class SuspiciousLabels(Sequence[SuspiciousLabel]):
-    """The most suspicious labels first. total: how many are suspicious; examined: of how many."""
+    """The most suspicious labels, the surest first.
+
+    total: how many labels are suspicious; `rows` may be fewer. examined: how many were examined.
+    image: opens the image of a row by its number; None where the data has no images.
+    """
 
     def __init__(
         self,
@@ -60,7 +74,9 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
         examined: int,
         image: Callable[[int], Any] | None = None,
     ) -> None:
-        self.rows, self.total, self.examined = tuple(rows), total, examined
+        self.rows = tuple(rows)
+        self.total = total
+        self.examined = examined
         self._image = image
 
     def __len__(self) -> int:
@@ -74,24 +90,19 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
 
     @property
     def _summary(self) -> str:
-        shown = f"; the surest {len(self)}" if len(self) < self.total else ""
         verb = "is" if self.total == 1 else "are"
-        return f"{self.total:,} of {self.examined:,} labels {verb} suspicious{shown}"
-
-    def _cells(self, width: int) -> list[list[str]]:
-        return [
-            [
-                end_of(row.item, width),
-                row.label,
-                row.looks_like,
-                f"{row.probability:.3f}",
-                f"{row.own_probability:.3f}",
-            ]
-            for row in self.rows
-        ]
+        summary = f"{self.total:,} of {self.examined:,} labels {verb} suspicious"
+        if len(self) < self.total:
+            summary += f"; the surest {len(self)}"
+        return summary
 
     def _table(self, item_width: int) -> Table:
-        return Table.of(_HEADER, self._cells(item_width), words=3, caption=self._summary)
+        cells = []
+        for row in self.rows:
+            item = end_of(row.item, item_width)
+            shares = [f"{row.probability:.3f}", f"{row.own_probability:.3f}"]
+            cells.append([item, row.label, row.looks_like, *shares])
+        return Table.of(_HEADER, cells, words=3, caption=self._summary)
 
     def __repr__(self) -> str:
         if not self.rows:
@@ -102,14 +113,19 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
         return self._table(item_width=80).html()
 
     def plot(self) -> Figure:
-        """Their images. Raises ValueError where there are none."""
+        """Plots the images with the suspicious labels.
+
+        Raises ValueError where the data has no images, or no label is suspicious.
+        """
         if self._image is None:
-            raise ValueError("these labels have no images: their data gave tensors only")
+            raise ValueError(
+                "these labels have no images: their data gave tensors only; "
+                "use ImageDataLoaders, or the table"
+            )
         if not self.rows:
             raise ValueError(f"there is nothing to show: {self._summary}")
-        texts = [
-            f"labelled {row.label}\nlooks like {row.looks_like} {row.probability:.0%}"
-            for row in self.rows
-        ]
-        images = [self._image(row.number) for row in self.rows]
+        images, texts = [], []
+        for row in self.rows:
+            images.append(self._image(row.number))
+            texts.append(f"labelled {row.label}\nlooks like {row.looks_like} {row.probability:.0%}")
         return plot_grid(images, texts, [WRONG] * len(texts), columns=5, caption=self._summary)

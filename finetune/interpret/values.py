@@ -1,4 +1,4 @@
-"""What was predicted over what is true, where both are numbers."""
+"""Predicted values over true values of a regression."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 
 
 def plot_values(targets: np.ndarray, outputs: np.ndarray, names: Sequence[str]) -> Figure:
-    """targets, outputs: [N, K]; an example is a point, on the line where it is right."""
+    """Plots each example as a point, which lies on the dashed line if it is predicted exactly.
+
+    targets, outputs: [N, K]. names: of the K targets, which have axes of their own.
+    """
+    point_colour = shared.group_colours(1)[0]
     with shared.house_style():
         figure = shared.new_figure(4.2 * len(names), 4.4)
-        columns = figure.subplots(1, len(names), squeeze=False)[0]
-        for axes, name, true, found in zip(columns, names, targets.T, outputs.T, strict=True):
-            ends = [float(min(true.min(), found.min())), float(max(true.max(), found.max()))]
+        row = figure.subplots(1, len(names), squeeze=False)[0]
+        for axes, name, true, predicted in zip(row, names, targets.T, outputs.T, strict=True):
+            lowest = float(min(true.min(), predicted.min()))
+            highest = float(max(true.max(), predicted.max()))
+            ends = [lowest, highest]
             axes.plot(ends, ends, color=shared.PALE, linewidth=1, linestyle="--", zorder=1)
-            axes.scatter(true, found, s=14, alpha=0.5, color=shared.group_colours(1)[0], zorder=2)
+            axes.scatter(true, predicted, s=14, alpha=0.5, color=point_colour, zorder=2)
             axes.set_title(name, fontsize=10, color=shared.INK)
             axes.set_xlabel("is")
             axes.set_ylabel("predicted as")
-            axes.grid(color="#e4e4e4", linewidth=0.7)
-            axes.set_axisbelow(True)
-            axes.tick_params(color=shared.PALE, labelcolor=shared.INK)
-            for side, spine in axes.spines.items():
-                spine.set_color(shared.PALE)
-                spine.set_visible(side in ("left", "bottom"))
+            shared.apply_look(axes)
     return figure

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class ValuesPredictions(OutputsTable):
-    """Numbers: outputs are values in the targets' own unit. Arguments: see `OutputsTable`.
+    """Predictions of numbers: outputs are values in the units of the targets.
+
+    Arguments: see `OutputsTable`.
 
     >>> ValuesPredictions(["a.jpg"], ["age"], [[30.0]], [[32.5]], [6.25])
     ValuesPredictions(1 example, mean error: age 2.5000)
@@ -32,17 +34,18 @@ class ValuesPredictions(OutputsTable):
 
     def __repr__(self) -> str:
         errors = np.abs(self.outputs - self.targets).mean(axis=0).tolist()
-        mean_errors = ", ".join(
-            f"{name} {number(error)}" for name, error in zip(self.classes, errors, strict=True)
-        )
-        return f"ValuesPredictions({counted(len(self), 'example')}, mean error: {mean_errors})"
+        mean_errors = []
+        for name, error in zip(self.classes, errors, strict=True):
+            mean_errors.append(f"{name} {number(error)}")
+        examples = counted(len(self), "example")
+        return f"ValuesPredictions({examples}, mean error: {', '.join(mean_errors)})"
 
     def report(self) -> TargetReport:
         """Mean absolute error, root of the mean squared error and R2 of each target."""
         return TargetReport(self.targets, self.outputs, self.classes)
 
     def plot(self) -> Figure:
-        """What was predicted over what is true, for each target."""
+        """Plots predicted values over true values, for each target."""
         return values.plot_values(self.targets, self.outputs, self.classes)
 
     def figures(self) -> dict[str, tuple[Figure, str]]:
@@ -52,9 +55,9 @@ class ValuesPredictions(OutputsTable):
         }
 
     def sections(self, drawings: Mapping[str, Drawing], file: str) -> list[Section]:
-        each_target = Section(
+        targets_section = Section(
             "Each target",
             [self.report().table(), drawings["values"]],
             note="Of the validation images, in the targets' own units.",
         )
-        return [each_target, self.worst_section(drawings, file)]
+        return [targets_section, self.worst_section(drawings, file)]

@@ -87,7 +87,7 @@ def test_any_torch_loader_is_read_in_its_order() -> None:
     learner.model.eval()
     expected = learner.model(pairs.tensors[0]).softmax(1).detach().numpy()
     assert found.probabilities == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(ValueError, match="know no images"):
+    with pytest.raises(ValueError, match="have no images"):
         found.show_results()
 
 

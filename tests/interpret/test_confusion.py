@@ -1,4 +1,4 @@
-"""The image of a confusion matrix."""
+"""The figure of a confusion matrix."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from finetune.interpret.confusion import plot_confusion_matrix
 
 
-def image(classes: int, *, normalize: bool = False, name: str = "class") -> Figure:
+def draw(classes: int, *, normalize: bool = False, name: str = "class") -> Figure:
     noise = np.random.default_rng(0)
     matrix = noise.poisson(0.5, (classes, classes)) + 20 * np.eye(classes, dtype=int)
     return plot_confusion_matrix(
@@ -17,7 +17,7 @@ def image(classes: int, *, normalize: bool = False, name: str = "class") -> Figu
     )
 
 
-def test_cells_hold_counts_and_nothing_where_there_is_none() -> None:
+def test_cells_hold_counts_and_cells_of_0_are_empty() -> None:
     figure = plot_confusion_matrix(np.array([[8, 2], [0, 1000]]), ["cat", "dog"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["8", "2", "1,000"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["cat", "dog"]
@@ -28,8 +28,8 @@ def test_normalised_cells_hold_shares_of_the_row() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["80%", "20%"]
 
 
-def test_mistakes_have_another_colour_than_what_is_right() -> None:
-    colours = image(4).axes[0].images[0].get_array()
+def test_mistakes_have_another_colour_than_right_predictions() -> None:
+    colours = draw(4).axes[0].images[0].get_array()
     right, wrong = colours[0, 0], colours[colours.shape[0] - 1, 0]
     assert right[2] > right[0]  # blue
     assert wrong[0] >= wrong[2]  # orange, or white
@@ -38,8 +38,8 @@ def test_mistakes_have_another_colour_than_what_is_right() -> None:
 @pytest.mark.parametrize(
     ("classes", "name"), [(2, "c"), (10, "a quite long name of a class"), (60, "class name")]
 )
-def test_nothing_is_cut_off_or_on_top_of_each_other(classes: int, name: str) -> None:
-    figure = image(classes, name=name)
+def test_no_label_is_cut_off_or_covers_another(classes: int, name: str) -> None:
+    figure = draw(classes, name=name)
     figure.canvas.draw()
     axes = figure.axes[0]
     labels = [*axes.get_xticklabels(), *axes.get_yticklabels()]

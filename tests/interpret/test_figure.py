@@ -1,4 +1,4 @@
-"""The shared look: what all figures owe to the notebook they are shown in."""
+"""The look that all figures share, and that it neither changes nor follows the notebook's style."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def draw_rates(groups: int = 3, phases: int = 2) -> Figure:
         axes[0].plot([0, phases], [1e-4, 1.0])
         axes[0].set_yscale("log")
         spans = find_spans([(f"a long name {i}", 0, 0, 0) for i in range(phases)], 1)
-        shared.over_epochs(axes, spans)
-        shared.group_legend(figure, [f"blocks.{i}.conv" for i in range(groups)], "a note")
+        shared.mark_epochs(axes, spans)
+        shared.add_group_legend(figure, [f"blocks.{i}.conv" for i in range(groups)], "a note")
     return figure
 
 
@@ -28,13 +28,13 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())
 
 
-def test_a_dark_style_changes_no_pixel() -> None:
+def test_a_dark_style_of_the_notebook_changes_no_pixel() -> None:
     expected = pixels(draw_rates())
     with mpl.style.context("dark_background"):
         assert (pixels(draw_rates()) == expected).all()
 
 
-def test_the_style_of_the_notebook_is_back_afterwards() -> None:
+def test_the_style_of_the_notebook_is_restored() -> None:
     with mpl.rc_context({"lines.linewidth": 7.0}):
         draw_rates()
         assert mpl.rcParams["lines.linewidth"] == 7.0
@@ -46,7 +46,7 @@ def test_a_figure_belongs_to_no_global_state() -> None:
     assert Gcf.get_all_fig_managers() == []
 
 
-def test_a_notebook_without_pyplot_shows_it() -> None:
+def test_a_notebook_without_pyplot_shows_a_figure() -> None:
     assert draw_rates()._repr_png_().startswith(b"\x89PNG")
 
 
@@ -81,12 +81,12 @@ def test_nothing_is_cut_off(groups: int, phases: int) -> None:
         assert (box.x1, box.y1) <= (figure.bbox.x1, figure.bbox.y1)
 
 
-def test_names_of_wide_phases_lie_and_those_of_narrow_ones_are_inclined() -> None:
+def test_names_of_wide_phases_are_horizontal_and_those_of_narrow_ones_inclined() -> None:
     assert {text.get_rotation() for text in draw_rates(phases=2).axes[0].texts} == {0}
     assert {text.get_rotation() for text in draw_rates(phases=20).axes[0].texts} == {35}
 
 
-def test_phases_without_the_room_for_a_name_have_none() -> None:
+def test_phases_without_room_for_a_name_have_none() -> None:
     assert len(draw_rates(phases=20).axes[0].texts) == 20
     assert len(draw_rates(phases=80).axes[0].texts) < 50
 

@@ -1,11 +1,11 @@
-"""Images with predictions."""
+"""Grids of images with predictions."""
 
 import numpy as np
 
 from finetune.interpret.image_grids import plot_predictions
 
 
-def test_a_missed_image_says_what_it_is() -> None:
+def test_a_mistake_also_names_the_true_class() -> None:
     images = [np.zeros((4, 4)), np.zeros((4, 4, 3), dtype=np.uint8)]
     figure = plot_predictions(images, ["cat", "dog"], ["cat", "cat"], [0.9, 0.6])
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]

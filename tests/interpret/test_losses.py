@@ -1,22 +1,22 @@
-"""The image of losses."""
+"""The figure of losses."""
 
 import numpy as np
 import pytest
 
-from finetune.interpret.losses import plot_losses, smoothed
+from finetune.interpret.losses import plot_losses, smooth
 from finetune.interpret.timeline import find_spans
 
 SPANS = find_spans([("one", 0, 0, 0), ("one", 0, 0, 1), ("two", 0, 0, 0), ("two", 0, 0, 1)], 2)
 LOSSES = [3.0, 2.0, 2.5, 1.0]
 
 
-def test_a_constant_stays_as_it_is_when_smoothed() -> None:
-    assert smoothed(np.full(50, 2.5), 10) == pytest.approx(np.full(50, 2.5))
+def test_smoothing_leaves_a_constant_as_it_is() -> None:
+    assert smooth(np.full(50, 2.5), 10) == pytest.approx(np.full(50, 2.5))
 
 
-def test_smoothing_takes_the_noise_away() -> None:
+def test_smoothing_removes_noise() -> None:
     noise = np.random.default_rng(0).normal(size=1000)
-    assert smoothed(noise, 50)[100:].std() < 0.25
+    assert smooth(noise, 50)[100:].std() < 0.25
 
 
 def test_every_phase_is_smoothed_on_its_own() -> None:
@@ -26,10 +26,10 @@ def test_every_phase_is_smoothed_on_its_own() -> None:
 
 
 def test_validation_is_at_the_end_of_its_epoch() -> None:
-    valid = [(1.0, {"loss": 2.2, "accuracy": 0.5}), (2.0, {"loss": 1.1, "accuracy": 0.75})]
-    figure = plot_losses(SPANS, LOSSES, valid)
+    validation = [(1.0, {"loss": 2.2, "accuracy": 0.5}), (2.0, {"loss": 1.1, "accuracy": 0.75})]
+    figure = plot_losses(SPANS, LOSSES, validation)
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
-    (line,) = [own for own in figure.axes[0].lines if own.get_label() == "validation"]
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "validation"]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([1.0, 2.0], [2.2, 1.1])
     assert list(figure.axes[1].lines[0].get_ydata()) == [0.5, 0.75]
 
@@ -44,7 +44,7 @@ def test_without_validation_there_is_one_axes() -> None:
     assert len(plot_losses(SPANS, LOSSES, []).axes) == 1
 
 
-def test_few_high_losses_do_not_press_down_the_rest() -> None:
+def test_a_few_high_losses_do_not_flatten_the_rest_of_the_curve() -> None:
     spans = find_spans([("fit", 0, 0, i) for i in range(1000)], 1000)
     figure = plot_losses(spans, [1e6, *np.linspace(2, 1, 999)], [])
     assert figure.axes[0].get_ylim()[1] < 3

@@ -1,11 +1,11 @@
-"""The image of which layers moved."""
+"""The figure of which layers moved."""
 
 import math
 from itertools import pairwise
 
 import pytest
 
-from finetune.interpret.movement import Moved, merged, plot_movement
+from finetune.interpret.movement import Moved, merge_neighbours, plot_movement
 
 
 def rows(blocks: int, inside: int = 4, distance: float = 0.1) -> list[Moved]:
@@ -20,25 +20,25 @@ def test_the_distance_is_relative_to_where_it_began() -> None:
     assert Moved("a", "g", 0.5, 2.0, 7).distance == 0.25
 
 
-def test_few_modules_are_left_apart() -> None:
-    assert merged(rows(15)) == rows(15)
+def test_a_few_modules_are_not_merged() -> None:
+    assert merge_neighbours(rows(15)) == rows(15)
 
 
 def test_many_modules_are_merged_by_block() -> None:
-    found = merged(rows(16))
-    assert [row.module for row in found] == [f"net.{b}" for b in range(16)]
-    assert found[3].distance == pytest.approx(0.4)
-    assert (found[3].moved, found[3].start) == (pytest.approx(0.8), 2.0)
+    blocks = merge_neighbours(rows(16))
+    assert [row.module for row in blocks] == [f"net.{b}" for b in range(16)]
+    assert blocks[3].distance == pytest.approx(0.4)
+    assert (blocks[3].moved, blocks[3].start) == (pytest.approx(0.8), 2.0)
 
 
-def test_what_is_merged_counts_as_one_vector() -> None:
-    (row,) = merged([Moved("a.b", "g", 3.0, 0.0, 4), Moved("a.c", "g", 4.0, 10.0, 4)], 1)
+def test_merged_modules_count_as_one_vector() -> None:
+    (row,) = merge_neighbours([Moved("a.b", "g", 3.0, 0.0, 4), Moved("a.c", "g", 4.0, 10.0, 4)], 1)
     assert row == Moved("a", "g", 5.0, 10.0, 8)
 
 
 def test_a_block_in_two_groups_is_two_bars() -> None:
-    parts = [Moved("a.b", "body", 1.0, 1.0, 1), Moved("a.c", "head", 1.0, 1.0, 1)]
-    assert [row.group for row in merged(parts, 1)] == ["body", "head"]
+    modules = [Moved("a.b", "body", 1.0, 1.0, 1), Moved("a.c", "head", 1.0, 1.0, 1)]
+    assert [row.group for row in merge_neighbours(modules, 1)] == ["body", "head"]
 
 
 def test_every_module_has_a_bar_in_the_colour_of_its_group() -> None:
@@ -51,16 +51,16 @@ def test_every_module_has_a_bar_in_the_colour_of_its_group() -> None:
     assert figure.axes[0].get_xlabel() == "module, first layers first"
 
 
-def test_distances_far_apart_are_logarithmic_and_what_rests_is_marked() -> None:
-    given = [*rows(1, 1, 1e-5), *rows(1, 1, 1.0), *rows(1, 1, 0.0)]
-    figure = plot_movement(given, ["group 0"])
+def test_distances_far_apart_are_logarithmic_and_unmoved_modules_are_marked() -> None:
+    modules = [*rows(1, 1, 1e-5), *rows(1, 1, 1.0), *rows(1, 1, 0.0)]
+    figure = plot_movement(modules, ["group 0"])
     figure.canvas.draw()
     assert figure.axes[0].get_yscale() == "log"
     assert list(figure.axes[0].lines[0].get_xdata()) == [2]
     assert figure.legends[0].get_title().get_text() == "layer group; x: has not moved"
 
 
-def test_nothing_moved_is_no_error() -> None:
+def test_a_model_in_which_nothing_moved_is_no_error() -> None:
     plot_movement(rows(2, distance=0.0), ["group 0", "group 1"]).canvas.draw()
 
 

@@ -1,4 +1,4 @@
-"""The page of a run: self-contained, escaped, with all its parts."""
+"""The HTML page of a run: self-contained, escaped, complete."""
 
 import base64
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ from finetune.tables import Table
 
 
 class Reader(HTMLParser):
-    """What a page asks for, and whether each element is closed."""
+    """Collects what a page loads and says, and checks that each element is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def read(page: Page) -> Reader:
     return reader
 
 
-def test_a_page_has_all_its_parts_and_asks_for_nothing_else() -> None:
+def test_a_page_has_all_its_parts_and_loads_nothing() -> None:
     figure = Drawing.of(new_figure(2, 1), "nothing")
     parts = [
         Table.of(["class", "count"], [["cat", "3"]]), Facts([("size", "32 px")]), figure,
@@ -61,5 +61,5 @@ def test_names_are_text_not_html() -> None:
     assert reader.text.count(name) >= 5  # with the title of the window
 
 
-def test_small_pictures_shrink_and_wide_ones_scroll_on_a_phone() -> None:
-    assert [Drawing.of(new_figure(w, 1), "").wide for w in (3, 9)] == [False, True]
+def test_small_figures_shrink_and_wide_ones_scroll_on_a_phone() -> None:
+    assert [Drawing.of(new_figure(width, 1), "").wide for width in (3, 9)] == [False, True]

@@ -1,4 +1,4 @@
-"""The table of predictions: columns, files, and what is asked of it."""
+"""The table of predictions with one class per example."""
 
 import csv
 from pathlib import Path
@@ -40,9 +40,9 @@ def test_repr_and_tables_show_the_worst_first() -> None:
 
 
 def test_html_escapes_names() -> None:
-    own = Predictions(["<b>.jpg"], ["a<b", "c"], [0], [[1.0, 0.0]], [0.3])
-    assert "<b>" not in own._repr_html_()
-    assert "a&lt;b" in own._repr_html_()
+    table = Predictions(["<b>.jpg"], ["a<b", "c"], [0], [[1.0, 0.0]], [0.3])
+    assert "<b>" not in table._repr_html_()
+    assert "a&lt;b" in table._repr_html_()
 
 
 def test_csv_has_every_row_and_every_probability(tmp_path: Path) -> None:
@@ -86,27 +86,27 @@ def test_many_classes_in_a_small_type_are_counted_right() -> None:
     assert many.report().macro.f1 == 1
 
 
-def test_the_report_needs_no_matrix_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_needs_no_confusion_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Predictions, "confusion_matrix")
     monkeypatch.delattr(analysis, "confusion_matrix")
     assert table().report().rows[0].recall == 1
 
 
 def test_a_temperature_changes_probabilities_and_nothing_else() -> None:
-    calm = table().at_temperature(2.0)
+    softened = table().at_temperature(2.0)
     roots = np.sqrt(PROBABILITIES)
-    assert calm.probabilities == pytest.approx(roots / roots.sum(axis=1, keepdims=True))
-    assert (calm.predicted == table().predicted).all()
-    assert (calm.losses == table().losses).all()
-    assert calm.temperature() == pytest.approx(table().temperature())
+    assert softened.probabilities == pytest.approx(roots / roots.sum(axis=1, keepdims=True))
+    assert (softened.predicted == table().predicted).all()
+    assert (softened.losses == table().losses).all()
+    assert softened.temperature() == pytest.approx(table().temperature())
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         table().at_temperature(0)
 
 
 def test_without_a_mistake_the_temperature_stays_1() -> None:
-    own = Predictions([0, 1], ["a", "b"], [0, 1], [[2.0, 0.0], [0.0, 2.0]], [0.1, 0.1])
+    all_right = Predictions([0, 1], ["a", "b"], [0, 1], [[2.0, 0.0], [0.0, 2.0]], [0.1, 0.1])
     with pytest.warns(UserWarning, match="all 2 predictions are right"):
-        assert own.temperature() == 1.0
+        assert all_right.temperature() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -119,23 +119,23 @@ def test_without_a_mistake_the_temperature_stays_1() -> None:
         ({"targets": np.array([0, -1, 2, 0])}, "class numbers from 0 on"),
     ],
 )
-def test_columns_that_do_not_fit_are_an_error(changes: dict, message: str) -> None:
-    given = {"targets": TARGETS, "scores": PROBABILITIES, "losses": np.zeros(4), **changes}
+def test_columns_that_do_not_fit_together_are_an_error(changes: dict, message: str) -> None:
+    columns = {"targets": TARGETS, "scores": PROBABILITIES, "losses": np.zeros(4), **changes}
     with pytest.raises(ValueError, match=message):
-        Predictions(list(range(4)), CLASSES, **given)
+        Predictions(list(range(4)), CLASSES, **columns)
 
 
-def test_no_example_is_an_error() -> None:
+def test_a_table_without_examples_is_an_error() -> None:
     with pytest.raises(ValueError, match="no examples"):
         Predictions([], CLASSES, np.zeros(0, dtype=int), np.zeros((0, 3)), [])
 
 
-def test_images_that_nobody_knows_are_an_error() -> None:
-    with pytest.raises(ValueError, match="know no images"):
+def test_plotting_images_of_data_without_images_is_an_error() -> None:
+    with pytest.raises(ValueError, match="have no images"):
         table().plot_top_losses()
 
 
-def test_a_image_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    gone = table(image=lambda i: read_image(tmp_path / f"{i}.jpg"))
+def test_an_image_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    predictions = table(image=lambda i: read_image(tmp_path / f"{i}.jpg"))
     with pytest.raises(ImageError, match=r"1\.jpg.*no such file"):
-        gone.show_results(1)
+        predictions.show_results(1)

@@ -1,4 +1,4 @@
-"""The image of a range test; those of whole curves are in tests/test_lr_finder.py."""
+"""The figure of a range test; tests of whole curves are in tests/test_lr_finder.py."""
 
 from finetune.interpret.range_test import plot_range_test
 
@@ -6,7 +6,7 @@ LRS = [1e-7 * 10 ** (8 * i / 50) for i in range(50)]
 LOSSES = [1 + (i - 30) ** 2 / 100 for i in range(50)]
 
 
-def test_a_suggestion_before_the_first_rate_is_on_the_image() -> None:
+def test_a_suggestion_before_the_first_rate_is_inside_the_axes() -> None:
     axes = plot_range_test(LRS, LOSSES, slice(5, -5), {"minimum": 1e-8, "valley": 1e-3}).axes[0]
     assert axes.get_xlim()[0] == 1e-8
     marks = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]

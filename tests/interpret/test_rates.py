@@ -1,4 +1,4 @@
-"""The image of rates and momenta: what is on it; how it looks is for people to judge."""
+"""The figure of rates and momenta: what is on it; how it looks is for people to judge."""
 
 import numpy as np
 
@@ -32,14 +32,14 @@ def test_frozen_groups_are_dotted() -> None:
     assert [line.get_ydata().tolist() for line in dotted] == [[1e-4] * 3]
 
 
-def test_momenta_are_below() -> None:
+def test_momenta_are_below_the_rates() -> None:
     momenta = [(0.9, 0.8)] * 7
     axes = plot_rates(spans(), NAMES, RATES, momenta).axes
-    assert [own.get_ylabel() for own in axes] == ["learning rate", "momentum"]
+    assert [plot.get_ylabel() for plot in axes] == ["learning rate", "momentum"]
     assert len(axes[1].lines) == 5
 
 
-def test_momenta_that_are_alike_are_one_line() -> None:
+def test_equal_momenta_are_one_line() -> None:
     axes = plot_rates(spans(), NAMES, RATES, [(0.9, 0.9)] * 7).axes
     assert len(axes[1].lines) == 3
 
@@ -59,7 +59,7 @@ def test_rates_that_are_all_0_are_no_error() -> None:
     figure.canvas.draw()
 
 
-def test_groups_with_one_rate_have_pieces_of_the_line_by_turns() -> None:
+def test_groups_with_equal_rates_take_turns_along_the_line() -> None:
     steps = find_spans([("fit", 0, 0, i) for i in range(3)], 3)
     lines = plot_rates(steps, ["a", "b", "c"], [(1e-4, 1e-4, 1e-3)] * 3).axes[0].lines
     assert [line.is_dashed() for line in lines] == [True, True, False]

@@ -12,9 +12,9 @@ def table(wrong: int, right: int) -> Predictions:
     count = wrong + right
     targets = np.arange(count) % 2
     scores = np.zeros((count, 2))
-    sure = np.linspace(1, 3, count)
-    said = np.where(np.arange(count) < wrong, 1 - targets, targets)
-    scores[np.arange(count), said] = sure
+    certainty = np.linspace(1, 3, count)
+    predicted = np.where(np.arange(count) < wrong, 1 - targets, targets)
+    scores[np.arange(count), predicted] = certainty
     losses = np.log(np.exp(scores).sum(1)) - scores[np.arange(count), targets]
     numbers = list(range(count))
     return Predictions(
@@ -26,7 +26,7 @@ def numbers(figure: object) -> list[int]:
     return [int(axes.images[0].get_array()[0, 0, 0]) for axes in figure.axes if axes.images]
 
 
-def test_mistakes_come_first_and_the_worst_of_them() -> None:
+def test_the_mistakes_with_the_highest_loss_come_first() -> None:
     figure = table(wrong=4, right=6).show_results(6)
     assert numbers(figure)[:3] == [3, 2, 1]
     assert all(i >= 4 for i in numbers(figure)[3:])
@@ -47,13 +47,15 @@ def test_mistakes_come_first_and_the_worst_of_them() -> None:
         (3, 0, 2, "Here: the 2 with the highest loss."),
     ],
 )
-def test_the_caption_says_what_is_shown(wrong: int, right: int, count: int, text: str) -> None:
+def test_the_caption_says_which_images_are_shown(
+    wrong: int, right: int, count: int, text: str
+) -> None:
     figure = table(wrong, right).show_results(count)
     assert figure._suptitle.get_text().replace("\n", " ").endswith(text)
     assert len(numbers(figure)) == count
 
 
-def test_every_image_is_shown_once() -> None:
+def test_no_image_is_shown_twice() -> None:
     for wrong, right, count in ((0, 5, 9), (5, 0, 9), (3, 3, 6), (1, 20, 7)):
         shown = choose(range(100, 100 + wrong), range(right), count)
         assert len(shown) == len(set(shown)) == min(count, wrong + right)
@@ -61,7 +63,7 @@ def test_every_image_is_shown_once() -> None:
         choose([1], [2], 0)
 
 
-def test_top_losses_say_prediction_label_probability_and_loss() -> None:
+def test_top_losses_name_prediction_label_probability_and_loss() -> None:
     figure = table(wrong=2, right=2).plot_top_losses(1)
     row = table(wrong=2, right=2).top_losses(1)[0]
     assert figure.axes[0].get_title() == (

@@ -1,4 +1,4 @@
-"""Ranking of labels by what an independent judge says."""
+"""Ranking of suspicious labels, and how they are shown."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_confident_disagreement_is_found_and_the_surest_comes_first() -> None:
     assert rank_suspicious(probabilities, targets) == [(2, 1), (5, 0)]
 
 
-def test_hesitation_is_no_suspicion() -> None:
+def test_a_hesitant_disagreement_is_not_suspicious() -> None:
     probabilities = np.array([[0.9, 0.1], [0.45, 0.55], [0.1, 0.9], [0.05, 0.95]])
     assert rank_suspicious(probabilities, np.array([0, 0, 1, 1])) == []
 
@@ -30,7 +30,7 @@ def table(total: int = 3, image: object = None) -> SuspiciousLabels:
     return SuspiciousLabels(rows, total, 50, image)
 
 
-def test_tables_say_how_many_there_are() -> None:
+def test_tables_say_how_many_labels_are_suspicious() -> None:
     assert repr(table()).startswith("3 of 50 labels are suspicious; the surest 1\n")
     assert repr(table()).splitlines()[-1].split() == ["a.jpg", "cat", "dog", "0.900", "0.050"]
     assert "a.jpg" in table()._repr_html_()
@@ -38,7 +38,7 @@ def test_tables_say_how_many_there_are() -> None:
     assert [row.item for row in table()] == [table()[0].item] == ["a.jpg"]
 
 
-def test_images_are_shown_with_both_classes() -> None:
+def test_images_are_shown_with_the_label_and_the_likelier_class() -> None:
     figure = table(image=lambda number: np.full((4, 4, 3), number)).plot()
     assert figure.axes[0].get_title() == "labelled cat\nlooks like dog 90%"
     assert figure.axes[0].images[0].get_array()[0, 0, 0] == 4

@@ -1,4 +1,4 @@
-"""Tables of predictions where an image has several labels, or numbers."""
+"""Tables of predictions of several labels per image, and of numbers."""
 
 import csv
 from pathlib import Path
@@ -24,19 +24,19 @@ def labels(count: int = 40, **options: object) -> LabelsPredictions:
     return LabelsPredictions(items, CLASSES, targets, probabilities, losses, **options)
 
 
-def test_the_report_of_labels_is_torchmetrics_own() -> None:
-    found = labels()
+def test_the_report_of_labels_equals_torchmetrics() -> None:
+    table = labels()
     expected = multilabel_f1_score(
-        torch.tensor(found.outputs), torch.tensor(found.targets).int(), 3, average="none"
+        torch.tensor(table.outputs), torch.tensor(table.targets).int(), 3, average="none"
     )
-    report = found.report()
+    report = table.report()
     assert [row.f1 for row in report.rows] == pytest.approx(expected.tolist())
-    assert [row.support for row in report.rows] == found.targets.sum(axis=0).tolist()
-    assert report.accuracy == pytest.approx((found.predicted == found.targets).all(1).mean())
+    assert [row.support for row in report.rows] == table.targets.sum(axis=0).tolist()
+    assert report.accuracy == pytest.approx((table.predicted == table.targets).all(1).mean())
     assert "all labels right" in repr(report)
 
 
-def test_labels_are_those_above_their_thresholds() -> None:
+def test_labels_are_predicted_above_their_thresholds() -> None:
     low = LabelsPredictions(
         ["a"], CLASSES, [[1, 0, 0]], [[0.4, 0.6, 0.1]], [1.0], thresholds={"cat": 0.3}
     )
@@ -46,27 +46,27 @@ def test_labels_are_those_above_their_thresholds() -> None:
     assert (none.predicted, none.target) == ("(none)", "(none)")
 
 
-def test_other_thresholds_make_other_labels_of_the_same_probabilities() -> None:
-    found = labels()
-    high = found.at_thresholds({"cat": 1.0, "eel": 0.2})
+def test_other_thresholds_change_the_labels_and_no_probability() -> None:
+    table = labels()
+    high = table.at_thresholds({"cat": 1.0, "eel": 0.2})
     assert high.thresholds.tolist() == [1.0, 0.5, 0.2]
-    assert (high.probabilities == found.probabilities).all()
-    assert (high.predicted == (found.outputs >= [1.0, 0.5, 0.2])).all()
+    assert (high.probabilities == table.probabilities).all()
+    assert (high.predicted == (table.outputs >= [1.0, 0.5, 0.2])).all()
     with pytest.raises(ValueError, match="no class 'dgo'; did you mean 'dog'"):
-        found.at_thresholds({"dgo": 0.1})
+        table.at_thresholds({"dgo": 0.1})
 
 
-def test_worst_first_and_in_a_file(tmp_path: Path) -> None:
-    found = labels()
-    losses = [row.loss for row in found.top_losses(5)]
-    assert losses == sorted(found.losses.tolist(), reverse=True)[:5]
-    assert found.top_losses(1)[0].item in found._repr_html_()
-    found.to_csv(tmp_path / "p.csv")
+def test_rows_are_shown_worst_first_and_written_to_a_file(tmp_path: Path) -> None:
+    table = labels()
+    losses = [row.loss for row in table.top_losses(5)]
+    assert losses == sorted(table.losses.tolist(), reverse=True)[:5]
+    assert table.top_losses(1)[0].item in table._repr_html_()
+    table.to_csv(tmp_path / "p.csv")
     with (tmp_path / "p.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 40
-    assert float(rows[3]["output for dog"]) == pytest.approx(found.outputs[3, 1], rel=1e-5)
-    assert rows[3]["target"] == found[3].target
+    assert float(rows[3]["output for dog"]) == pytest.approx(table.outputs[3, 1], rel=1e-5)
+    assert rows[3]["target"] == table[3].target
 
 
 def values() -> ValuesPredictions:
@@ -87,7 +87,7 @@ def test_the_report_of_values_has_errors_and_explained_variance() -> None:
 
 
 @pytest.mark.parametrize(("outputs", "r2"), [([[1.0], [2.0]], 0), ([[1.0], [1.0]], 1)])
-def test_a_target_that_does_not_vary_is_explained_or_not(outputs: list, r2: float) -> None:
+def test_r2_of_a_target_that_does_not_vary_is_1_or_0(outputs: list, r2: float) -> None:
     table = ValuesPredictions(["a", "b"], ["x"], [[1.0], [1.0]], outputs, [0, 1])
     assert table.report().rows[0].r2 == r2
 
@@ -105,23 +105,24 @@ def test_a_target_that_does_not_vary_is_explained_or_not(outputs: list, r2: floa
 def test_best_threshold_has_the_best_f1(
     probabilities: list[float], is_present: list[int], f1: float, threshold: float
 ) -> None:
-    rows = [[p] for p in probabilities], [[float(present)] for present in is_present]
+    outputs = [[probability] for probability in probabilities]
+    targets = [[float(present)] for present in is_present]
     numbers = list(range(len(probabilities)))
-    table = LabelsPredictions(numbers, ["cat"], rows[1], rows[0], np.zeros(len(numbers)))
+    table = LabelsPredictions(numbers, ["cat"], targets, outputs, np.zeros(len(numbers)))
     thresholds = table.best_thresholds()
     assert thresholds == {"cat": pytest.approx(threshold)}
     assert table.at_thresholds(thresholds).report().rows[0].f1 == pytest.approx(f1)
 
 
-def test_images_of_both(tmp_path: Path) -> None:
-    found = labels(image=lambda i: Image.new("RGB", (8, 8), (6 * i, 0, 0)))
-    found.show_results(4).savefig(tmp_path / "labels.png")
-    assert len(found.show_results(4).axes) == 4
-    worst = found.plot_top_losses(3).axes
-    assert worst[0].get_title().startswith(f"loss {found.losses.max():.4g}"[:8])
+def test_images_of_labels_and_values(tmp_path: Path) -> None:
+    table = labels(image=lambda i: Image.new("RGB", (8, 8), (6 * i, 0, 0)))
+    table.show_results(4).savefig(tmp_path / "labels.png")
+    assert len(table.show_results(4).axes) == 4
+    worst = table.plot_top_losses(3).axes
+    assert worst[0].get_title().startswith(f"loss {table.losses.max():.4g}"[:8])
     assert len(worst) == 3
     assert len(values().plot().axes) == 2
-    with pytest.raises(ValueError, match="know no images"):
+    with pytest.raises(ValueError, match="have no images"):
         values().show_results()
 
 

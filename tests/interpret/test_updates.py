@@ -1,4 +1,4 @@
-"""The image of gradients and updates."""
+"""The figure of gradients and updates."""
 
 import math
 
@@ -12,7 +12,7 @@ GRADIENTS = [(math.nan, 1.0), (2.0, 1.0), (math.inf, 0.0)]
 RATIOS = [(math.nan, 1e-3), (1e-5, 1e-3), (1e-5, 1e-3)]
 
 
-def test_both_are_logarithmic_with_a_line_for_each_group_and_phase() -> None:
+def test_gradients_and_ratios_are_logarithmic_with_a_line_for_each_group_and_phase() -> None:
     figure = plot_updates(SPANS, ["body", "head"], GRADIENTS, RATIOS)
     labels = [(axes.get_ylabel(), axes.get_yscale()) for axes in figure.axes]
     assert labels == [("norm of the gradient", "log"), ("update / weight", "log")]
@@ -20,7 +20,7 @@ def test_both_are_logarithmic_with_a_line_for_each_group_and_phase() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["frozen", "unfrozen"]
 
 
-def test_what_is_frozen_zero_or_infinite_is_a_gap() -> None:
+def test_values_that_are_nan_zero_or_infinite_are_gaps() -> None:
     figure = plot_updates(SPANS, ["body", "head"], GRADIENTS, RATIOS)
     figure.canvas.draw()
     body, head = figure.axes[0].lines[2:4]
