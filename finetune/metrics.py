@@ -18,21 +18,23 @@ def create_metrics(
     device: torch.device,
     task: TaskLike = DEFAULT_TASK,
 ) -> dict[str, Any]:
-    """Name -> metric, an object with update(outputs, targets), compute() and reset().
+    """The metrics by name, as objects with update(outputs, targets), compute() and reset().
 
-    metrics: names, torchmetrics objects or functions (outputs, targets) -> number, one or several,
-    or a mapping of names to them. A function's values are averaged over the examples; it gets the
-    model's outputs as they are, and so does an object, unless the task adapts it: torchmetrics'
-    Multilabel ones get probabilities. A collection gives its own names.
-    Of several labels an image, names count those with a probability above 0.5, and "f1",
-    "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share of all
-    yes-or-no answers that are right. Raises ValueError for a name that the task does not have.
+    metrics: one metric, several, or a mapping of names to metrics. A metric is a name, a
+    torchmetrics object or a function (outputs, targets) -> number, whose values are averaged over
+    the examples. Functions and objects get the model's outputs as they are, unless the task adapts
+    an object: torchmetrics' Multilabel ones get probabilities.
+    Where an image has several labels, the named metrics count those with a probability above 0.5;
+    "f1", "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share of
+    all yes-or-no answers that are right.
+    Raises ValueError for a name that the task does not have, and for two metrics of one name.
     """
     task = resolve_task(task)
     created: dict[str, Any] = {}
-    for given_name, metric in _named(metrics):
-        usual_name, updatable = _create(metric, class_count, task)
-        name = usual_name if given_name is None else given_name
+    for user_name, metric in _named(metrics):
+        name, updatable = _create(metric, class_count, task)
+        if user_name is not None:
+            name = user_name
         if name in created or name == "loss":
             raise ValueError(
                 f"two metrics are called {name!r}; name them: metrics={{'first': ..., ...}}"
@@ -44,7 +46,7 @@ def create_metrics(
 
 
 def _named(metrics: Metrics) -> list[tuple[str | None, MetricLike]]:
-    """Each metric with the name that the user gave it, or None."""
+    """Pairs of the user's name for a metric, or None, and the metric."""
     if isinstance(metrics, Mapping):
         return list(metrics.items())
     is_single = isinstance(metrics, str) or callable(metrics) or _is_metric_object(metrics)
@@ -60,43 +62,48 @@ def _is_metric_object(metric: Any) -> bool:
 
 
 def _create(metric: MetricLike, class_count: int | None, task: Task) -> tuple[str, Any]:
-    """The usual name of a metric, and the object that can be updated."""
+    """The default name of a metric, and the object that can be updated."""
     if isinstance(metric, str):
         return metric, _by_name(metric, class_count, task)
-    class_name = type(metric).__name__
+    type_name = type(metric).__name__
     if _is_metric_object(metric):
         if getattr(metric, "average", "") in (None, "none"):
-            raise ValueError(f"{class_name} has average=None; a metric is one number, say average=")
-        return class_name.lower(), task.adapt_metric(metric)
-    if callable(metric) and not isinstance(metric, type):
-        return getattr(metric, "__name__", class_name), _mean_over_examples(metric)
+            raise ValueError(f"{type_name} has average=None; a metric is one number, say average=")
+        return type_name.lower(), task.adapt_metric(metric)
+    is_function = callable(metric) and not isinstance(metric, type)
+    if is_function:
+        return getattr(metric, "__name__", type_name), _mean_over_examples(metric)
     raise TypeError(f"a metric is a name, a function or a torchmetrics object, got {metric!r}")
 
 
 def _by_name(name: str, class_count: int | None, task: Task) -> Any:
-    known = task.named_metrics()
-    if name not in known:
-        raise ValueError(_unknown_name(name, task))
+    known_metrics = task.named_metrics()
+    if name not in known_metrics:
+        raise ValueError(_unknown_name_message(name, task))
     if class_count is None and task.names_are == "classes":
         raise ValueError(f"metric {name!r} needs the classes; pass DataLoaders(..., classes=[...])")
-    return known[name](class_count or 0)
+    # the metrics of a regression need no count
+    return known_metrics[name](class_count or 0)
 
 
-def _unknown_name(name: str, task: Task) -> str:
-    """What is wrong with a name that the task's metrics do not have, for an error."""
-    known = task.named_metrics()
-    other_tasks = [other.name for other in registered_tasks() if name in other.named_metrics()]
+def _unknown_name_message(name: str, task: Task) -> str:
+    """The error's words for a name that is no metric of the task."""
+    tasks_with_it = []
+    for registered in registered_tasks():
+        if name in registered.named_metrics():
+            tasks_with_it.append(registered.name)
     for_task = ""
-    if other_tasks or not isinstance(task, SingleLabel):
+    if tasks_with_it or not isinstance(task, SingleLabel):
         for_task = f" for task={task.name!r}"
-    hint = ""
-    if other_tasks:
-        hint = f"it is for {' and '.join(other_tasks)}; "
-    return f"there is no metric {name!r}{for_task}; {hint}{did_you_mean(name, known)}"
+    it_is_for = ""
+    if tasks_with_it:
+        it_is_for = f"it is for {' and '.join(tasks_with_it)}; "
+    hint = did_you_mean(name, task.named_metrics())
+    return f"there is no metric {name!r}{for_task}; {it_is_for}{hint}"
 
 
 def _mean_over_examples(function: Callable[[Any, Any], Any]) -> Any:
-    """The mean of a function's values, weighted by the sizes of the batches."""
+    """A metric object: the mean of a function's values, weighted by the sizes of the batches."""
     from torchmetrics import MeanMetric  # a second to import, so not at the top
 
     class FunctionMean(MeanMetric):

@@ -18,8 +18,11 @@ def key(seed: int, purpose: str, *index: int) -> int:
     >>> key(0, "shuffle", 3) == key(0, "shuffle", 4)
     False
     """
-    text = "/".join(map(str, (seed, purpose.replace("/", "//"), *index)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    # doubled slashes: no purpose can be mistaken for a shorter one with an index behind it
+    escaped_purpose = purpose.replace("/", "//")
+    text = "/".join(map(str, (seed, escaped_purpose, *index)))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
@@ -52,16 +55,20 @@ def uniforms(seed: int, purpose: str, epoch: int, indices: Tensor, names: Sequen
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))
-    return torch.from_numpy((z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24))
+    # the highest 24 bits are as many as a float32 holds exactly
+    highest_bits = (z >> np.uint64(40)).astype(np.float32)
+    return torch.from_numpy(highest_bits / np.float32(1 << 24))
 
 
 def seed_everything(seed: int, purpose: str, *index: int) -> None:
-    """Sets the global generators of torch, numpy and Python: for code that takes no generator.
+    """Seeds the global generators of torch, numpy and Python, for code that takes no generator.
 
-    Dropout draws from torch's, a user's data set may draw from any. Call it inside `isolated`.
+    Dropout draws from torch's; a user's data set may draw from any of them. Call it inside of
+    `isolated`.
     """
     value = key(seed, purpose, *index)
-    torch.default_generator.manual_seed(value)  # torch.manual_seed formats a stack trace each time
+    # not torch.manual_seed, which formats a stack trace at each call
+    torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value)
     if torch.backends.mps.is_available():
@@ -72,7 +79,7 @@ def seed_everything(seed: int, purpose: str, *index: int) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Puts the global generators of torch (every device), numpy and Python back on leaving.
+    """Restores the global generators of torch (every device), numpy and Python on leaving.
 
     >>> torch.manual_seed(3) and None
     >>> with isolated():
@@ -80,16 +87,22 @@ def isolated() -> Iterator[None]:
     >>> float(torch.rand(())) == float(torch.rand((), generator=torch.Generator().manual_seed(3)))
     True
     """
-    python, numpy_, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    cpu_state = torch.get_rng_state()
+    mps_state: Tensor | None = None
+    if torch.backends.mps.is_available():
+        mps_state = torch.mps.get_rng_state()
+    cuda_states: list[Tensor] | None = None
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        cuda_states = torch.cuda.get_rng_state_all()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy_)
-        torch.set_rng_state(cpu)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(cpu_state)
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)

@@ -1,4 +1,4 @@
-"""From settings to data, a learner and its training."""
+"""Builds the data, the learner and its training from settings."""
 
 from pathlib import Path
 
@@ -18,7 +18,10 @@ from finetune.vision import vision_learner
 
 
 def data_of(config: DataConfig) -> ImageDataLoaders:
-    """The images of a folder of classes, or of a table. Raises ValueError without any."""
+    """The images of a folder of classes, or of a table.
+
+    Raises ValueError for settings that name no images or contradict each other.
+    """
     if config.csv is not None:
         return _from_table(config, config.csv)
     if not resolve_task(config.task).exclusive:
@@ -108,6 +111,7 @@ def fit(learner: Learner, config: TrainConfig, checkpoint: Path, best: Path) -> 
 
 
 def _one_cycle_rates(config: TrainConfig) -> LearningRates:
+    """One rate for all layer groups, or rates that fall towards the first layers."""
     if config.layer_decay is not None:
         return LayerDecay(config.base_lr, config.layer_decay)
     if config.lr_mult is not None:
@@ -125,21 +129,27 @@ def check(config: TrainConfig) -> None:
     if config.layer_decay is not None and config.lr_mult is not None:
         raise ValueError("layer_decay= and lr_mult= both spread the rates; give one of them")
     if config.schedule == "one_cycle":
-        for name, value in (
-            ("freeze_epochs", config.freeze_epochs),
-            ("freeze_views", config.freeze_views),
-        ):
-            if value is not None:
-                raise ValueError(f"{name}= is for schedule='fine_tune'; one_cycle freezes nothing")
+        _check_one_cycle(config)
     else:
-        FineTune(
-            config.epochs,
-            config.base_lr,
-            freeze_epochs=config.freeze_epochs,
-            freeze_views=config.freeze_views,
-            lr_mult=config.lr_mult,
-            layer_decay=config.layer_decay,
-        )
+        _check_fine_tune(config)
     if config.early_stopping is not None and config.early_stopping < 1:
         raise ValueError(f"early_stopping= is a number of epochs, got {config.early_stopping}")
     export.check_formats(config.formats)
+
+
+def _check_one_cycle(config: TrainConfig) -> None:
+    for name in ("freeze_epochs", "freeze_views"):
+        if getattr(config, name) is not None:
+            raise ValueError(f"{name}= is for schedule='fine_tune'; one_cycle freezes nothing")
+
+
+def _check_fine_tune(config: TrainConfig) -> None:
+    # the request checks its values
+    FineTune(
+        config.epochs,
+        config.base_lr,
+        freeze_epochs=config.freeze_epochs,
+        freeze_views=config.freeze_views,
+        lr_mult=config.lr_mult,
+        layer_decay=config.layer_decay,
+    )

@@ -48,9 +48,11 @@ def parser() -> CommandParser:
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Prints metrics and a report by class; returns them with the exit code."""
     if options["batch_size"] < 1:
         raise ValueError(f"batch_size= must be positive, got {options['batch_size']}")
-    model, images = run_folder.model_in(options["model"]), Path(options["images"])
+    model = run_folder.model_in(options["model"])
+    images = Path(options["images"])
     if not images.exists():
         raise FileNotFoundError(absent(images))
     predictor = load_learner(model, device=options["device"])
@@ -78,7 +80,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def _source(images: Path, predictor: Predictor, options: dict[str, Any]) -> LoaderLike:
-    """The folder, or the examples of a table."""
+    """What to evaluate on: a folder of classes, or the examples of a table."""
     if images.suffix == ".csv":
         return _from_table(images, predictor, options)
     if options["data"] is not None:
@@ -87,26 +89,44 @@ def _source(images: Path, predictor: Predictor, options: dict[str, Any]) -> Load
 
 
 def _from_table(file: Path, predictor: Predictor, options: dict[str, Any]) -> Examples:
-    """What the options leave open is as in the run's own table."""
-    task, classes = predictor.task, predictor.classes or ()
-    settings = run_folder.settings_of(options["model"])
-    columns = {}
-    for name in ("image_column", "label_column", "label_delimiter"):
-        columns[name] = settings.get(name) if options[name] is None else options[name]
-    label_column = columns["label_column"]
-    if task.names_are == "targets":
-        label_column = _checked_targets(options["label_column"], classes)
-    delimiter = " " if columns["label_delimiter"] is None else columns["label_delimiter"]
-    layout = Layout(columns["image_column"], label_column, None, task, delimiter)
-    folder = file.parent if options["data"] is None else Path(options["data"])
+    """The examples of a table; columns that the options leave open are those of the run's table."""
+    task = predictor.task
+    classes = predictor.classes or ()
+    layout = _table_layout(predictor, options)
+    folder = file.parent
+    if options["data"] is not None:
+        folder = Path(options["data"])
     rows = read_csv(file, folder, layout)
     check_known(file, task.class_names_in(rows.labels), classes)
     return from_pairs(rows.items, rows.labels, classes, task)
 
 
-def _checked_targets(given: list[str] | str | None, targets: tuple[str, ...]) -> list[str]:
-    """The columns of a regression. A column in another's place would be measured as that one."""
-    columns = [given] if isinstance(given, str) else list(given or targets)
+def _table_layout(predictor: Predictor, options: dict[str, Any]) -> Layout:
+    columns: dict[str, Any] = {"label_delimiter": " "}
+    settings = run_folder.settings_of(options["model"])
+    for name in ("image_column", "label_column", "label_delimiter"):
+        if options[name] is not None:
+            columns[name] = options[name]
+        elif settings.get(name) is not None:
+            columns[name] = settings[name]
+    label_column = columns.get("label_column")
+    if predictor.task.names_are == "targets":
+        label_column = _checked_targets(options["label_column"], predictor.classes or ())
+    delimiter = columns["label_delimiter"]
+    return Layout(columns.get("image_column"), label_column, None, predictor.task, delimiter)
+
+
+def _checked_targets(names: list[str] | str | None, targets: tuple[str, ...]) -> list[str]:
+    """The columns of a regression's targets.
+
+    names: as the user typed them; None takes the targets of the model. They must be in the model's
+    order, since a column in another's place would be measured as that target.
+    """
+    columns = list(targets)
+    if isinstance(names, str):
+        columns = [names]
+    elif names:
+        columns = list(names)
     if columns != list(targets):
         raise ValueError(
             f"label_column= must name the model's targets in their order, {', '.join(targets)}; "

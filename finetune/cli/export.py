@@ -1,4 +1,4 @@
-"""`finetune export`: a trained model in a folder of its own, in one format or several."""
+"""`finetune export`: writes a trained model into another folder, in one format or several."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,13 +32,17 @@ def parser() -> CommandParser:
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    source, output = run_folder.model_in(options["model"]), Path(options["output"])
+    """Writes the model and lists the files; returns their names with the exit code."""
+    source = run_folder.model_in(options["model"])
+    output = Path(options["output"])
     formats = export.check_formats(options["format"])
     description = replace(export.read_description(source), formats=formats)
     model = description.architecture.build(weights=None)
     export.read_weights(source, model)
-    is_recorded = description.training is not None  # by the first version it was not
-    card = model_card(description, model.source()) if is_recorded else ""
+    card = ""
+    # models of the first version have no record of their training, without which there is no card
+    if description.training is not None:
+        card = model_card(description, model.source())
     export.write(output, model.eval(), description, card=card, overwrite=options["overwrite"])
     files = sorted(path.name for path in output.iterdir())
     print(f"{output}/: {', '.join(files)}")

@@ -1,4 +1,4 @@
-"""What the model says of the validation images: figures and a file in the run folder."""
+"""The predictions for the validation images: figures and a table in the run folder."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ PREDICTIONS = "predictions.csv"
 
 
 def draw(table: PredictionTable, output: Path) -> dict[str, Drawing]:
-    """The figures of a table by name, each also saved as a file, and all predictions."""
+    """Writes the table and its figures into the run folder; returns the figures by name."""
     table.to_csv(output / PREDICTIONS)
     drawings = {}
     for name, (figure, words) in table.figures().items():

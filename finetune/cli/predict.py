@@ -40,33 +40,52 @@ def parser() -> CommandParser:
 
 
 def run(options: dict[str, Any]) -> tuple[Any, int]:
-    """Rows in the order of the arguments, or how many went to a file; 1 if one is unreadable."""
+    """Predicts, and prints the rows or writes them to a file.
+
+    Returns the rows in the order of the arguments, or how many were written; and the exit code, 1
+    if one of the images is unreadable.
+    """
     output = options["output"]
     if output is not None and Path(output).suffix not in _WRITERS:
         raise ValueError(f"output='{output}' must end in .csv or .jsonl")
-    model, paths = run_folder.model_in(options["model"]), find_images(options["images"])
+    model = run_folder.model_in(options["model"])
+    paths = find_images(options["images"])
     predictor = load_learner(model, device=options["device"])
-    rows = _reported(
-        predictor.predict_folder(
-            paths,
-            batch_size=options["batch_size"],
-            progress=output is not None,  # a bar and rows would be on the same screen
-        )
+    predictions = predictor.predict_folder(
+        paths,
+        batch_size=options["batch_size"],
+        progress=output is not None,  # rows on the screen would tear a bar
     )
+    rows = _with_errors_reported(predictions)
     if output is None:
-        kept, width = [], max(map(len, paths))
-        for row in rows:
-            kept.append(row._asdict())
-            if not row.error:
-                print(f"{row.path:<{width}}  {_said(row)}", flush=True)
-        return kept, int(any(row["error"] for row in kept))
-    written = _WRITERS[Path(output).suffix](rows, output)
-    failed = f", {written.unreadable} of them unreadable" if written.unreadable else ""
-    print(f"{written.images} images{failed}: {output}")
+        return _print_rows(rows, width=max(map(len, paths)))
+    return _write_rows(rows, output)
+
+
+def _print_rows(rows: Iterator[FilePrediction], width: int) -> tuple[list[dict[str, Any]], int]:
+    answers = []
+    has_errors = False
+    for row in rows:
+        answers.append(row._asdict())
+        if row.error:
+            has_errors = True
+        else:
+            # at once: a reader of the pipe need not wait for the last image
+            print(f"{row.path:<{width}}  {_in_words(row)}", flush=True)
+    return answers, int(has_errors)
+
+
+def _write_rows(rows: Iterator[FilePrediction], output: str) -> tuple[dict[str, Any], int]:
+    write = _WRITERS[Path(output).suffix]
+    written = write(rows, output)
+    unreadable = ""
+    if written.unreadable:
+        unreadable = f", {written.unreadable} of them unreadable"
+    print(f"{written.images} images{unreadable}: {output}")
     return {"output": output, **written._asdict()}, int(written.unreadable > 0)
 
 
-def _said(row: FilePrediction) -> str:
+def _in_words(row: FilePrediction) -> str:
     """One class with its probability, several classes, or the values of a regression."""
     if row.probability is not None:
         return f"{row.probability:6.1%}  {row.label}"
@@ -75,23 +94,28 @@ def _said(row: FilePrediction) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in row.probabilities.items())
 
 
-def find_images(given: Sequence[str]) -> list[str]:
-    """Files as they are, folders as the images in and below them, in sorted order.
+def find_images(names: Sequence[str]) -> list[str]:
+    """The paths of images: files as they are named, folders as all images in and below, sorted.
 
-    An image that is not there gets a row with an error. Raises FileNotFoundError for a folder.
+    A missing file with the extension of an image is in the list, and gets a row with an error.
+    Raises FileNotFoundError for any other missing path.
     """
-    found: list[str] = []
-    for name in given:
+    paths: list[str] = []
+    for name in names:
         path = Path(name)
         if not path.exists() and path.suffix.lower() not in EXTENSIONS:
             raise FileNotFoundError(absent(name))
-        found += image_files(path) if path.is_dir() else [name]
-    return found
+        if path.is_dir():
+            paths += image_files(path)
+        else:
+            paths.append(name)
+    return paths
 
 
-def _reported(rows: Iterator[FilePrediction]) -> Iterator[FilePrediction]:
+def _with_errors_reported(rows: Iterator[FilePrediction]) -> Iterator[FilePrediction]:
+    """The same rows; the error of each that has one goes to standard error."""
     for row in rows:
         if row.error:
-            # not through the bar, if there is one
+            # tqdm's own print puts the line above the progress bar, if there is one
             tqdm.write(f"finetune predict: error: {row.path}: {row.error}", file=sys.stderr)
         yield row

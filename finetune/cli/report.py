@@ -28,46 +28,48 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("finetune-vision", "torch", "torchvision", "timm")
 
-
-_DRAWN: dict[str, tuple[Callable[[Learner], "Figure"], str]] = {
+_TRAINING_FIGURES: dict[str, tuple[Callable[[Learner], "Figure"], str]] = {
     "plan": (Learner.plot_plan, "planned learning rates over epochs"),
     "learning_rates": (Learner.plot_rates, "learning rates over epochs"),
     "losses": (Learner.plot_losses, "losses and metrics over epochs"),
 }
+"""By name: how each is plotted, and what it shows in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
-    results: of the validation images. epochs: all that ran. kept: which of them, counted from 0,
-    has the weights that results, table and model are of. figures: of training and of the table.
+    results: metrics on the validation images. epochs: all that ran. kept_epoch: the number, from 0,
+    of the epoch whose weights the exported model has; results and table are of these weights.
+    table: the predictions for the validation images. figures: those of training and of the table.
     """
 
     results: Mapping[str, float]
     epochs: Sequence[EpochEnd]
-    kept: int
+    kept_epoch: int
     table: PredictionTable
     figures: Mapping[str, Drawing]
 
 
 def draw(learner: Learner, output: Path) -> dict[str, Drawing]:
-    """The figures of training by name, each also saved as a file."""
-    return {
-        name: Drawing.of(plot(learner), alt, output / f"{name}.png")
-        for name, (plot, alt) in _DRAWN.items()
-    }
+    """Draws the figures of training and saves each as a file; returns them by name."""
+    drawings = {}
+    for name, (plot, words) in _TRAINING_FIGURES.items():
+        drawings[name] = Drawing.of(plot(learner), words, output / f"{name}.png")
+    return drawings
 
 
 def keep_unfinished(learner: Learner, output: Path) -> None:
-    """History and figures of a run that did not end, as far as they can be had; never raises."""
+    """Writes what there is of the history and the figures of a run that failed; never raises."""
     if not learner.history.steps:
         return
+    # an error here would hide the error of the run
     with suppress(Exception):
         run_folder.write_history(output, learner.history)
-    for name, (plot, alt) in _DRAWN.items():
+    for name, (plot, words) in _TRAINING_FIGURES.items():
         with suppress(Exception):
-            Drawing.of(plot(learner), alt, output / f"{name}.png")
+            Drawing.of(plot(learner), words, output / f"{name}.png")
 
 
 def write(
@@ -78,22 +80,12 @@ def write(
     outcome: Outcome,
     output: Path,
 ) -> None:
-    """report.html in the run folder."""
-    seconds = sum(row.seconds for row in outcome.epochs)
-    headline = [
-        (data.task.metric_text(name, value), f"validation {name}")
-        for name, value in outcome.results.items()
-    ]
+    """Writes report.html into the run folder."""
+    data_name = Path(config.csv or config.data or "").name
     page = Page(
-        title=f"{config.model} on {Path(config.csv or config.data or '').name}",
+        title=f"{config.model} on {data_name}",
         subtitle=f"A run of finetune, {datetime.now(timezone.utc):%d %B %Y, %H:%M} UTC.",
-        headline=[
-            *sorted(headline, key=lambda pair: pair[1] == "validation loss"),
-            (f"{len(data.train_examples):,}", "training images"),
-            (f"{len(data.valid_examples):,}", "validation images"),
-            (f"{len(data.classes):,}", data.task.names_are),
-            (duration(seconds), "of training"),
-        ],
+        headline=_headline(data, outcome),
         sections=[
             Section("What was trained on what", [facts(learner, data, config)]),
             *_training(learner, outcome),
@@ -105,19 +97,42 @@ def write(
     (output / run_folder.REPORT).write_text(render(page), encoding="utf-8")
 
 
+def _headline(data: ImageDataLoaders, outcome: Outcome) -> list[tuple[str, str]]:
+    """Numbers, as text, and what they are: metrics first, then the loss, then sizes."""
+    names = [name for name in outcome.results if name != "loss"]
+    if "loss" in outcome.results:
+        names.append("loss")
+    headline = []
+    for name in names:
+        value = data.task.metric_text(name, outcome.results[name])
+        headline.append((value, f"validation {name}"))
+    seconds = sum(row.seconds for row in outcome.epochs)
+    return [
+        *headline,
+        (f"{len(data.train_examples):,}", "training images"),
+        (f"{len(data.valid_examples):,}", "validation images"),
+        (f"{len(data.classes):,}", data.task.names_are),
+        (duration(seconds), "of training"),
+    ]
+
+
 def duration(seconds: float) -> str:
-    """
+    """A time in words.
+
     >>> duration(42.4), duration(272), duration(7440)
     ('42 s', '4 min 32 s', '2 h 04 min')
     """
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes:
+        return f"{minutes} min {whole_seconds} s"
+    return f"{whole_seconds} s"
 
 
 def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Facts:
+    """The model, the data and the settings that decide a result, as a list of facts."""
     groups = learner.layer_groups
     parameters = sum(group.parameter_count for group in groups)
     split = f"{config.valid_fraction:.0%} of {data.task.strata}, at random, seed {config.seed}"
@@ -142,66 +157,79 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
 
 
 def _mixing(config: TrainConfig) -> list[str]:
-    names = ("mixup", "cutmix", "label_smoothing")
-    return [f"{n.replace('_', ' ')} {getattr(config, n):g}" for n in names if getattr(config, n)]
+    """What mixes or smooths the targets, with its strength."""
+    words = []
+    for name in ("mixup", "cutmix", "label_smoothing"):
+        strength = getattr(config, name)
+        if strength:
+            words.append(f"{name.replace('_', ' ')} {strength:g}")
+    return words
 
 
 def _training(learner: Learner, outcome: Outcome) -> list[Section]:
-    rows, figures = outcome.epochs, outcome.figures
-    names = list(dict.fromkeys(name for row in rows for name in row.valid))
-    header = ["phase", "epoch", "train loss", *(f"valid {n}" if n == "loss" else n for n in names)]
-    cells = [
-        [
-            row.phase,
-            f"{row.epoch + 1}{', kept' if i == outcome.kept else ''}",
-            number(row.train_loss),
-            *(number(row.valid[n]) if n in row.valid else "" for n in names),
-            f"{row.seconds:.1f}",
-        ]
-        for i, row in enumerate(rows)
-    ]
     return [
         Section(
             "How training went",
-            [
-                figures["losses"],
-                Table.of([*header, "seconds"], cells),
-            ],
+            [outcome.figures["losses"], _epochs(outcome)],
             note="The result has the weights of the epoch that was kept.",
         ),
         Section(
             "Layer groups and their learning rates",
-            [_groups(learner), figures["plan"]],
+            [_groups(learner), outcome.figures["plan"]],
             note="Earlier layers learn at lower rates; dotted while a group is frozen.",
         ),
     ]
 
 
+def _epochs(outcome: Outcome) -> Table:
+    # phases may have different metrics, as when there was no validation in one
+    metrics = list(dict.fromkeys(name for row in outcome.epochs for name in row.valid))
+    header = ["phase", "epoch", "train loss"]
+    for name in metrics:
+        header.append("valid loss" if name == "loss" else name)
+    header.append("seconds")
+    rows = []
+    for index, epoch in enumerate(outcome.epochs):
+        label = str(epoch.epoch + 1)
+        if index == outcome.kept_epoch:
+            label += ", kept"
+        cells = [epoch.phase, label, number(epoch.train_loss)]
+        for name in metrics:
+            cells.append(number(epoch.valid[name]) if name in epoch.valid else "")
+        cells.append(f"{epoch.seconds:.1f}")
+        rows.append(cells)
+    return Table.of(header, rows)
+
+
 def _groups(learner: Learner) -> Table:
-    rows = [
-        [group.name, group.norm, f"{group.parameter_count:,}", f"{group.peaks['lr']:.3g}"]
-        for group in learner.layer_groups
-    ]
+    rows = []
+    for group in learner.layer_groups:
+        peak = group.peaks["lr"]
+        rows.append([group.name, group.norm, f"{group.parameter_count:,}", f"{peak:.3g}"])
     header = ["group", "norm layers", "parameters", "peak learning rate"]
     return Table.of(header, rows, words=2)
 
 
 def _data(data: ImageDataLoaders, summary: DataSummary) -> list[Section]:
-    train, valid = data.train_examples.counts(), data.valid_examples.counts()
-    rows = [
-        [name, f"{own:,}", f"{other:,}", f"{own + other:,}"]
-        for name, own, other in zip(data.classes, train, valid, strict=False)
-    ]
-    parts: list[Part] = [Table.of(["class", "training", "validation", "together"], rows)]
+    train_counts = data.train_examples.counts()
+    valid_counts = data.valid_examples.counts()
+    rows = []
+    # a regression has targets but no counts
+    for name, train, valid in zip(data.classes, train_counts, valid_counts, strict=False):
+        rows.append([name, f"{train:,}", f"{valid:,}", f"{train + valid:,}"])
+    contents: list[Part] = []
+    if rows:
+        contents.append(Table.of(["class", "training", "validation", "together"], rows))
     if data.skipped:
         listed = "\n".join(map(str, data.skipped[:100]))
         left_out = f"{len(data.skipped)} unreadable images were left out"
-        parts.append(Text(listed, folded=left_out))
-    parts.append(Text(str(summary), folded="sizes, duplicates, leaks"))
-    return [Section("The data", parts if rows else parts[1:])]
+        contents.append(Text(listed, folded=left_out))
+    contents.append(Text(str(summary), folded="sizes, duplicates, leaks"))
+    return [Section("The data", contents)]
 
 
 def _settings(config: TrainConfig, output: Path) -> list[Section]:
+    """The commands that use the run, and all of its settings."""
     run = shlex.quote(str(output))
     labelled = "TABLE.csv --data FOLDER"
     if resolve_task(config.task).exclusive:

@@ -1,4 +1,4 @@
-"""A run folder: which files are in it, and whether a run may begin or go on there."""
+"""A run folder: the names of its files, and whether a run may begin or continue in it."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,11 +11,17 @@ from finetune.cli.mistakes import absent
 from finetune.cli.settings_file import read_settings
 from finetune.config import TrainConfig
 
-CONFIG, CHECKPOINT, BEST, MODEL = "config.yaml", "checkpoint.ckpt", "best.ckpt", "model"
-HISTORY, STEPS, METRICS, REPORT = "history.csv", "steps.csv", "metrics.json", "report.html"
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint.ckpt"
+BEST = "best.ckpt"
+MODEL = "model"
+HISTORY = "history.csv"
+STEPS = "steps.csv"
+METRICS = "metrics.json"
+REPORT = "report.html"
 
 _NOT_COMPARED = frozenset({"output", "formats"})
-"""Settings that change nothing about what is trained: a run goes on with other ones."""
+"""Settings that do not change what is trained, so that a run may continue with other values."""
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -39,16 +45,17 @@ def _absolute(path: str | None) -> str | None:
 
 
 def claim(output: Path, config: TrainConfig) -> None:
-    """Returns if a run may begin or go on in this folder; else raises FileExistsError.
+    """Raises FileExistsError unless a run may begin or continue in this folder.
 
-    It may when the folder is new or empty, or holds an unfinished run with the same settings.
+    It may if the folder is new or empty, or holds an unfinished run with the same settings.
     """
     if _is_new_or_empty(output):
         return
     if not (output / CONFIG).is_file():
         raise FileExistsError(f"{str(output)!r} exists and is no run folder; give another --output")
-    if not (output / CHECKPOINT).exists() and not (output / MODEL).exists():
-        # the run failed before it had trained anything, so that nothing can be lost
+    has_trained = (output / CHECKPOINT).exists() or (output / MODEL).exists()
+    if not has_trained:
+        # the run failed at once, so that nothing can be lost
         return
     differences = _differences(read_config(output), config)
     if differences:
@@ -68,7 +75,7 @@ def _is_new_or_empty(folder: Path) -> bool:
 
 
 def _differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
-    """The names of the settings that differ, of those that matter for what is trained."""
+    """The names of the settings that differ, among those that matter for what is trained."""
     names = []
     for name, value in asdict(config).items():
         if name not in _NOT_COMPARED and stored.get(name) != value:
@@ -77,7 +84,7 @@ def _differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
 
 
 def read_config(output: Path) -> dict[str, Any]:
-    """The settings that a run was started with. Raises ValueError for a file without settings."""
+    """The settings with which a run began. Raises ValueError for a file without settings."""
     return read_settings(output / CONFIG)
 
 
@@ -94,7 +101,7 @@ def write_history(output: Path, history: History) -> None:
 
 
 def settings_of(model: str | Path) -> dict[str, Any]:
-    """The settings of a run folder; none for another folder."""
+    """The settings of a run folder; an empty dict for any other folder."""
     folder = Path(model)
     if not (folder / CONFIG).is_file():
         return {}
@@ -102,9 +109,9 @@ def settings_of(model: str | Path) -> dict[str, Any]:
 
 
 def model_in(path: str | Path) -> Path:
-    """The exported model's folder: that of a run folder, or else the path itself.
+    """The folder of the exported model: the one in a run folder, or the path itself.
 
-    Raises FileNotFoundError when there is no such path, or a run without a model yet.
+    Raises FileNotFoundError for a path that does not exist, and for a run without a model yet.
     """
     folder = Path(path)
     if not folder.exists():

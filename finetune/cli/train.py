@@ -1,4 +1,4 @@
-"""`finetune train`: a run folder out of images and settings."""
+"""`finetune train`: makes a run folder of images and settings."""
 
 import warnings
 from pathlib import Path
@@ -36,26 +36,29 @@ def parser() -> CommandParser:
 
 
 def config_from(options: dict[str, Any]) -> TrainConfig:
+    """The settings of a command line; a folder that is typed wins over a config file's `data`."""
     folder = options.pop("folder")
-    return run_folder.resolved(TrainConfig(**{**options, "data": folder or options["data"]}))
+    if folder:
+        options = {**options, "data": folder}
+    return run_folder.resolved(TrainConfig(**options))
 
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Trains into `config.output`; an unfinished run in that folder is continued."""
+    """Trains in the folder `output`; continues the unfinished run in it, if there is one."""
     config = config_from(options)
     build.check(config)
     output = Path(config.output)
     run_folder.claim(output, config)
-    found = build.data_of(config)
-    summary = found.summary()
+    loaders = build.data_of(config)
+    summary = loaders.summary()
     if summary.leaks:
         warnings.warn(
             f"{len(summary.leaks)} images of validation are in training, too, so that its figures "
             f"flatter the model; first: {summary.leaks[0]}",
             stacklevel=2,
         )
-    learner = build.learner_of(config, found)
-    data = learner.data  # in the backbone's size
+    learner = build.learner_of(config, loaders)
+    data = learner.data  # the loaders, with the image size of the backbone
     assert isinstance(data, ImageDataLoaders)
     print(f"{data}\n\n{learner.layer_groups}\n")
     run_folder.write_config(output, config)
@@ -74,7 +77,10 @@ def _finish(
     config: TrainConfig,
     output: Path,
 ) -> dict[str, Any]:
-    """Model, figures and report of a run that has ended; metrics.json last, which says so."""
+    """Writes the model, the figures and the report of a run that has ended; returns the answer.
+
+    metrics.json is written last: a run folder that has it is finished.
+    """
     run_folder.write_history(output, learner.history)
     figures = report.draw(learner, output)
     epochs = list(learner.history.epochs)
@@ -85,8 +91,8 @@ def _finish(
     learner.export(output / run_folder.MODEL, overwrite=True)
     table = learner.predictions()
     figures |= failures.draw(table, output)
-    kept = len(learner.history.epochs) - 1
-    outcome = report.Outcome(results, epochs, kept, table, figures)
+    kept_epoch = len(learner.history.epochs) - 1
+    outcome = report.Outcome(results, epochs, kept_epoch, table, figures)
     report.write(learner, data, summary, config, outcome, output)
     _export_graphs(learner, config, output / run_folder.MODEL)
     answer = {
@@ -105,7 +111,10 @@ def _finish(
 
 
 def _export_graphs(learner: Learner, config: TrainConfig, folder: Path) -> None:
-    """The other formats, one by one: a model that is no graph is trained nevertheless."""
+    """Exports the other formats one by one.
+
+    A format that fails is a warning: the trained model is there, even if it can't be a graph.
+    """
     done: list[Format] = ["safetensors"]
     for name in export.check_formats(config.formats):
         if name == "safetensors":

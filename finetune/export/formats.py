@@ -8,27 +8,33 @@ from finetune.wording import did_you_mean
 
 Format: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
 
-WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "README.md"
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+CARD = "README.md"
 FILES: dict[Format, str] = {
     "safetensors": WEIGHTS,
     "onnx": "model.onnx",
     "torch_export": "model.pt2",
 }
 ONNX_DATA = "model.onnx.data"
-"""The weights of a model.onnx that would be beyond the 2 GB that one such file can hold."""
+"""The weights of a model whose model.onnx would exceed the 2 GB that such a file can hold."""
 
-OWN_FILES = frozenset({DESCRIPTION, CARD, ONNX_DATA, *FILES.values()})
+MODEL_FILES = frozenset({DESCRIPTION, CARD, ONNX_DATA, *FILES.values()})
+"""The names of all files that an exported folder may hold."""
 
 
 def check_formats(formats: Format | Sequence[Format]) -> tuple[Format, ...]:
-    """One format or several, each once, in the order of `FILES`.
+    """The formats that are asked for, each once, in the order of `FILES`.
 
-    Raises ValueError for an unknown one or none, ModuleNotFoundError where a library is missing.
+    Raises ValueError for an unknown format and for none, ModuleNotFoundError if the library of a
+    format is missing.
 
     >>> check_formats(["onnx", "safetensors"])
     ('safetensors', 'onnx')
     """
-    names = [formats] if isinstance(formats, str) else list(formats)
+    if isinstance(formats, str):
+        formats = [formats]
+    names = list(formats)
     for name in names:
         if name not in get_args(Format):
             hint = did_you_mean(str(name), get_args(Format))
@@ -43,24 +49,29 @@ def check_formats(formats: Format | Sequence[Format]) -> tuple[Format, ...]:
 def describe_formats(
     formats: Sequence[Format], image_size: int, task: Task = DEFAULT_TASK
 ) -> dict[str, Any]:
-    """What goes in and comes out, by format, as plain data."""
+    """By format: its file, and what the model takes and gives, as plain data."""
     described: dict[str, Any] = {}
     for name in formats:
-        is_graph = name != "safetensors"  # graphs normalise by themselves, and have the activation
+        # a graph contains the normalisation and the activation; weights are of the model alone
+        if name == "safetensors":
+            input_values, outputs = "normalised RGB", task.card.raw_outputs
+        else:
+            input_values, outputs = "RGB in [0, 1]", task.card.outputs
         described[name] = {
             "file": FILES[name],
             "input": {
                 "name": "images",
                 "dtype": "float32",
                 "shape": ["batch", 3, image_size, image_size],
-                "is": "RGB in [0, 1]" if is_graph else "normalised RGB",
+                "is": input_values,
             },
-            "output": task.card.outputs if is_graph else task.card.raw_outputs,
+            "output": outputs,
         }
     return described
 
 
 def _check_onnx() -> None:
+    """Raises ModuleNotFoundError unless all that ONNX needs is installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -19,13 +19,15 @@ from finetune.randomness import generator, isolated
 TOLERANCE = 1e-4
 """How far a graph's probabilities may be from the model's; rounding is about 1e-6."""
 
-_LARGEST_FILE = 1_900_000_000  # protobuf can't hold 2 GB
+_LARGEST_FILE = 1_900_000_000
+"""Bytes of weights in a model.onnx; more go to a file beside it, as protobuf ends at 2 GB."""
 
 
 class Served(nn.Module):
-    """RGB in [0, 1], float32 [B, 3, S, S] -> probabilities [B, C]: the model with both its ends.
+    """A model with its normalisation before it and its activation behind it.
 
-    Of a regression, the values.
+    It maps RGB images in [0, 1], float32 [B, 3, S, S], to probabilities [B, C]; a regression's to
+    values [B, C].
     """
 
     mean: Tensor
@@ -42,7 +44,7 @@ class Served(nn.Module):
 
     @classmethod
     def copy_of(cls, model: nn.Module, description: ModelDescription) -> "Served":
-        """With a copy of the model on the CPU, ready to be traced."""
+        """Serves a copy of the model on the CPU, ready to be traced."""
         copied = copy.deepcopy(model).to("cpu", torch.float32)
         copied = copied.to(memory_format=torch.contiguous_format)
         served = cls(copied, description)
@@ -55,9 +57,9 @@ class Served(nn.Module):
 
 
 def write(folder: Path, model: nn.Module, description: ModelDescription) -> None:
-    """The graphs among the formats, each read back and compared with the model.
+    """Writes the formats that are graphs, reads each back and compares it with the model.
 
-    Raises RuntimeError for a model that can't be traced, or whose graph gives other numbers.
+    Raises RuntimeError for a model that can't be traced, and for a graph whose outputs differ.
     """
     graph_formats = [name for name in description.formats if name != "safetensors"]
     if not graph_formats:
@@ -80,7 +82,8 @@ def write(folder: Path, model: nn.Module, description: ModelDescription) -> None
 
 
 def _trace(served: Served, size: int) -> torch.export.ExportedProgram:
-    example = (torch.zeros(2, 3, size, size),)  # of one image the size would become a constant
+    # two images: with one, the size of the batch would become a constant of the graph
+    example = (torch.zeros(2, 3, size, size),)
     batch = torch.export.Dim("batch")
     return torch.export.export(served, example, dynamic_shapes=({0: batch},))
 
@@ -95,9 +98,8 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
         verbose=False,
     )
     assert converted is not None
-    weights = program.state_dict.values()
-    large = sum(tensor.nbytes for tensor in weights) > _LARGEST_FILE
-    converted.save(file, external_data=large)
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    converted.save(file, external_data=size > _LARGEST_FILE)
 
 
 def _run_torch(file: Path) -> Any:
@@ -113,35 +115,38 @@ def _run_onnx(file: Path) -> Any:
 
 @torch.no_grad()
 def _check(served: Served, size: int, run: Any) -> None:
-    for count in (1, 3):  # the batch was traced with 2
+    """Raises ValueError unless a graph, called by `run`, has the outputs of the model."""
+    for count in (1, 3):  # other batch sizes than that of the trace
         images = torch.rand(count, 3, size, size, generator=generator(0, "export", count))
-        expected, outputs = served(images), run(images)
+        expected = served(images)
+        outputs = run(images)
         if not torch.allclose(expected, outputs, rtol=TOLERANCE, atol=TOLERANCE):
-            gap = float((expected - outputs).abs().max())
-            raise ValueError(f"its outputs differ from the model's by up to {gap:.2g}")
+            difference = float((expected - outputs).abs().max())
+            raise ValueError(f"its outputs differ from the model's by up to {difference:.2g}")
 
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
+    """Turns an exporter's error, of whatever class, into a RuntimeError that says the way out."""
     try:
         yield
-    except Exception as error:  # the exporters raise what they please
-        first = str(error).strip().partition("\n")[0]
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
         raise RuntimeError(
-            f"this model can't be exported as {name}: {first}; "
+            f"this model can't be exported as {name}: {first_line}; "
             "format='safetensors' needs no graph and works for every model"
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters talk about their own inner life; errors are exceptions and come through."""
-    before = logging.root.manager.disable
+    """Silences the exporters, which print, log and warn of their internals; errors still rise."""
+    disabled_before = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    talk = io.StringIO()
+    output = io.StringIO()
     try:
-        with warnings.catch_warnings(), redirect_stdout(talk), redirect_stderr(talk):
+        with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(disabled_before)

@@ -1,49 +1,72 @@
-"""Where an exported folder goes: what may be replaced, and how a whole model is always there."""
+"""Putting an exported folder in its place: what may be replaced, and how a model stays whole."""
 
 import os
 import secrets
 import shutil
 from pathlib import Path
 
-from finetune.export.formats import DESCRIPTION, OWN_FILES
+from finetune.export.formats import DESCRIPTION, MODEL_FILES
 
-_NAMES = sorted(OWN_FILES, key=lambda name: name == DESCRIPTION)
-"""The description last: a folder without it is no model, with it it is a whole one."""
+_DESCRIPTION_LAST = (*sorted(MODEL_FILES - {DESCRIPTION}), DESCRIPTION)
+"""The files in the order in which they arrive: a folder with a description is a whole model."""
 
-_HIDDEN = ".finetune."
+_HIDDEN_PREFIX = ".finetune."
 
 
 def temporary_for(folder: Path) -> Path:
-    """A hidden folder, not there yet, from which `place` can move files to `folder`.
+    """The path of a new hidden folder from which `place` can move files to `folder`.
 
-    It is beside the folder, but inside of a mount point, which is another file system.
+    It lies beside `folder`, because files can be moved only within a file system; for the same
+    reason it lies inside a `folder` that is a mount point.
     """
-    own = f"{_HIDDEN}{secrets.token_hex(4)}"
-    return folder / own if os.path.ismount(folder) else folder.with_name(f"{own}.{folder.name}")
+    hidden_name = f"{_HIDDEN_PREFIX}{secrets.token_hex(4)}"
+    if os.path.ismount(folder):
+        return folder / hidden_name
+    return folder.with_name(f"{hidden_name}.{folder.name}")
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Only a folder that holds nothing but an exported model may be replaced."""
+    """Raises FileExistsError unless a model may be written to `folder`.
+
+    A folder that is missing or empty is free. With `overwrite`, so is one that holds an exported
+    model and nothing else.
+    """
     if not folder.exists():
         return
-    inside = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if os.path.ismount(folder):  # what is there before anyone wrote anything, or is of an export
-        inside = {n for n in inside if n != "lost+found" and not n.startswith(_HIDDEN)}
-    if folder.is_dir() and not inside:
+    exists_already = FileExistsError(
+        f"{str(folder)!r} exists already; pass overwrite=True to replace it"
+    )
+    if not folder.is_dir():
+        raise exists_already
+    names = _names_in(folder)
+    if not names:
         return
-    if not overwrite or not folder.is_dir():
-        raise FileExistsError(f"{str(folder)!r} exists already; pass overwrite=True to replace it")
-    others = sorted(inside - OWN_FILES) or sorted(inside if DESCRIPTION not in inside else ())
-    if others:
-        raise FileExistsError(
-            f"{str(folder)!r} holds other files and stays: {', '.join(others[:3])}"
-        )
+    if not overwrite:
+        raise exists_already
+    foreign_names = names - MODEL_FILES
+    if not foreign_names and DESCRIPTION not in names:
+        # no exported model is without a description, so that a README.md here is somebody else's
+        foreign_names = names
+    if foreign_names:
+        listed = ", ".join(sorted(foreign_names)[:3])
+        raise FileExistsError(f"{str(folder)!r} holds other files and stays: {listed}")
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The names of what people put into a folder."""
+    names = {entry.name for entry in folder.iterdir()}
+    if not os.path.ismount(folder):
+        return names
+    # a file system makes the one, an export that was killed leaves the other
+    names.discard("lost+found")
+    return {name for name in names if not name.startswith(_HIDDEN_PREFIX)}
 
 
 def place(new: Path, folder: Path) -> None:
-    """Puts `new`, made by `temporary_for`, in the place of `folder`; after an error the old stays.
+    """Puts the folder `new`, at the path of `temporary_for`, in the place of `folder`.
 
-    A kill in between leaves the old files in a hidden folder, and never a mixture of both.
+    After an error the old folder is as it was. A kill in between leaves the old files in a hidden
+    folder, and never a mixture of old and new ones.
     """
     if new.parent == folder:
         _move_files(new, folder)
@@ -66,19 +89,23 @@ def place(new: Path, folder: Path) -> None:
 
 
 def _move_files(new: Path, folder: Path) -> None:
-    before = [name for name in _NAMES if (folder / name).exists()]
+    """Replaces the files of `folder` by those of `new`; after an error the old ones are back.
+
+    The description leaves first and arrives last, so that nobody reads a mixture as a model.
+    """
+    old_names = [name for name in _DESCRIPTION_LAST if (folder / name).exists()]
     old = new / "old"
     old.mkdir()
     try:
-        for name in reversed(before):
+        for name in reversed(old_names):
             os.replace(folder / name, old / name)
-        for name in _NAMES:
+        for name in _DESCRIPTION_LAST:
             if (new / name).exists():
                 os.replace(new / name, folder / name)
     except BaseException:
-        for name in _NAMES:
+        for name in _DESCRIPTION_LAST:
             if (old / name).exists():
                 os.replace(old / name, folder / name)
-            elif name not in before:
+            elif name not in old_names:
                 (folder / name).unlink(missing_ok=True)
         raise

@@ -1,4 +1,4 @@
-"""Python for a model card: a model in each format, used without finetune."""
+"""Python code for a model card: how to use a model in each format without finetune."""
 
 from finetune.export import weights
 from finetune.export.description import ModelDescription
@@ -48,10 +48,10 @@ import torch
 model = {model}.eval()
 """
 
-_PARTS = """\
+_BACKBONE_AND_HEAD = """\
 {imports}
 
-{parts}
+{construction}
 model = nn.Sequential(OrderedDict(backbone=backbone, head=head)).eval()
 load_model(model, "{file}")
 """
@@ -85,6 +85,8 @@ from finetune import load_learner
 load_learner("path/to/this/folder").predict("photo.jpg")
 """
 
+_STANDARD_LIBRARY = ("from collections", "from functools")
+
 _IN_TIMM = (
     f"From `{FILES['safetensors']}`, with timm alone, in one line. The model takes normalised "
     "images and gives logits:"
@@ -100,11 +102,11 @@ _INTRODUCTIONS = {
 
 
 def usage(description: ModelDescription, source: str) -> str:
-    """The section that says how to read an image, and how to load each format that is there.
+    """The section of a card that says how to read images and how to run each exported format.
 
-    source: Python that makes `backbone` and `head`.
+    source: Python code that makes `backbone` and `head`.
     """
-    parts = [
+    paragraphs = [
         "## Use\n\nRun in this folder. First read images, with Pillow and NumPy alone:",
         _block(read_source(description)),
     ]
@@ -113,21 +115,21 @@ def usage(description: ModelDescription, source: str) -> str:
         introduction = _INTRODUCTIONS[name]
         if name == "safetensors" and loads_in_timm:
             introduction = _IN_TIMM
-        parts += [introduction, _block(load_source(name, description, source))]
+        paragraphs += [introduction, _block(load_source(name, description, source))]
     card = description.task.card
-    parts += [card.results, _block(card.results_code)]
+    paragraphs += [card.results, _block(card.results_code)]
     if "safetensors" in description.formats:
-        parts += ["With finetune, the whole of it, from anywhere:", _block(_FINETUNE)]
-    return "\n\n".join(parts)
+        paragraphs += ["With finetune, the whole of it, from anywhere:", _block(_FINETUNE)]
+    return "\n\n".join(paragraphs)
 
 
 def read_source(description: ModelDescription) -> str:
-    """Python that defines `spec`, `read` and `images`, with Pillow and NumPy alone."""
+    """Python code that defines `spec`, `read` and `images`, with Pillow and NumPy alone."""
     return _READ.replace("{resize}", _RESIZE[description.preprocessing.resize])
 
 
 def load_source(name: Format, description: ModelDescription, source: str) -> str:
-    """Python from `images` to `probabilities` for one format."""
+    """Python code that goes from `images` to `probabilities` with one format."""
     file = FILES[name]
     if name == "onnx":
         return _ONNX.format(file=file)
@@ -136,23 +138,33 @@ def load_source(name: Format, description: ModelDescription, source: str) -> str
     run = _RUN.format(activation=_activation(description))
     if weights.classifier_of(description.architecture) is not None:
         return _TIMM.format(model=weights.timm_source(description.architecture, file)) + run
-    imports, _, parts = source.partition("\n\n")
-    return _PARTS.format(imports=_sorted(imports.splitlines()), parts=parts, file=file) + run
+    imports, _, construction = source.partition("\n\n")
+    load = _BACKBONE_AND_HEAD.format(
+        imports=_with_our_imports(imports.splitlines()), construction=construction, file=file
+    )
+    return load + run
 
 
-def _sorted(imports: list[str]) -> str:
-    """The imports of the backbone's source and ours, those of the standard library first."""
-    lines = {*imports, "import torch", "from safetensors.torch import load_model"}
-    lines.add("from collections import OrderedDict")
-    standard = [line for line in lines if line.startswith(("from collections", "from functools"))]
-    third_party = sorted(lines - set(standard), key=lambda line: (line.startswith("from"), line))
-    return "\n".join([*sorted(standard), "", *third_party])
+def _with_our_imports(imports: list[str]) -> str:
+    """The imports of the backbone's source and of the recipe, as a formatter sorts them."""
+    lines = {
+        *imports,
+        "from collections import OrderedDict",
+        "from safetensors.torch import load_model",
+        "import torch",
+    }
+    standard_library = {line for line in lines if line.startswith(_STANDARD_LIBRARY)}
+    third_party = lines - standard_library
+    plain = {line for line in third_party if line.startswith("import ")}
+    return "\n".join([*sorted(standard_library), "", *sorted(plain), *sorted(third_party - plain)])
 
 
 def _activation(description: ModelDescription) -> str:
-    """Python that makes probabilities, or values, of `logits`."""
+    """Python code that turns `logits` into probabilities, or into a regression's values."""
     temperature = description.post_processing.temperature
-    logits = "logits" if temperature == 1 else f"(logits / {temperature!r})"
+    logits = "logits"
+    if temperature != 1:
+        logits = f"(logits / {temperature!r})"
     return description.task.card.activation.format(logits=logits, temperature=temperature)
 
 

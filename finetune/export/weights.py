@@ -1,4 +1,4 @@
-"""model.safetensors: a model's weights, under timm's own names where timm's model can take them."""
+"""model.safetensors: a model's weights, under timm's names if timm's model can take them."""
 
 from functools import cache
 from pathlib import Path
@@ -18,18 +18,25 @@ _CLASSIFIER = "timm_classifier"
 
 
 def save(model: nn.Module, file: Path, classifier: str | None = None) -> None:
-    """Writes the weights; classifier: the name that timm has for our head, see `classifier_of`."""
+    """Writes the weights of a model to a file.
+
+    classifier: the name that timm has for our head, see `classifier_of`; the weights then get
+    timm's names. None: they have ours.
+    """
     if classifier is None:
         save_model(model, str(file))
         return
-    named = {_to_timm(name, classifier): value for name, value in model.state_dict().items()}
-    # timm wants a tied weight under each of its names, and safetensors no memory twice
-    copies = {n: v.cpu().clone(memory_format=torch.contiguous_format) for n, v in named.items()}
-    save_file(copies, str(file), {"format": "pt", _CLASSIFIER: classifier})
+    state = {}
+    for name, value in model.state_dict().items():
+        # timm needs a tied weight under each of its names, which safetensors refuses to write from
+        # the same memory
+        copied = value.cpu().clone(memory_format=torch.contiguous_format)
+        state[_to_timm(name, classifier)] = copied
+    save_file(state, str(file), {"format": "pt", _CLASSIFIER: classifier})
 
 
 def load(model: nn.Module, file: Path) -> None:
-    """Takes back what `save` wrote; whatever safetensors or torch raise comes through."""
+    """Loads weights that `save` wrote; errors of safetensors and torch are not translated."""
     with safe_open(str(file), framework="pt") as opened:
         classifier = (opened.metadata() or {}).get(_CLASSIFIER)
     if classifier is None:
@@ -40,10 +47,10 @@ def load(model: nn.Module, file: Path) -> None:
 
 
 def classifier_of(made: Architecture) -> str | None:
-    """The layer of timm's own model, such as "fc", that the head is; None where it is none.
+    """The name of the layer of timm's model, such as "fc", that our head is; None if it is none.
 
-    It is one where the head is a Linear layer, without a scale, over the features that timm's own
-    classifier gets.
+    Our head is timm's classifier if it is a Linear layer without a scale and reads the same
+    features.
     """
     if made.head != "linear" or made.scaled or made.backbone.startswith(TORCHVISION_PREFIX):
         return None
@@ -51,37 +58,55 @@ def classifier_of(made: Architecture) -> str | None:
 
 
 def timm_source(made: Architecture, file: str) -> str:
-    """Python that makes timm's own model with the weights; for one with a `classifier_of`."""
+    """Python code that makes timm's model with our weights; for models with a `classifier_of`."""
     options = {"num_classes": made.classes, **_options(made.backbone, made.image_size)}
-    arguments = "".join(f", {name}={value}" for name, value in options.items())
-    return f'timm.create_model("{made.backbone}"{arguments}, checkpoint_path="{file}")'
+    arguments = [f'"{made.backbone}"']
+    for name, value in options.items():
+        arguments.append(f"{name}={value}")
+    arguments.append(f'checkpoint_path="{file}"')
+    return f"timm.create_model({', '.join(arguments)})"
 
 
 @cache
 def _classifier(backbone: str, classes: int, image_size: int) -> str | None:
-    """Compares timm's model with its backbone alone and a Linear layer, with random weights."""
+    """The name of timm's classifier if it is a Linear layer that reads the backbone's features.
+
+    To find out, a model with the classifier and one without it run on the same images, with the
+    same random weights.
+    """
     options = _options(backbone, image_size)
     images = torch.rand(2, 3, image_size, image_size, generator=generator(0, "export"))
     with isolated(), torch.no_grad():
         whole: Any = timm.create_model(backbone, num_classes=classes, **options).eval()
-        alone = timm.create_model(backbone, num_classes=0, **options).eval()
+        headless = timm.create_model(backbone, num_classes=0, **options).eval()
         name = whole.pretrained_cfg.get("classifier")
-        linear = dict(whole.named_modules()).get(name) if isinstance(name, str) else None
-        if not isinstance(linear, nn.Linear):  # a distilled model has two classifiers
+        # a distilled model has two classifiers, and no single name
+        if not isinstance(name, str):
             return None
-        nn.init.normal_(linear.weight)  # zero in some, so that nothing would be compared
+        classifier = dict(whole.named_modules()).get(name)
+        if not isinstance(classifier, nn.Linear):
+            return None
+        # some models begin with zeros, so that any two outputs would be equal
+        nn.init.normal_(classifier.weight)
         try:
-            missing, unexpected = whole.load_state_dict(alone.state_dict(), strict=False)
-            expected, outputs = linear(alone(images)), whole(images)
-        except RuntimeError:  # shapes that do not fit: there is more between the two
+            missing, unexpected = whole.load_state_dict(headless.state_dict(), strict=False)
+            expected = classifier(headless(images))
+            outputs = whole(images)
+        except RuntimeError:  # shapes do not fit: other layers are between features and classifier
             return None
-    fits = not unexpected and set(missing) == {f"{name}.weight", f"{name}.bias"}
+    if unexpected or set(missing) != {f"{name}.weight", f"{name}.bias"}:
+        return None
     tolerance = 1e-4 * float(expected.abs().max())
-    return name if fits and torch.allclose(expected, outputs, rtol=0, atol=tolerance) else None
+    if not torch.allclose(expected, outputs, rtol=0, atol=tolerance):
+        return None
+    return name
 
 
 def _options(backbone: str, image_size: int) -> dict[str, Any]:
-    """As for our backbone: those that are built for one size are built for this one."""
+    """Options of `timm.create_model`, the same as for our backbone.
+
+    A model that is built for one image size is built for this one.
+    """
     config = timm.models.get_pretrained_cfg(backbone)
     if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
         return {}
@@ -90,11 +115,16 @@ def _options(backbone: str, image_size: int) -> dict[str, Any]:
 
 def _to_timm(name: str, classifier: str) -> str:
     """backbone.conv1.weight -> conv1.weight, head.1.weight -> fc.weight"""
-    part, _, rest = name.partition(".")
-    return rest if part == "backbone" else f"{classifier}.{rest.partition('.')[2]}"
+    module, _, name_in_module = name.partition(".")
+    if module == "backbone":
+        return name_in_module
+    _, _, parameter = name_in_module.partition(".")
+    return f"{classifier}.{parameter}"
 
 
 def _to_ours(name: str, classifier: str) -> str:
     """conv1.weight -> backbone.conv1.weight, fc.weight -> head.1.weight"""
-    layer, _, own = name.rpartition(".")
-    return f"head.1.{own}" if layer == classifier else f"backbone.{name}"
+    layer, _, parameter = name.rpartition(".")
+    if layer == classifier:
+        return f"head.1.{parameter}"
+    return f"backbone.{name}"

@@ -23,11 +23,11 @@ Files: TypeAlias = str | Path | Iterable[str | Path]
 _Decoding: TypeAlias = list[tuple[str, Future[Tensor]]]
 
 _BATCHES_AHEAD = 3
-"""Batches of images in memory: one that is predicted, and those that are being decoded."""
+"""How many batches of images are in memory: one is predicted, the next ones are being decoded."""
 
 
 class Written(NamedTuple):
-    """How many rows were written, and how many of them are images that can't be read."""
+    """How many rows were written, and how many of them are of unreadable images."""
 
     images: int
     unreadable: int
@@ -43,18 +43,27 @@ def predict_files(
     progress: bool = True,
     workers: int | None = None,
 ) -> Iterator[FilePrediction]:
-    """A row for every file, in order, while the next ones are being decoded.
+    """Yields a row for every file, in order, while threads decode the next ones.
 
     files: a folder with images in and below it, or paths. read: path -> model input [1, ...].
-    predict: such inputs -> an answer each. to_row: path and answer -> row. Arguments are checked at
-    once, images are read when rows are asked for: no more than three batches of them are in memory.
+    predict: a list of such inputs -> an answer for each. to_row: path and answer -> row. workers:
+    threads; None takes one for each core, 8 at most.
+    The arguments are checked at once. Images are read only as rows are asked for, so that at most
+    three batches of them are in memory.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-    paths = image_files(files) if isinstance(files, str | Path) else files
-    bar = _bar(len(paths) if isinstance(paths, Sequence) else None, progress)
-    workers = workers or min(8, os.cpu_count() or 1)
-    return _predictions(paths, read, predict, to_row, batch_size, bar, workers)
+    if isinstance(files, str | Path):
+        paths: Iterable[str | Path] = image_files(files)
+    else:
+        paths = files
+    total = None
+    if isinstance(paths, Sequence):
+        total = len(paths)
+    if not workers:
+        workers = min(8, os.cpu_count() or 1)
+    new_bar = _bar_factory(total, progress)
+    return _predictions(paths, read, predict, to_row, batch_size, new_bar, workers)
 
 
 def _predictions(
@@ -67,26 +76,33 @@ def _predictions(
     workers: int,
 ) -> Iterator[FilePrediction]:
     with ThreadPoolExecutor(workers, thread_name_prefix="predict") as threads, new_bar() as bar:
+
+        def decode(path: str) -> Future[Tensor]:
+            return threads.submit(read, path)
+
         try:
-            names = map(str, paths)
-            for batch in _decoded_ahead(names, lambda path: threads.submit(read, path), batch_size):
+            for batch in _decoded_ahead(map(str, paths), decode, batch_size):
                 yield from _rows(batch, predict, to_row)
                 bar.update(len(batch))
-        finally:  # the caller may stop early
+        finally:
+            # the caller may stop asking for rows, and then nothing more should be read
             threads.shutdown(cancel_futures=True)
 
 
 def _decoded_ahead(
-    paths: Iterator[str], submit: Callable[[str], Future[Tensor]], batch_size: int
+    paths: Iterator[str], decode: Callable[[str], Future[Tensor]], batch_size: int
 ) -> Iterator[_Decoding]:
-    """Batches in order; while one is used, the next ones are under way."""
-    queue: deque[_Decoding] = deque()
+    """Yields batches in order; while one is in use, the next ones are being decoded."""
+    batches: deque[_Decoding] = deque()
     while True:
-        while len(queue) < _BATCHES_AHEAD and (chunk := list(islice(paths, batch_size))):
-            queue.append([(path, submit(path)) for path in chunk])
-        if not queue:
+        while len(batches) < _BATCHES_AHEAD:
+            batch = [(path, decode(path)) for path in islice(paths, batch_size)]
+            if not batch:
+                break
+            batches.append(batch)
+        if not batches:
             return
-        yield queue.popleft()
+        yield batches.popleft()
 
 
 def _rows(
@@ -94,16 +110,20 @@ def _rows(
     predict: Callable[[Sequence[Tensor]], Sequence[Any]],
     to_row: Callable[[str, Any], FilePrediction],
 ) -> Iterator[FilePrediction]:
-    """A row for each file of a batch; one that can't be read has an error and no prediction."""
-    errors = [future.exception() for _, future in batch]
-    for error in errors:
-        if error is not None and not isinstance(error, ImageError):
-            raise error
-    readable = [future.result() for _, future in batch if future.exception() is None]
-    answers = iter(predict(readable) if readable else ())
-    for (path, _), error in zip(batch, errors, strict=True):
-        if isinstance(error, ImageError):
-            yield FilePrediction(path, error=error.reason)
+    """Yields a row for each file of a batch; an unreadable one has an error and no prediction."""
+    inputs: list[Tensor] = []
+    image_errors: dict[int, ImageError] = {}
+    for index, (_, future) in enumerate(batch):
+        try:
+            inputs.append(future.result())
+        except ImageError as error:
+            image_errors[index] = error
+    answers: Iterator[Any] = iter(())
+    if inputs:
+        answers = iter(predict(inputs))
+    for index, (path, _) in enumerate(batch):
+        if index in image_errors:
+            yield FilePrediction(path, error=image_errors[index].reason)
         else:
             yield to_row(path, next(answers))
 
@@ -111,23 +131,25 @@ def _rows(
 def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Written:
     """Writes rows as they come: path, label, probability, error, and a column for each class.
 
-    target: a file, replaced if it exists, or an open stream. A class's column is "p(its name)", a
-    regression's for a target "value(its name)".
+    target: a file, replaced if it exists, or an open stream. The column of a class is called
+    "p(its name)", that of a regression's target "value(its name)".
     """
     rows = iter(rows)
     first_rows: list[FilePrediction] = []
-    for row in rows:  # the classes are known from the first image that could be read
+    # the classes are known from the first readable image
+    for row in rows:
         first_rows.append(row)
         if row.probabilities:
             break
     names: list[str] = []
-    what = "p"
+    column_prefix = "p"
     if first_rows:
         names = list(first_rows[-1].probabilities)
-        what = "value" if first_rows[-1].label is None else "p"
+        if first_rows[-1].label is None:
+            column_prefix = "value"
     with _opened(target) as stream:
         writer = csv.writer(stream)
-        class_columns = [f"{what}({name})" for name in names]
+        class_columns = [f"{column_prefix}({name})" for name in names]
         writer.writerow(["path", "label", "probability", "error", *class_columns])
 
         def write(row: FilePrediction) -> None:
@@ -138,7 +160,7 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
 
 
 def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Written:
-    """Writes rows as they come, a JSON object a line with the row's fields.
+    """Writes rows as they come, each as a line with a JSON object of the row's fields.
 
     target: a file, replaced if it exists, or an open stream.
     """
@@ -161,6 +183,7 @@ def _write_all(rows: Iterable[FilePrediction], write: Callable[[FilePrediction],
 
 
 def _opened(target: str | Path | TextIO) -> AbstractContextManager[TextIO]:
+    """A file that is closed on leaving, or the caller's stream, which stays open."""
     if not isinstance(target, str | Path):
         return nullcontext(target)
     Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -168,14 +191,14 @@ def _opened(target: str | Path | TextIO) -> AbstractContextManager[TextIO]:
     return Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
-def _bar(total: int | None, progress: bool) -> Callable[[], Any]:
-    """Makes a bar on standard error, so that rows can go to standard output."""
-    somebody_looks = sys.stderr.isatty() or "ipykernel" in sys.modules
+def _bar_factory(total: int | None, progress: bool) -> Callable[[], Any]:
+    """A function that opens a progress bar on standard error; standard output is for rows."""
+    is_seen = sys.stderr.isatty() or "ipykernel" in sys.modules
     return lambda: tqdm(
         total=total,
         desc="predicting",
         unit=" images",
         leave=False,
         dynamic_ncols=True,
-        disable=not (progress and somebody_looks),
+        disable=not (progress and is_seen),
     )

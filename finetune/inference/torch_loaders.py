@@ -1,6 +1,5 @@
-"""What a torch DataLoader tells of its examples: their order, their files, their classes."""
+"""What a torch DataLoader says of its examples: their order, their files, their classes."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,29 @@ from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.loaders import TorchLoader
 from finetune.data.sources.datasets import classes_of, whole_of
 from finetune.tasks import Task
+from finetune.wording import warn
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 def unwrapped(loader: Any) -> Any:
-    """The loader that the user gave."""
-    return loader.loader if isinstance(loader, TorchLoader) else loader
+    """The loader that the user passed, without our wrapper."""
+    if isinstance(loader, TorchLoader):
+        return loader.loader
+    return loader
 
 
 def warn_of_disorder(loader: Any) -> None:
-    """Rows are numbered as they come, which for a shuffled data set says nothing."""
+    """Warns of a loader that shuffles its data set or leaves out a part of it.
+
+    Rows are numbered in the order in which they come, so that the numbers would mislead.
+    """
     batch_sampler = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader if batch_sampler is None else batch_sampler, "sampler", None)
+    has_sampler = loader if batch_sampler is None else batch_sampler
+    sampler = getattr(has_sampler, "sampler", None)
+    is_shuffled = isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True
     problems = []
-    if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True:
+    if is_shuffled:
         problems.append(
             f"its {type(sampler).__name__} changes the order, so that the rows' numbers "
             "are not those of the data set"
@@ -42,45 +49,50 @@ def warn_of_disorder(loader: Any) -> None:
     if getattr(batch_sampler, "drop_last", False) is True:
         problems.append("drop_last=True leaves out the last, short batch")
     if problems:
-        warnings.warn(
+        warn(
             f"this {type(loader).__name__} is not read whole and in order: {'; '.join(problems)}; "
-            "pass DataLoader(dataset, batch_size), without shuffle= or drop_last=",
-            stacklevel=6,
+            "pass DataLoader(dataset, batch_size), without shuffle= or drop_last="
         )
 
 
 def paths_of(loader: Any) -> list[str] | None:
-    """The file of each example; None where it is not known.
+    """The file of each example, or None if the files are not known.
 
-    It is known where the data set has (path, class) pairs, as torchvision's do, and is read whole
-    and in order.
+    They are known if the data set has (path, class) pairs, as torchvision's have, and the loader
+    reads it whole and in order.
     """
     batch_sampler = getattr(loader, "batch_sampler", None)
     if type(batch_sampler) is not BatchSampler or batch_sampler.drop_last:
         return None
     if type(batch_sampler.sampler) is not SequentialSampler:
         return None
-    if loader.collate_fn is not default_collate:  # another one may leave examples out
+    # another collate function may leave examples out
+    if loader.collate_fn is not default_collate:
         return None
     return _files_of(loader.dataset)
 
 
 def _files_of(dataset: Any) -> list[str] | None:
+    """The file of each example of a data set, or None if it does not say."""
     if isinstance(dataset, Subset):
-        whole = _files_of(dataset.dataset)
-        return None if whole is None else [whole[number] for number in dataset.indices]
-    for name in ("samples", "imgs"):
-        samples = getattr(dataset, name, None)
+        files = _files_of(dataset.dataset)
+        if files is None:
+            return None
+        return [files[number] for number in dataset.indices]
+    # torchvision's names for the list of (path, class) pairs
+    for attribute in ("samples", "imgs"):
+        samples = getattr(dataset, attribute, None)
         if not isinstance(samples, list | tuple) or len(samples) != len(dataset):
             continue
-        paths = []
-        for sample in samples:
-            is_sample = isinstance(sample, list | tuple) and len(sample) > 0
-            if is_sample and isinstance(sample[0], str | Path):
-                paths.append(str(sample[0]))
-        if len(paths) == len(samples):
-            return paths
+        if all(map(_begins_with_a_path, samples)):
+            return [str(sample[0]) for sample in samples]
     return None
+
+
+def _begins_with_a_path(sample: Any) -> bool:
+    if not isinstance(sample, list | tuple) or not sample:
+        return False
+    return isinstance(sample[0], str | Path)
 
 
 def check_classes(
@@ -91,28 +103,33 @@ def check_classes(
 ) -> None:
     """Raises ValueError for a data set whose class numbers have other names than the model's.
 
-    classes: of the model. known_loaders: with whose data sets it was trained.
+    classes: those of the model. known_loaders: the loaders that the model was trained with; a data
+    set may have the class names of one of them instead.
     """
     if task.names_are != "classes":
         return
     names = _class_names_of(loader)
-    possible = [classes, *map(_class_names_of, known_loaders)]
-    known = [known_names for known_names in possible if known_names]
-    if names and known and names not in known:
+    accepted = []
+    for candidate in (classes, *map(_class_names_of, known_loaders)):
+        if candidate:
+            accepted.append(candidate)
+    if not names or not accepted:
+        return
+    if names not in accepted:
         raise ValueError(
             f"this {type(loader).__name__} numbers its labels by the classes {', '.join(names)}; "
-            f"those of the learner are {', '.join(known[0])}; give its data set the same ones, or "
-            "a target_transform= that makes the learner's numbers of its own"
+            f"those of the learner are {', '.join(accepted[0])}; give its data set the same "
+            "ones, or a target_transform= that makes the learner's numbers of its own"
         )
 
 
 def _class_names_of(loader: Any) -> tuple[str, ...] | None:
-    """The classes by which the data set numbers its labels, if it tells."""
+    """The classes by which a loader's data set numbers its labels, or None if it does not say."""
     items = getattr(loader, "items", None)
     dataset: Any = getattr(unwrapped(loader), "dataset", None)
     if isinstance(items, DatasetImages):
         dataset = items.dataset
-    # what such a function gives need not be a number of these classes
+    # a function of the targets may return numbers of other classes
     if getattr(whole_of(dataset), "target_transform", None) is not None:
         return None
     names = classes_of(dataset)

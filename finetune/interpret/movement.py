@@ -107,7 +107,7 @@ def plot_movement(rows: Sequence[Moved], groups: Sequence[str]) -> Figure:
         _mark_unmoved(axes, unmoved)
         _write_names(axes, names)
         axes.grid(visible=False, axis="x")
-        axes.set_ylabel("relative distance  $|w - w_0| \\, / \\, |w_0|$")
+        axes.set_ylabel("relative distance  |w - w0| / |w0|")
         axes.set_xlabel(f"{unit}, first layers first")
         shared.add_group_legend(figure, groups, note)
     return figure

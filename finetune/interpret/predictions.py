@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -15,7 +14,7 @@ from finetune.interpret.page import Drawing, Part, Section
 from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
 from finetune.interpret.report import ClassReport
 from finetune.tables import Table, end_of
-from finetune.wording import counted
+from finetune.wording import counted, warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,10 +173,9 @@ class Predictions(PredictionTable):
         Source: Guo et al., "On Calibration of Modern Neural Networks" (2017).
         """
         if self.correct.all():
-            warnings.warn(
+            warn(
                 f"all {len(self)} predictions are right, which says nothing about how sure the "
-                "model may be: the temperature stays 1; calibrate on more data",
-                stacklevel=2,
+                "model may be: the temperature stays 1; calibrate on more data"
             )
             return 1.0
         return analysis.fit_temperature(self.scores, self.targets)

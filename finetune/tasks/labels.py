@@ -1,17 +1,20 @@
 """Names of classes, and labels as people write them: checked, sorted and numbered."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 
 def class_name(label: Any, where: str) -> str:
-    """The class name that a label is, or that a number stands for.
+    """The class name of a label; that of a number is its text.
 
-    label: a string, a number, or an array or tensor of one number. where: the label's place, which
-    errors begin with. Raises ValueError for a missing label, and for several labels.
+    label: a string, a number, or an array or tensor of one number. where: the label's place, with
+    which errors begin. Raises ValueError for a missing label, and for several labels.
     """
-    value = label.item() if getattr(label, "ndim", None) == 0 else label
+    value = label
+    if getattr(label, "ndim", None) == 0:
+        value = label.item()
     if is_missing(value):
         raise ValueError(f"{where} has no label, but {value!r}; leave it out or label it")
     if isinstance(value, Iterable) and not isinstance(value, str):
@@ -23,24 +26,27 @@ def class_name(label: Any, where: str) -> str:
 
 
 def class_names(labels: Sequence[Any]) -> list[str]:
-    """One class name for each image. Raises ValueError, with the image's number, see above."""
+    """The class name of each image's label.
+
+    Raises ValueError, with the image's number, for a missing label, and for several labels.
+    """
     return [class_name(label, f"image {number}") for number, label in enumerate(labels)]
 
 
 def is_missing(value: Any) -> bool:
-    """Whether it is None, NaN, or what pandas has for them."""
+    """Whether a value is None, NaN, or pandas' NA or NaT."""
     is_nan = isinstance(value, float) and math.isnan(value)
     return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether a cell of a table says nothing: it is missing, or white space."""
+    """Whether a cell of a table is missing or holds only white space."""
     is_blank = isinstance(cell, str) and not cell.strip()
     return is_missing(cell) or is_blank
 
 
 def python_values(labels: Sequence[Any]) -> Sequence[Any]:
-    """The values of an array, a tensor or a column as Python's own; a list as it is."""
+    """The values of an array, a tensor or a column as Python values; a list stays as it is."""
     if hasattr(labels, "tolist"):
         values: Sequence[Any] = labels.tolist()
         return values
@@ -57,10 +63,13 @@ def number_classes(
     """The classes in order, and the number of each by its name.
 
     labels: the names that occur. classes: all names in order; None sorts the names that occur, see
-    `sorted_names`. of_training: `classes` are those of the training data, for the error's words.
+    `sorted_names`. of_training: whether `classes` are those of the training data, which only the
+    error's words depend on.
     Raises ValueError for fewer than `at_least` classes, and for a label that `classes` lacks.
     """
-    names = checked_classes(sorted_names(labels) if classes is None else classes, at_least)
+    if classes is None:
+        classes = sorted_names(labels)
+    names = checked_classes(classes, at_least)
     number_of = {name: number for number, name in enumerate(names)}
     unknown = sorted(set(labels) - number_of.keys())
     if unknown:
@@ -78,7 +87,7 @@ def number_classes(
 
 
 def sorted_names(names: Collection[str]) -> list[str]:
-    """The names sorted as texts; whole numbers by their values.
+    """The names in alphabetical order, or by their values if all of them are whole numbers.
 
     >>> sorted_names({"10", "9", "1"}), sorted_names({"b10", "b9"})
     (['1', '9', '10'], ['b10', 'b9'])
@@ -91,22 +100,28 @@ def sorted_names(names: Collection[str]) -> list[str]:
 def checked_classes(
     classes: Sequence[str], at_least: int = 2, *, refuse_case_twins: bool = True
 ) -> tuple[str, ...]:
-    """The names as a tuple of texts.
+    """The names of classes as a tuple of strings.
 
     refuse_case_twins: whether names that differ only in case, as typing errors do, are an error.
     Raises ValueError for fewer than `at_least` names, and for equal ones.
     """
     if len(classes) < at_least:
-        count = "two classes" if at_least == 2 else "one class"
-        raise ValueError(f"a classifier needs at least {count}, found only {list(classes)}")
+        minimum = "two classes" if at_least == 2 else "one class"
+        raise ValueError(f"a classifier needs at least {minimum}, found only {list(classes)}")
     names = tuple(str(name) for name in classes)
-    seen: dict[str, str] = {}
+    if refuse_case_twins:
+        _refuse_case_twins(names)
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(
+                f"two classes are called {name!r}; pass classes= with one name for each"
+            )
+    return names
+
+
+def _refuse_case_twins(names: Sequence[str]) -> None:
+    first_spelling: dict[str, str] = {}
     for name in names:
-        folded = name.casefold() if refuse_case_twins else name
-        twin = seen.setdefault(folded, name)
+        twin = first_spelling.setdefault(name.casefold(), name)
         if twin != name:
             raise ValueError(f"classes {twin!r} and {name!r} differ only in case; rename one")
-    if len(seen) < len(names):
-        equal = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two classes are called {equal!r}; pass classes= with one name for each")
-    return names

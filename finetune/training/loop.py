@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,7 @@ from finetune.training.step import TrainStep
 from finetune.training.update_meter import UpdateMeter
 
 DELAY = 16
-"""Steps whose losses are read together on an accelerator; a CPU has no reason to wait."""
+"""Steps whose losses are read together on an accelerator, since reading one makes it wait."""
 
 
 class _Stopped(Exception):  # noqa: N818  (control flow, not an error)
@@ -52,12 +52,12 @@ class _Stopped(Exception):  # noqa: N818  (control flow, not an error)
 
 @dataclass(slots=True)
 class Loop:
-    """Everything a run needs; `run(...)` does it.
+    """Runs plans: trains, validates, tells the callbacks and writes checkpoints.
 
-    save: writes a checkpoint to a path. checkpoint: where to write one as the run goes, after every
-    epoch, at an interruption, and inside long epochs every `checkpoint_seconds`. prefixes: finds
-    the frozen layers whose outputs are kept; None keeps none. note: for FitStart. average: of the
-    weights.
+    save: writes a checkpoint to a path. checkpoint: the path of the run's checkpoint, written after
+    every epoch, at an interruption, and inside long epochs every `checkpoint_seconds`; None writes
+    none. prefixes: finds the frozen layers whose outputs are kept; None keeps none. note: the one
+    of FitStart. average: the average of the weights.
     """
 
     setup: Setup
@@ -73,8 +73,9 @@ class Loop:
     _saved_at: float = 0.0
 
     def run(self, run: Run) -> None:
-        """Runs the rest of the plan. FitEnd reaches every callback, however this ends."""
-        reason, model = "finished", self.setup.model
+        """Runs the rest of the plan. FitEnd reaches every callback, however the run ends."""
+        reason = "finished"
+        model = self.setup.model
         if self.setup.runtime.device.type == "cpu":
             keep_freed_memory()
         self._saved_at = time.monotonic()
@@ -92,7 +93,8 @@ class Loop:
             raise
         except BaseException as error:
             reason = f"failed: {error}"
-            with suppress(Exception):  # steps that are done belong in the history
+            # steps that are done belong in the history
+            with suppress(Exception):
                 self._emit_pending(run)
             raise
         finally:
@@ -102,10 +104,12 @@ class Loop:
             error_at_end = deliver_last(self.callbacks, FitEnd(reason))
         if error_at_end is not None:
             raise error_at_end
-        if self._interruption:  # came while the run was stopping by itself
+        # a signal may have arrived while the run was ending by itself
+        if self._interruption:
             raise self._interruption.error()
 
     def _run_phases(self, run: Run) -> None:
+        """Runs the rest of the plan, phase by phase; each begins with freezing."""
         groups = self.setup.optimizer.groups
         self._emit(
             FitStart(
@@ -126,31 +130,46 @@ class Loop:
             peaks = phase.largest()
             groups.begin_phase(peaks)
             self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch, peaks, note))
-            note = self._run_phase(run, phase)  # what it keeps in memory ends with it
+            # a function of its own, so that its kept features are freed before the next phase
+            note = self._run_phase(run, phase)
 
     def _run_phase(self, run: Run, phase: Phase) -> str:
-        """Runs the rest of a phase; returns why it ended early, or nothing."""
+        """Runs the rest of a phase; returns why it ended early, or an empty text."""
         features = self._feature_cache(run, phase)
-        setup = self.setup if features is None else features.setup
-        skipping_prefix = nullcontext() if features is None else features.suffix.active()
+        setup = self.setup
+        skipping_prefix: AbstractContextManager[None] = nullcontext()
+        if features is not None:
+            setup = features.setup
+            skipping_prefix = features.suffix.active()
         # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
         with skipping_prefix, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
-            self.average.follow(self.setup.model)  # all processes have the same weights by now
+            # wrapping has given all processes the same weights
+            self.average.follow(self.setup.model)
             step = TrainStep(net, setup, meter=UpdateMeter(self.callbacks), average=self.average)
-            index, note = run.phase, ""
+            note = ""
+            index = run.phase
             while run.phase == index:
                 try:
                     self._run_epoch(run, phase, step, features)
                 except _Stopped as stop:
-                    is_last_phase = index + 1 == len(run.plan)
-                    if not stop.answer.phase_only or is_last_phase:
-                        raise
-                    # a phase that is over anyway has not ended early
-                    note = f"{phase.name} stopped: {stop}" if run.phase == index else ""
-                    run.leave_phase(index)
+                    note = self._leave_phase(run, index, stop)
         return note
 
+    def _leave_phase(self, run: Run, index: int, stop: _Stopped) -> str:
+        """Ends phase `index` if only the phase is to stop, else raises `stop`.
+
+        Returns why the phase ended early; an empty text if it was over anyway.
+        """
+        is_last_phase = index + 1 == len(run.plan)
+        if not stop.answer.phase_only or is_last_phase:
+            raise stop
+        if run.phase != index:
+            return ""
+        run.leave_phase(index)
+        return f"{run.plan[index].name} stopped: {stop}"
+
     def _feature_cache(self, run: Run, phase: Phase) -> FeatureCache | None:
+        """The kept outputs of the frozen layers; None if none are frozen, or can be kept."""
         if self.prefixes is None or not phase.frozen:
             return None
         return FeatureCache.create(self.setup, phase, run.first_epoch_of_phase, self.prefixes)
@@ -163,10 +182,7 @@ class Loop:
         steps_per_epoch = self.setup.steps_per_epoch
         self._emit(EpochStart(phase.name, run.epoch, steps_per_epoch, run.step))
         if features is not None:
-            with closing(features.fill(run.epoch_number)) as precomputed:
-                for event in precomputed:
-                    self._emit(event)
-                    self._check_interruption(run)
+            self._fill(features, run)
         # a callback, or the filling of the cache, may have changed the modes
         self.setup.optimizer.groups.set_training_modes()
         if run.step < steps_per_epoch:
@@ -181,9 +197,19 @@ class Loop:
             self._write_checkpoint()
         self._check_interruption(run)
 
+    def _fill(self, features: FeatureCache, run: Run) -> None:
+        """Runs the frozen layers on what the epoch needs and the cache lacks."""
+        with closing(features.fill(run.epoch_number)) as precomputed:
+            for event in precomputed:
+                self._emit(event)
+                self._check_interruption(run)
+
     def _run_steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
-        data, accumulate = step.setup.data, step.setup.settings.accumulate
-        epoch_number, steps_per_epoch = run.epoch_number, self.setup.steps_per_epoch
+        """Runs the remaining steps of an epoch."""
+        data = step.setup.data
+        accumulate = step.setup.settings.accumulate
+        epoch_number = run.epoch_number
+        steps_per_epoch = self.setup.steps_per_epoch
         view = phase.view(run.epoch, run.first_epoch_of_phase)
         # closed at once: workers and generators must not outlive an error
         with closing(data.train.epoch(data.seed, epoch_number, run.step * accumulate)) as batches:
@@ -200,12 +226,12 @@ class Loop:
                 self._after_step(run, row, on_cpu=loss.device.type == "cpu")
 
     def _after_step(self, run: Run, row: StepEnd, *, on_cpu: bool) -> None:
-        """Tells the callbacks, and looks for signals, as often as costs nothing."""
+        """Emits what is pending and looks for signals, as often as it costs no time."""
         is_last = run.step == self.setup.steps_per_epoch
         is_time_to_read = is_last or run.step % DELAY == 0
         if is_time_to_read or on_cpu:
             self._emit_pending(run)
-        # no later loss would show that the last update went wrong
+        # the loss of a next step shows a broken update; the last one has no next step
         if is_last and not self.setup.weights_are_finite():
             raise self._diverged(DivergenceError("the weights are no longer finite"), row)
         if is_time_to_read or distributed.world_size() == 1:
@@ -220,7 +246,7 @@ class Loop:
         return time.monotonic() - self._saved_at > self.checkpoint_seconds
 
     def _set_values(self, run: Run, phase: Phase, step: int) -> StepEnd:
-        """Puts the hyper-parameters of a step in force; returns its row, still without loss."""
+        """Sets the hyper-parameters of a step; returns its event, with a loss that is still NaN."""
         optimizer = self.setup.optimizer
         for name, per_group in phase.at(run.epoch, step, self.setup.steps_per_epoch).items():
             optimizer.groups.set_values(name, per_group)
@@ -240,9 +266,11 @@ class Loop:
                     raise self._diverged(error, event)
                 run.loss_sum += event.loss
             answers += self._deliver(event)
-        self._act(answers)  # only now: the later steps are done, and belong in what is saved
+        # only now: the later steps are done, and belong in what an answer saves
+        self._act(answers)
 
     def _check_interruption(self, run: Run) -> None:
+        """Saves and raises if a signal has arrived in any of the processes."""
         if distributed.any_process(bool(self._interruption), self.setup.runtime.device):
             self._emit_pending(run)
             self._write_checkpoint()
@@ -256,7 +284,7 @@ class Loop:
         return [deliver(callback, event) for callback in self.callbacks]
 
     def _act(self, answers: Sequence[Answer]) -> None:
-        """Saves first, so that what is stopped is also saved."""
+        """Does what the callbacks asked for; saves first, so that a stop loses nothing."""
         for answer in answers:
             if isinstance(answer, Save):
                 self._save(answer.path)
@@ -272,7 +300,8 @@ class Loop:
             self._saved_at = time.monotonic()
 
     def _save(self, path: Path) -> None:
-        """The last update has no later loss to show that it went wrong, so the weights are read."""
+        """Writes a checkpoint. Raises DivergenceError if the weights are not finite."""
+        # the loss was computed before the last update, so that only the weights can show it
         if not self.setup.weights_are_finite():
             raise DivergenceError(
                 f"the weights are no longer finite and were not saved; {path} is as it was; "
@@ -281,4 +310,5 @@ class Loop:
         self.save(path)
 
     def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
+        """The same error, with the step, its learning rates and the checkpoint to go back to."""
         return error.at(row, self.setup.optimizer.groups.names, self.checkpoint)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune.export.description import GroupRecord, PartCounts, PhaseRecord, TrainingRecord
+from finetune.interpret.timeline import Span
+from finetune.models.layer_groups import LayerGroups
 from finetune.training.events import EpochEnd, StepEnd
 from finetune.training.setup import Setup
 from finetune.training.tables import step_spans, valid_points
@@ -12,7 +14,7 @@ from finetune.training.tables import step_spans, valid_points
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """data, training, validation: see `ModelDescription`."""
+    """The fields `data`, `training` and `validation` of a `ModelDescription`."""
 
     data: dict[str, PartCounts]
     training: TrainingRecord
@@ -20,42 +22,62 @@ class Record:
 
 
 def training_record(setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[EpochEnd]) -> Record:
-    """From the rows of the history.
+    """The record of all fits, made of the rows of the history.
 
-    Results of validation are known if the last step was the end of an epoch.
+    Results of validation belong to the present weights only if the last step ended an epoch;
+    otherwise there are none.
     """
     groups = setup.optimizer.groups
-    spans = step_spans(steps, setup.steps_per_epoch) if steps else []
-    phases = []
-    for span in spans:
-        rows = steps[span.first : span.last]
-        rates_by_group = zip(*(row.lr for row in rows), strict=True)
-        phases.append(
-            PhaseRecord(
-                name=span.name,
-                epochs=len({row.epoch for row in rows}),
-                steps=len(rows),
-                frozen=tuple(groups.names[: span.frozen]),
-                peak_lr=tuple(max(rates) for rates in rates_by_group),
-            )
-        )
-    group_records = [
-        GroupRecord(
+    data = {}
+    for part, counts in setup.data.class_counts().items():
+        data[part] = PartCounts(counts["images"], counts["classes"])
+    phases: list[PhaseRecord] = []
+    validation: dict[str, float | None] = {}
+    if steps:
+        spans = step_spans(steps, setup.steps_per_epoch)
+        phases = [_phase_record(span, steps, groups) for span in spans]
+        validation = _last_validation(spans, steps, epochs)
+    training = TrainingRecord(tuple(phases), _group_records(groups), setup.data.seed)
+    return Record(data, training, validation)
+
+
+def _phase_record(span: Span, steps: Sequence[StepEnd], groups: LayerGroups) -> PhaseRecord:
+    rows = steps[span.first : span.last]
+    rates_by_group = zip(*(row.lr for row in rows), strict=True)
+    return PhaseRecord(
+        name=span.name,
+        epochs=len({row.epoch for row in rows}),
+        steps=len(rows),
+        frozen=tuple(groups.names[: span.frozen]),
+        peak_lr=tuple(max(rates) for rates in rates_by_group),
+    )
+
+
+def _group_records(groups: LayerGroups) -> tuple[GroupRecord, ...]:
+    records = []
+    for group in groups:
+        record = GroupRecord(
             name=group.name,
             parameters=group.parameter_count,
             optimizer=group.optimizer,
             weight_decay=group.base.get("weight_decay", 0.0),
         )
-        for group in groups
-    ]
-    data = {
-        part: PartCounts(counts["images"], counts["classes"])
-        for part, counts in setup.data.class_counts().items()
-    }
+        records.append(record)
+    return tuple(records)
+
+
+def _last_validation(
+    spans: Sequence[Span], steps: Sequence[StepEnd], epochs: Sequence[EpochEnd]
+) -> dict[str, float | None]:
+    """The results of the last epoch; empty if training went on after it."""
     points = valid_points(spans, steps, epochs)
+    if not points:
+        return {}
+    position, results = points[-1]
+    if position != spans[-1].end:
+        return {}
     validation: dict[str, float | None] = {}
-    if points and points[-1][0] == spans[-1].end:
-        for name, value in points[-1][1].items():
-            validation[name] = value if math.isfinite(value) else None  # JSON knows no NaN
-    training = TrainingRecord(tuple(phases), tuple(group_records), setup.data.seed)
-    return Record(data, training, validation)
+    for name, value in results.items():
+        # JSON has no NaN and no infinity
+        validation[name] = value if math.isfinite(value) else None
+    return validation

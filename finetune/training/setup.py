@@ -1,6 +1,7 @@
 """Setup: what is trained, on what, and how; and the forward pass of training and evaluation."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,26 +32,31 @@ class Setup:
     scaler: torch.amp.GradScaler | None
 
     def __post_init__(self) -> None:
-        _ = self.training_loss  # what can't be had is told here, not at the first step
+        # a loss that can't be smoothed or mixed is an error now, not at the first step
+        _ = self.training_loss
 
     @property
     def training_loss(self) -> Loss:
-        """What is minimised; `loss` itself where targets are neither smoothed nor mixed."""
-        own = self.settings
-        return training_loss(self.loss, own.label_smoothing, mixes=bool(own.mixup or own.cutmix))
+        """The loss that is minimised: `loss` itself if targets are neither smoothed nor mixed."""
+        settings = self.settings
+        mixes = bool(settings.mixup or settings.cutmix)
+        return training_loss(self.loss, settings.label_smoothing, mixes=mixes)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates of the weights; the last one of an epoch may have fewer batches."""
-        return -(-len(self.data.train) // self.settings.accumulate)
+        """Updates of the weights in an epoch; the last one may be of fewer batches."""
+        return math.ceil(len(self.data.train) / self.settings.accumulate)
 
     def copied(self, runtime: Runtime) -> "Setup":
-        """To train on trial, without a trace in this one: its model, optimizer and loss are new."""
+        """A setup to train on trial: model, optimizer and loss are copies, and data are shared."""
         groups = copy.deepcopy(self.optimizer.groups)
-        values = [(dict(group.values), dict(group.base)) for group in groups]
+        # a new optimizer sets the groups' values to its defaults
+        values = [dict(group.values) for group in groups]
+        base_values = [dict(group.base) for group in groups]
         optimizer = GroupOptimizer(groups, self.optimizer.factory)
-        for group, own in zip(groups, values, strict=True):
-            group.values, group.base = own
+        for group, group_values, group_base in zip(groups, values, base_values, strict=True):
+            group.values = group_values
+            group.base = group_base
         return replace(
             self,
             model=runtime.place(groups.model),
@@ -61,27 +67,38 @@ class Setup:
         )
 
     def weights_are_finite(self) -> bool:
-        """Whether the last update left numbers behind; makes the host wait for the device."""
-        groups = self.optimizer.groups
-        weights = [p for g in groups if not g.frozen for p in g.parameters.values()]
-        return bool(torch.stack([p.detach().isfinite().all() for p in weights]).all())
+        """Whether all weights that are trained are finite; makes the host wait for the device."""
+        are_finite = []
+        for group in self.optimizer.groups:
+            if group.frozen:
+                continue
+            for parameter in group.parameters.values():
+                are_finite.append(parameter.detach().isfinite().all())
+        # stacked, so that the host waits once and not for every parameter
+        return bool(torch.stack(are_finite).all())
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
-    """Calls the model with a tensor, the parts of a tuple, or the entries of a dict."""
+    """Calls the model with a tensor, the elements of a tuple, or the entries of a dict."""
     if isinstance(inputs, dict):
         return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)
 
 
 def folded_norms(model: nn.Module, runtime: Runtime, inputs: Any, *, training: bool) -> FoldedNorms:
-    """The norms that the runtime folds into convolutions; the first inputs show which they are."""
+    """The norms that the runtime folds into convolutions.
+
+    inputs: a batch; running the model on two of its examples shows which norms can be folded.
+    """
     if not runtime.fold or not isinstance(inputs, Tensor):
         return FoldedNorms([])
     return FoldedNorms.find(model, inputs[:2], training=training)
 
 
 def in_float32(outputs: Any) -> Any:
-    """The loss is computed in float32 whatever the model ran in."""
-    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
-    return outputs.float() if half else outputs
+    """The outputs in float32, in which the loss is computed whatever the model ran in."""
+    if isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
+        return outputs.float()
+    return outputs

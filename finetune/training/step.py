@@ -1,7 +1,6 @@
 """One training step: forward, loss, backward, clip, update."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from finetune.training.mixing import Mixer
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
 from finetune.training.update_meter import UpdateMeter
+from finetune.wording import warn
 
 
 @dataclass(slots=True)
@@ -109,11 +109,10 @@ class TrainStep:
         self.setup.optimizer.zero_grad()
         if self.setup.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
-        warnings.warn(
+        warn(
             f"the device's memory is too small for a batch of {batch_size}: it goes "
             f"through in {self._batch_parts} parts now, which gives the same gradients but for "
-            "BatchNorm layers in train mode; a smaller batch_size= would be faster",
-            stacklevel=3,
+            "BatchNorm layers in train mode; a smaller batch_size= would be faster"
         )
 
     def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:

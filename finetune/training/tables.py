@@ -1,4 +1,4 @@
-"""Plans and histories as the plain tables that figures take."""
+"""Plans and histories as plain tables, from which the figures are drawn."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,30 +8,41 @@ from finetune.training.events import EpochEnd, StepEnd
 from finetune.training.phase import Plan
 
 MOST_STEPS = 1000
-"""Of a phase that are in the table of a plan; a figure is not as wide as that."""
+"""How many steps of a phase the table of a plan has at most; no figure is that many pixels wide."""
 
 _Rows = list[tuple[float, ...]]
 
 
 def plan_table(plan: Plan, steps_per_epoch: int) -> tuple[list[Span], _Rows, _Rows]:
-    """Spans, learning rates [steps][groups] and momenta, empty where a phase has none."""
+    """The spans of a plan's phases, its learning rates [steps][groups] and its momenta.
+
+    Of a long phase the rows are of evenly spaced steps, the last one among them. The momenta are
+    empty if one of the phases has none.
+    """
     positions: list[Position] = []
     rates: _Rows = []
     momenta: _Rows = []
     for phase in plan:
-        count = phase.epochs * steps_per_epoch
-        shown = {*range(0, count, math.ceil(count / MOST_STEPS)), count - 1}
-        for epoch, step in (divmod(i, steps_per_epoch) for i in sorted(shown)):
+        for number in _steps_in_table(phase.epochs * steps_per_epoch):
+            epoch, step = divmod(number, steps_per_epoch)
             values = phase.at(epoch, step, steps_per_epoch)
             positions.append((phase.name, phase.frozen, epoch, step))
             rates.append(values["lr"])
-            momenta += [values["momentum"]] if "momentum" in values else []
-    complete = len(momenta) == len(rates)
-    return find_spans(positions, steps_per_epoch), rates, momenta if complete else []
+            if "momentum" in values:
+                momenta.append(values["momentum"])
+    if len(momenta) < len(rates):
+        momenta = []
+    return find_spans(positions, steps_per_epoch), rates, momenta
+
+
+def _steps_in_table(count: int) -> list[int]:
+    """The numbers of a phase's steps that a table shows, of `count` in all."""
+    stride = math.ceil(count / MOST_STEPS)
+    return sorted({*range(0, count, stride), count - 1})
 
 
 def step_spans(rows: Sequence[StepEnd], steps_per_epoch: int) -> list[Span]:
-    """The phases of all fits. Raises ValueError before the first one."""
+    """The spans of the phases of all fits. Raises ValueError before the first fit."""
     if not rows:
         raise ValueError("there is nothing to plot before the first fit")
     positions = [(row.phase, row.frozen, row.epoch, row.step) for row in rows]
@@ -41,23 +52,32 @@ def step_spans(rows: Sequence[StepEnd], steps_per_epoch: int) -> list[Span]:
 def valid_points(
     spans: Sequence[Span], steps: Sequence[StepEnd], epochs: Sequence[EpochEnd]
 ) -> list[tuple[float, Mapping[str, float]]]:
-    """The end of each epoch on the axis of epochs -> its results of validation.
+    """Pairs of an epoch's end on the axis of epochs and its results of validation.
 
-    An epoch that was interrupted has none; which ones have is seen by their mean loss.
+    steps, epochs: the rows of the history. An epoch that was interrupted has steps but no row of
+    its own, so that rows are matched to epochs by phase, number and mean loss.
     """
     points: list[tuple[float, Mapping[str, float]]] = []
-    left = list(reversed(epochs))
+    next_row = 0
     for span in spans:
-        inside = steps[span.first : span.last]
-        for epoch in range(inside[0].epoch, inside[-1].epoch + 1):
-            losses = [row.loss for row in inside if row.epoch == epoch]
-            if left and losses and _is_of(left[-1], span.name, epoch, losses):
-                end = span.start + epoch - inside[0].epoch + 1
-                points.append((end, left.pop().valid))
-    return [(x, row) for x, row in points if row]
+        span_steps = steps[span.first : span.last]
+        first_epoch, last_epoch = span_steps[0].epoch, span_steps[-1].epoch
+        for epoch in range(first_epoch, last_epoch + 1):
+            if next_row == len(epochs):
+                return points
+            row = epochs[next_row]
+            losses = [step.loss for step in span_steps if step.epoch == epoch]
+            if not losses or not _is_end_of(row, span.name, epoch, losses):
+                continue
+            next_row += 1
+            if row.valid:
+                end = span.start + epoch - first_epoch + 1
+                points.append((end, row.valid))
+    return points
 
 
-def _is_of(row: EpochEnd, phase: str, epoch: int, losses: Sequence[float]) -> bool:
-    mean = sum(losses) / len(losses)
-    same = math.isclose(row.train_loss, mean, rel_tol=1e-6, abs_tol=1e-12)
-    return same and (row.phase, row.epoch) == (phase, epoch)
+def _is_end_of(row: EpochEnd, phase: str, epoch: int, losses: Sequence[float]) -> bool:
+    if (row.phase, row.epoch) != (phase, epoch):
+        return False
+    mean_loss = sum(losses) / len(losses)
+    return math.isclose(row.train_loss, mean_loss, rel_tol=1e-6, abs_tol=1e-12)

@@ -1,6 +1,5 @@
 """Trainer: starts, continues, saves and loads runs; the state behind a Learner."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,11 @@ from finetune.training.run import Run
 from finetune.training.runtime import probe
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup
+from finetune.wording import warn
 
 
 class Trainer:
-    """Everything that affects the next step: the setup's state, the run, the callbacks' state.
+    """Runs plans, and holds all that affects the next step: setup, run and callbacks.
 
     callbacks: those of every run, the history first, so that a checkpoint has the latest row.
     """
@@ -45,7 +45,7 @@ class Trainer:
         self._active = self.callbacks
         self._stored_callbacks: dict[str, dict[str, Any]] = {}
         self._post_processing = PostProcessing()
-        self._fitted_to: tuple[Any, ...] = ()  # the weights that the post-processing is for
+        self._fitted_to: tuple[Any, ...] = ()  # the weights' version that it was fitted to
 
     # --- runs
 
@@ -57,12 +57,12 @@ class Trainer:
         *,
         cache_features: bool = True,
     ) -> bool:
-        """Runs a plan from its beginning, or from where `checkpoint` has it.
+        """Runs a plan from its beginning, or from the position in an existing `checkpoint`.
 
-        Returns False if that file says that the run has ended already. Raises CheckpointError
-        when it holds another plan.
+        Returns False if the run of the checkpoint has ended already. Raises CheckpointError if it
+        holds another plan.
         """
-        prefixes = FrozenPrefixes(self.setup) if cache_features else None
+        prefixes = self._prefixes(cache_features)
         plan = self._resolve(request, prefixes)
         note = ""
         if checkpoint is not None and checkpoint.exists():
@@ -70,21 +70,33 @@ class Trainer:
             if self.run.ended is not None:
                 return False
         else:
-            self.run, self._stored_run = Run(plan, self._next_epoch), None
-            self._stored_callbacks = {}
-            self.average = Average(self.setup.settings.ema)
-            runtime, note = probe.fastest(self.setup, plan)
-            self._use(runtime)
+            self.run = Run(plan, self._next_epoch)
+            note = self._prepare_new_run(plan)
         self._execute(self.run, callbacks, checkpoint, prefixes, note)
         return True
 
-    def resolve(self, request: PlanRequest, *, cache_features: bool = True) -> Plan:
-        """The plan that a call would run; nothing of the learner changes.
+    def _prepare_new_run(self, plan: Plan) -> str:
+        """Forgets the run before, and chooses the runtime; returns a line about the choice."""
+        self._stored_run = None
+        self._stored_callbacks = {}
+        self.average = Average(self.setup.settings.ema)
+        runtime, note = probe.fastest(self.setup, plan)
+        self._use(runtime)
+        return note
 
-        What `fine_tune` does by default depends on whether the frozen layers' outputs can be kept,
-        which running the model on two images shows. Raises ValueError for an impossible plan.
+    def _prefixes(self, cache_features: bool) -> FrozenPrefixes | None:
+        """What finds the frozen layers whose outputs are kept; None if the caller wants none."""
+        if not cache_features:
+            return None
+        return FrozenPrefixes(self.setup)
+
+    def resolve(self, request: PlanRequest, *, cache_features: bool = True) -> Plan:
+        """The plan that `start` would run; nothing of the learner changes.
+
+        The defaults of `fine_tune` depend on whether the frozen layers' outputs can be kept, which
+        running the model on two images shows. Raises ValueError for a plan that can't be run.
         """
-        return self._resolve(request, FrozenPrefixes(self.setup) if cache_features else None)
+        return self._resolve(request, self._prefixes(cache_features))
 
     def _resolve(self, request: PlanRequest, prefixes: FrozenPrefixes | None) -> Plan:
         groups = self.setup.optimizer.groups
@@ -106,7 +118,7 @@ class Trainer:
         return not distributed.any_process(is_refused, self.setup.runtime.device)
 
     def _load_run(self, checkpoint: Path, plan: Plan) -> Run:
-        """Takes back a checkpoint of this plan; returns the run where it stood."""
+        """Loads a checkpoint of this plan; returns the run at the position where it stood."""
         content = checkpoints.read(checkpoint)
         stored_plan = (content["run"] or {}).get("plan", [])
         if stored_plan != [phase.to_dict() for phase in plan]:
@@ -125,7 +137,10 @@ class Trainer:
         *,
         cache_features: bool = True,
     ) -> None:
-        """Continues the run that was interrupted or stopped. Raises RuntimeError without one."""
+        """Continues the run that was interrupted or stopped.
+
+        Raises RuntimeError if there is no such run.
+        """
         if self.run is None and self._stored_run is not None:
             self._check_continues(self._stored_run)
             plan = tuple(map(Phase.from_dict, self._stored_run["plan"]))
@@ -133,15 +148,16 @@ class Trainer:
         if self.run is None or self.run.phase == len(self.run.plan):
             raise RuntimeError("there is no unfinished run to resume; call one of the fits")
         self.run.ended = None
-        prefixes = FrozenPrefixes(self.setup) if cache_features else None
-        self._execute(self.run, callbacks, checkpoint, prefixes)
+        self._execute(self.run, callbacks, checkpoint, self._prefixes(cache_features))
 
     def _check_continues(self, stored_run: dict[str, Any]) -> None:
-        """Raises CheckpointError unless what is left of a run can go on as it began."""
-        if stored_run["phase"] == len(stored_run["plan"]):
+        """Raises CheckpointError unless the remainder of a run can continue as the run began."""
+        is_finished = stored_run["phase"] == len(stored_run["plan"])
+        if is_finished:
             return
-        settings, steps = self.setup.settings, self.setup.steps_per_epoch
-        checkpoints.check_settings(stored_run.get("settings", {}), settings.to_dict())
+        settings = self.setup.settings.to_dict()
+        checkpoints.check_settings(stored_run.get("settings", {}), settings)
+        steps = self.setup.steps_per_epoch
         # a position in an epoch means nothing when the epoch has another length
         if stored_run["steps"] != steps:
             raise CheckpointError(
@@ -157,6 +173,7 @@ class Trainer:
         prefixes: FrozenPrefixes | None,
         note: str = "",
     ) -> None:
+        """Runs the remainder of a run; callbacks continue with their states of the checkpoint."""
         self.origin.keep()
         self._active = [*self.callbacks, *callbacks]
         for name, callback in named(self._active):
@@ -173,22 +190,24 @@ class Trainer:
             self._store_states_of_passing_callbacks()
 
     def _store_states_of_passing_callbacks(self) -> None:
-        """Those of one fit only; the others keep their own state, and copying a long history
-        would take its time."""
-        lasting = {id(callback) for callback in self.callbacks}
-        self._stored_callbacks = {
-            name: callback.state_dict()
-            for name, callback in named(self._active)
-            if id(callback) not in lasting
-        }
+        """Stores the states of the callbacks of one fit, which a `resume` hands to new ones.
 
-    # --- what holds for one state of the weights
+        The callbacks of every run are still there, and copying a long history would take time.
+        """
+        lasting = {id(callback) for callback in self.callbacks}
+        self._stored_callbacks = {}
+        for name, callback in named(self._active):
+            if id(callback) not in lasting:
+                self._stored_callbacks[name] = callback.state_dict()
+
+    # --- the version of the weights, and what was fitted to one
 
     def weights_version(self) -> tuple[Any, ...]:
-        """Differs after every change of the model: of its weights, its modules or its hooks.
+        """A value that differs after every change of the model's weights, modules or hooks.
 
-        Of each tensor its identity and torch's count of changes are looked at, which costs
-        microseconds; steps are counted besides, as what goes through `.data` escapes that count.
+        It holds the identity of each tensor and torch's count of its changes, which costs
+        microseconds to read. It holds the number of steps as well, because torch does not count
+        changes through `.data`.
         """
         steps: tuple[int, ...] = (self._next_epoch,)
         if self.run is not None:
@@ -197,12 +216,17 @@ class Trainer:
         for module in self.setup.model.modules():
             hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
             modules.append((id(module), hooks))
-        tensors = [*self.setup.model.parameters(), *self.setup.model.buffers()]
-        return (*steps, *modules, *((id(tensor), tensor._version) for tensor in tensors))
+        tensors = []
+        for tensor in (*self.setup.model.parameters(), *self.setup.model.buffers()):
+            tensors.append((id(tensor), tensor._version))
+        return (*steps, *modules, *tensors)
 
     @property
     def post_processing(self) -> PostProcessing:
-        """What was fitted to the present weights; given up, with a warning, once they change."""
+        """The post-processing that was fitted to the present weights.
+
+        Once the weights have changed, it is given up with a warning.
+        """
         fitted = self._post_processing
         if fitted != PostProcessing() and self._fitted_to != self.weights_version():
             self._post_processing = PostProcessing()
@@ -214,39 +238,36 @@ class Trainer:
 
     @post_processing.setter
     def post_processing(self, fitted: PostProcessing) -> None:
-        self._post_processing, self._fitted_to = fitted, self.weights_version()
+        self._post_processing = fitted
+        self._fitted_to = self.weights_version()
 
     # --- files
 
     def save(self, path: Path) -> None:
-        """Writes the state, from the first process only."""
+        """Writes the state to a file; of several processes only the first one writes."""
         if distributed.rank() == 0:
             checkpoints.write(path, self.state_dict())
 
     def load(self, path: Path) -> None:
-        """Takes back what `save` wrote; an error leaves everything as it was."""
+        """Loads what `save` wrote; an error leaves everything as it was."""
         self.load_state_dict(checkpoints.read(path), path)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that affects the next step, by name, as tensors and plain data."""
-        setup, groups = self.setup, self.setup.optimizer.groups
+        setup = self.setup
+        groups = setup.optimizer.groups
         run = self._stored_run
         next_epoch = self._next_epoch
         if self.run is not None:
             run = self.run.to_dict(setup.steps_per_epoch, setup.settings.to_dict())
             next_epoch = self.run.epochs_begun
-        fitted_to_present = self._fitted_to == self.weights_version()
-        post_processing = self._post_processing if fitted_to_present else PostProcessing()
-        group_states = {}
-        for group in groups:
-            group_states[group.name] = {
-                "norm": group.norm,
-                "values": dict(group.values),
-                "base": dict(group.base),
-            }
-        callback_states = dict(self._stored_callbacks)
-        for name, callback in named(self._active):
-            callback_states[name] = callback.state_dict()
+        scaler_state = None
+        if setup.scaler is not None:
+            scaler_state = setup.scaler.state_dict()
+        # not the property, which would warn of changed weights
+        post_processing = PostProcessing()
+        if self._fitted_to == self.weights_version():
+            post_processing = self._post_processing
         return {
             "model": setup.model.state_dict(),
             "optimizer": {
@@ -254,8 +275,8 @@ class Trainer:
                 "state": setup.optimizer.state_dict(),
                 "settings": setup.optimizer.settings(),
             },
-            "scaler": None if setup.scaler is None else setup.scaler.state_dict(),
-            "groups": group_states,
+            "scaler": scaler_state,
+            "groups": self._group_states(),
             "frozen": groups.frozen_count,
             "run": run,
             "average": self.average.state_dict(),
@@ -264,14 +285,35 @@ class Trainer:
             "seed": setup.data.seed,
             "classes": _as_list(setup.data.classes),
             "runtime": setup.runtime.to_dict(),
-            "callbacks": callback_states,
+            "callbacks": self._callback_states(),
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         }
 
+    def _group_states(self) -> dict[str, dict[str, Any]]:
+        states = {}
+        for group in self.setup.optimizer.groups:
+            states[group.name] = {
+                "norm": group.norm,
+                "values": dict(group.values),
+                "base": dict(group.base),
+            }
+        return states
+
+    def _callback_states(self) -> dict[str, dict[str, Any]]:
+        """The states of present callbacks, and those that were stored and not yet handed on."""
+        states = dict(self._stored_callbacks)
+        for name, callback in named(self._active):
+            states[name] = callback.state_dict()
+        return states
+
     def load_state_dict(self, content: dict[str, Any], path: Path) -> None:
-        """Checks everything first, so that an error leaves model and optimizer as they were."""
+        """Loads what `state_dict` returned. path: of the file, for errors.
+
+        Everything is checked first, so that an error leaves model and optimizer as they were.
+        """
         self._check_fits(content, path)
-        model, optimizer = self.setup.model, self.setup.optimizer
+        model = self.setup.model
+        optimizer = self.setup.optimizer
         # raises for state that does not fit, before it takes anything
         optimizer.load_state_dict(content["optimizer"]["state"])
         self.origin.keep()
@@ -284,20 +326,28 @@ class Trainer:
         for group in optimizer.groups:
             state = content["groups"][group.name]
             group.norm = state["norm"]
-            group.values, group.base = dict(state["values"]), dict(state["base"])
+            group.values = dict(state["values"])
+            group.base = dict(state["base"])
         optimizer.groups.freeze_to(content["frozen"])
-        self.run, self._stored_run = None, content["run"]
+        self.run = None
+        self._stored_run = content["run"]
         self._next_epoch = content["next_epoch"]
-        self._active, self._stored_callbacks = self.callbacks, dict(content["callbacks"])
+        self._load_callback_states(content["callbacks"])
+        # older files have no post-processing
+        self.post_processing = PostProcessing.from_dict(content.get("post_processing", {}))
+
+    def _load_callback_states(self, states: dict[str, dict[str, Any]]) -> None:
+        """Loads those of the callbacks of every run; stores the others for the run to come."""
+        self._active = self.callbacks
+        self._stored_callbacks = dict(states)
         for name, callback in named(self.callbacks):
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks.pop(name))
-        # files from before there was post-processing are without it
-        self.post_processing = PostProcessing.from_dict(content.get("post_processing", {}))
 
     def _check_fits(self, content: dict[str, Any], path: Path) -> None:
         """Raises CheckpointError for a checkpoint of another model, optimizer or data."""
-        setup, groups = self.setup, self.setup.optimizer.groups
+        setup = self.setup
+        groups = setup.optimizer.groups
         checkpoints.check_fits(path, content["model"], setup.model.state_dict())
         saved_and_present = {
             "layer groups": (list(content["groups"]), list(groups.names)),
@@ -311,24 +361,25 @@ class Trainer:
         checkpoints.check_same(path, saved_and_present)
 
     def _runtime_to_continue(self, saved: dict[str, Any]) -> Runtime:
-        """As the run began, unless the caller chose a runtime, or the device is another one."""
+        """The runtime of the run so far, unless the caller chose one or the device differs."""
         runtime = self.setup.runtime
         if runtime.automatic and saved["device"] == runtime.device.type:
             return runtime.updated(saved)
         return runtime
 
     def _use(self, runtime: Runtime) -> None:
-        if runtime != self.setup.runtime:
-            runtime.place(self.setup.model)
-            self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
+        if runtime == self.setup.runtime:
+            return
+        runtime.place(self.setup.model)
+        self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
 
 
 def _warn_of_change(call: str, what_is: str, again: str) -> None:
-    # for who called the learner's method, which asked the trainer
-    warnings.warn(
-        f"the weights changed since {call}; {what_is} given up, {again} again", stacklevel=5
-    )
+    # the level of whoever called the learner's method, which asked the trainer
+    warn(f"the weights changed since {call}; {what_is} given up, {again} again")
 
 
 def _as_list(names: Sequence[str] | None) -> list[str] | None:
-    return None if names is None else list(names)
+    if names is None:
+        return None
+    return list(names)
