@@ -125,7 +125,7 @@ def test_the_rates_of_the_test_have_these_factors(monkeypatch):
         assert values == pytest.approx(row)
 
 
-def test_a_group_without_a_name_here_gets_a_hint():
+def test_an_unknown_group_is_an_error_with_a_hint():
     learner = tiny_learner(split={"0": "body", "1": "head"})
     with pytest.raises(ValueError, match=r"no layer group is called 'haed'; did you mean 'head'\?"):
         learner.lr_find(group="haed")
@@ -163,7 +163,7 @@ def test_it_works_at_any_time(trained: bool, frozen: int, options: dict):
     assert list(curve.factors) == ["0", "1", "2"][frozen:]
 
 
-# --- its image
+# --- its figure
 
 
 def crowded() -> LearningRateCurve:
@@ -173,7 +173,7 @@ def crowded() -> LearningRateCurve:
     return LearningRateCurve(tuple(lrs), tuple(losses), found, {"body": 0.1, "head": 1.0}, 100)
 
 
-def test_the_image_names_each_suggestion_with_its_value():
+def test_the_figure_names_each_suggestion_with_its_value():
     (axes,) = crowded().plot().axes
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["valley\n0.001", "slide\n0.001", "minimum\n0.0011", "steep\n1e-07"]
@@ -330,7 +330,7 @@ def test_an_early_explosion_leaves_enough_to_judge():
 
 
 class Breaking:
-    """Cross entropy for some calls, then no number."""
+    """Cross entropy for some calls, then NaN."""
 
     def __init__(self, good_calls: int) -> None:
         self.left = good_calls
@@ -341,7 +341,7 @@ class Breaking:
         return nn.functional.cross_entropy(outputs, targets) * factor
 
 
-def test_it_ends_when_the_loss_is_no_number():
+def test_it_ends_when_the_loss_is_not_finite():
     curve = tiny_learner(loss=Breaking(40)).lr_find()
     assert len(curve.lrs) == 40
     assert all(map(math.isfinite, curve.losses))

@@ -1,4 +1,4 @@
-"""Suspicious labels: what a model that never saw an example's label says of it."""
+"""Suspicious labels: those that a model which never saw them finds improbable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from finetune.randomness import generator
 
 FOLDS = 5
 PENALTY = 1e-2
-"""Of the squared weights, for standardised features."""
+"""The factor of the squared weights in the regression's loss, for standardised features."""
 _SMALLEST_SCALE = 1e-6
 
 
@@ -26,8 +26,9 @@ def suspicious_labels(
 ) -> SuspiciousLabels:
     """The `count` most suspicious labels, or all of them where there are fewer.
 
-    probabilities: [N, C], of models that did not see the label. targets: [N] class numbers. items:
-    names of the examples. image: opens the image of a row.
+    probabilities: [N, C], by models that did not see the label of the example. targets: [N] class
+    numbers. items: names of the examples. image: opens the image of an example, by its number; None
+    if no images are known. Raises ValueError unless count >= 1.
     """
     if count < 1:
         raise ValueError(f"count must be positive, got {count}")
@@ -50,10 +51,11 @@ def suspicious_labels(
 def cross_probabilities(
     features: Tensor, targets: Tensor, classes: int, *, seed: int, folds: int = FOLDS
 ) -> np.ndarray:
-    """[N, C]: of each example, by a multinomial logistic regression on the other folds.
+    """The class probabilities of each example, by a regression that did not see its label.
 
-    features: [N, F]. targets: [N] class numbers. Folds are drawn within each class, so that each
-    has its share of all.
+    The examples are divided into folds, each with its share of every class. A multinomial logistic
+    regression on the features of all other folds predicts the examples of a fold.
+    features: [N, F]. targets: [N] class numbers. Returns [N, C].
     """
     fold_of = _folds(targets, classes, seed, folds)
     probabilities = torch.zeros(len(targets), classes)
@@ -61,12 +63,13 @@ def cross_probabilities(
         is_held_out = fold_of == fold
         if not is_held_out.any():
             continue
-        known_features = features[~is_held_out].float()
-        mean = known_features.mean(0)
-        scale = known_features.std(0).clamp_min(_SMALLEST_SCALE)
-        standardised = (known_features - mean) / scale
+        train_features = features[~is_held_out].float()
+        mean = train_features.mean(0)
+        scale = train_features.std(0).clamp_min(_SMALLEST_SCALE)
+        standardised = (train_features - mean) / scale
         weight, bias = _fit_regression(standardised, targets[~is_held_out], classes)
-        logits = (features[is_held_out].float() - mean) / scale @ weight + bias
+        held_out_features = (features[is_held_out].float() - mean) / scale
+        logits = held_out_features @ weight + bias
         probabilities[is_held_out] = logits.softmax(dim=1)
     return probabilities.numpy()
 
@@ -84,7 +87,7 @@ def _folds(targets: Tensor, classes: int, seed: int, folds: int) -> Tensor:
 
 @torch.enable_grad()
 def _fit_regression(inputs: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Weight [F, C] and bias [C] with the least penalised cross-entropy."""
+    """The weight [F, C] and bias [C] that minimise the penalised cross-entropy."""
     weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS(

@@ -11,7 +11,7 @@ from finetune.cli import main, models
 from finetune.cli.as_json import as_json
 
 
-def test_what_json_does_not_have_is_null() -> None:
+def test_numbers_that_are_not_finite_are_null() -> None:
     row = namedtuple("row", "r2")(float("-inf"))
     value = {"a": [1, 2.5, float("nan")], "b": {"c": (float("inf"), None)}, "row": row, "t": "NaN"}
     expected = {"a": [1, 2.5, None], "b": {"c": [None, None]}, "row": [None], "t": "NaN"}
@@ -26,7 +26,7 @@ def test_commands_answer_without_nan(
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"r2": None}
 
 
-def test_the_demo_answers_machines(
+def test_the_demo_answers_in_json(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from finetune import demo

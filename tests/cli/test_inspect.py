@@ -9,7 +9,7 @@ from support import write_photos
 from finetune.cli import main
 
 
-def test_a_given_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_split_that_options_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("train", "val"):
         write_photos(tmp_path / part, classes=("red", "blue"))
     split = ["--train", "train", "--valid", "val", "--json"]
@@ -17,7 +17,9 @@ def test_a_given_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["classes"] == {"blue": 16, "red": 16}
 
 
-def test_a_table(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_described_by_its_columns_and_rows(
+    tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["inspect", str(tables / "labels.csv"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"kind": "table", "columns": ["number", "file", "labels"], "rows": 24}

@@ -59,7 +59,7 @@ def test_wrong_usage_is_answered_in_one_line(
         (b"", "'my.yaml' holds no settings"),
     ],
 )
-def test_a_config_file_with_a_mistake(
+def test_a_mistake_in_a_config_file_is_answered_in_one_line(
     text: bytes, message: str, capsys: pytest.CaptureFixture[str],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_config_file_with_a_mistake(
         (["inspect", "resnet81"], "is no file or folder here, and there is no backbone"),
     ],
 )
-def test_what_can_not_be_done_is_answered_in_one_line(
+def test_a_command_that_can_not_run_is_answered_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -108,7 +108,7 @@ def test_what_can_not_be_done_is_answered_in_one_line(
 
 
 @pytest.mark.parametrize("command", ["train", "inspect"])
-def test_a_given_split_is_asked_for_in_options(
+def test_folders_of_a_split_are_answered_with_the_options_to_pass(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for part in ("train", "val"):
@@ -126,7 +126,7 @@ def test_a_given_split_is_asked_for_in_options(
         ("zebra", "'zebra' does not exist"),
     ],
 )
-def test_a_path_that_is_not_there_gets_the_nearest_name(
+def test_a_missing_path_is_answered_with_the_nearest_name(
     path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photos" / "red").mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_a_path_that_is_not_there_gets_the_nearest_name(
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_a_model_that_is_not_there_gets_the_nearest_name(
+def test_a_missing_model_is_answered_with_the_nearest_name(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "photos").mkdir()
@@ -143,7 +143,7 @@ def test_a_model_that_is_not_there_gets_the_nearest_name(
     assert "did you mean 'photos'?" in capsys.readouterr().err
 
 
-def test_a_config_file_that_is_not_there_gets_the_nearest_name(
+def test_a_missing_config_file_is_answered_with_the_nearest_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "strong.yaml").write_text("epochs: 1\n")
@@ -162,7 +162,7 @@ def test_inspect_answers_a_config_file_with_a_mistake(
     assert error.count("\n") == 1
 
 
-def test_a_run_whose_settings_are_no_yaml_is_one_line(
+def test_invalid_yaml_in_a_run_folder_is_answered_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("epochs: [1\n")
@@ -172,7 +172,7 @@ def test_a_run_whose_settings_are_no_yaml_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_table_that_is_no_csv_is_one_line(
+def test_an_invalid_csv_file_is_answered_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "labels.csv").write_text(f"file,label\na.jpg,{'x' * 200_000}\n")
@@ -182,7 +182,7 @@ def test_a_table_that_is_no_csv_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_format_whose_library_is_missing_is_said_before_training(
+def test_a_missing_library_of_a_format_is_an_error_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -191,7 +191,7 @@ def test_a_format_whose_library_is_missing_is_said_before_training(
     assert "pip install 'finetune-vision[onnx]'" in capsys.readouterr().err
 
 
-def test_a_hub_out_of_reach_is_one_line_with_the_way_out(
+def test_a_hub_out_of_reach_is_answered_in_one_line_with_the_way_out(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_what_is_typed_wins_over_a_config_before_and_after_it(file: str) -> None:
+def test_typed_options_win_over_a_config_before_and_after_them(file: str) -> None:
     for words in (
         ["photos", "--batch-size", "16", "--config", file],
         ["photos", "--batch-size", "16", f"--config={file}"],
@@ -29,7 +29,7 @@ def test_what_is_typed_wins_over_a_config_before_and_after_it(file: str) -> None
         assert (options["batch_size"], options["epochs"]) == (16, 7), words
 
 
-def test_a_folder_that_is_typed_wins_over_a_configs(file: str) -> None:
+def test_a_typed_folder_wins_over_the_folder_of_a_config(file: str) -> None:
     for words in (["photos", "--config", file], ["--config", file, "photos"]):
         config = train.config_from(_without_json(train.parser().parse(words)))
         assert config.data == str(Path("photos").absolute())
@@ -39,7 +39,7 @@ def _without_json(options: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if name != "json"}
 
 
-def test_config_without_a_file_does_not_take_another_word(
+def test_config_without_a_file_is_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["train", "photos", "--config"]) == 2
@@ -88,7 +88,7 @@ def test_a_printed_config_holds_the_settings_alone(
         (lr_find, "group", "all", "give it on the command line"),
     ],
 )
-def test_what_is_no_setting_is_refused_in_a_config_file(
+def test_an_option_that_is_no_setting_is_refused_in_a_config_file(
     command: Any, key: str, value: str, hint: str, tmp_path: Path
 ) -> None:
     (tmp_path / "own.yaml").write_text(f"epochs: 3\n{key}: {value}\n")
@@ -123,11 +123,11 @@ def test_a_number_in_a_config_means_what_it_means_when_typed(tmp_path: Path) -> 
         (["-3"], "folder", "-3"),
     ],
 )
-def test_what_begins_with_a_dash_and_is_no_option(words: list[str], name: str, value: Any) -> None:
+def test_a_value_may_begin_with_a_dash(words: list[str], name: str, value: Any) -> None:
     assert train.parser().parse(words)[name] == value
 
 
-def test_the_last_argument_takes_all_words_wherever_they_are() -> None:
+def test_the_last_argument_takes_words_before_and_after_options() -> None:
     options = predict.parser().parse(["run", "a.jpg", "--batch-size", "8", "b.jpg", "--", "-c.jpg"])
     assert options["model"] == "run"
     assert options["images"] == ["a.jpg", "b.jpg", "-c.jpg"]

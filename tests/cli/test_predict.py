@@ -39,7 +39,7 @@ def test_rows_on_a_terminal_have_lines_of_their_own(
     assert all(line.startswith("new/00") and "%  " in line for line in lines)
 
 
-def test_a_bar_beside_a_file_leaves_errors_whole(
+def test_a_progress_bar_does_not_tear_lines_with_errors(
     run_folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, lines = shown(monkeypatch, run_folder, images, "--output", "rows.csv")
@@ -49,7 +49,7 @@ def test_a_bar_beside_a_file_leaves_errors_whole(
     assert lines[1] == "9 images, 1 of them unreadable: rows.csv"
 
 
-def test_an_image_that_is_not_there_does_not_stop_the_others(
+def test_a_missing_image_does_not_stop_the_others(
     run_folder: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", str(run_folder), "gone.jpg", "new/001.jpg"]) == 1

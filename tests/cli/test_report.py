@@ -17,12 +17,12 @@ def facts(photos: Path, **options: Any) -> dict[str, str]:
     return dict(report.facts(learner, learner.data, config).rows)  # type: ignore[arg-type]
 
 
-def test_the_size_is_that_of_the_backbone_unless_it_is_given(photos: Path) -> None:
+def test_the_image_size_is_that_of_the_backbone_unless_it_is_set(photos: Path) -> None:
     assert facts(photos)["size"] == "160 px, crop"
     assert facts(photos, image_size=64)["size"] == "64 px, crop"
 
 
-def test_what_is_held_out_is_said_as_the_task_splits(photos: Path, tables: Path) -> None:
+def test_the_report_says_how_the_task_splits_the_images(photos: Path, tables: Path) -> None:
     assert facts(photos)["held out"] == "20% of each class, at random, seed 0"
     table = {"csv": str(tables / "labels.csv"), "image_column": "file", "label_column": "labels"}
     several = facts(photos, task="multi_label", label_delimiter="|", **table)

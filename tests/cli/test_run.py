@@ -56,7 +56,7 @@ def test_train_with_a_config_into_a_pipe(photos: Path, tmp_path: Path) -> None:
     assert (stored["epochs"], stored["model"]) == (1, "test_efficientnet")  # file, command line
 
 
-def test_predict_says_which_images_it_can_not_read(
+def test_predict_names_the_images_that_it_can_not_read(
     run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -89,7 +89,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path: Path) -> 
     assert len((output / "history.csv").read_text().splitlines()) == 30  # header, 4 + 25 epochs
 
 
-def test_on_a_terminal_the_bars_are_gone_when_it_is_done(
+def test_on_a_terminal_the_progress_bars_are_gone_at_the_end(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "COLUMNS", 140)  # the table of layer groups has 132
@@ -106,7 +106,7 @@ def test_on_a_terminal_the_bars_are_gone_when_it_is_done(
     assert not any("%|" in line or "it/s" in line for line in lines)
 
 
-def test_train_as_json_says_nothing_else_on_standard_output(
+def test_train_as_json_prints_nothing_else_on_standard_output(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", str(photos), *SMALL, "--epochs", "1", "--freeze-epochs", "0", "--json"]
@@ -126,7 +126,7 @@ def test_the_config_of_a_run_repeats_it(run_folder: Path, tmp_path: Path) -> Non
     assert weights[0] == weights[1]
 
 
-def test_the_saved_config_has_whole_paths(
+def test_the_saved_config_has_absolute_paths(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos.parent)
@@ -176,7 +176,7 @@ def test_a_table_in_place_of_class_folders(photos: Path, tmp_path: Path) -> None
     assert json.loads((output / "metrics.json").read_text())["classes"] == ["blue", "green", "red"]
 
 
-def test_an_existing_output_folder_stays(
+def test_an_existing_output_folder_is_not_touched(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
@@ -217,7 +217,7 @@ def multi_label_table(folder: Path) -> Path:
     return table
 
 
-def test_several_labels_a_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_labels_per_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = multi_label_table(write_photos(tmp_path / "photos"))
     output, given = tmp_path / "run", ["--csv", table, "--label-delimiter", "|"]
     config = ["--config", CONFIGS / "multi_label.yaml", "--epochs", "1", "--valid-fraction", "0.4"]
@@ -233,7 +233,7 @@ def test_several_labels_a_image(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (output / "report.html").is_file()
 
 
-def test_a_image_in_training_and_validation_is_said_aloud(tmp_path: Path) -> None:
+def test_images_in_both_training_and_validation_are_a_warning(tmp_path: Path) -> None:
     for part in ("train", "valid"):  # the same images
         write_photos(tmp_path / part)
     given = ["--train", "train", "--valid", "valid", "--output", str(tmp_path / "run")]
@@ -300,7 +300,7 @@ def test_export_gives_the_same_predictions(
     assert rows[0] == rows[1]
 
 
-def test_export_of_a_model_that_says_nothing_of_its_training(
+def test_export_of_a_model_without_a_record_of_its_training(
     run_folder: Path, tmp_path: Path
 ) -> None:
     old = tmp_path / "old"

@@ -18,13 +18,13 @@ def unfinished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_goes_on_with_other_formats(unfinished: Path) -> None:
+def test_a_run_continues_with_other_formats(unfinished: Path) -> None:
     run_folder.claim(unfinished, replace(CONFIG, formats="onnx"))
     with pytest.raises(FileExistsError, match=r"other settings \(epochs\)"):
         run_folder.claim(unfinished, replace(CONFIG, epochs=9))
 
 
-def test_a_run_is_finished_with_its_metrics_and_not_before(unfinished: Path) -> None:
+def test_a_run_is_finished_only_once_its_metrics_are_written(unfinished: Path) -> None:
     (unfinished / run_folder.MODEL).mkdir()
     run_folder.claim(unfinished, CONFIG)
     (unfinished / run_folder.METRICS).write_text("{}")

@@ -35,7 +35,7 @@ def test_the_best_epoch_is_the_result(best_run: Path) -> None:
     assert found != pytest.approx(losses[-1], rel=1e-3)
 
 
-def test_the_report_has_all_epochs_and_marks_the_one_that_was_kept(best_run: Path) -> None:
+def test_the_report_has_all_epochs_and_marks_the_kept_epoch(best_run: Path) -> None:
     losses = losses_of(best_run)
     page = (best_run / "report.html").read_text()
     rows = re.findall(r"<tr>\s*<td[^>]*>(?:un)?frozen</td>.*?</tr>", page, re.DOTALL)
@@ -43,14 +43,14 @@ def test_the_report_has_all_epochs_and_marks_the_one_that_was_kept(best_run: Pat
     assert [", kept" in row for row in rows] == [loss == min(losses) for loss in losses]
 
 
-def test_the_time_is_that_of_all_epochs(best_run: Path) -> None:
+def test_the_training_time_is_that_of_all_epochs(best_run: Path) -> None:
     with (best_run / "history.csv").open() as stream:
         seconds = sum(float(row["seconds"]) for row in csv.DictReader(stream))
     found = json.loads((best_run / "metrics.json").read_text())["training_seconds"]
     assert found == pytest.approx(seconds, abs=0.06)
 
 
-def test_a_model_that_is_no_graph_is_trained_and_exported_nevertheless(
+def test_a_model_that_can_not_be_a_graph_is_trained_and_exported_anyway(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(folder: Path, model: Any, description: ModelDescription) -> None:
@@ -82,7 +82,7 @@ class Diverges(Callback):
             raise ArithmeticError("the loss is no number")
 
 
-def test_a_run_that_fails_leaves_its_history_and_images(
+def test_a_run_that_fails_leaves_its_history_and_figures(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_run_that_fails_leaves_its_history_and_images(
     assert {"history.csv", "steps.csv", "plan.png", "learning_rates.png", "losses.png"} <= names
 
 
-def test_what_can_not_be_drawn_does_not_hide_why_a_run_failed(
+def test_a_figure_that_fails_does_not_hide_why_a_run_failed(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -105,7 +105,7 @@ def test_what_can_not_be_drawn_does_not_hide_why_a_run_failed(
     assert "error: the loss is no number" in capsys.readouterr().err
 
 
-def test_the_data_are_printed_in_the_size_of_the_backbone(
+def test_the_data_are_printed_with_the_image_size_of_the_backbone(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -124,7 +124,7 @@ def overconfident() -> Learner:
     )  # fmt: skip
 
 
-def test_a_image_of_the_plan_keeps_the_calibration(photos: Path) -> None:
+def test_a_figure_of_the_plan_keeps_the_calibration(photos: Path) -> None:
     data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
     learner = vision_learner(data, "test_resnet", weights=None, progress=False)
     learner.fit(1, 1e-3)

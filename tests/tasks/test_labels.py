@@ -28,7 +28,7 @@ def test_no_label_at_all_is_refused() -> None:
 
 
 @pytest.mark.parametrize("label", ["a b", 3, [0, 1], np.array([0, 1])])
-def test_labels_of_a_image_are_a_list(label: object) -> None:
+def test_labels_of_an_image_are_a_list(label: object) -> None:
     with pytest.raises(ValueError, match="labels of an image are a list of names"):
         encode([["a"], label], None, "multi_label")
 
