@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 from finetune.data.image_options import OnError
 from finetune.data.images.augment import AugmentName
 from finetune.data.images.decode import Resize
-from finetune.export import Format
+from finetune.export import FormatName
 from finetune.models.heads import HeadKind
 from finetune.models.normalisation import NormPolicy
 from finetune.tasks import TaskName
@@ -141,4 +141,4 @@ class TrainConfig(LearnerConfig):
     layer_decay: float | None = None
     early_stopping: int | None = None
     save_best: bool = False
-    formats: list[Format] | Format = "safetensors"
+    formats: list[FormatName] | FormatName = "safetensors"

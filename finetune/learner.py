@@ -14,7 +14,7 @@ from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
-from finetune.export import Format
+from finetune.export import FormatName
 from finetune.export.card import model_card
 from finetune.export.description import ModelDescription
 from finetune.inference.features import Features
@@ -626,7 +626,7 @@ class Learner:
     def export(
         self,
         folder: str | Path,
-        format: Format | Sequence[Format] = "safetensors",
+        format: FormatName | str | Sequence[FormatName | str] = "safetensors",
         *,
         overwrite: bool = False,
     ) -> None:
@@ -653,7 +653,7 @@ class Learner:
         target = Path(folder).expanduser().absolute()
         export.write(target, self.model, description, card=card, overwrite=overwrite)
 
-    def _describe(self, model: ImageClassifier, formats: tuple[Format, ...]) -> ModelDescription:
+    def _describe(self, model: ImageClassifier, formats: tuple[str, ...]) -> ModelDescription:
         inputs = self.data.describe_inputs()
         if inputs is None or self.data.classes is None:
             raise ValueError(_ONLY_OF_VISION)

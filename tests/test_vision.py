@@ -38,7 +38,7 @@ def test_the_table_of_groups_shows_parameters_and_rates(trained: Learner) -> Non
         assert text in table
 
 
-def test_predict_takes_a_path_a_image_an_array_and_a_tensor(
+def test_predict_takes_a_path_an_image_an_array_and_a_tensor(
     photos: Path, trained: Learner, tmp_path: Path
 ) -> None:
     path = tmp_path / "image.png"

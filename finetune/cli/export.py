@@ -7,7 +7,7 @@ from typing import Any
 from finetune import export
 from finetune.cli import run_folder
 from finetune.cli.parser import CommandParser
-from finetune.export import Format
+from finetune.export import FormatName
 from finetune.export.card import model_card
 
 
@@ -23,7 +23,7 @@ def parser() -> CommandParser:
         ],
     )
     made.add_argument("model", help="run folder, or folder of an exported model")
-    kind = list[Format] | Format
+    kind = list[FormatName] | FormatName
     made.option("format", kind, "safetensors", help="safetensors, onnx, torch_export, or a list")
     made.option("output", str, "exported", help="folder to write")
     made.switch("overwrite", help="replace an exported model that is there")

@@ -11,7 +11,6 @@ from finetune.cli.parser import CommandParser
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
-from finetune.export import Format
 from finetune.learner import Learner
 from finetune.wording import number
 
@@ -115,7 +114,7 @@ def _export_graphs(learner: Learner, config: TrainConfig, folder: Path) -> None:
 
     A format that fails is a warning: the trained model is there, even if it can't be a graph.
     """
-    done: list[Format] = ["safetensors"]
+    done = ["safetensors"]
     for name in export.check_formats(config.formats):
         if name == "safetensors":
             continue

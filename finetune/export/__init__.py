@@ -7,18 +7,39 @@ from typing import Any
 
 from torch import nn
 
-from finetune.export import graphs, placing, weights
+from finetune.export import placing, weights
 from finetune.export.description import FORMAT, VERSION, ModelDescription
-from finetune.export.formats import CARD, DESCRIPTION, FILES, WEIGHTS, Format, check_formats
+from finetune.export.formats import (
+    CARD,
+    DESCRIPTION,
+    WEIGHTS,
+    ExportFormat,
+    FormatName,
+    check_formats,
+    formats_of,
+    register,
+    registered_formats,
+)
+from finetune.export.graphs import ModelToExport
+from finetune.export.onnx import Onnx
+from finetune.export.torch_export import TorchExport
+from finetune.export.weights import Safetensors
 
 __all__ = [
-    "Format",
+    "ExportFormat",
+    "FormatName",
     "ModelDescription",
     "check_formats",
     "read_description",
     "read_weights",
+    "register",
+    "registered_formats",
     "write",
 ]
+
+register(Safetensors())
+register(Onnx())
+register(TorchExport())
 
 
 def write(
@@ -46,12 +67,9 @@ def write(
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
-        if "safetensors" in description.formats:
-            classifier = weights.classifier_of(description.architecture)
-            weights.save(model, temporary / WEIGHTS, classifier)
-            # safetensors writes for the owner only
-            (temporary / WEIGHTS).chmod((temporary / DESCRIPTION).stat().st_mode)
-        graphs.write(temporary, model, description)
+        exported = ModelToExport(model, description)
+        for export_format in formats_of(description.formats):
+            export_format.write(temporary, exported)
         placing.check_free(folder, overwrite)  # minutes may have passed
         placing.place(temporary, folder)
     finally:
@@ -76,10 +94,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not (folder / DESCRIPTION).is_file():
         raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {DESCRIPTION}")
     if not (folder / WEIGHTS).is_file():
-        graph_formats = [name for name, file in FILES.items() if (folder / file).is_file()]
+        written = [f.name for f in registered_formats() if (folder / f.file).is_file()]
         hint = ""
-        if graph_formats:
-            hint = f"; it was exported as {' and '.join(graph_formats)} without 'safetensors'"
+        if written:
+            hint = f"; it was exported as {' and '.join(written)} without 'safetensors'"
         raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {WEIGHTS}{hint}")
     file = str(folder / DESCRIPTION)
     try:

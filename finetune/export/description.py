@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.data.images.preprocessing import Preprocessing
-from finetune.export.formats import Format, describe_formats
+from finetune.export.formats import describe_formats
 from finetune.models.classifier import Architecture
 from finetune.tasks import DEFAULT_TASK, PostProcessing, Task, resolve_task
 
@@ -68,7 +68,7 @@ class ModelDescription:
     task: Task
     preprocessing: Preprocessing
     post_processing: PostProcessing
-    formats: tuple[Format, ...]
+    formats: tuple[str, ...]
     data: Mapping[str, PartCounts] = field(default_factory=dict)
     training: TrainingRecord | None = None
     validation: Mapping[str, float | None] = field(default_factory=dict)

@@ -1,30 +1,86 @@
-"""The formats of an exported model, and the files that each has."""
+"""ExportFormat: one way to write a model, with all that depends on it; and which there are."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
-Format: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
+if TYPE_CHECKING:
+    from finetune.export.description import ModelDescription
+    from finetune.export.graphs import ModelToExport
 
-WEIGHTS = "model.safetensors"
+FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
+"""The formats that come with the library; `register` adds others."""
+
 DESCRIPTION = "model.json"
 CARD = "README.md"
-FILES: dict[Format, str] = {
-    "safetensors": WEIGHTS,
-    "onnx": "model.onnx",
-    "torch_export": "model.pt2",
-}
-ONNX_DATA = "model.onnx.data"
-"""The weights of a model whose model.onnx would exceed the 2 GB that such a file can hold."""
+WEIGHTS = "model.safetensors"
 
-MODEL_FILES = frozenset({DESCRIPTION, CARD, ONNX_DATA, *FILES.values()})
-"""The names of all files that an exported folder may hold."""
+_FORMATS: dict[str, "ExportFormat"] = {}
 
 
-def check_formats(formats: Format | Sequence[Format]) -> tuple[Format, ...]:
-    """The formats that are asked for, each once, in the order of `FILES`.
+class ExportFormat(ABC):
+    """A way to write a model into a folder, and to use it from there without finetune.
+
+    name: how `export` and the command line call it. file: what it writes; more_files: what it may
+    write beside that. has_ends: whether normalisation and activation are in the file, which then
+    takes RGB images in [0, 1].
+    """
+
+    name: ClassVar[str]
+    file: ClassVar[str]
+    more_files: ClassVar[tuple[str, ...]] = ()
+    has_ends: ClassVar[bool] = True
+
+    def check_installed(self) -> None:  # noqa: B027  # most formats need nothing more
+        """Raises ModuleNotFoundError, with the way out, if a library that it needs is missing."""
+
+    @abstractmethod
+    def write(self, folder: Path, exported: "ModelToExport") -> None:
+        """Writes its files into a folder. Raises RuntimeError for a model that it can't hold."""
+
+    @abstractmethod
+    def introduction(self, description: "ModelDescription") -> str:
+        """A sentence for the model card, before the code."""
+
+    @abstractmethod
+    def usage(self, description: "ModelDescription", source: str) -> str:
+        """Python code for the model card that goes from `images` to `probabilities`.
+
+        images: float32 [batch, 3, size, size], RGB in [0, 1]. source: Python code that makes
+        `backbone` and `head`.
+        """
+
+
+def register(export_format: ExportFormat) -> ExportFormat:
+    """Makes a format known by its name. A second one of the same name takes its place."""
+    _FORMATS[export_format.name] = export_format
+    return export_format
+
+
+def registered_formats() -> tuple[ExportFormat, ...]:
+    """All formats, in the order in which they were registered."""
+    return tuple(_FORMATS.values())
+
+
+def formats_of(names: Sequence[str]) -> list[ExportFormat]:
+    """The formats of these names. Raises KeyError for one that is not registered."""
+    return [_FORMATS[name] for name in names]
+
+
+def model_files() -> frozenset[str]:
+    """The names of all files that an exported folder may hold."""
+    names = {DESCRIPTION, CARD}
+    for export_format in registered_formats():
+        names |= {export_format.file, *export_format.more_files}
+    return frozenset(names)
+
+
+def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the formats that are asked for, each once, in the order of registration.
 
     Raises ValueError for an unknown format and for none, ModuleNotFoundError if the library of a
     format is missing.
@@ -35,30 +91,31 @@ def check_formats(formats: Format | Sequence[Format]) -> tuple[Format, ...]:
     if isinstance(formats, str):
         formats = [formats]
     names = list(formats)
+    known = [export_format.name for export_format in registered_formats()]
     for name in names:
-        if name not in get_args(Format):
-            hint = did_you_mean(str(name), get_args(Format))
-            raise ValueError(f"format must be one of {', '.join(FILES)}, got {name!r}; {hint}")
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise ValueError(f"format must be one of {', '.join(known)}, got {name!r}; {hint}")
     if not names:
-        raise ValueError(f"format names nothing to write; it is one or several of {list(FILES)}")
-    if "onnx" in names:
-        _check_onnx()
-    return tuple(name for name in FILES if name in names)
+        raise ValueError(f"format names nothing to write; it is one or several of {known}")
+    in_order = tuple(name for name in known if name in names)
+    for export_format in formats_of(in_order):
+        export_format.check_installed()
+    return in_order
 
 
 def describe_formats(
-    formats: Sequence[Format], image_size: int, task: Task = DEFAULT_TASK
+    names: Sequence[str], image_size: int, task: Task = DEFAULT_TASK
 ) -> dict[str, Any]:
     """By format: its file, and what the model takes and gives, as plain data."""
     described: dict[str, Any] = {}
-    for name in formats:
-        # a graph contains the normalisation and the activation; weights are of the model alone
-        if name == "safetensors":
-            input_values, outputs = "normalised RGB", task.card.raw_outputs
-        else:
+    for export_format in formats_of(names):
+        if export_format.has_ends:
             input_values, outputs = "RGB in [0, 1]", task.card.outputs
-        described[name] = {
-            "file": FILES[name],
+        else:
+            input_values, outputs = "normalised RGB", task.card.raw_outputs
+        described[export_format.name] = {
+            "file": export_format.file,
             "input": {
                 "name": "images",
                 "dtype": "float32",
@@ -68,16 +125,3 @@ def describe_formats(
             "output": outputs,
         }
     return described
-
-
-def _check_onnx() -> None:
-    """Raises ModuleNotFoundError unless all that ONNX needs is installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"format 'onnx' needs onnx, onnxscript and onnxruntime ({error}); "
-            "run pip install 'finetune-vision[onnx]'"
-        ) from None

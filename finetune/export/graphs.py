@@ -1,26 +1,25 @@
-"""A model as a graph that runs without its code: ONNX and torch.export."""
+"""A model as a graph that runs without its code: how it is traced and compared with the model."""
 
 import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.export.description import ModelDescription
-from finetune.export.formats import FILES
+from finetune.export.formats import ExportFormat
 from finetune.randomness import generator, isolated
 
 TOLERANCE = 1e-4
 """How far a graph's probabilities may be from the model's; rounding is about 1e-6."""
-
-_LARGEST_FILE = 1_900_000_000
-"""Bytes of weights in a model.onnx; more go to a file beside it, as protobuf ends at 2 GB."""
 
 
 class Served(nn.Module):
@@ -56,65 +55,55 @@ class Served(nn.Module):
         return self.task.activation(outputs, self.temperature)
 
 
-def write(folder: Path, model: nn.Module, description: ModelDescription) -> None:
-    """Writes the formats that are graphs, reads each back and compares it with the model.
+@dataclass
+class ModelToExport:
+    """A model and its description; what several formats need of it is made once."""
 
-    Raises RuntimeError for a model that can't be traced, and for a graph whose outputs differ.
-    """
-    graph_formats = [name for name in description.formats if name != "safetensors"]
-    if not graph_formats:
-        return
-    served = Served.copy_of(model, description)
-    size = description.preprocessing.image_size
-    with isolated(), _quiet():
-        with _explained("a graph"):
-            program = _trace(served, size)
-        if "torch_export" in graph_formats:
-            file = folder / FILES["torch_export"]
-            with _explained("torch_export"):
-                torch.export.save(program, file)
-                _check(served, size, _run_torch(file))
-        if "onnx" in graph_formats:
-            file = folder / FILES["onnx"]
-            with _explained("onnx"):
-                _write_onnx(program, file)
-                _check(served, size, _run_onnx(file))
+    model: nn.Module
+    description: ModelDescription
+
+    @cached_property
+    def served(self) -> Served:
+        return Served.copy_of(self.model, self.description)
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The served model as a graph of torch's operations, for any number of images."""
+        size = self.description.preprocessing.image_size
+        # two images: with one, the size of the batch would become a constant of the graph
+        example = (torch.zeros(2, 3, size, size),)
+        batch = torch.export.Dim("batch")
+        return torch.export.export(self.served, example, dynamic_shapes=({0: batch},))
 
 
-def _trace(served: Served, size: int) -> torch.export.ExportedProgram:
-    # two images: with one, the size of the batch would become a constant of the graph
-    example = (torch.zeros(2, 3, size, size),)
-    batch = torch.export.Dim("batch")
-    return torch.export.export(served, example, dynamic_shapes=({0: batch},))
+class GraphFormat(ExportFormat):
+    """A format that holds a graph: it says how to save one, and how to run what was saved."""
 
+    def write(self, folder: Path, exported: ModelToExport) -> None:
+        """Traces the model, saves the graph, and compares what it computes with the model.
 
-def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
-    converted = torch.onnx.export(
-        program,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
-    assert converted is not None
-    size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    converted.save(file, external_data=size > _LARGEST_FILE)
+        Raises RuntimeError for a model that can't be traced, and for a graph whose outputs differ.
+        """
+        file = folder / self.file
+        with isolated(), _quiet():
+            with _explained("a graph"):
+                program = exported.program
+            with _explained(self.name):
+                self.save(program, file)
+                size = exported.description.preprocessing.image_size
+                _check(exported.served, size, self.load(file))
 
+    @abstractmethod
+    def save(self, program: torch.export.ExportedProgram, file: Path) -> None:
+        """Writes the graph to a file."""
 
-def _run_torch(file: Path) -> Any:
-    return torch.export.load(file).module()
-
-
-def _run_onnx(file: Path) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    @abstractmethod
+    def load(self, file: Path) -> Callable[[Tensor], Tensor]:
+        """A function from images, float32 [B, 3, S, S] in [0, 1], to the outputs of the file."""
 
 
 @torch.no_grad()
-def _check(served: Served, size: int, run: Any) -> None:
+def _check(served: Served, size: int, run: Callable[[Tensor], Tensor]) -> None:
     """Raises ValueError unless a graph, called by `run`, has the outputs of the model."""
     for count in (1, 3):  # other batch sizes than that of the trace
         images = torch.rand(count, 3, size, size, generator=generator(0, "export", count))

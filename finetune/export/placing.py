@@ -5,10 +5,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from finetune.export.formats import DESCRIPTION, MODEL_FILES
-
-_DESCRIPTION_LAST = (*sorted(MODEL_FILES - {DESCRIPTION}), DESCRIPTION)
-"""The files in the order in which they arrive: a folder with a description is a whole model."""
+from finetune.export.formats import DESCRIPTION, model_files
 
 _HIDDEN_PREFIX = ".finetune."
 
@@ -43,7 +40,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise exists_already
-    foreign_names = names - MODEL_FILES
+    foreign_names = names - model_files()
     if not foreign_names and DESCRIPTION not in names:
         # no exported model is without a description, so that a README.md here is somebody else's
         foreign_names = names
@@ -93,17 +90,19 @@ def _move_files(new: Path, folder: Path) -> None:
 
     The description leaves first and arrives last, so that nobody reads a mixture as a model.
     """
-    old_names = [name for name in _DESCRIPTION_LAST if (folder / name).exists()]
+    # in the order in which they arrive: a folder with a description is a whole model
+    arriving = (*sorted(model_files() - {DESCRIPTION}), DESCRIPTION)
+    old_names = [name for name in arriving if (folder / name).exists()]
     old = new / "old"
     old.mkdir()
     try:
         for name in reversed(old_names):
             os.replace(folder / name, old / name)
-        for name in _DESCRIPTION_LAST:
+        for name in arriving:
             if (new / name).exists():
                 os.replace(new / name, folder / name)
     except BaseException:
-        for name in _DESCRIPTION_LAST:
+        for name in arriving:
             if (old / name).exists():
                 os.replace(old / name, folder / name)
             elif name not in old_names:

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -10,11 +10,69 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
+from finetune.export.description import ModelDescription
+from finetune.export.formats import DESCRIPTION, WEIGHTS, ExportFormat
+from finetune.export.graphs import ModelToExport
 from finetune.models.classifier import Architecture
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.randomness import generator, isolated
 
 _CLASSIFIER = "timm_classifier"
+
+_TIMM = """\
+import timm
+import torch
+
+model = {model}.eval()
+"""
+
+_BACKBONE_AND_HEAD = """\
+{imports}
+
+{construction}
+model = nn.Sequential(OrderedDict(backbone=backbone, head=head)).eval()
+load_model(model, "{file}")
+"""
+
+_RUN = """
+mean, std = (torch.tensor(spec["preprocessing"][k]).view(3, 1, 1) for k in ("mean", "std"))
+with torch.no_grad():
+    logits = model((torch.from_numpy(images) - mean) / std)
+probabilities = {activation}.numpy()
+"""
+
+_STANDARD_LIBRARY = ("from collections", "from functools")
+
+
+class Safetensors(ExportFormat):
+    name: ClassVar[str] = "safetensors"
+    file: ClassVar[str] = WEIGHTS
+    has_ends: ClassVar[bool] = False
+
+    def write(self, folder: Path, exported: ModelToExport) -> None:
+        file = folder / self.file
+        save(exported.model, file, classifier_of(exported.description.architecture))
+        # safetensors writes for the owner only
+        file.chmod((folder / DESCRIPTION).stat().st_mode)
+
+    def introduction(self, description: ModelDescription) -> str:
+        if classifier_of(description.architecture) is None:
+            made_by = "; the backbone's own library makes the backbone, torch the head"
+        else:
+            made_by = ", with timm alone, in one line"
+        return f"From `{self.file}`{made_by}. The model takes normalised images and gives logits:"
+
+    def usage(self, description: ModelDescription, source: str) -> str:
+        run = _RUN.format(activation=_activation(description))
+        if classifier_of(description.architecture) is not None:
+            return _TIMM.format(model=timm_source(description.architecture, self.file)) + run
+        imports, _, construction = source.partition("\n\n")
+        load = _BACKBONE_AND_HEAD.format(
+            imports=_with_our_imports(imports.splitlines()),
+            construction=construction,
+            file=self.file,
+        )
+        return load + run
 
 
 def save(model: nn.Module, file: Path, classifier: str | None = None) -> None:
@@ -128,3 +186,26 @@ def _to_ours(name: str, classifier: str) -> str:
     if layer == classifier:
         return f"head.1.{parameter}"
     return f"backbone.{name}"
+
+
+def _with_our_imports(imports: list[str]) -> str:
+    """The imports of the backbone's source and of the recipe, as a formatter sorts them."""
+    lines = {
+        *imports,
+        "from collections import OrderedDict",
+        "from safetensors.torch import load_model",
+        "import torch",
+    }
+    standard_library = {line for line in lines if line.startswith(_STANDARD_LIBRARY)}
+    third_party = lines - standard_library
+    plain = {line for line in third_party if line.startswith("import ")}
+    return "\n".join([*sorted(standard_library), "", *sorted(plain), *sorted(third_party - plain)])
+
+
+def _activation(description: ModelDescription) -> str:
+    """Python code that turns `logits` into probabilities, or into a regression's values."""
+    temperature = description.post_processing.temperature
+    logits = "logits"
+    if temperature != 1:
+        logits = f"(logits / {temperature!r})"
+    return description.task.card.activation.format(logits=logits, temperature=temperature)

@@ -15,7 +15,7 @@ def test_labels_go_by_name_and_none_stays_none() -> None:
     assert own.in_classes(own.classes, SingleLabel()) is own
 
 
-def test_a_class_without_a_image_may_be_missing() -> None:
+def test_a_class_without_an_image_may_be_missing() -> None:
     own = Examples(["a"], torch.tensor([1]), ("cat", "dog"))
     assert own.in_classes(("dog", "owl"), SingleLabel()).labels.tolist() == [0]
     with pytest.raises(ValueError, match="no class 'dog' to compare with; did you mean 'dogs'"):

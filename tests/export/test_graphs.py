@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.export import Format, ModelDescription, graphs
-from finetune.export.formats import ONNX_DATA
-from finetune.export.graphs import Served
+from finetune.export import ModelDescription, onnx
+from finetune.export.formats import formats_of
+from finetune.export.graphs import ModelToExport, Served
 from finetune.tasks import MultiLabel, PostProcessing
 
 
@@ -49,8 +49,10 @@ class Unsteady(nn.Module):
         return images.mean((2, 3)) * torch.tensor([1.0, 1.0, 10.0 * self.calls])
 
 
-def write(folder: Path, model: nn.Module, description: ModelDescription, *formats: Format) -> None:
-    graphs.write(folder, model, replace(description, formats=formats))
+def write(folder: Path, model: nn.Module, description: ModelDescription, *formats: str) -> None:
+    exported = ModelToExport(model, description)
+    for export_format in formats_of(formats):
+        export_format.write(folder, exported)
 
 
 def test_the_ends_are_normalisation_and_probabilities(tiny_description: ModelDescription) -> None:
@@ -97,9 +99,9 @@ def test_the_model_and_the_random_numbers_stay_as_they_are(
 def test_weights_beyond_protobuf_go_into_a_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_description: ModelDescription
 ) -> None:
-    monkeypatch.setattr(graphs, "_LARGEST_FILE", 10)
+    monkeypatch.setattr(onnx, "_LARGEST_FILE", 10)
     write(tmp_path, tiny(), tiny_description, "onnx")  # which reads it back
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", ONNX_DATA}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 
 
 def test_what_exporters_say_is_not_shown(

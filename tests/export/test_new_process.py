@@ -15,13 +15,13 @@ from support import CLOTHING, needs_clothing
 from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.images.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
-from finetune.export import Format
+from finetune.export import FormatName
 from finetune.models.heads import HeadKind
 from finetune.tasks import TaskName
 
-FORMATS: tuple[Format, ...] = ("safetensors", "onnx", "torch_export")
+FORMATS: tuple[FormatName, ...] = ("safetensors", "onnx", "torch_export")
 # used in this order by one process, which has none of these modules by then
-NEEDLESS: dict[Format, set[str]] = {
+NEEDLESS: dict[FormatName, set[str]] = {
     "onnx": {"finetune", "torch", "timm"},
     "torch_export": {"finetune", "timm"},
     "safetensors": {"finetune"},
@@ -71,7 +71,7 @@ def check_in_a_new_process(
 
     needless: further modules that must not be loaded.
     """
-    tasks: list[tuple[Path, Format, str]] = []
+    tasks: list[tuple[Path, FormatName, str]] = []
     listed = ", ".join(f"read({str(path)!r})" for path in images)
     for folder in exported:
         read, *loads, _, _ = code_blocks(folder)

@@ -46,7 +46,7 @@ def test_inputs_are_the_middle_of_the_presized_image() -> None:
     assert np.abs(inputs * 255 - middle).max() < 1e-4
 
 
-def test_inputs_of_a_image_do_not_depend_on_the_others() -> None:
+def test_inputs_of_an_image_do_not_depend_on_the_others() -> None:
     images = list(np.random.default_rng(0).integers(0, 256, (5, 40, 30, 3), dtype=np.uint8))
     preprocessing = Preprocessing(16)
     alone = [preprocessing.inputs([image], CPU) for image in images]

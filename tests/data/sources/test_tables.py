@@ -90,7 +90,7 @@ def test_missing_csv_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("delimiter", "cells"), [(" ", ["a b", "", " b "]), (";", ["a; b", "", "b;"])]
 )
-def test_labels_of_a_image_stand_in_one_cell(
+def test_labels_of_an_image_stand_in_one_cell(
     tmp_path: Path, delimiter: str, cells: list[str]
 ) -> None:
     text = "\n".join(["image,tags", *(f"{i}.jpg,{cell}" for i, cell in enumerate(cells))])

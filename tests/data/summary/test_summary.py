@@ -151,7 +151,7 @@ def test_many_classes_are_shown_in_part() -> None:
     assert "c009" in lines[2]
 
 
-def test_several_labels_a_image_are_counted_each() -> None:
+def test_several_labels_an_image_are_counted_each() -> None:
     images = [np.full((4, 4, 3), i, np.uint8) for i in range(5)]
     labels = [["a", "b"], ["a"], [], ["b"], []]
     data = ImageDataLoaders.from_lists(

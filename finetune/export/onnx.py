@@ -1,0 +1,66 @@
+"""model.onnx: a graph for ONNX Runtime and everything else that reads ONNX."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from finetune.export.description import ModelDescription
+from finetune.export.graphs import GraphFormat
+
+_LARGEST_FILE = 1_900_000_000
+"""Bytes of weights in a model.onnx; more go to a file beside it, as protobuf ends at 2 GB."""
+
+_USAGE = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+(probabilities,) = session.run(None, {{"images": images}})
+"""
+
+
+class Onnx(GraphFormat):
+    name: ClassVar[str] = "onnx"
+    file: ClassVar[str] = "model.onnx"
+    more_files: ClassVar[tuple[str, ...]] = ("model.onnx.data",)
+
+    def check_installed(self) -> None:
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                f"format 'onnx' needs onnx, onnxscript and onnxruntime ({error}); "
+                "run pip install 'finetune-vision[onnx]'"
+            ) from None
+
+    def save(self, program: torch.export.ExportedProgram, file: Path) -> None:
+        converted = torch.onnx.export(
+            program,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+        assert converted is not None
+        size = sum(tensor.nbytes for tensor in program.state_dict.values())
+        converted.save(file, external_data=size > _LARGEST_FILE)
+
+    def load(self, file: Path) -> Callable[[Tensor], Tensor]:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    def introduction(self, description: ModelDescription) -> str:
+        return (
+            f"From `{self.file}`, with ONNX Runtime; normalisation and probabilities are in the "
+            "graph:"
+        )
+
+    def usage(self, description: ModelDescription, source: str) -> str:
+        return _USAGE.format(file=self.file)
