@@ -4,21 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from finetune.tasks import registered_tasks
 from finetune.training.events import EpochEnd
 from finetune.wording import did_you_mean
 
 _LOWER_IS_BETTER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
-_HIGHER_IS_BETTER = (
-    "accuracy",
-    "f1",
-    "f1_micro",
-    "f1score",
-    "exact_match",
-    "precision",
-    "recall",
-    "auroc",
-    "r2",
-)
 
 
 @dataclass(slots=True)
@@ -44,9 +34,13 @@ class Monitor:
     def _mode_of_name(self) -> Literal["min", "max"]:
         if self.monitor.endswith(_LOWER_IS_BETTER):
             return "min"
-        if self.monitor.endswith(_HIGHER_IS_BETTER):
+        # the other metrics that the tasks know by name, and torchmetrics' name of f1
+        higher_is_better = {"f1score"}
+        for task in registered_tasks():
+            higher_is_better.update(task.named_metrics())
+        if self.monitor.endswith(tuple(higher_is_better)):
             return "max"
-        hint = did_you_mean(self.monitor, (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER))
+        hint = did_you_mean(self.monitor, sorted({*_LOWER_IS_BETTER, *higher_is_better}))
         raise ValueError(
             f"is a lower or a higher {self.monitor!r} better? pass mode='min' or 'max'; or {hint}"
         )

@@ -15,7 +15,8 @@ def create_head(
 
     kind: "mlp" is BatchNorm, Dropout(dropout / 2), Linear(features, hidden), ReLU, BatchNorm,
     Dropout(dropout), Linear(hidden, classes); "linear" is Dropout(dropout), Linear(features,
-    classes). Raises ValueError for another kind, and unless 0 <= dropout < 1.
+    classes). The layers are of torch.nn alone, because a model card shows their `repr` as Python.
+    Raises ValueError for another kind, and unless 0 <= dropout < 1.
 
     >>> [type(layer).__name__ for layer in create_head("linear", 8, 2)]
     ['Dropout', 'Linear']

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 import torch
@@ -280,7 +281,8 @@ def test_view_does_not_depend_on_the_batch(side: int, size: int, together: int) 
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_every_draw_is_used(name: str) -> None:
-    images, spec = noise(1), Augmentation()
+    everything = {field.name: field.default or 0.5 for field in fields(Augmentation)}
+    images, spec = noise(1), Augmentation(**everything)
     start = {draw: torch.tensor([0.4]) for draw in DRAWS}
     changed = {**start, name: torch.tensor([0.99])}
     plain = views(images, spec, 16, start)
