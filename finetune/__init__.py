@@ -17,7 +17,8 @@ from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.models.backbones import WeightsError
 from finetune.models.group_values import LayerDecay
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.layer_group import LayerGroup
+from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import Matrices, adamw, muon
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.scaled_updates import ScaledUpdates

@@ -12,7 +12,8 @@ from finetune import distributed
 from finetune.data.loaders import Batch, Batches, next_batches
 from finetune.interpret.range_test import plot_range_test
 from finetune.models.group_values import LearningRates
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.layer_group import LayerGroup
+from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
 from finetune.training.divergence import DivergenceError

@@ -16,12 +16,13 @@ from finetune.export.formats import (
     ExportFormat,
     FormatName,
     check_formats,
+    describe_formats,
     formats_of,
     register,
     registered_formats,
 )
-from finetune.export.graphs import ModelToExport
 from finetune.export.onnx import Onnx
+from finetune.export.served import ModelToExport
 from finetune.export.torch_export import TorchExport
 from finetune.export.weights import Safetensors
 
@@ -63,7 +64,7 @@ def write(
     temporary = placing.temporary_for(folder)
     try:
         temporary.mkdir()
-        text = json.dumps(description.to_dict(), indent=2)
+        text = json.dumps(_content(description), indent=2)
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
@@ -74,6 +75,13 @@ def write(
         placing.place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _content(description: ModelDescription) -> dict[str, Any]:
+    """What model.json holds: the description, and of each format its file, inputs and outputs."""
+    image_size = description.preprocessing.image_size
+    formats = describe_formats(description.formats, image_size, description.task)
+    return {**description.to_dict(), "formats": formats}
 
 
 def read_description(folder: Path) -> ModelDescription:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.data.images.preprocessing import Preprocessing
-from finetune.export.formats import describe_formats
 from finetune.models.classifier import Architecture
 from finetune.tasks import DEFAULT_TASK, PostProcessing, Task, resolve_task
 
@@ -75,7 +74,7 @@ class ModelDescription:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for model.json; steps of preprocessing and formats are told in words, too."""
+        """Plain data for model.json; steps of preprocessing are told in words, too."""
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -84,7 +83,7 @@ class ModelDescription:
             "task": self.task.name,
             "preprocessing": self.preprocessing.to_dict(),
             "post_processing": self.post_processing.to_dict(),
-            "formats": describe_formats(self.formats, self.preprocessing.image_size, self.task),
+            "formats": list(self.formats),
             "data": {part: counts.to_dict() for part, counts in self.data.items()},
             "validation": dict(self.validation),
             "versions": dict(self.versions),

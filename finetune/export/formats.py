@@ -3,14 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
+from finetune.export.description import ModelDescription
+from finetune.export.served import ModelToExport
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
-
-if TYPE_CHECKING:
-    from finetune.export.description import ModelDescription
-    from finetune.export.graphs import ModelToExport
 
 FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
 """The formats that come with the library; `register` adds others."""
@@ -39,15 +37,15 @@ class ExportFormat(ABC):
         """Raises ModuleNotFoundError, with the way out, if a library that it needs is missing."""
 
     @abstractmethod
-    def write(self, folder: Path, exported: "ModelToExport") -> None:
+    def write(self, folder: Path, exported: ModelToExport) -> None:
         """Writes its files into a folder. Raises RuntimeError for a model that it can't hold."""
 
     @abstractmethod
-    def introduction(self, description: "ModelDescription") -> str:
+    def introduction(self, description: ModelDescription) -> str:
         """A sentence for the model card, before the code."""
 
     @abstractmethod
-    def usage(self, description: "ModelDescription", source: str) -> str:
+    def usage(self, description: ModelDescription, source: str) -> str:
         """Python code for the model card that goes from `images` to `probabilities`.
 
         images: float32 [batch, 3, size, size], RGB in [0, 1]. source: Python code that makes

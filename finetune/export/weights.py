@@ -12,7 +12,7 @@ from torch import nn
 
 from finetune.export.description import ModelDescription
 from finetune.export.formats import DESCRIPTION, WEIGHTS, ExportFormat
-from finetune.export.graphs import ModelToExport
+from finetune.export.served import ModelToExport
 from finetune.models.classifier import Architecture
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.randomness import generator, isolated

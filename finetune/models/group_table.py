@@ -1,14 +1,9 @@
 """Layer groups as a table: what is in each, and which hyper-parameters it has."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from finetune.models.layer_group import LayerGroup
 from finetune.tables import Column, Table
-
-if TYPE_CHECKING:
-    from finetune.models.layer_groups import LayerGroup
 
 _TITLES = {"lr": "learning rate", "weight_decay": "weight decay"}
 _ALWAYS_SHOWN = ("lr", "momentum", "weight_decay")
@@ -29,7 +24,7 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
     names = _shown_hyper_parameters(values)
     titles = [Column(_TITLES.get(name, name)) for name in names]
     rows = []
-    for group, own in zip(groups, values, strict=True):
+    for group, values_of_group in zip(groups, values, strict=True):
         modules = {name.rpartition(".")[0] for name in group.parameters}
         row = [
             group.name,
@@ -41,17 +36,20 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
             group.optimizer,
         ]
         for name in names:
-            row.append(f"{own[name]:.3g}" if name in own else "-")
+            value = values_of_group.get(name)
+            row.append("-" if value is None else f"{value:.3g}")
         rows.append(row)
     return Table([*_FIXED_COLUMNS, *titles], rows)
 
 
 def _shown_hyper_parameters(values: Sequence[dict[str, float]]) -> list[str]:
     """The usual ones, and of the others those in which the groups differ."""
-    known = dict.fromkeys(name for own in values for name in own)
+    known: dict[str, None] = {}
+    for values_of_group in values:
+        known |= dict.fromkeys(values_of_group)
     shown = [name for name in _ALWAYS_SHOWN if name in known]
     for name in known:
-        groups_differ = len({own.get(name) for own in values}) > 1
+        groups_differ = len({of_group.get(name) for of_group in values}) > 1
         if name not in _ALWAYS_SHOWN and groups_differ:
             shown.append(name)
     return shown

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from finetune.models.layer_groups import LayerGroup
+from finetune.models.layer_group import LayerGroup
 
 OptimizerFactory: TypeAlias = Callable[..., Optimizer]
 

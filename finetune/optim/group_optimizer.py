@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from finetune.models.group_values import PerGroup, checked_values
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.layer_group import LayerGroup
+from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import OptimizerFactory, adamw
 from finetune.optim.membership import make_param_groups
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.layer_group import LayerGroup
+from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import OptimizerFactory, build_optimizer, split_by_factory
 
 _SHARED = ("lr", "momentum", "weight_decay")

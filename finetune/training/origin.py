@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from finetune.interpret.movement import Moved
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.layer_group import LayerGroup
+from finetune.models.layer_groups import LayerGroups
 
 
 class Origin:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from finetune.models.layer_groups import LayerGroup, LayerGroups
+from finetune.models.layer_group import LayerGroup
+from finetune.models.layer_groups import LayerGroups
 from finetune.training.events import Callback
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.export import ModelDescription, onnx
 from finetune.export.formats import formats_of
-from finetune.export.graphs import ModelToExport, Served
+from finetune.export.served import ModelToExport, Served
 from finetune.tasks import MultiLabel, PostProcessing
 
 

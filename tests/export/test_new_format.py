@@ -13,7 +13,7 @@ import pytest
 from finetune import Learner
 from finetune.export import ExportFormat, ModelDescription, register, registered_formats
 from finetune.export.formats import _FORMATS
-from finetune.export.graphs import ModelToExport
+from finetune.export.served import ModelToExport
 
 
 class NumpyArrays(ExportFormat):

@@ -1,0 +1,64 @@
+"""A model as it is served: from RGB images to probabilities, and traced for export."""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from finetune.export.description import ModelDescription
+
+
+class Served(nn.Module):
+    """A model with its normalisation before it and its activation behind it.
+
+    It maps RGB images in [0, 1], float32 [B, 3, S, S], to probabilities [B, C]; a regression's to
+    values [B, C].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, description: ModelDescription) -> None:
+        super().__init__()
+        self.model = model
+        preprocessing = description.preprocessing
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
+        self.task = description.task
+        self.temperature = description.post_processing.temperature
+
+    @classmethod
+    def copy_of(cls, model: nn.Module, description: ModelDescription) -> "Served":
+        """Serves a copy of the model on the CPU, ready to be traced."""
+        copied = copy.deepcopy(model).to("cpu", torch.float32)
+        copied = copied.to(memory_format=torch.contiguous_format)
+        served = cls(copied, description)
+        served.eval().requires_grad_(False)
+        return served
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.model((images - self.mean) / self.std)
+        return self.task.activation(outputs, self.temperature)
+
+
+@dataclass
+class ModelToExport:
+    """A model and its description; what several formats need of it is made once."""
+
+    model: nn.Module
+    description: ModelDescription
+
+    @cached_property
+    def served(self) -> Served:
+        return Served.copy_of(self.model, self.description)
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The served model as a graph of torch's operations, for any number of images."""
+        size = self.description.preprocessing.image_size
+        # two images: with one, the size of the batch would become a constant of the graph
+        example = (torch.zeros(2, 3, size, size),)
+        batch = torch.export.Dim("batch")
+        return torch.export.export(self.served, example, dynamic_shapes=({0: batch},))
