@@ -63,7 +63,11 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
+        # an exporter wraps what happened in words about its own steps
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first_line = str(cause).strip().partition("\n")[0]
         raise RuntimeError(
             f"this model can't be exported as {name}: {first_line}; "
             "format='safetensors' needs no graph and works for every model"

@@ -4,7 +4,7 @@ Source: Selvaraju et al., "Grad-CAM" (2017).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from finetune.tasks.checks import dtype_and_shape
 from finetune.wording import did_you_mean
+
+Scores: TypeAlias = Callable[[Tensor], Tensor]
+"""Outputs of a model -> a score for each class or target, [B, C]: `Task.class_scores`."""
 
 LayoutKind: TypeAlias = Literal["first", "last", "tokens"]
 
@@ -77,14 +80,16 @@ class _SeenLayer(NamedTuple):
     output: Tensor
 
 
-def find_layer(model: nn.Module, backbone: nn.Module, inputs: Tensor, target: int) -> str:
+def find_layer(
+    model: nn.Module, backbone: nn.Module, inputs: Tensor, target: int, scores: Scores
+) -> str:
     """Path of the last layer whose map the target's score still depends on, place by place.
 
     In a transformer that is a norm: after the last attention only the class token counts.
     inputs: [1, 3, H, W], which need a gradient. Raises ValueError where there is no such layer.
     """
     prefix = getattr(backbone, "num_prefix_tokens", None)
-    candidates, score = _run_and_watch(model, inputs, target, prefix)
+    candidates, score = _run_and_watch(model, inputs, target, scores, prefix)
     outputs = [layer.output for layer in candidates]
     gradients: tuple[Tensor | None, ...] = ()
     if outputs:
@@ -100,7 +105,7 @@ def find_layer(model: nn.Module, backbone: nn.Module, inputs: Tensor, target: in
 
 
 def _run_and_watch(
-    model: nn.Module, inputs: Tensor, target: int, prefix: int | None
+    model: nn.Module, inputs: Tensor, target: int, scores: Scores, prefix: int | None
 ) -> tuple[list[_SeenLayer], Tensor]:
     """The layers of the backbone that give a map, in the order of their calls; the score."""
     path_of: dict[nn.Module, str] = {}
@@ -118,7 +123,7 @@ def _run_and_watch(
 
     hooks = [module.register_forward_hook(watch) for module in path_of]
     try:
-        score = model(inputs)[0, target]
+        score = scores(model(inputs))[0, target]
     finally:
         for hook in hooks:
             hook.remove()
@@ -132,7 +137,7 @@ def _may_be_the_map(path: str, module: nn.Module, output: Tensor) -> bool:
     return "attn" not in path and "attention" not in path
 
 
-def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int) -> Tensor:
+def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int, scores: Scores) -> Tensor:
     """[H, W] in [0, 1], in the size of the image; inputs: [1, 3, H, W].
 
     Raises ModuleNotFoundError without captum, ValueError for a layer that gives no map.
@@ -150,7 +155,7 @@ def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int) -> Tenso
     backbone = dict(model.named_children()).get("backbone", model)
     prefix = getattr(backbone, "num_prefix_tokens", None)
     with _map_probe(modules[layer], layer, prefix) as probe:
-        coarse = LayerGradCam(model, probe).attribute(
+        coarse = LayerGradCam(lambda images: scores(model(images)), probe).attribute(
             inputs.requires_grad_(), target=target, relu_attributions=True
         )
     image_size = inputs.shape[-2:]

@@ -400,19 +400,21 @@ class Predictor:
         # a view of its own: hooks must not be seen by another thread
         model = evaluation_view(self.model)
         inputs = self.pipeline.inputs([item], self.runtime.device)
-        scores = self._probabilities_of(inputs)[0]
-        classes = self._names(len(scores))
+        activated = self._probabilities_of(inputs)[0]
+        classes = self._names(len(activated))
         has_probabilities = self.task.names_are == "classes"
-        number = int(scores.argmax()) if has_probabilities else 0
+        number = int(activated.argmax()) if has_probabilities else 0
         if target is not None:
             number = _class_number(target, classes)
+        scores = self.task.class_scores
         with torch.enable_grad():
             if layer is None:
                 backbone = backbone_of(model, ", or pass layer=, the path of a module")
-                layer = find_layer(model, backbone, inputs.clone().requires_grad_(), number)
-            values = grad_cam(model, layer, inputs.detach().clone(), number)
+                tracked_inputs = inputs.clone().requires_grad_()
+                layer = find_layer(model, backbone, tracked_inputs, number, scores)
+            values = grad_cam(model, layer, inputs.detach().clone(), number, scores)
         image = self.pipeline.displayable(inputs.detach())[0]
-        score = float(scores[number])
+        score = float(activated[number])
         return ActivationMap(
             values.numpy(),
             image,

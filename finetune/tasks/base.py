@@ -139,7 +139,11 @@ class Task(ABC):
 
     @abstractmethod
     def default_loss(self, target_std: Tensor | None = None) -> Loss:
-        """The loss unless the user gives one. target_std: [K], known if `scales_outputs`."""
+        """The loss unless the user gives one.
+
+        target_std: [K], known if `scales_outputs`. With mixup, cutmix and label smoothing the
+        loss of an exclusive task gets shares of the classes as targets, [B, C], too.
+        """
 
     @abstractmethod
     def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -154,11 +158,15 @@ class Task(ABC):
 
     # --- what outputs mean
 
+    def class_scores(self, outputs: Tensor) -> Tensor:
+        """A score for each class or target, [B, C]: the outputs, unless a model has others."""
+        return outputs
+
     @abstractmethod
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         """Probabilities [B, C] or values [B, K], float32, from a model's outputs.
 
-        It consists of torch's own operations, so that it can be part of an exported graph.
+        It consists of operations that torch.export and ONNX have, for it becomes a part of graphs.
         """
 
     @abstractmethod

@@ -24,7 +24,11 @@ def register(task: AnyTask) -> AnyTask:
     """
     known = _tasks.setdefault(task.name, task)
     if known != task:
-        raise ValueError(f"there is a task {task.name!r} already: {known!r}; choose another name")
+        kind = type(known)
+        raise ValueError(
+            f"there is a task {task.name!r} already, {kind.__module__}.{kind.__qualname__}; choose "
+            "another name"
+        )
     return task
 
 

@@ -24,8 +24,9 @@ UNKNOWN_CLASS = -1
 class SingleLabel(Task):
     """One class an image. Targets: int64 [N], class numbers. Outputs: logits [B, C].
 
-    A task whose outputs are other than one logit for each class, but whose labels and answers are
-    as here, overrides `class_scores` and what follows `training` in `Task`.
+    A task whose labels and answers are as here, but whose outputs are other than one logit for each
+    class, overrides `output_count`, `class_scores`, `default_loss`, `example_losses`,
+    `inverse_activation` and `card`.
     """
 
     name: ClassVar[str] = "single_label"

@@ -33,7 +33,7 @@ class Brightness(nn.Module):
 def test_the_map_is_where_the_class_is() -> None:
     image = torch.zeros(1, 3, 16, 16)
     image[:, :, 12:, :4] = 1.0
-    values = grad_cam(Brightness(), "backbone", image, 1)
+    values = grad_cam(Brightness(), "backbone", image, 1, nn.Identity())
     assert values.shape == (16, 16)
     assert (values.max(), values.min()) == (1.0, 0.0)
     assert values[13:, :3].min() > 0.5
@@ -41,7 +41,7 @@ def test_the_map_is_where_the_class_is() -> None:
 
 
 def test_what_does_not_speak_for_a_class_leaves_no_map() -> None:
-    assert grad_cam(Brightness(), "backbone", torch.ones(1, 3, 16, 16), 0).max() == 0
+    assert grad_cam(Brightness(), "backbone", torch.ones(1, 3, 16, 16), 0, nn.Identity()).max() == 0
 
 
 @pytest.mark.parametrize("kind", ["first", "last", "tokens"])
@@ -86,9 +86,9 @@ def test_every_kind_of_backbone_has_a_layer(name: str, layer: str) -> None:
     model.add_module("head", nn.Linear(backbone.num_features, 3))
     size = 64 if options else backbone.default_cfg["input_size"][-1]
     image = torch.randn(1, 3, size, size, requires_grad=True)
-    found = find_layer(model, backbone, image, 1)
+    found = find_layer(model, backbone, image, 1, nn.Identity())
     assert re.fullmatch(layer, found.removeprefix("backbone.")), found
-    values = grad_cam(model, found, image.detach(), 1)
+    values = grad_cam(model, found, image.detach(), 1, nn.Identity())
     assert values.shape == (size, size)
     assert values.min() >= 0
     assert values.max() <= 1

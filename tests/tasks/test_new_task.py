@@ -33,15 +33,22 @@ def ordinal_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(outputs, beyond_borders(targets, outputs.shape[1]))
 
 
+CARD_CODE = """torch.cat([torch.ones(len(logits), 1), logits.sigmoid()], 1)
+beyond_next = torch.cat([logits.sigmoid(), torch.zeros(len(logits), 1)], 1)
+scores = (probabilities - beyond_next).clamp_min(1e-12).log()
+probabilities = (scores / {temperature}).softmax(1)"""
+"""For the model card, where it follows `probabilities = `."""
+
+
 class Ordinal(SingleLabel):
     """Ordered classes. Targets: int64 [N]. Outputs: [B, C - 1] logits of being beyond a border."""
 
-    name: ClassVar[str] = "ordinal"
+    name: ClassVar[str] = "graded"
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "auroc")
     card: ClassVar[CardText] = replace(
         SingleLabel.card,
         model_kind="An ordinal classifier",
-        activation="(class_scores(logits) / {temperature}).softmax(1)  # see ordinal.py",
+        activation=CARD_CODE,
     )
 
     def output_count(self, classes: Sequence[str]) -> int:
@@ -49,7 +56,7 @@ class Ordinal(SingleLabel):
 
     def class_scores(self, outputs: Tensor) -> Tensor:
         """Log-probabilities: of being beyond the border before, but not beyond the one after."""
-        beyond = torch.cummin(outputs.sigmoid(), dim=1).values
+        beyond = outputs.sigmoid()
         certain, impossible = torch.ones_like(beyond[:, :1]), torch.zeros_like(beyond[:, :1])
         edges = torch.cat([certain, beyond, impossible], dim=1)
         return (edges[:, :-1] - edges[:, 1:]).clamp_min(1e-12).log()
@@ -128,7 +135,7 @@ def test_an_exported_model_is_loaded_with_its_task(
 ) -> None:
     temperature = learner.calibrate()
     assert temperature != 1
-    learner.export(tmp_path / "model", ["safetensors", "torch_export"])
+    learner.export(tmp_path / "model", ["safetensors", "torch_export", "onnx"])
     loaded = load_learner(tmp_path / "model")
     assert loaded.task == task
     images, labels = draw_images(8)
@@ -142,9 +149,27 @@ def test_an_exported_model_is_loaded_with_its_task(
     program = torch.export.load(tmp_path / "model" / "model.pt2").module()
     inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     assert program(inputs).shape == (8, 4)
+    assert "An ordinal classifier" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_the_card_of_a_calibrated_model_computes_its_probabilities(
+    learner: Learner, tmp_path: Path, task: Ordinal
+) -> None:
+    temperature = learner.calibrate()
+    learner.export(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "An ordinal classifier" in card
-    assert f"(class_scores(logits) / {temperature!r}).softmax(1)" in card
+    code = card[card.index("probabilities = torch.cat") : card.index(".numpy()")]
+    variables: dict[str, Any] = {"torch": torch, "logits": torch.tensor([[1.0, 0.2, -3.0]])}
+    exec(code, variables)
+    expected = task.activation(variables["logits"], temperature)
+    torch.testing.assert_close(variables["probabilities"], expected)
+
+
+def test_it_shows_where_each_class_was_seen(learner: Learner) -> None:
+    pytest.importorskip("captum")
+    images, _ = draw_images(len(GRADES))
+    for image, name in zip(images, GRADES, strict=True):
+        assert learner.activation_map(image, name).target == name
 
 
 def test_a_model_of_a_task_that_nobody_registered_says_what_to_do(
@@ -152,16 +177,16 @@ def test_a_model_of_a_task_that_nobody_registered_says_what_to_do(
 ) -> None:
     learner.export(tmp_path / "model")
     file = tmp_path / "model" / "model.json"
-    file.write_text(file.read_text().replace('"ordinal"', '"surgical"'))
+    file.write_text(file.read_text().replace('"graded"', '"surgical"'))
     with pytest.raises(ValueError, match=r"got 'surgical'.*finetune\.tasks\.register\(MyTask\(\)"):
         load_learner(tmp_path / "model")
 
 
 def test_two_tasks_of_one_name_are_refused(task: Ordinal) -> None:
     class Other(SingleLabel):
-        name: ClassVar[str] = "ordinal"
+        name: ClassVar[str] = "graded"
 
-    with pytest.raises(ValueError, match="a task 'ordinal' already"):
+    with pytest.raises(ValueError, match=r"a task 'graded' already, .*test_new_task\.Ordinal"):
         register(Other())
 
 

@@ -120,7 +120,7 @@ def augment(
     view = F.grid_sample(
         images.float().mul_(1 / 255), grid, padding_mode="reflection", align_corners=False
     )
-    return normalise(_relight(view, draws, spec), mean, std)
+    return normalise(_recolour(view, draws, spec), mean, std)
 
 
 def draw_numbers(seed: int, view: int, indices: Tensor, device: torch.device) -> Draws:
@@ -174,7 +174,7 @@ def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
     return grid
 
 
-def _relight(view: Tensor, draws: Draws, spec: Augmentation) -> Tensor:
+def _recolour(view: Tensor, draws: Draws, spec: Augmentation) -> Tensor:
     """Brightness and contrast as one multiply-add, in place."""
     is_lit = (draws["lit"] < spec.lighting_probability).float()
     brightness = 1 + _signed(draws["brightness"]) * spec.lighting * is_lit
