@@ -4,13 +4,14 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune import Callback, Learner
 from finetune.cli import build, main
-from finetune.export import ModelDescription, graphs
+from finetune.export.onnx import Onnx
+from finetune.export.served import ModelToExport
+from finetune.export.torch_export import TorchExport
 from finetune.training.events import StepEnd
 
 
@@ -53,13 +54,14 @@ def test_the_training_time_is_that_of_all_epochs(best_run: Path) -> None:
 def test_a_model_that_can_not_be_a_graph_is_trained_and_exported_anyway(
     photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(folder: Path, model: Any, description: ModelDescription) -> None:
-        if "onnx" in description.formats:
-            raise RuntimeError("it has a loop")
-        if "torch_export" in description.formats:
-            (folder / "model.pt2").write_text("a graph")
+    def write_text(self: TorchExport, folder: Path, exported: ModelToExport) -> None:
+        (folder / self.file).write_text("a graph")
 
-    monkeypatch.setattr(graphs, "write", write)
+    def fail(self: Onnx, folder: Path, exported: ModelToExport) -> None:
+        raise RuntimeError("it has a loop")
+
+    monkeypatch.setattr(TorchExport, "write", write_text)
+    monkeypatch.setattr(Onnx, "write", fail)
     output, short = tmp_path / "run", ["--epochs", "1", "--freeze-epochs", "0"]
     command = ["train", str(photos), *small, *short, "--formats", "[onnx,torch_export]"]
     with pytest.warns(UserWarning, match="the model was not exported as onnx: it has a loop"):
