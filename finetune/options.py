@@ -63,9 +63,9 @@ def _expanded_signature(function: Callable[..., Any], settings: type) -> inspect
         for parameter in signature.parameters.values()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    taken = {parameter.name for parameter in parameters}
+    spelled_out = {parameter.name for parameter in parameters}
     for field in dataclasses.fields(settings):
-        if field.name not in taken:
+        if field.name not in spelled_out:
             parameters.append(
                 inspect.Parameter(
                     field.name,

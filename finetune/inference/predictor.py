@@ -213,8 +213,8 @@ class Predictor:
             return self._compute_outputs(self._reader.open(source, batch_size=batch_size))
         if "outputs" not in self._kept:
             self._kept["outputs"] = self._compute_outputs(self._reader.open(None))
-        kept: Outputs = self._kept["outputs"]
-        return kept
+        outputs: Outputs = self._kept["outputs"]
+        return outputs
 
     def _compute_outputs(self, source: Source, view: int | None = None) -> Outputs:
         return compute_outputs(

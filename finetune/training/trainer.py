@@ -375,7 +375,6 @@ class Trainer:
 
 
 def _warn_of_change(call: str, what_is: str, again: str) -> None:
-    # the level of whoever called the learner's method, which asked the trainer
     warn(f"the weights changed since {call}; {what_is} given up, {again} again")
 
 
