@@ -1,0 +1,168 @@
+"""Checks of what people pass: numbers, choices, flags, paths and functions, each in one place.
+
+Every check is called where a value enters the package, and returns the value. It raises TypeError
+for a value of another kind (a text where a number is due) and ValueError for one outside its
+range. Both errors name the argument, what it takes and the value that came:
+
+>>> whole_number("epochs", 5, at_least=1)
+5
+>>> whole_number("epochs", 0, at_least=1)
+Traceback (most recent call last):
+    ...
+ValueError: epochs must be a whole number of at least 1, got 0
+>>> whole_number("epochs", "five", at_least=1)
+Traceback (most recent call last):
+    ...
+TypeError: epochs must be a whole number of at least 1, got 'five'
+"""
+
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune.wording import did_you_mean
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def whole_number(
+    name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None
+) -> int:
+    """The value as an int. A numpy integer is one; True and 8.0 are not.
+
+    name: of the argument, for the error. at_least, at_most: the range, both ends included.
+    """
+    rule = f"{name} must be a whole number{_range_in_words(at_least=at_least, at_most=at_most)}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{rule}, got {value!r}")
+    number = int(value)
+    if not _is_in_range(number, at_least=at_least, at_most=at_most):
+        raise ValueError(f"{rule}, got {value!r}")
+    return number
+
+
+def real_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """The value as a finite float. A whole number and a numpy number are ones; True is not.
+
+    name: of the argument, for the error. at_least, at_most: ends that belong to the range. above,
+    below: ends that do not.
+    """
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    rule = f"{name} must be a finite number{_range_in_words(**limits)}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{rule}, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or not _is_in_range(number, **limits):
+        raise ValueError(f"{rule}, got {value!r}")
+    return number
+
+
+def _is_in_range(
+    number: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> bool:
+    if at_least is not None and number < at_least:
+        return False
+    if above is not None and number <= above:
+        return False
+    if at_most is not None and number > at_most:
+        return False
+    return below is None or number < below
+
+
+def _range_in_words(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> str:
+    """The range as the end of a sentence, such as " above 0 and below 1"; empty for any number."""
+    ends = []
+    if at_least is not None:
+        ends.append(f"of at least {at_least}")
+    if above is not None:
+        ends.append(f"above {above}")
+    if at_most is not None:
+        ends.append(f"at most {at_most}")
+    if below is not None:
+        ends.append(f"below {below}")
+    if not ends:
+        return ""
+    return " " + " and ".join(ends)
+
+
+def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """The value, which is one of a few.
+
+    >>> choice("resize", "corp", ["crop", "squash", "pad"])
+    Traceback (most recent call last):
+        ...
+    ValueError: resize must be one of 'crop', 'squash', 'pad', got 'corp'; did you mean 'crop'?
+    """
+    known = list(choices)
+    # equal is not enough: True == 1, and a list can't be looked up in a dict later
+    for known_value in known:
+        if type(value) is type(known_value) and value == known_value:
+            return value
+    message = f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}"
+    names = [known_value for known_value in known if isinstance(known_value, str)]
+    if isinstance(value, str):
+        hint = did_you_mean(value, names)
+        if hint.startswith("did"):
+            message += f"; {hint}"
+        raise ValueError(message)
+    raise TypeError(message)
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value, True or False. A text such as "no" is refused: to Python it would be true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def function(name: str, value: Function, takes: str) -> Function:
+    """The value, which can be called.
+
+    takes: its arguments and result, for the error, such as "(outputs, targets) -> loss".
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be a function {takes}, got {value!r}")
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """The value as a path, with "~" for the home folder expanded."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a path as text, got {value!r}")
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    return Path(text).expanduser()
+
+
+def text(name: str, value: Any) -> str:
+    """The value, which is a text with at least one character."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
+    if not value:
+        raise ValueError(f"{name} must be a text with at least one character, got {value!r}")
+    return value
