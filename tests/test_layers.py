@@ -24,7 +24,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"metrics"},
     {"models", "tasks"},
     {"interpret"},
-    {"randomness", "distributed", "options", "tables", "arguments"},
+    {"randomness", "distributed", "options", "tables", "arguments", "files"},
     {"wording"},
 )
 

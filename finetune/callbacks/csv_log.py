@@ -1,12 +1,12 @@
 """CSVLog: a row per epoch in a file, while it trains."""
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune import distributed
+from finetune.files.replacing import replacing_text
 from finetune.training.events import Callback, EpochEnd, EpochStart, FitStart
 
 _FIRST_COLUMNS = ("fit", "phase", "epoch", "train_loss", "seconds")
@@ -93,13 +93,10 @@ class CSVLog(Callback):
 
     def _write(self, rows: Sequence[dict[str, str]]) -> None:
         """Replaces the whole file in one moment, so that a crash in the middle loses nothing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new_file = self.path.with_name(f"{self.path.name}.new")
-        with new_file.open("w", newline="", encoding="utf-8") as stream:
+        with replacing_text(self.path) as stream:
             writer = csv.DictWriter(stream, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(new_file, self.path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"fit": self._fit, "rows": self._rows_of_fit}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.callbacks import epoch_table
+from finetune.files.replacing import replacing_text
 from finetune.training.events import Callback, EpochEnd, StepEnd
 
 
@@ -75,8 +76,7 @@ class History(Callback):
 
 
 def _write(path: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with replacing_text(path) as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -15,6 +15,7 @@ from finetune.cli import failures, run_folder
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
+from finetune.files.replacing import write_text
 from finetune.interpret.page import Drawing, Facts, Page, Part, Section, Text, render
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.learner import Learner
@@ -94,7 +95,7 @@ def write(
             *_settings(config, output),
         ],
     )
-    (output / run_folder.REPORT).write_text(render(page), encoding="utf-8")
+    write_text(output / run_folder.REPORT, render(page))
 
 
 def _headline(data: ImageDataLoaders, outcome: Outcome) -> list[tuple[str, str]]:

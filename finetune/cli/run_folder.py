@@ -10,6 +10,7 @@ from finetune.callbacks.history import History
 from finetune.cli.mistakes import absent
 from finetune.cli.settings_file import read_settings
 from finetune.config import TrainConfig
+from finetune.files.replacing import write_text
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.ckpt"
@@ -89,9 +90,8 @@ def read_config(output: Path) -> dict[str, Any]:
 
 
 def write_config(output: Path, config: TrainConfig) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
-    (output / CONFIG).write_text(text, encoding="utf-8")
+    write_text(output / CONFIG, text)
 
 
 def write_history(output: Path, history: History) -> None:

@@ -11,6 +11,7 @@ from finetune.cli.parser import CommandParser
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
+from finetune.files.replacing import write_text
 from finetune.learner import Learner
 from finetune.wording import number
 
@@ -100,7 +101,7 @@ def _finish(
         "images": {"training": len(data.train_examples), "validation": len(data.valid_examples)},
         "classes": list(data.classes),
     }
-    (output / run_folder.METRICS).write_text(as_json(answer) + "\n", encoding="utf-8")
+    write_text(output / run_folder.METRICS, as_json(answer) + "\n")
     values = ", ".join(f"{name} {number(value)}" for name, value in results.items())
     print(f"\nvalidation: {values}")
     print(f"model, report.html, figures and checkpoint are in {output}/")

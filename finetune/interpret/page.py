@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from finetune.files.replacing import write_bytes
 from finetune.tables import Table
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Drawing:
         figure.savefig(stream, format="png", dpi=_SAVED_DPI, facecolor=figure.get_facecolor())
         png = stream.getvalue()
         if file is not None:
-            file.write_bytes(png)
+            write_bytes(file, png)
         width = round(float(figure.get_figwidth()) * _SHOWN_DPI)
         return cls(base64.b64encode(png).decode("ascii"), width, alt, wide=width > _WIDE)
 

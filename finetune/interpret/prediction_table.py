@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 
+from finetune.files.replacing import replacing_text
 from finetune.interpret.page import Drawing, Section
 from finetune.tables import Table
 
@@ -131,10 +132,8 @@ class PredictionTable(ABC):
 
     def to_csv(self, path: str | Path) -> None:
         """Writes all rows, with a column for each class or target after those of the table."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # names of files need not be valid UTF-8
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        with replacing_text(Path(path), errors="backslashreplace") as stream:
             writer = csv.writer(stream)
             writer.writerow([*self.header, *self.csv_columns()])
             for number, row in enumerate(self):

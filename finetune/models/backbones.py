@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from finetune.files.integrity import DamagedError, check_torch_file
 from finetune.models import hub, torchvision_backbones
 from finetune.wording import did_you_mean
 
@@ -159,11 +160,23 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_torch_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = _first_line(error)
+        reason = _why_unreadable(error)
         raise WeightsError(f"{str(path)!r} is no readable weights file: {reason}") from error
     return _state_dict_of(content, path)
+
+
+def _why_unreadable(error: Exception) -> str:
+    """The reason in words; not torch's, which recommends careless unpickling."""
+    if isinstance(error, DamagedError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror
+    if type(error).__module__.startswith("safetensors"):
+        return _first_line(error)
+    return type(error).__name__
 
 
 def _state_dict_of(content: object, path: Path) -> Mapping[str, Tensor]:

@@ -1,14 +1,15 @@
 """Checkpoints: one versioned file, written atomically, read without unpickling code."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from finetune.files.integrity import DamagedError, check_torch_file
+from finetune.files.replacing import replacing
 
 FORMAT = "finetune checkpoint"
 VERSION = 1
@@ -28,20 +29,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
     and TypeError for anything that `read` would refuse.
     """
     _check_plain(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: a killed write leaves no litter
-    try:
-        with temporary.open("wb") as stream:
-            _save({"format": FORMAT, "version": VERSION, **content}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        text = f"can't write the checkpoint, an old one is intact: {error.strerror}"
-        raise OSError(error.errno, text, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with replacing(path, "the checkpoint") as stream:
+        _save({"format": FORMAT, "version": VERSION, **content}, stream)
 
 
 def _check_plain(value: Any, name: str = "") -> None:
@@ -93,32 +82,32 @@ class _Guarded:
         self.stream.flush()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Waits until a rename in the folder would survive a power cut."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems can't, and the file is in place
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read(path: Path) -> dict[str, Any]:
-    """Reads what `write` wrote, on the CPU. Raises FileNotFoundError or CheckpointError."""
+    """Reads what `write` wrote, on the CPU, once the whole file is known to be intact.
+
+    Raises CheckpointError for any other file, and FileNotFoundError, PermissionError or another
+    OSError where it can't be read.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {str(path)!r}")
     try:
+        check_torch_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except DamagedError as error:
+        raise CheckpointError(f"{str(path)!r} is truncated or no checkpoint: {error}") from error
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ...
         kind = type(error).__name__  # without torch's text, which recommends careless unpickling
         raise CheckpointError(f"{str(path)!r} is truncated or no checkpoint ({kind})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is not a checkpoint of finetune")
-    if content["version"] > VERSION:
+    version = content.get("version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{str(path)!r} has no format version, but {version!r}")
+    if version > VERSION:
         raise CheckpointError(
-            f"{str(path)!r} has format version {content['version']}, this finetune reads up to "
+            f"{str(path)!r} has format version {version}, this finetune reads up to "
             f"{VERSION}; update finetune"
         )
     return content

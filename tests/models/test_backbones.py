@@ -132,6 +132,22 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, name: str, dam
         load(path)
 
 
+def test_a_flipped_bit_is_an_error(tmp_path: Path):
+    state = random_state()
+    torch.save(state, tmp_path / "w.pth")
+    whole = (tmp_path / "w.pth").read_bytes()
+    place = whole.index(next(iter(state.values())).numpy().tobytes()[:40])
+    (tmp_path / "w.pth").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+    with pytest.raises(WeightsError, match=r"w.pth' is no readable weights file: .*CRC-32"):
+        load(tmp_path / "w.pth")
+
+
+def test_a_refused_file_is_no_reason_to_unpickle_it(tmp_path: Path):
+    torch.save({"conv1.weight": Payload(tmp_path)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="UnpicklingError$"):
+        load(tmp_path / "w.pth")
+
+
 class Payload:
     """Makes a folder when it is unpickled."""
 

@@ -89,6 +89,30 @@ def test_a_truncated_file_leaves_the_learner_as_it_was(tmp_path: Path):
     assert same_state(before, learner.model.state_dict())
 
 
+def test_a_flipped_bit_of_a_weight_is_told(path: Path):
+    whole = path.read_bytes()
+    place = whole.index(torch.ones(3).numpy().tobytes())
+    path.write_bytes(whole[:place] + b"\x01" + whole[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"run.pt' is truncated or no checkpoint: .*CRC-32"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("version", [None, "1", 1.5])
+def test_a_version_that_is_no_number_is_told(tmp_path: Path, version: object):
+    torch.save({"format": checkpoint.FORMAT, "version": version}, tmp_path / "new.pt")
+    with pytest.raises(CheckpointError, match=r"new.pt' has no format version, but"):
+        checkpoint.read(tmp_path / "new.pt")
+
+
+def test_a_file_that_may_not_be_read_is_a_permission_error(path: Path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*run.pt'"):
+        checkpoint.read(path)
+
+
 def test_a_missing_file_is_told(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint '.*none.pt'"):
         checkpoint.read(tmp_path / "none.pt")
