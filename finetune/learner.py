@@ -43,6 +43,7 @@ from finetune.training.events import Callback
 from finetune.training.phase import Plan
 from finetune.training.plan import FineTune, PlanRequest
 from finetune.training.record import training_record
+from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup
 from finetune.training.trainer import Trainer
 
@@ -123,6 +124,11 @@ class Learner:
     @property
     def model(self) -> nn.Module:
         return self.trainer.setup.model
+
+    @property
+    def runtime(self) -> Runtime:
+        """On which device, in which precision and memory layout the model runs."""
+        return self.trainer.setup.runtime
 
     @property
     def layer_groups(self) -> LayerGroups:

@@ -42,8 +42,8 @@ class LearnerSettings:
 
     optimizer: a torch optimizer class or a partial of one, or one per group, see `GroupOptimizer`;
     weight_decay: one value, or one per group. norm: what normalisation layers do, see `LayerGroup`.
-    device, precision: see `choose_runtime`; runtime: says both and more, and is then never measured
-    or changed. accumulate: batches per update. clip_norm: largest gradient norm. mixup, cutmix:
+    device, precision: see `choose_runtime`; runtime: says both and more, and is taken
+    as it is. accumulate: batches per update. clip_norm: largest gradient norm. mixup, cutmix:
     alpha of the Beta distribution by which each training image is mixed with another, targets
     likewise, 0 for none; with both, each batch takes one of them. Images whose kept features train
     the head are not mixed. label_smoothing: of the training loss, for cross-entropy; validation's

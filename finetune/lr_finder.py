@@ -82,7 +82,7 @@ def range_test(
     if steps < 20:
         raise ValueError(f"lr_find needs at least 20 steps to judge a curve, got {steps}")
     relative = relative_factors(setup.optimizer.groups, factors, group)
-    copied = setup.copied(setup.runtime)
+    copied = setup.copied()
     lrs, losses = _curve(copied, relative, Exponential(start_lr, end_lr), steps, stop_factor)
     factor_of_group = {}
     for layer_group, factor in zip(copied.optimizer.groups, relative, strict=True):

@@ -16,6 +16,8 @@ import finetune
 from finetune import Callback, DataLoaders, Learner, Stop
 from finetune.training.events import StepEnd
 from finetune.training.phase import Phase, Plan
+from finetune.training.settings import StepSettings
+from finetune.training.setup import Setup
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLOTHING = SHARED / "data" / "clothing"
@@ -74,6 +76,22 @@ def tiny_learner(
         **options,
     }
     return Learner(data or tiny_data(), tiny_model(groups, dropout=dropout), **arguments)
+
+
+def setup_of(learner: Learner, **changes: Any) -> Setup:
+    """What a learner is made of, with the tiny loss and no metrics, for the parts below it."""
+    parts: dict[str, Any] = {
+        "model": learner.model,
+        "data": learner.data,
+        "loss": nn.functional.cross_entropy,
+        "metrics": {},
+        "optimizer": learner.optimizer,
+        "runtime": learner.runtime,
+        "settings": StepSettings(),
+        "scaler": learner.runtime.gradient_scaler(),
+        **changes,
+    }
+    return Setup(**parts)
 
 
 class StopAt(Callback):

@@ -90,12 +90,12 @@ def test_frozen_weights_and_buffers_do_not_move():
 def test_optimizer_state_survives_freezing_and_unfreezing():
     learner = tiny_learner(groups=3)
     learner.fit(1)
-    state = learner.trainer.setup.optimizer.state_dict()["0.0.weight"]
+    state = learner.optimizer.state_dict()["0.0.weight"]
     before = copy_of(state)
     learner.freeze()
     learner.fit(1)
     learner.unfreeze()
-    assert same_state(before, learner.trainer.setup.optimizer.state_dict()["0.0.weight"])
+    assert same_state(before, learner.optimizer.state_dict()["0.0.weight"])
 
 
 def test_layer_groups_print_as_a_table():
@@ -387,7 +387,7 @@ def test_a_tied_weight_trains_once():
     )  # fmt: skip
     learner.fine_tune(1)
     assert learner.model.head.weight is learner.model.body[0].weight
-    flat = [p for group in learner.trainer.setup.optimizer.param_groups for p in group["params"]]
+    flat = [p for group in learner.optimizer.param_groups for p in group["params"]]
     assert len(flat) == 3
 
 

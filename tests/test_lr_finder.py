@@ -211,10 +211,10 @@ def traces(learner: Learner) -> dict:
     return copy.deepcopy(
         {
             "model": learner.model.state_dict(),
-            "optimizer": learner.trainer.setup.optimizer.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
             "param groups": [
                 {k: v for k, v in group.items() if k != "params"}
-                for group in learner.trainer.setup.optimizer.param_groups
+                for group in learner.optimizer.param_groups
             ],
             "gradients": [p.grad is None for p in learner.model.parameters()],
             "requires_grad": [p.requires_grad for p in learner.model.parameters()],

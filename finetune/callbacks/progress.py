@@ -64,8 +64,6 @@ class Progress(Callback):
         self._epochs_before_phase = event.first_epoch
         self._fit_started_at = time.perf_counter()
         self._next_bars_at = 0.0
-        if event.note:
-            self._display.line(event.note)
         if event.first_epoch:
             self._display.line(f"continuing after {event.first_epoch} of {event.epochs} epochs")
 

@@ -29,8 +29,8 @@ class FitStart:
     """A fit begins.
 
     phases: names. epochs: of all phases. groups: names of the layer groups, first layers first.
-    first_epoch: 0, or where a resumed fit goes on. note: a line to show before it begins, or empty.
-    validates: whether an epoch's steps are followed by validation.
+    first_epoch: 0, or where a resumed fit goes on. validates: whether validation follows an epoch's
+    steps.
     """
 
     phases: tuple[str, ...]
@@ -38,7 +38,6 @@ class FitStart:
     steps_per_epoch: int
     groups: tuple[str, ...]
     first_epoch: int
-    note: str = ""
     validates: bool = False
 
 

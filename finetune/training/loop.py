@@ -56,8 +56,8 @@ class Loop:
 
     save: writes a checkpoint to a path. checkpoint: the path of the run's checkpoint, written after
     every epoch, at an interruption, and inside long epochs every `checkpoint_seconds`; None writes
-    none. prefixes: finds the frozen layers whose outputs are kept; None keeps none. note: the one
-    of FitStart. average: the average of the weights.
+    none. prefixes: finds the frozen layers whose outputs are kept; None keeps none. average:
+    of the weights.
     """
 
     setup: Setup
@@ -65,7 +65,6 @@ class Loop:
     save: Callable[[Path], None]
     checkpoint: Path | None = None
     prefixes: FrozenPrefixes | None = None
-    note: str = ""
     average: Average = field(default_factory=Average)
     checkpoint_seconds: float = 60.0
     _interruption: Interruption = field(default_factory=Interruption)
@@ -118,7 +117,6 @@ class Loop:
                 steps_per_epoch=self.setup.steps_per_epoch,
                 groups=groups.names,
                 first_epoch=run.epochs_done,
-                note=self.note,
                 validates=self.setup.data.valid is not None,
             )
         )

@@ -47,7 +47,7 @@ class Setup:
         """Updates of the weights in an epoch; the last one may be of fewer batches."""
         return math.ceil(len(self.data.train) / self.settings.accumulate)
 
-    def copied(self, runtime: Runtime) -> "Setup":
+    def copied(self) -> "Setup":
         """A setup to train on trial: model, optimizer and loss are copies, and data are shared."""
         groups = copy.deepcopy(self.optimizer.groups)
         # a new optimizer sets the groups' values to its defaults
@@ -59,11 +59,10 @@ class Setup:
             group.base = group_base
         return replace(
             self,
-            model=runtime.place(groups.model),
+            model=groups.model,
             loss=copy.deepcopy(self.loss),
             optimizer=optimizer,
-            runtime=runtime,
-            scaler=runtime.gradient_scaler(),
+            scaler=self.runtime.gradient_scaler(),
         )
 
     def weights_are_finite(self) -> bool:

@@ -22,7 +22,6 @@ from finetune.training.origin import Origin
 from finetune.training.phase import Phase, Plan
 from finetune.training.plan import FineTune, PlanRequest
 from finetune.training.run import Run
-from finetune.training.runtime import probe
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup
 from finetune.wording import warn
@@ -64,25 +63,17 @@ class Trainer:
         """
         prefixes = self._prefixes(cache_features)
         plan = self._resolve(request, prefixes)
-        note = ""
         if checkpoint is not None and checkpoint.exists():
             self.run = self._load_run(checkpoint, plan)
             if self.run.ended is not None:
                 return False
         else:
             self.run = Run(plan, self._next_epoch)
-            note = self._prepare_new_run(plan)
-        self._execute(self.run, callbacks, checkpoint, prefixes, note)
+            self._stored_run = None
+            self._stored_callbacks = {}
+            self.average = Average(self.setup.settings.ema)
+        self._execute(self.run, callbacks, checkpoint, prefixes)
         return True
-
-    def _prepare_new_run(self, plan: Plan) -> str:
-        """Forgets the run before, and chooses the runtime; returns a line about the choice."""
-        self._stored_run = None
-        self._stored_callbacks = {}
-        self.average = Average(self.setup.settings.ema)
-        runtime, note = probe.fastest(self.setup, plan)
-        self._use(runtime)
-        return note
 
     def _prefixes(self, cache_features: bool) -> FrozenPrefixes | None:
         """What finds the frozen layers whose outputs are kept; None if the caller wants none."""
@@ -171,7 +162,6 @@ class Trainer:
         callbacks: Sequence[Callback],
         checkpoint: Path | None,
         prefixes: FrozenPrefixes | None,
-        note: str = "",
     ) -> None:
         """Runs the remainder of a run; callbacks continue with their states of the checkpoint."""
         self.origin.keep()
@@ -182,7 +172,7 @@ class Trainer:
         self._stored_callbacks = {}
         if prefixes is not None:
             prefixes = prefixes.of(self.setup)  # the runtime may have changed since planning
-        loop = Loop(self.setup, self._active, self.save, checkpoint, prefixes, note, self.average)
+        loop = Loop(self.setup, self._active, self.save, checkpoint, prefixes, self.average)
         try:
             loop.run(run)
         finally:

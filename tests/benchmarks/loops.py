@@ -168,7 +168,7 @@ def tiny(options: argparse.Namespace) -> dict[str, float]:
     batches, count = in_memory(options.batches), options.batches / 1e6
 
     def ours(name: str, train: Any) -> dict[str, float]:
-        # one layer group; a fixed runtime, as an automatic one is questioned in so long a run
+        # one layer group
         settings = {"split": lambda model: [[model]], "runtime": Runtime(CPU), "progress": False}
         learner = Learner(DataLoaders(train), tiny_model(), loss=cross_entropy, **settings)
         return timed(name, count, partial(learner.fit_one_cycle, 1, LR))

@@ -140,11 +140,6 @@ def test_a_resumed_run_says_so(capsys):
     assert capsys.readouterr().out.startswith("continuing after 3 of 4 epochs\n")
 
 
-def test_the_note_of_a_fit_is_told(capsys):
-    Progress().on_fit_start(FitStart((), 1, 1, (), 0, note="chosen: fp32"))
-    assert capsys.readouterr().out == "chosen: fp32\n"
-
-
 @pytest.mark.parametrize("reason", ["stopped: enough", "interrupted"])
 def test_an_early_end_is_told(capsys, reason: str):
     play(Progress(), reason=reason)

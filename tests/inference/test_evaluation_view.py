@@ -90,7 +90,7 @@ def test_predictions_in_the_middle_of_a_fit_change_no_number() -> None:
 def test_many_threads_get_what_one_gets(photos: Path, fold: bool) -> None:
     data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
     learner = vision_learner(data, "test_resnet", weights=None, progress=False, precision="fp32")
-    runtime = learner.trainer.setup.runtime
+    runtime = learner.runtime
     assert runtime.fold
     predictor = learner.predictor()
     if not fold:

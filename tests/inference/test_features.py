@@ -34,11 +34,10 @@ def test_weights_before_the_first_fit_come_with_their_statistics(photos: Path) -
     learner = vision_learner(data, "test_resnet", weights=None, progress=False, norm="train")
     before = learner.features().values
     learner.fit(1, 1e-2)
-    setup = learner.trainer.setup
     source = Reader(data, data.classes, data.task).open(learner.data.valid)
     model = evaluation_view(learner.model)
     now, then = (
-        compute_features(model, source, learner.data, setup.runtime, weights=weights).values
+        compute_features(model, source, learner.data, learner.runtime, weights=weights).values
         for weights in (None, learner.trainer.origin.weights())
     )
     assert torch.allclose(then, before, rtol=1e-2, atol=1e-4)

@@ -242,7 +242,7 @@ def test_a_stale_gradient_does_not_move_a_frozen_weight():
     learner.model(torch.randn(4, 4)).sum().backward()
     learner.freeze()
     before = copy_of(learner.model[0].state_dict())
-    learner.trainer.setup.optimizer.step()
+    learner.optimizer.step()
     assert same_state(learner.model[0].state_dict(), before)
 
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import StopAt, copy_of, same_state, tiny_data, tiny_learner
+from support import StopAt, copy_of, same_state, setup_of, tiny_data, tiny_learner
 from torch import Tensor, nn
 
 from finetune import (
@@ -23,6 +22,10 @@ from finetune import (
     adamw,
     muon,
 )
+from finetune.training.loop import Loop
+from finetune.training.plan import fit_plan
+from finetune.training.run import Run
+from finetune.training.settings import StepSettings
 
 OPTIMIZERS = [
     torch.optim.AdamW,
@@ -230,7 +233,7 @@ def test_a_rate_changed_by_hand_is_the_rate_of_the_next_step_and_nothing_multipl
 
 def test_in_a_fit_torch_steps_with_the_rates_of_the_history():
     learner = tiny_learner(3, data=tiny_data(12, 4))
-    torch_optimizer = learner.trainer.setup.optimizer.torch_optimizers[0]
+    torch_optimizer = learner.optimizer.torch_optimizers[0]
     used: list[tuple[float, ...]] = []
 
     def note(*_: object) -> None:
@@ -380,7 +383,7 @@ def test_state_survives_the_phases_of_fine_tune():
     learner.fit(1)
     learner.unfreeze()
     learner.fit(1)
-    state = learner.trainer.setup.optimizer.state_dict()
+    state = learner.optimizer.state_dict()
     steps = {name: int(entries["step"]) for name, entries in state.items()}
     assert steps["0.0.weight"] == 6
     assert steps["1.weight"] == 9
@@ -560,11 +563,10 @@ def test_a_group_without_an_optimizer_is_an_error():
 @pytest.mark.parametrize("optimizer", [sgd, {"0": sgd, "1": partial(torch.optim.SGD, lr=0.1)}])
 def test_clipping_under_a_scaler_unscales_once(optimizer: Any):
     def trained(scaled: bool) -> dict[str, Tensor]:
-        learner = tiny_learner(optimizer=optimizer, clip_norm=1e9, dropout=0.0)
-        if scaled:
-            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-            learner.trainer.setup = replace(learner.trainer.setup, scaler=scaler)
-        learner.fit(1, 0.1)
+        learner = tiny_learner(optimizer=optimizer, dropout=0.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+        setup = setup_of(learner, scaler=scaler, settings=StepSettings(clip_norm=1e9))
+        Loop(setup, [], lambda path: None).run(Run(fit_plan(learner.layer_groups, 1, 0.1), 0))
         return weights(learner.model)
 
     scaled, plain = trained(True), trained(False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import StopAt, copy_of, plan_values, same_state, tiny_data, tiny_learner
+from support import StopAt, copy_of, plan_values, same_state, setup_of, tiny_data, tiny_learner
 from torch import Tensor, nn
 
 from finetune import Callback, DivergenceError, Learner, Save, Stop
@@ -208,9 +208,7 @@ def test_a_save_amid_losses_that_are_read_late_has_all_their_rows():
     def save(path: Path) -> None:
         saved.append((len(learner.history.steps), run.loss_sum))
 
-    loop = Loop(
-        learner.trainer.setup, [learner.history, On(StepEnd, lambda: Save(Path("x")))], save
-    )
+    loop = Loop(setup_of(learner), [learner.history, On(StepEnd, lambda: Save(Path("x")))], save)
     for i in range(3):
         row = StepEnd("frozen", 0, i, 0.0, (), ())
         loop._pending.add(row, torch.tensor(1.0))
@@ -334,7 +332,7 @@ def test_a_checkpoint_is_written_after_every_epoch_and_at_the_end(tmp_path: Path
 def test_long_epochs_have_checkpoints_inside():
     learner, written = tiny_learner(), []
     loop = Loop(
-        learner.trainer.setup,
+        setup_of(learner),
         [learner.history],
         lambda path: written.append(len(learner.history.steps)),
         Path("run.pt"),
@@ -481,7 +479,7 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_never_saved(tmp_pat
 
     class Spoil(Callback):
         def on_step_end(self, event: StepEnd) -> None:
-            if event.epoch == 1 and event.step == learner.trainer.setup.steps_per_epoch - 1:
+            if event.epoch == 1 and event.step == len(learner.data.train) - 1:
                 next(learner.model.parameters()).data.fill_(math.nan)
 
     with pytest.raises(DivergenceError, match=r"weights are no longer finite.* is intact"):

@@ -1,7 +1,7 @@
 """What is recorded of a training: what ran, not what was planned."""
 
 import pytest
-from support import StopAt, tiny_learner
+from support import StopAt, setup_of, tiny_learner
 
 from finetune import Learner
 from finetune.training.record import Record, training_record
@@ -9,7 +9,7 @@ from finetune.training.record import Record, training_record
 
 def record(learner: Learner) -> Record:
     history = learner.history
-    return training_record(learner.trainer.setup, history.steps, history.epochs)
+    return training_record(setup_of(learner), history.steps, history.epochs)
 
 
 def test_all_phases_of_all_fits_are_there() -> None:

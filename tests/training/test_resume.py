@@ -473,5 +473,5 @@ def test_a_precision_that_was_asked_for_is_kept_on_loading(tmp_path):
     asked, automatic = tiny_learner(precision="fp32"), tiny_learner()
     asked.load(tmp_path / "a.ckpt")
     automatic.load(tmp_path / "a.ckpt")
-    assert asked.trainer.setup.runtime.precision == "fp32"
-    assert automatic.trainer.setup.runtime.precision == "bf16"
+    assert asked.runtime.precision == "fp32"
+    assert automatic.runtime.precision == "bf16"

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from support import tiny_pairs
+from support import setup_of, tiny_pairs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -284,7 +284,7 @@ def test_what_dropout_draws_does_not_depend_on_an_attempt_that_failed():
     for known in (1, 2):
         learner = short_of_memory(12)
         learner.model.insert(1, nn.Dropout(0.5))
-        step = TrainStep(learner.model, learner.trainer.setup)
+        step = TrainStep(learner.model, setup_of(learner))
         step._batch_parts = known  # as in a run that found out earlier
         learner.model.train()
         batch = next(iter(learner.data.train.epoch(0, 0)))

@@ -16,7 +16,7 @@ def step(phase: str, epoch: int, number: int, loss: float = 1.0) -> StepEnd:
 def test_the_table_of_a_plan_is_what_the_fit_does() -> None:
     learner = tiny_learner(3)
     plan = fine_tune_plan(learner.layer_groups, 2)
-    spans, rates, momenta = tables.plan_table(plan, learner.trainer.setup.steps_per_epoch)
+    spans, rates, momenta = tables.plan_table(plan, len(learner.data.train))
     learner.fit_plan(plan)
     assert rates == [row.lr for row in learner.history.steps]
     assert momenta == [row.momentum for row in learner.history.steps]

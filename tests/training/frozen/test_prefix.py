@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import copy_of, same_state
+from support import copy_of, same_state, setup_of
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -556,7 +556,7 @@ def test_it_goes_with_any_way_of_running(images, runtime: Runtime):
 def cache_of(learner: Learner) -> FeatureCache:
     """As a phase of one epoch makes one."""
     learner.layer_groups.set_training_modes()
-    setup, phase = learner.trainer.setup, Phase("p", 1, 1, {"lr": (1e-3,) * 3})
+    setup, phase = setup_of(learner), Phase("p", 1, 1, {"lr": (1e-3,) * 3})
     cache = FeatureCache.create(setup, phase, 0, FrozenPrefixes(setup))
     assert cache is not None
     return cache
@@ -586,7 +586,7 @@ def test_norms_behind_the_boundary_are_folded(images):
 
 def test_what_trains_runs_without_torch_compile(images):
     learner = half_frozen(images, "test_efficientnet", runtime=Runtime("cpu", compile=True))
-    own, whole = cache_of(learner).setup.runtime, learner.trainer.setup.runtime
+    own, whole = cache_of(learner).setup.runtime, learner.runtime
     assert not own.compile
     assert own == replace(whole, compile=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import StopAt, copy_of, same_state, tiny_learner
+from support import StopAt, copy_of, same_state, setup_of, tiny_learner
 from timm.layers import drop_path
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
@@ -175,7 +175,7 @@ def prefixes_of(learner: Learner, groups: int) -> FrozenPrefixes:
     """With so many groups frozen, as in a phase of a run."""
     learner.freeze_to(groups)
     learner.layer_groups.set_training_modes()
-    return FrozenPrefixes(learner.trainer.setup)
+    return FrozenPrefixes(setup_of(learner))
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_plan_that_does_not_depend_on_it_needs_no_search(images, searches):
 
 def test_what_planning_finds_is_what_trains(images, searches):
     learner = learner_of(images)
-    found = FrozenPrefixes(learner.trainer.setup)
+    found = FrozenPrefixes(setup_of(learner))
     planned = found.find_behind_all_but_the_last_group()
     learner.freeze_to(2)
     learner.layer_groups.set_training_modes()
@@ -332,7 +332,7 @@ def test_what_a_hook_does_that_is_added_after_planning_is_in_what_is_kept(images
 
 def planned(learner: Learner) -> FrozenPrefixes:
     """With the result of planning, and the model as in the phase that it is for."""
-    found = FrozenPrefixes(learner.trainer.setup)
+    found = FrozenPrefixes(setup_of(learner))
     found.find_behind_all_but_the_last_group()
     learner.freeze_to(2)
     learner.layer_groups.set_training_modes()
@@ -437,7 +437,7 @@ def test_no_prefix_is_a_result_too(images, searches):
 
 def test_another_runtime_makes_it_search_again(images, searches):
     learner = learner_of(images)
-    found, setup = prefixes_of(learner, 2), learner.trainer.setup
+    found, setup = prefixes_of(learner, 2), setup_of(learner)
     first = found.find()
     assert found.of(setup) is found
     other = found.of(replace(setup, runtime=Runtime("cpu", "bf16")))
@@ -462,7 +462,7 @@ def test_all_groups_but_the_last_must_be_passed_by(images, searches):
 
 def test_one_group_has_none_before_it():
     learner = tiny_learner(1)
-    assert FrozenPrefixes(learner.trainer.setup).find_behind_all_but_the_last_group() is None
+    assert FrozenPrefixes(setup_of(learner)).find_behind_all_but_the_last_group() is None
 
 
 def test_examples_without_numbers_have_none(searches):

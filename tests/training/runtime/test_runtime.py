@@ -1,12 +1,20 @@
 """Device, precision and layout: chosen for the hardware, or as the caller says."""
 
+import itertools
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_learner
+from support import same_state, tiny_learner
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from finetune import DataLoaders, Learner
 from finetune.training.runtime.runtime import Runtime, choose_runtime
 
 
@@ -54,6 +62,16 @@ def test_the_forward_pass_runs_in_the_precision(precision: str, dtype: torch.dty
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
 
 
+def test_gpus_run_dense_convolutions_in_channels_last_and_groups_in_the_usual_layout(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    dense, in_groups = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8)
+    chosen = choose_runtime("cuda:0")
+    assert chosen.suited_to(nn.Sequential(dense)).channels_last
+    assert not chosen.suited_to(nn.Sequential(dense, in_groups)).channels_last
+    assert not choose_runtime("cuda:0", "fp32").channels_last
+
+
 def test_only_fp16_needs_a_gradient_scaler():
     device = torch.device("cpu")
     scalers = {p: Runtime(device, p).gradient_scaler() for p in ("fp32", "bf16", "fp16")}
@@ -64,7 +82,6 @@ def test_a_convolution_that_torch_gets_wrong_is_not_laid_out_so():
     chosen = choose_runtime("cpu")
     stem = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2))
     assert not chosen.suited_to(stem).channels_last
-    assert not any(way.channels_last for way in chosen.suited_to(stem).alternatives(stem))
     assert chosen.suited_to(nn.Sequential(nn.Conv2d(3, 48, 3, stride=2))).channels_last
 
 
@@ -111,3 +128,81 @@ def test_a_compiled_model_trains_to_the_same_losses(precision: str):
         learner.fine_tune(2, 1e-2)
     losses = [[row.loss for row in learner.history.steps] for learner in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5 if precision == "fp32" else 2e-2)
+
+
+# --- nothing is chosen by the clock
+
+
+def learner_with_convolutions() -> Learner:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 3, 8, 8, generator=random)
+    pairs = TensorDataset(images, (images.mean((1, 2, 3)) > 0).long())
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)),
+    )
+    data = DataLoaders(DataLoader(pairs, 8, shuffle=True))
+    return Learner(data, model, loss=nn.functional.cross_entropy, progress=False)
+
+
+def test_the_clock_changes_no_weight_of_a_long_run(monkeypatch):
+    """By this clock whatever is timed first is slow, and what is timed later ever faster."""
+    usual, watched = learner_with_convolutions(), learner_with_convolutions()
+    runtime = watched.runtime
+    usual.fit(80, 1e-2)
+    times = (1e6 - 1e6 / number for number in itertools.count(1))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    watched.fit(80, 1e-2)
+    assert watched.runtime == runtime
+    assert same_state(usual.model.state_dict(), watched.model.state_dict())
+
+
+LONG_RUN = """
+import hashlib, sys
+sys.path[:0] = sys.argv[1:]
+from test_runtime import learner_with_convolutions
+learner = learner_with_convolutions()
+learner.fit(110, 1e-2)
+digest = hashlib.sha256()
+for tensor in learner.model.state_dict().values():
+    digest.update(tensor.numpy().tobytes())
+print(learner.runtime, digest.hexdigest())
+"""
+
+
+def long_run_in_a_new_process() -> str:
+    """The runtime and a hash of the weights, with what the hardware of this machine suggests."""
+    here = Path(__file__)
+    arguments = [sys.executable, "-c", LONG_RUN, str(here.parent), str(here.parents[2])]
+    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_busy_neighbours_change_no_weight():
+    quiet = long_run_in_a_new_process()
+    spin = [sys.executable, "-c", "while True: sum(range(100_000))"]
+    neighbours = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+    try:
+        busy = long_run_in_a_new_process()
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    assert busy == quiet
+
+
+# --- what was chosen, in the learner and in its files
+
+
+def test_a_learner_says_how_it_runs():
+    assert tiny_learner(precision="bf16").runtime.precision == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_keeps_the_recorded_runtime(tmp_path, precision: str):
+    elsewhere = Runtime("cpu", precision, channels_last=False, automatic=True)
+    tiny_learner(device=None, runtime=elsewhere).save(tmp_path / "a.ckpt")
+    learner = tiny_learner()
+    learner.load(tmp_path / "a.ckpt")
+    assert learner.runtime == elsewhere
