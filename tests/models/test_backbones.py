@@ -144,7 +144,7 @@ def test_a_flipped_bit_is_an_error(tmp_path: Path):
 
 def test_a_refused_file_is_no_reason_to_unpickle_it(tmp_path: Path):
     torch.save({"conv1.weight": Payload(tmp_path)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="UnpicklingError$"):
+    with pytest.raises(WeightsError, match=r"UnpicklingError$"):
         load(tmp_path / "w.pth")
 
 
