@@ -87,6 +87,9 @@ def _parse_and_run(name: str, words: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if name == "train":
+            _print_error("nobody reads the output; the same command continues the run", name)
+            return COULD_NOT
         return DONE
     except _EXPECTED as error:
         _print_error(in_options(_message(error), parser.hints), name)

@@ -205,7 +205,8 @@ def _epochs(outcome: Outcome) -> Table:
 def _groups(learner: Learner) -> Table:
     rows = []
     for group in learner.layer_groups:
-        peak = group.peaks["lr"]
+        # a checkpoint from before the peaks were saved has the last rates only
+        peak = group.peaks.get("lr", group.values["lr"])
         rows.append([group.name, group.norm, f"{group.parameter_count:,}", f"{peak:.3g}"])
     header = ["group", "norm layers", "parameters", "peak learning rate"]
     return Table.of(header, rows, words=2)

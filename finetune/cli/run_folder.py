@@ -1,5 +1,8 @@
 """A run folder: the names of its files, and whether a run may begin or continue in it."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from finetune.callbacks.history import History
 from finetune.cli.mistakes import absent
 from finetune.cli.settings_file import read_settings
 from finetune.config import TrainConfig
-from finetune.files.replacing import write_text
+from finetune.export.formats import DESCRIPTION
+from finetune.files import locks
+from finetune.files.replacing import is_temporary, write_text
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.ckpt"
@@ -20,6 +25,7 @@ HISTORY = "history.csv"
 STEPS = "steps.csv"
 METRICS = "metrics.json"
 REPORT = "report.html"
+LOCK = ".finetune.lock"
 
 _NOT_COMPARED = frozenset({"output", "formats"})
 """Settings that do not change what is trained, so that a run may continue with other values."""
@@ -45,7 +51,25 @@ def _absolute(path: str | None) -> str | None:
     return str(Path(path).expanduser().absolute())
 
 
-def claim(output: Path, config: TrainConfig) -> None:
+@contextmanager
+def claimed(output: Path, config: TrainConfig) -> Iterator[None]:
+    """Holds the folder for one run, and leaves it again; a folder with nothing in it is removed.
+
+    Raises InUseError where another run is in it, and FileExistsError unless a run may begin or
+    continue in it, see `check_free`.
+    """
+    if output.exists() and not output.is_dir():
+        raise _no_run_folder(output)
+    try:
+        with locks.held(output / LOCK, repr(str(output))):
+            check_free(output, config)
+            yield
+    finally:
+        with suppress(OSError):
+            output.rmdir()
+
+
+def check_free(output: Path, config: TrainConfig) -> None:
     """Raises FileExistsError unless a run may begin or continue in this folder.
 
     It may if the folder is new or empty, or holds an unfinished run with the same settings.
@@ -53,7 +77,7 @@ def claim(output: Path, config: TrainConfig) -> None:
     if _is_new_or_empty(output):
         return
     if not (output / CONFIG).is_file():
-        raise FileExistsError(f"{str(output)!r} exists and is no run folder; give another --output")
+        raise _no_run_folder(output)
     has_trained = (output / CHECKPOINT).exists() or (output / MODEL).exists()
     if not has_trained:
         # the run failed at once, so that nothing can be lost
@@ -64,15 +88,34 @@ def claim(output: Path, config: TrainConfig) -> None:
             f"{str(output)!r} holds a run with other settings ({', '.join(differences)}); "
             "give another --output"
         )
-    # the metrics are written last
-    if (output / METRICS).exists():
+    if is_finished(output):
         raise FileExistsError(f"{str(output)!r} holds this run, finished; give another --output")
 
 
+def is_finished(output: Path) -> bool:
+    """Whether all that a run writes is there. The metrics, written last, say that it was.
+
+    What is missing is made by the same command again: a run whose report was deleted, and one whose
+    metrics are the half of a file that an earlier version left on a full disk.
+    """
+    try:
+        metrics = json.loads((output / METRICS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    is_whole = isinstance(metrics, dict) and "validation" in metrics
+    return is_whole and (output / REPORT).is_file() and (output / MODEL / DESCRIPTION).is_file()
+
+
+def _no_run_folder(output: Path) -> FileExistsError:
+    return FileExistsError(f"{str(output)!r} exists and is no run folder; give another --output")
+
+
 def _is_new_or_empty(folder: Path) -> bool:
+    """Whether there is nothing in the folder but what a killed command has left of itself."""
     if not folder.exists():
         return True
-    return folder.is_dir() and not any(folder.iterdir())
+    names = [entry.name for entry in folder.iterdir()]
+    return all(name == LOCK or is_temporary(name) for name in names)
 
 
 def _differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
@@ -116,7 +159,8 @@ def model_in(path: str | Path) -> Path:
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(absent(path))
-    if (folder / MODEL).is_dir():
+    # a folder of images may have a class called "model"
+    if (folder / MODEL / DESCRIPTION).is_file():
         return folder / MODEL
     if (folder / CONFIG).is_file():
         raise FileNotFoundError(

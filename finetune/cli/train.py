@@ -48,7 +48,12 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     config = config_from(options)
     build.check(config)
     output = Path(config.output)
-    run_folder.claim(output, config)
+    with run_folder.claimed(output, config):
+        return _train(config, output), 0
+
+
+def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
+    """Trains what is left to train, and writes what is missing; returns the answer."""
     loaders = build.data_of(config)
     summary = loaders.summary()
     if summary.leaks:
@@ -67,7 +72,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     except BaseException:
         report.keep_unfinished(learner, output)
         raise
-    return _finish(learner, data, summary, config, output), 0
+    return _finish(learner, data, summary, config, output)
 
 
 def _finish(

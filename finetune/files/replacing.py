@@ -72,6 +72,11 @@ def write_bytes(path: Path, content: bytes, what: str = "the file") -> None:
         stream.write(content)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is a temporary one, of a write that goes on or was killed."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
 def _is_stream(path: Path) -> bool:
     """Whether the path is a device, a pipe or an open file, which can't be replaced."""
     if str(path.absolute()).startswith(("/proc/", "/dev/fd/", "/dev/std")):

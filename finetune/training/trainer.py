@@ -286,6 +286,7 @@ class Trainer:
                 "norm": group.norm,
                 "values": dict(group.values),
                 "base": dict(group.base),
+                "peaks": dict(group.peaks),
             }
         return states
 
@@ -318,6 +319,8 @@ class Trainer:
             group.norm = state["norm"]
             group.values = dict(state["values"])
             group.base = dict(state["base"])
+            # older files are without peaks
+            group.peaks = dict(state.get("peaks", {}))
         optimizer.groups.freeze_to(content["frozen"])
         self.run = None
         self._stored_run = content["run"]

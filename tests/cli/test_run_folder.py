@@ -7,6 +7,7 @@ import pytest
 
 from finetune.cli import run_folder
 from finetune.config import TrainConfig
+from finetune.files.locks import InUseError
 
 CONFIG = TrainConfig(data="photos")
 
@@ -19,14 +20,57 @@ def unfinished(tmp_path: Path) -> Path:
 
 
 def test_a_run_continues_with_other_formats(unfinished: Path) -> None:
-    run_folder.claim(unfinished, replace(CONFIG, formats="onnx"))
+    run_folder.check_free(unfinished, replace(CONFIG, formats="onnx"))
     with pytest.raises(FileExistsError, match=r"other settings \(epochs\)"):
-        run_folder.claim(unfinished, replace(CONFIG, epochs=9))
+        run_folder.check_free(unfinished, replace(CONFIG, epochs=9))
 
 
-def test_a_run_is_finished_only_once_its_metrics_are_written(unfinished: Path) -> None:
-    (unfinished / run_folder.MODEL).mkdir()
-    run_folder.claim(unfinished, CONFIG)
-    (unfinished / run_folder.METRICS).write_text("{}")
+def finished(folder: Path) -> Path:
+    run_folder.write_config(folder, CONFIG)
+    (folder / run_folder.MODEL).mkdir()
+    for name in ("checkpoint.ckpt", "report.html", "model/model.json"):
+        (folder / name).write_text("")
+    (folder / run_folder.METRICS).write_text('{"validation": {}}')
+    return folder
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "report.html", "model/model.json"])
+def test_a_run_without_one_of_its_files_is_not_finished(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileExistsError, match="holds this run, finished"):
-        run_folder.claim(unfinished, CONFIG)
+        run_folder.check_free(finished(tmp_path), CONFIG)
+    (tmp_path / name).unlink()
+    run_folder.check_free(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("content", ["", '{"validation": {"lo', "[]", "null"])
+def test_half_written_metrics_are_none(tmp_path: Path, content: str) -> None:
+    (finished(tmp_path) / run_folder.METRICS).write_text(content)
+    run_folder.check_free(tmp_path, CONFIG)
+
+
+def test_a_second_run_in_the_folder_is_told_who_is_in_it(tmp_path: Path) -> None:
+    with (
+        run_folder.claimed(tmp_path / "run", CONFIG),
+        pytest.raises(InUseError, match=r"run' is in use by another run"),
+        run_folder.claimed(tmp_path / "run", CONFIG),
+    ):
+        pass
+
+
+def test_what_is_left_of_a_command_that_was_killed_at_once_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / run_folder.LOCK).write_text("")
+    (tmp_path / ".config.yaml.123-abcd.finetune-tmp").write_text("")
+    run_folder.check_free(tmp_path, CONFIG)
+
+
+def test_a_claim_leaves_nothing_of_a_run_that_did_not_begin(tmp_path: Path) -> None:
+    with run_folder.claimed(tmp_path / "run", CONFIG):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_images_may_have_a_class_called_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert run_folder.model_in(tmp_path) == tmp_path
+    (tmp_path / "model" / "model.json").write_text("{}")
+    assert run_folder.model_in(tmp_path) == tmp_path / "model"

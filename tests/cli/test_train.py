@@ -1,14 +1,16 @@
 """`finetune train`: the end of a run, a good one and others."""
 
 import csv
+import errno
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from finetune import Callback, Learner
-from finetune.cli import build, main
+from finetune.cli import build, main, report
 from finetune.export.onnx import Onnx
 from finetune.export.served import ModelToExport
 from finetune.export.torch_export import TorchExport
@@ -134,3 +136,64 @@ def test_every_task_has_a_table_of_its_failures(
     page = (folder / "report.html").read_text()
     assert f">{title}<" in page
     assert ">The worst images<" in page
+
+
+@pytest.mark.parametrize(
+    ("missing", "halved"),
+    [
+        (["metrics.json"], []),
+        (["report.html"], ["metrics.json"]),
+        (["report.html", "metrics.json", "predictions.csv"], ["history.csv"]),
+        (["report.html", "metrics.json", "model/model.safetensors", "losses.png"], []),
+    ],
+)
+def test_the_same_command_makes_what_is_missing(
+    missing: list[str],
+    halved: list[str],
+    run_folder: Path,
+    photos: Path,
+    small: list[str],
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    for name in missing:
+        (run / name).unlink()
+    for name in halved:
+        content = (run / name).read_text()
+        (run / name).write_text(content[: len(content) // 2])
+    assert main(["train", str(photos), *small, "--epochs", "1", "--output", str(run)]) == 0
+    for file in run_folder.rglob("*.*"):
+        assert (run / file.relative_to(run_folder)).is_file()
+    for name in ("history.csv", "steps.csv", "model/model.safetensors"):
+        assert (run / name).read_bytes() == (run_folder / name).read_bytes()
+
+
+def test_a_full_disk_at_the_report_is_an_error_and_the_same_command_ends_the_run(
+    photos: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    command = ["train", str(photos), *small, "--epochs", "1", "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", fail)
+        assert main(command) == 1
+    assert "No space left on device: 'report.html'" in capsys.readouterr().err
+    assert main(command) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_without_a_reader_of_its_output_a_run_does_not_count_as_done(
+    photos: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(build, "fit", fail)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    assert main(["train", str(photos), *small, "--output", str(tmp_path / "run")]) == 1

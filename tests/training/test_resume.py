@@ -260,6 +260,28 @@ class StopAfterEpochs(Callback):
         return Stop("pause") if self.left == 0 else None
 
 
+def test_a_run_that_lacks_its_last_validation_ends_with_the_last_rates(tmp_path: Path):
+    whole, parted = tiny_learner(), tiny_learner()
+    tune(whole)
+    tune(parted, callbacks=[StopAt(24)])
+    parted.save(tmp_path / "run.pt")
+    parted = tiny_learner()
+    parted.load(tmp_path / "run.pt")
+    parted.resume()
+    assert same(outcome(parted), outcome(whole))
+
+
+def test_the_peaks_of_the_last_phase_are_saved(tmp_path: Path):
+    first, second = tiny_learner(), tiny_learner()
+    tune(first)
+    first.save(tmp_path / "run.pt")
+    second.load(tmp_path / "run.pt")
+    assert [group.peaks for group in second.layer_groups] == [
+        group.peaks for group in first.layer_groups
+    ]
+    assert str(second.layer_groups) == str(first.layer_groups)
+
+
 def test_early_stopping_goes_on_counting(tmp_path: Path):
     learner = tiny_learner()
     patience = partial(EarlyStopping, patience=3, min_delta=10.0)
