@@ -76,6 +76,7 @@ def range_test(
     The test ends early when the smoothed loss exceeds `stop_factor` times its best, or when the
     loss is not finite. The first tenth does not count for the best: its smoothed losses are means
     of few batches, which for a trained model are small and noisy.
+    Raises ValueError where the loss is not finite before the rules can judge the curve.
     """
     if not 0 < start_lr < end_lr:
         raise ValueError(f"lr_find needs 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
@@ -116,6 +117,8 @@ def _curve(
             step_batches = next_batches(batches, setup.settings.accumulate)
             loss = _train(step, step_batches, number)
             if not math.isfinite(loss):
+                if len(losses[judged]) < FEWEST:
+                    raise ValueError(_loss_was_not_finite(number, steps))
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             smoothed = mean / (1 - SMOOTHING ** (number + 1))  # the mean began at 0
@@ -197,7 +200,7 @@ def suggest(lrs: Sequence[float], losses: Sequence[float], steps: int) -> dict[s
 
     The rules see the curve without its first tenth, without its last 5 points, and only up to the
     first non-finite loss. lrs, losses: as recorded, [N]. steps: how many were planned.
-    Raises ValueError if fewer than 3 points are left.
+    Raises ValueError if fewer than 3 points are left, and says whether a non-finite loss is why.
     """
     judged = _judged_part(steps)
     judged_lrs = np.asarray(lrs[judged], dtype=np.float32)
@@ -207,14 +210,25 @@ def suggest(lrs: Sequence[float], losses: Sequence[float], steps: int) -> dict[s
         judged_lrs = judged_lrs[: non_finite[0]]
         judged_losses = judged_losses[: non_finite[0]]
     if len(judged_losses) < FEWEST:
+        finite_count = int(np.isfinite(losses).cumprod().sum())
+        if finite_count < len(losses):
+            raise ValueError(_loss_was_not_finite(finite_count, steps))
         raise ValueError(
-            f"the loss was no longer finite after {len(losses)} of {steps} steps; "
-            "start lr_find lower or give it more steps"
+            f"the curve has {len(losses)} of {steps} points, of which {len(judged_losses)} are "
+            f"behind its first tenth and before its last 5; the rules need {FEWEST} there, so "
+            "record more steps"
         )
     suggestions = {}
     for rule in (valley, slide, minimum, steep):
         suggestions[rule.__name__] = rule(judged_lrs, judged_losses)
     return suggestions
+
+
+def _loss_was_not_finite(finite_count: int, steps: int) -> str:
+    return (
+        f"the loss was no longer finite after {finite_count} of {steps} steps; "
+        "start lr_find lower or give it more steps"
+    )
 
 
 def _judged_part(steps: int) -> slice:

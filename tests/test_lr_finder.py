@@ -52,8 +52,17 @@ def test_rates_of_a_range_test_are_those_of_fastai():
 
 def test_a_curve_of_too_few_numbers_is_an_error():
     lrs = [1e-7 * 1.2**i for i in range(40)]
-    with pytest.raises(ValueError, match=r"after 40 of 100 steps; start lr_find lower"):
+    with pytest.raises(
+        ValueError, match=r"longer finite after 12 of 100 steps; start lr_find lower"
+    ):
         suggest(lrs, [1.0] * 12 + [math.nan] * 28, 100)
+
+
+def test_a_curve_that_is_too_short_is_not_taken_for_one_that_diverged():
+    lrs = [10.0**i for i in range(17)]
+    with pytest.raises(ValueError, match=r"has 17 of 100 points, of which 2 are .* need 3 there"):
+        suggest(lrs, [1.0] * 17, 100)
+    suggest([*lrs, 1e17], [1.0] * 18, 100)
 
 
 def test_it_finds_a_rate_that_trains():
@@ -339,6 +348,11 @@ class Breaking:
         self.left -= 1
         factor = 1.0 if self.left >= 0 else math.nan
         return nn.functional.cross_entropy(outputs, targets) * factor
+
+
+def test_a_loss_that_is_not_finite_before_a_curve_can_be_judged_is_an_error():
+    with pytest.raises(ValueError, match="no longer finite after 12 of 100 steps; start lr_find"):
+        tiny_learner(loss=Breaking(12)).lr_find()
 
 
 def test_it_ends_when_the_loss_is_not_finite():

@@ -188,6 +188,9 @@ class Loop:
         self.setup.optimizer.groups.set_training_modes()
         if run.step < steps_per_epoch:
             self._run_steps(run, phase, step)
+        else:
+            # a run that was interrupted behind its last step ends with the values of that step
+            self._set_values(run, phase, steps_per_epoch - 1)
         results = step.validate()
         mean_loss = run.loss_sum / steps_per_epoch
         seconds = time.perf_counter() - started_at

@@ -63,16 +63,18 @@ class Trainer:
         """
         prefixes = self._prefixes(cache_features)
         plan = self._resolve(request, prefixes)
+        self.origin.keep()  # may lack the memory: nothing has begun or is forgotten then
         if checkpoint is not None and checkpoint.exists():
-            self.run = self._load_run(checkpoint, plan)
-            if self.run.ended is not None:
+            run = self._load_run(checkpoint, plan)
+            if run.ended is not None:
+                self.run = run
                 return False
         else:
-            self.run = Run(plan, self._next_epoch)
+            run = Run(plan, self._next_epoch)
             self._stored_run = None
             self._stored_callbacks = {}
             self.average = Average(self.setup.settings.ema)
-        self._execute(self.run, callbacks, checkpoint, prefixes)
+        self._execute(run, callbacks, checkpoint, prefixes)
         return True
 
     def _prefixes(self, cache_features: bool) -> FrozenPrefixes | None:
@@ -132,14 +134,16 @@ class Trainer:
 
         Raises RuntimeError if there is no such run.
         """
-        if self.run is None and self._stored_run is not None:
+        run = self.run
+        if run is None and self._stored_run is not None:
             self._check_continues(self._stored_run)
             plan = tuple(map(Phase.from_dict, self._stored_run["plan"]))
-            self.run = Run.from_dict(self._stored_run, plan)
-        if self.run is None or self.run.phase == len(self.run.plan):
+            run = Run.from_dict(self._stored_run, plan)
+        if run is None or run.phase == len(run.plan):
             raise RuntimeError("there is no unfinished run to resume; call one of the fits")
-        self.run.ended = None
-        self._execute(self.run, callbacks, checkpoint, self._prefixes(cache_features))
+        self.origin.keep()
+        run.ended = None
+        self._execute(run, callbacks, checkpoint, self._prefixes(cache_features))
 
     def _check_continues(self, stored_run: dict[str, Any]) -> None:
         """Raises CheckpointError unless the remainder of a run can continue as the run began."""
@@ -164,7 +168,6 @@ class Trainer:
         prefixes: FrozenPrefixes | None,
     ) -> None:
         """Runs the remainder of a run; callbacks continue with their states of the checkpoint."""
-        self.origin.keep()
         self._active = [*self.callbacks, *callbacks]
         for name, callback in named(self._active):
             if name in self._stored_callbacks:
@@ -173,6 +176,7 @@ class Trainer:
         if prefixes is not None:
             prefixes = prefixes.of(self.setup)  # the runtime may have changed since planning
         loop = Loop(self.setup, self._active, self.save, checkpoint, prefixes, self.average)
+        self.run = run  # only now has it begun
         try:
             loop.run(run)
         finally:

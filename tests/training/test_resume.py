@@ -27,8 +27,9 @@ from finetune import (
     Stop,
 )
 from finetune.training import checkpoint, trainer
-from finetune.training.events import EpochEnd, Precompute, StepEnd
+from finetune.training.events import EpochEnd, Precompute, Save, StepEnd
 from finetune.training.loop import Loop
+from finetune.training.origin import Origin
 from finetune.vision import vision_learner
 
 STOPS = {
@@ -392,6 +393,63 @@ def test_a_run_goes_on_after_an_error(folder, uninterrupted):
         tune(learner, callbacks=[Raising(at=5)])
     learner.resume()
     assert same(outcome(learner), uninterrupted["adamw"])
+
+
+class SavesEverywhere(Callback):
+    """Saves the run at each of its events."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def _save(self, event: object) -> Save:
+        self.count += 1
+        return Save(self.folder / f"{self.count:02d} {type(event).__name__}")
+
+    on_phase_start = on_epoch_start = on_step_end = _save
+
+    def on_epoch_end(self, event: EpochEnd) -> Save | None:
+        is_last = (event.phase, event.epoch) == ("unfrozen", 1)
+        return None if is_last else self._save(event)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_wherever_a_run_is_cut_off_it_ends_as_if_it_had_not_been(tmp_path: Path, optimizer: str):
+    factory = partial(torch.optim.SGD, momentum=0.9) if optimizer == "sgd" else torch.optim.AdamW
+
+    def new() -> Learner:
+        return tiny_learner(
+            3, data=tiny_data(12, 4), ema=0.9, metrics=["accuracy"], optimizer=factory
+        )
+
+    whole = new()
+    whole.fine_tune(2, 1e-2, freeze_epochs=1, callbacks=[SavesEverywhere(tmp_path)])
+    expected = outcome(whole)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 16
+    for file in files:
+        learner = new()
+        learner.load(file)
+        learner.resume()
+        assert same(outcome(learner), expected), file.name
+
+
+def test_a_fit_that_cannot_begin_leaves_the_unfinished_run(tmp_path: Path, monkeypatch):
+    learner, expected = tiny_learner(), tiny_learner()
+    tune(expected)
+    tune(learner, callbacks=[StopAt(3)])
+    run = learner.trainer.run
+
+    def no_memory(origin: object) -> None:
+        raise MemoryError("for a copy of the weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Origin, "keep", no_memory)
+        with pytest.raises(MemoryError):
+            learner.fit(1)
+    assert learner.trainer.run is run
+    learner.resume()
+    assert same(outcome(learner), outcome(expected))
 
 
 def test_a_checkpoint_has_everything_that_matters(tmp_path: Path):
