@@ -1,4 +1,4 @@
-"""Checks of what people pass: numbers, choices, flags, paths and functions, each in one place.
+"""Checks of what people pass: numbers, choices, flags, paths, functions, lists, each in one place.
 
 Every check is called where a value enters the package, and returns the value. It raises TypeError
 for a value of another kind (a text where a number is due) and ValueError for one outside its
@@ -19,28 +19,36 @@ TypeError: epochs must be a whole number of at least 1, got 'five'
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.wording import did_you_mean
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Value = TypeVar("Value")
+
+_LARGEST_NUMBER = 2**63 - 1
+"""What torch and numpy count with."""
+_LONGEST_VALUE = 200
+"""Characters of a value in an error."""
 
 
 def whole_number(
     name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None
 ) -> int:
-    """The value as an int. A numpy integer is one; True and 8.0 are not.
+    """The value as an int. A numpy integer is one; True and 8.0 are not, nor 10**20.
 
     name: of the argument, for the error. at_least, at_most: the range, both ends included.
     """
     rule = f"{name} must be a whole number{_range_in_words(at_least=at_least, at_most=at_most)}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{rule}, got {value!r}")
+        raise TypeError(f"{rule}, got {shown(value)}")
     number = int(value)
     if not _is_in_range(number, at_least=at_least, at_most=at_most):
-        raise ValueError(f"{rule}, got {value!r}")
+        raise ValueError(f"{rule}, got {shown(value)}")
+    if abs(number) > _LARGEST_NUMBER:
+        raise ValueError(f"{rule}, got {shown(value)}, which takes more than 64 bits")
     return number
 
 
@@ -61,10 +69,13 @@ def real_number(
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     rule = f"{name} must be a finite number{_range_in_words(**limits)}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{rule}, got {value!r}")
-    number = float(value)
+        raise TypeError(f"{rule}, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # 10**400 is a whole number, and no float
+        number = math.inf
     if not math.isfinite(number) or not _is_in_range(number, **limits):
-        raise ValueError(f"{rule}, got {value!r}")
+        raise ValueError(f"{rule}, got {shown(value)}")
     return number
 
 
@@ -120,7 +131,7 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     for known_value in known:
         if type(value) is type(known_value) and value == known_value:
             return value
-    message = f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}"
+    message = f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}"
     names = [known_value for known_value in known if isinstance(known_value, str)]
     if isinstance(value, str):
         hint = did_you_mean(value, names)
@@ -133,7 +144,7 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 def flag(name: str, value: Any) -> bool:
     """The value, True or False. A text such as "no" is refused: to Python it would be true."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return value
 
 
@@ -143,26 +154,72 @@ def function(name: str, value: Function, takes: str) -> Function:
     takes: its arguments and result, for the error, such as "(outputs, targets) -> loss".
     """
     if not callable(value):
-        raise TypeError(f"{name} must be a function {takes}, got {value!r}")
+        raise TypeError(f"{name} must be a function {takes}, got {shown(value)}")
     return value
 
 
 def path(name: str, value: Any) -> Path:
     """The value as a path, with "~" for the home folder expanded."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} must be a path, got {value!r}")
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
     text = os.fspath(value)
     if not isinstance(text, str):
-        raise TypeError(f"{name} must be a path as text, got {value!r}")
+        raise TypeError(f"{name} must be a path as text, got {shown(value)}")
     if not text or "\0" in text:
-        raise ValueError(f"{name} must be a path, got {value!r}")
+        raise ValueError(f"{name} must be a path, got {shown(value)}")
     return Path(text).expanduser()
 
 
 def text(name: str, value: Any) -> str:
     """The value, which is a text with at least one character."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, got {value!r}")
+        raise TypeError(f"{name} must be a text, got {shown(value)}")
     if not value:
-        raise ValueError(f"{name} must be a text with at least one character, got {value!r}")
+        raise ValueError(f"{name} must be a text with at least one character, got {shown(value)}")
     return value
+
+
+def sequence(name: str, value: Any, of: str) -> Sequence[Any]:
+    """The value, a list, a tuple or the like. A text is refused: to Python it is one of letters.
+
+    of: what is in it, in the plural, for the error, such as "class names".
+    """
+    has_items = hasattr(value, "__len__") and hasattr(value, "__getitem__")
+    if not has_items or isinstance(value, str | bytes | Mapping | type):
+        raise TypeError(f"{name} must be a list of {of}, got {shown(value)}")
+    items: Sequence[Any] = value
+    return items
+
+
+def mapping(name: str, value: Any, of: str) -> Mapping[Any, Any]:
+    """The value, a dict or the like. of: its keys and values, such as "class names to numbers"."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of {of}, got {shown(value)}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type[Value], what: str = "") -> Value:
+    """The value, which is an object of this class. what: how to make one, for the error.
+
+    >>> instance("callbacks", 7, list, "such as [EarlyStopping()]")
+    Traceback (most recent call last):
+        ...
+    TypeError: callbacks must be a list, such as [EarlyStopping()], got 7
+    """
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        way = f", {what}" if what else ""
+        raise TypeError(f"{name} must be {article} {kind.__name__}{way}, got {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """The value for a message, in one line; a long one is cut in its middle."""
+    try:
+        words = repr(value)
+    except Exception:  # an object of the user's may fail; a number may have too many digits
+        words = f"a {type(value).__name__}"
+    if len(words) > _LONGEST_VALUE:
+        half = _LONGEST_VALUE // 2
+        words = f"{words[:half]} ... {words[-half:]}"
+    return " ".join(words.split())

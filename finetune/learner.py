@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from torch import nn
 from typing_extensions import Unpack
 
-from finetune import distributed, export, lr_finder
+from finetune import arguments, distributed, export, lr_finder
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.images.preprocessing import Preprocessing
@@ -89,6 +89,9 @@ class Learner:
         **options: Unpack[LearnerOptions],
     ) -> None:
         settings = LearnerSettings(**options)
+        arguments.instance("data", data, DataLoaders, "such as DataLoaders(train, valid)")
+        arguments.instance("model", model, nn.Module)
+        arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
         runtime.place(model)
         if isinstance(loss, nn.Module):
@@ -485,8 +488,8 @@ class Learner:
         backbone as it was before the first fit, so that nothing has seen the label it judges.
         There are fewer than `count` where fewer are suspicious.
         """
-        if of not in ("train", "valid"):
-            raise ValueError(f"of must be 'train' or 'valid', got {of!r}")
+        arguments.whole_number("count", count, at_least=1)
+        arguments.choice("of", of, get_args(Part))
         predictor = self._current_predictor()
         if of == "valid" or not self.data.task.exclusive:
             return predictor.suspicious_labels(count)
@@ -548,7 +551,7 @@ class Learner:
         """
         request: PlanRequest = FineTune(1)
         if isinstance(plan, int):
-            request = FineTune(plan)
+            request = FineTune(arguments.whole_number("plan", plan, at_least=1))
         elif plan is not None:
             request = plan
         elif self.trainer.run is not None:
@@ -619,7 +622,7 @@ class Learner:
 
     def save(self, path: str | Path) -> None:
         """Writes everything that affects the next step into one file, atomically."""
-        self.trainer.save(Path(path))
+        self.trainer.save(arguments.path("path", path))
 
     def load(self, path: str | Path) -> None:
         """Takes back what `save` wrote; an error leaves the learner as it was.
@@ -627,7 +630,7 @@ class Learner:
         Raises FileNotFoundError, or CheckpointError for a file that is truncated, of another model,
         or of a newer version.
         """
-        self.trainer.load(Path(path))
+        self.trainer.load(arguments.path("path", path))
 
     def export(
         self,
@@ -649,14 +652,15 @@ class Learner:
         not built by `vision_learner` (save `learner.model.state_dict()` then), RuntimeError for one
         that can't be made a graph.
         """
+        target = arguments.path("folder", folder).absolute()
         formats = export.check_formats(format)
+        arguments.flag("overwrite", overwrite)
         if distributed.rank():
             return
         if not isinstance(self.model, ImageClassifier):
             raise ValueError(_ONLY_OF_VISION)
         description = self._describe(self.model, formats)
         card = model_card(description, self.model.source())
-        target = Path(folder).expanduser().absolute()
         export.write(target, self.model, description, card=card, overwrite=overwrite)
 
     def _describe(self, model: ImageClassifier, formats: tuple[str, ...]) -> ModelDescription:

@@ -3,17 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 import torch
 from torch import nn
 
+from finetune import arguments
 from finetune.models.group_values import PerGroup
 from finetune.models.normalisation import NormPolicy
 from finetune.optim.factories import adamw
 from finetune.optim.group_optimizer import OptimizerChoice
 from finetune.training.events import Callback
-from finetune.training.runtime.runtime import PrecisionChoice, Runtime, choose_runtime
+from finetune.training.runtime.runtime import (
+    PrecisionChoice,
+    Runtime,
+    checked_device,
+    choose_runtime,
+)
 from finetune.training.settings import StepSettings
 
 
@@ -68,6 +74,14 @@ class LearnerSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        arguments.choice("precision", self.precision, get_args(PrecisionChoice))
+        if self.runtime is not None:
+            arguments.instance("runtime", self.runtime, Runtime)
+        if self.device is not None:
+            checked_device(self.device)
+        _check_callbacks(self.callbacks)
+        arguments.flag("progress", self.progress)
+        _ = self.step  # checks the options of a step
         says_more = self.device is not None or self.precision != "auto"
         if self.runtime is not None and says_more:
             raise ValueError("runtime= says device and precision; leave device= and precision= out")
@@ -112,6 +126,33 @@ class FitSettings:
     checkpoint: str | Path | None = None
     cache_features: bool = True
 
+    def __post_init__(self) -> None:
+        _check_callbacks(self.callbacks)
+        arguments.flag("cache_features", self.cache_features)
+        if self.checkpoint_path is not None:
+            _check_writes_elsewhere(self.callbacks, self.checkpoint_path)
+
     @property
     def checkpoint_path(self) -> Path | None:
-        return None if self.checkpoint is None else Path(self.checkpoint)
+        if self.checkpoint is None:
+            return None
+        return arguments.path("checkpoint", self.checkpoint)
+
+
+def _check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Raises TypeError unless it is a list of callbacks."""
+    if isinstance(callbacks, Callback):
+        raise TypeError(f"callbacks must be a list, got a {type(callbacks).__name__}; write [...]")
+    for callback in arguments.sequence("callbacks", callbacks, "Callback objects"):
+        arguments.instance("callbacks", callback, Callback, "or a list of several")
+
+
+def _check_writes_elsewhere(callbacks: Sequence[Callback], checkpoint: Path) -> None:
+    """Raises ValueError for a callback that writes a file of its own over the checkpoint."""
+    for callback in callbacks:
+        path = getattr(callback, "path", None)
+        if isinstance(path, str | Path) and Path(path).absolute() == checkpoint.absolute():
+            raise ValueError(
+                f"checkpoint={str(checkpoint)!r} is the file of {type(callback).__name__}, too; "
+                "one would overwrite the other, name two files"
+            )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune import distributed
+from finetune import arguments, distributed
 from finetune.data.loaders import Batch, Batches, next_batches
 from finetune.interpret.range_test import plot_range_test
 from finetune.models.group_values import LearningRates
@@ -78,10 +78,13 @@ def range_test(
     of few batches, which for a trained model are small and noisy.
     Raises ValueError where the loss is not finite before the rules can judge the curve.
     """
-    if not 0 < start_lr < end_lr:
-        raise ValueError(f"lr_find needs 0 < start_lr < end_lr, got {start_lr} and {end_lr}")
-    if steps < 20:
-        raise ValueError(f"lr_find needs at least 20 steps to judge a curve, got {steps}")
+    arguments.real_number("end_lr", end_lr, above=0)
+    arguments.real_number("start_lr", start_lr, above=0, below=end_lr)
+    arguments.whole_number("steps", steps, at_least=20)  # a curve of fewer can't be judged
+    if stop_factor != math.inf:  # which never stops
+        arguments.real_number("stop_factor", stop_factor, above=1)
+    if group is not None:
+        arguments.text("group", group)
     relative = relative_factors(setup.optimizer.groups, factors, group)
     copied = setup.copied()
     lrs, losses = _curve(copied, relative, Exponential(start_lr, end_lr), steps, stop_factor)
@@ -172,7 +175,7 @@ def relative_factors(
 def _check_trains(groups: LayerGroups, name: str) -> None:
     if name not in groups.names:
         hint = did_you_mean(name, groups.names)
-        raise ValueError(f"no layer group is called {name!r}; {hint}")
+        raise ValueError(f"group={name!r} is no layer group; {hint}")
     if groups[groups.names.index(name)].frozen:
         raise ValueError(
             f"layer group {name!r} is frozen, so that its learning rate changes nothing; "

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from finetune import arguments
 from finetune.tasks import DEFAULT_TASK, SingleLabel, Task, TaskLike, registered_tasks, resolve_task
 from finetune.wording import did_you_mean
 
@@ -52,7 +53,7 @@ def _named(metrics: Metrics) -> list[tuple[str | None, MetricLike]]:
     is_single = isinstance(metrics, str) or callable(metrics) or _is_metric_object(metrics)
     if is_single:
         return [(None, metrics)]
-    several: Sequence[MetricLike] = metrics  # type: ignore[assignment]  # the rest of the union
+    several = arguments.sequence("metrics", metrics, "names, functions or torchmetrics objects")
     return [(None, metric) for metric in several]
 
 
@@ -73,7 +74,10 @@ def _create(metric: MetricLike, class_count: int | None, task: Task) -> tuple[st
     is_function = callable(metric) and not isinstance(metric, type)
     if is_function:
         return getattr(metric, "__name__", type_name), _mean_over_examples(metric)
-    raise TypeError(f"a metric is a name, a function or a torchmetrics object, got {metric!r}")
+    raise TypeError(
+        "metrics must be names, functions or torchmetrics objects, or a mapping of names to them, "
+        f"got {arguments.shown(metric)}"
+    )
 
 
 def _by_name(name: str, class_count: int | None, task: Task) -> Any:

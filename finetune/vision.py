@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from typing_extensions import Unpack
 
-from finetune import export
+from finetune import arguments, export
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.inference.predictor import Predictor
@@ -13,13 +13,14 @@ from finetune.learner import Learner
 from finetune.learner_options import LearnerOptions, LearnerSettings
 from finetune.metrics import Metrics
 from finetune.models import backbones
-from finetune.models.backbones import Weights, input_size_of, normalisation_of
+from finetune.models.backbones import Weights, check_name, input_size_of, normalisation_of
 from finetune.models.classifier import Architecture, ImageClassifier
 from finetune.models.heads import HeadKind, TargetScale
 from finetune.models.splitting import Split
 from finetune.options import takes_options
 from finetune.randomness import isolated, seed_everything
 from finetune.tasks import Loss, Task
+from finetune.training.runtime.runtime import Runtime, available_device
 
 
 @takes_options(LearnerSettings)
@@ -51,6 +52,12 @@ def vision_learner(
     `LearnerSettings`.
     Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
     """
+    arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
+    check_name(backbone)
+    arguments.flag("checkpoint_activations", checkpoint_activations)
+    if loss is not None:
+        arguments.function("loss", loss, "(outputs, targets) -> scalar")
+    LearnerSettings(**options)  # before the weights are read
     task = data.task
     image_size = data.image_size or input_size_of(backbone)
     architecture = Architecture(
@@ -98,16 +105,18 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
     damaged one. Nothing is unpickled. A task of your own must be registered before, see
     `finetune.tasks.register`.
     """
-    path = Path(folder)
+    path = arguments.path("folder", folder)
+    runtime = Runtime(available_device(device))
     description = export.read_description(path)
     model = description.architecture.build(weights=None)
     export.read_weights(path, model)
-    model.to(device).eval()
+    runtime.place(model).eval()
     return Predictor(
         model,
         description.classes,
         ImagePipeline.create(description.preprocessing),
         task=description.task,
         post_processing=description.post_processing,
+        runtime=runtime,
         loss=_default_loss(description.task, model),
     )

@@ -136,7 +136,7 @@ def test_the_rates_of_the_test_have_these_factors(monkeypatch):
 
 def test_an_unknown_group_is_an_error_with_a_hint():
     learner = tiny_learner(split={"0": "body", "1": "head"})
-    with pytest.raises(ValueError, match=r"no layer group is called 'haed'; did you mean 'head'\?"):
+    with pytest.raises(ValueError, match=r"group='haed' is no layer group; did you mean 'head'\?"):
         learner.lr_find(group="haed")
 
 
@@ -363,10 +363,10 @@ def test_it_ends_when_the_loss_is_not_finite():
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_rates_must_rise_from_a_positive_one(low: float, high: float):
-    with pytest.raises(ValueError, match=f"0 < start_lr < end_lr, got {low} and {high}"):
+    with pytest.raises(ValueError, match=f"start_lr must be .* above 0 and below {high}"):
         tiny_learner().lr_find(start_lr=low, end_lr=high)
 
 
 def test_a_curve_needs_some_steps():
-    with pytest.raises(ValueError, match="at least 20 steps to judge a curve, got 19"):
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 20, got 19"):
         tiny_learner().lr_find(steps=19)

@@ -130,7 +130,7 @@ def test_metric_may_not_be_called_loss() -> None:
 
 
 def test_other_object_is_refused() -> None:
-    with pytest.raises(TypeError, match="a metric is a name, a function or a torchmetrics object"):
+    with pytest.raises(TypeError, match="metrics must be names, functions or torchmetrics objects"):
         create_metrics([3], 3, CPU)
 
 
@@ -235,7 +235,7 @@ def test_names_may_be_given() -> None:
 
 
 def test_class_of_metrics_is_none() -> None:
-    with pytest.raises(TypeError, match="a metric is a name, a function or a torchmetrics object"):
+    with pytest.raises(TypeError, match="metrics must be names, functions or torchmetrics objects"):
         create_metrics([MulticlassAccuracy], 3, CPU)
 
 

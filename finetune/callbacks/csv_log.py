@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import distributed
+from finetune import arguments, distributed
 from finetune.files.replacing import replacing_text
 from finetune.training.events import Callback, EpochEnd, EpochStart, FitStart
 
@@ -23,7 +23,7 @@ class CSVLog(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = arguments.path("path", path)
         self._columns: list[str] = []  # empty until the fit's first epoch
         self._fit = 0
         self._rows_of_fit = 0

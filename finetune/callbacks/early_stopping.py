@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from finetune import arguments
 from finetune.callbacks.monitor import Monitor
 from finetune.training.events import Answer, Callback, EpochEnd, PhaseStart, Stop
 
@@ -21,9 +22,7 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience is a number of epochs, 1 or more, got {patience}")
-        self.patience = patience
+        self.patience = arguments.whole_number("patience", patience, at_least=1)
         self.epochs_without_gain = 0
         self._monitor = Monitor(monitor, mode, min_delta)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from finetune import arguments
 from finetune.callbacks import epoch_table
 from finetune.files.replacing import replacing_text
 from finetune.training.events import Callback, EpochEnd, StepEnd
@@ -38,7 +39,7 @@ class History(Callback):
         for row in self.epochs:
             results = [row.valid.get(name) for name in names]
             lines.append([row.phase, row.epoch, row.train_loss, *results, row.seconds])
-        _write(Path(path), columns, lines)
+        _write(arguments.path("path", path), columns, lines)
 
     def write_steps_csv(self, path: str | Path) -> None:
         """Writes the steps as a CSV file: loss, learning rate and momentum of each layer group.
@@ -52,7 +53,7 @@ class History(Callback):
         lines = []
         for row in self.steps:
             lines.append([row.phase, row.epoch, row.step, row.loss, *row.lr, *row.momentum])
-        _write(Path(path), columns, lines)
+        _write(arguments.path("path", path), columns, lines)
 
     def state_dict(self) -> dict[str, Any]:
         # columns, not rows: a long run has many steps, and this is made at every checkpoint

@@ -5,7 +5,7 @@ import io
 import time
 from typing import TYPE_CHECKING
 
-from finetune import distributed
+from finetune import arguments, distributed
 from finetune.callbacks.notebook import Output, in_notebook
 from finetune.interpret.losses import plot_losses
 from finetune.training import tables
@@ -26,8 +26,7 @@ class LivePlot(Callback):
     """
 
     def __init__(self, *, every: float = 2.0) -> None:
-        if not every >= 0:
-            raise ValueError(f"every is a number of seconds, 0 or more, got {every!r}")
+        every = arguments.real_number("every", every, at_least=0)
         if not in_notebook():
             raise RuntimeError(
                 "LivePlot draws into the output of a notebook's cell, and this is no notebook; "

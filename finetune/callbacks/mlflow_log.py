@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune import distributed
+from finetune import arguments, distributed
 from finetune.callbacks.optional import require
 from finetune.training.events import (
     Callback,
@@ -36,12 +36,13 @@ class MLflow(Callback):
     def __init__(
         self, experiment: str | None = None, *, run_name: str | None = None, every: int = 50
     ) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is a number of steps, 1 or more, got {every!r}")
+        for name, value in (("experiment", experiment), ("run_name", run_name)):
+            if value is not None:
+                arguments.text(name, value)
+        self.every = arguments.whole_number("every", every, at_least=1)
         require("mlflow", "MLflow")
         self.experiment = experiment
         self.run_name = run_name
-        self.every = every
         self.run_id: str | None = None
         # over all fits of the learner
         self._steps = 0

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from finetune import arguments
 from finetune.tasks import registered_tasks
 from finetune.training.events import EpochEnd
 from finetune.wording import did_you_mean
@@ -26,8 +27,9 @@ class Monitor:
     best: float = field(default=math.nan, init=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in (None, "min", "max"):
-            raise ValueError(f"mode must be 'min', 'max' or None, got {self.mode!r}")
+        arguments.text("monitor", self.monitor)
+        arguments.choice("mode", self.mode, ["min", "max", None])
+        arguments.real_number("min_delta", self.min_delta, at_least=0)
         if self.mode is None:
             self.mode = self._mode_of_name()
 
@@ -42,7 +44,8 @@ class Monitor:
             return "max"
         hint = did_you_mean(self.monitor, sorted({*_LOWER_IS_BETTER, *higher_is_better}))
         raise ValueError(
-            f"is a lower or a higher {self.monitor!r} better? pass mode='min' or 'max'; or {hint}"
+            f"monitor={self.monitor!r}: is a lower or a higher one better? pass mode='min' or "
+            f"'max'; or {hint}"
         )
 
     def improved(self, event: EpochEnd) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune import arguments
 from finetune.callbacks.monitor import Monitor
 from finetune.training.events import Answer, Callback, EpochEnd, Save
 
@@ -25,7 +26,7 @@ class SaveBest(Callback):
         min_delta: float = 0.0,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = arguments.path("path", path)
         self._monitor = Monitor(monitor, mode, min_delta)
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import distributed
+from finetune import arguments, distributed
 from finetune.callbacks.optional import require
 from finetune.training.events import Callback, EpochEnd, FitEnd, FitStart, StepEnd
 
@@ -19,11 +19,9 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path, *, every: int = 10) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is a number of steps, 1 or more, got {every!r}")
+        self.folder = arguments.path("folder", folder)
+        self.every = arguments.whole_number("every", every, at_least=1)
         require("tensorboard", "TensorBoard")
-        self.folder = Path(folder)
-        self.every = every
         self._groups: tuple[str, ...] = ()
         self._steps = 0
         self._writer: Any = None

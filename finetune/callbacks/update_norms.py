@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finetune import arguments
 from finetune.interpret.timeline import find_spans
 from finetune.interpret.updates import plot_updates
 from finetune.training.events import Callback, FitStart, GroupUpdates
@@ -22,9 +23,7 @@ class UpdateNorms(Callback):
     """
 
     def __init__(self, every: int = 10) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is a number of steps, 1 or more, got {every!r}")
-        self.updates_every = every
+        self.updates_every = arguments.whole_number("every", every, at_least=1)
         self.rows: list[GroupUpdates] = []
         self.groups: tuple[str, ...] = ()
         self._steps_per_epoch = 1

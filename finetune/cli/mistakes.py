@@ -109,10 +109,15 @@ def in_options(message: str, names: Iterable[str]) -> str:
     'pass --train a, --valid b, or --weights null'
     >>> in_options("pass split= to say where", ["split"])
     'pass --split to say where'
+    >>> in_options("batch_size must be a whole number", ["batch_size"])
+    '--batch-size must be a whole number'
     """
     any_name = "|".join(re.escape(name) for name in names)
     # `name=`, with a quoted text, a plain word or no value behind it; no part of a longer name
-    argument = re.compile(rf"(?<![\w.-])(?P<name>{any_name})=(?P<value>'[^']*'|\w+)?")
+    start_of_rule = "(?= must be )"  # as the checks of arguments begin
+    argument = re.compile(
+        rf"(?<![\w.-])(?P<name>{any_name})(?:=(?P<value>'[^']*'|\w+)?|{start_of_rule})"
+    )
     return argument.sub(_as_option, " ".join(message.split()))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from finetune import arguments
 from finetune.data.images.dataset_images import select_items
 from finetune.data.images.decode import ImageSource
 from finetune.randomness import generator
@@ -54,8 +55,7 @@ class Examples:
         labels, or numbers, of all images. Every class keeps at least one training example, and has
         one for validation if it has two.
         """
-        if not 0 < valid_fraction < 1:
-            raise ValueError(f"valid_fraction needs 0 < valid_fraction < 1, got {valid_fraction}")
+        arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
         held_out: list[Tensor] = []
         for stratum, members in enumerate(self.task.stratify(self.labels, self.classes)):
             order = torch.randperm(len(members), generator=generator(seed, "split", stratum))

@@ -1,7 +1,7 @@
 """ImageDataLoaders: training and validation images, from wherever they are, as batches."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from finetune import arguments
 from finetune.data.batching import ImageLoader, UnlabelledLoader
 from finetune.data.examples import Examples
 from finetune.data.image_options import ImageOptions, ImageSettings
@@ -82,10 +83,12 @@ class ImageDataLoaders(DataLoaders):
         **options: Unpack[ImageOptions],
     ) -> None:
         settings = ImageSettings(**options)
-        self.train_examples, self.valid_examples = train_examples, valid_examples
+        how = "see from_folder and the other constructors"
+        self.train_examples = arguments.instance("train_examples", train_examples, Examples, how)
+        self.valid_examples = arguments.instance("valid_examples", valid_examples, Examples, how)
         self.image_size, self.batch_size = settings.image_size, settings.batch_size
         self.seed = settings.seed
-        self.folders = tuple(folders)
+        self.folders = tuple(arguments.sequence("folders", folders, "paths"))
         self.skipped: tuple[ImageError, ...] = ()
         # caches of training and validation, by how their images are presized
         self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
@@ -122,16 +125,17 @@ class ImageDataLoaders(DataLoaders):
         `ImageSettings`. Raises FileNotFoundError or ValueError for a folder that makes no
         classifier.
         """
-        root = Path(folder)
+        seed = ImageSettings(**options).seed
+        root = arguments.path("folder", folder)
+        arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
         if (train is None) != (valid is None):
             raise ValueError(f"give both train= and valid=, or neither; got {train=}, {valid=}")
         if train is None or valid is None:
-            seed = ImageSettings(**options).seed
             train_examples, valid_examples = from_folder(root).split(valid_fraction, seed)
             return cls(train_examples, valid_examples, folders=[root], **options)
-        train_examples = from_folder(root / train)
-        valid_examples = from_folder(root / valid, train_examples.classes)
-        folders = [root / train, root / valid]
+        folders = [root / arguments.path("train", train), root / arguments.path("valid", valid)]
+        train_examples = from_folder(folders[0])
+        valid_examples = from_folder(folders[1], train_examples.classes)
         return cls(train_examples, valid_examples, folders=folders, **options)
 
     @classmethod
@@ -157,8 +161,8 @@ class ImageDataLoaders(DataLoaders):
         an empty cell. label_column: of a regression, one column or a list of them. options: see
         `ImageSettings`.
         """
-        path = Path(file)
-        base = path.parent if folder is None else Path(folder)
+        path = arguments.path("file", file)
+        base = path.parent if folder is None else arguments.path("folder", folder)
         layout = Layout(
             image_column, label_column, valid_column, resolve_task(task), label_delimiter
         )
@@ -186,7 +190,7 @@ class ImageDataLoaders(DataLoaders):
         there may be images, and instead of labels with a delimiter lists of them. options: see
         `ImageSettings`.
         """
-        base = None if folder is None else Path(folder)
+        base = None if folder is None else arguments.path("folder", folder)
         layout = Layout(
             image_column, label_column, valid_column, resolve_task(task), label_delimiter
         )
@@ -231,12 +235,13 @@ class ImageDataLoaders(DataLoaders):
         names in the order of the model's outputs, by default sorted; of a regression the targets'.
         options: see `ImageSettings`.
         """
+        seed = ImageSettings(**options).seed
         examples = from_marked(
-            images,
-            labels,
+            arguments.sequence("images", images, "images"),
+            arguments.sequence("labels", labels, "labels, one for each image"),
             is_valid,
             valid_fraction,
-            ImageSettings(**options).seed,
+            seed,
             classes=classes,
             task=task,
         )
@@ -262,6 +267,9 @@ class ImageDataLoaders(DataLoaders):
         is_valid: a function of the path; without it the split is random. classes: see `from_lists`.
         options: see `ImageSettings`.
         """
+        seed = ImageSettings(**options).seed
+        if is_valid is not None:
+            arguments.function("is_valid", is_valid, "path -> whether it is for validation")
         items, labels = from_names(files, pattern)
         marks = None if is_valid is None else [is_valid(Path(item)) for item in items]
         examples = from_marked(
@@ -269,7 +277,7 @@ class ImageDataLoaders(DataLoaders):
             labels,
             marks,
             valid_fraction,
-            ImageSettings(**options).seed,
+            seed,
             classes=classes,
             task=task,
         )
@@ -296,9 +304,19 @@ class ImageDataLoaders(DataLoaders):
         image_column, label_column: of rows, where their types don't tell. Images are read when
         they are needed, labels at once. options: see `ImageSettings`.
         """
+        seed = ImageSettings(**options).seed
+        arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
+        _check_dataset("train", train)
+        if valid is not None:
+            _check_dataset("valid", valid)
+        if classes is not None:
+            arguments.sequence("classes", classes, "class names")
+        for name, column in (("image_column", image_column), ("label_column", label_column)):
+            if column is not None:
+                arguments.text(name, column)
         whole = datasets.from_dataset(train, classes, image_column, label_column)
         if valid is None:
-            examples = whole.split(valid_fraction, ImageSettings(**options).seed)
+            examples = whole.split(valid_fraction, seed)
             return cls(*examples, **options)
         valid_classes = datasets.classes_of(valid) if classes is None else classes
         has_named_columns = isinstance(getattr(valid, "features", None), dict)
@@ -413,9 +431,12 @@ class ImageDataLoaders(DataLoaders):
         batches whose inputs go straight into a model. Take it from `learner.data`, which knows the
         size and the normalisation of the learner's backbone.
         """
+        if batch_size is None:
+            batch_size = 2 * self.batch_size
+        arguments.whole_number("batch_size", batch_size, at_least=1)
         examples = without_labels(items, self.classes, self.task)
         cache = self.pipeline.cache(examples.items)
-        return UnlabelledLoader(examples, cache, batch_size or 2 * self.batch_size, self.prepare)
+        return UnlabelledLoader(examples, cache, batch_size, self.prepare)
 
     # --- look at the data
 
@@ -424,8 +445,9 @@ class ImageDataLoaders(DataLoaders):
 
         The same images for the same seed and epoch.
         """
-        if count < 1 or columns < 1:
-            raise ValueError(f"count and columns must be positive, got {count} and {columns}")
+        arguments.whole_number("count", count, at_least=1)
+        arguments.whole_number("epoch", epoch, at_least=0)
+        arguments.whole_number("columns", columns, at_least=1)
         numbers = torch.cat(self.train.order(self.seed, epoch))[:count]
         with closing(self.train.fetch([numbers])) as batches:
             batch = self.prepare(next(batches), epoch)
@@ -438,6 +460,7 @@ class ImageDataLoaders(DataLoaders):
         Reads the headers of all files, and the bytes of those that have the same size as another.
         decode: look for unreadable files by decoding each one, which takes as long as an epoch.
         """
+        arguments.flag("decode", decode)
         return summarise(
             self.train_examples,
             self.valid_examples,
@@ -454,3 +477,12 @@ class ImageDataLoaders(DataLoaders):
             f"{len(self.valid_examples)} validation images, {len(self.classes)} {names}, "
             f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
         )
+
+
+def _check_dataset(name: str, dataset: Any) -> None:
+    """Raises TypeError for what has no items with numbers, or is a single text."""
+    if isinstance(dataset, Mapping):
+        return  # refused where it is read, with the names of what is in it
+    arguments.sequence(name, dataset, "pairs (image, class index), or a data set of them")
+    if not len(dataset):
+        raise ValueError(f"{name} is empty; it needs pairs (image, class index)")

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict, get_args
 
-from finetune.data.images.augment import Augment
-from finetune.data.images.decode import Resize
+from finetune import arguments
+from finetune.data.images.augment import Augment, resolve
+from finetune.data.images.decode import RESIZE_METHODS, Resize
 
 OnError: TypeAlias = Literal["raise", "skip"]
+
+LARGEST_SIZE = 20_000
+"""Pixels of an image's side: what is longer was meant for another argument."""
+MOST_WORKERS = 1_000
+"""Threads: a system that refuses more ends the process."""
 
 
 class ImageOptions(TypedDict, total=False):
@@ -48,9 +54,15 @@ class ImageSettings:
     cache_gigabytes: float = 20.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers must be positive, got {self.workers}")
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
+        if self.image_size is not None:
+            arguments.whole_number("image_size", self.image_size, at_least=1, at_most=LARGEST_SIZE)
+        arguments.whole_number("batch_size", self.batch_size, at_least=1)
+        arguments.whole_number("seed", self.seed)
+        resolve(self.augment)
+        arguments.choice("resize", self.resize, RESIZE_METHODS)
+        arguments.choice("on_error", self.on_error, get_args(OnError))
+        if self.workers is not None:
+            arguments.whole_number("workers", self.workers, at_least=1, at_most=MOST_WORKERS)
+        if self.cache_folder is not None:
+            arguments.path("cache_folder", self.cache_folder)
+        arguments.real_number("cache_gigabytes", self.cache_gigabytes, above=0)

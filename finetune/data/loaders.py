@@ -4,7 +4,7 @@ An `EpochLoader` gives the batches of an epoch, from any batch on, as a pure fun
 and the epoch's number. `TorchLoader` makes one of a torch DataLoader.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+from finetune import arguments
 from finetune.randomness import key, seed_everything
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
 
@@ -152,20 +153,20 @@ class TorchLoader:
 
     Before each batch the global generators are seeded by (seed, epoch, batch); the generators of
     the loader and its sampler are seeded by (seed, epoch) before each epoch. To start in the middle
-    of an epoch, the earlier batches are read and dropped.
+    of an epoch, the earlier batches are read and dropped. name: what errors call the loader.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, name: str = "loader") -> None:
         try:
             length = len(loader)
         except TypeError:
             raise TypeError(
-                f"{type(loader).__name__} has no length, but a schedule needs the number of "
-                "batches per epoch; give the loader a __len__"
+                f"{name}, a {type(loader).__name__}, has no length, but a schedule needs the "
+                "number of batches per epoch; give the loader a __len__"
             ) from None
         if length == 0:
             raise ValueError(
-                f"{type(loader).__name__} has no batch: fewer examples than batch_size?"
+                f"{name}, a {type(loader).__name__}, has no batch: fewer examples than batch_size?"
             )
         self.loader = loader
 
@@ -273,11 +274,13 @@ class DataLoaders:
         classes: Sequence[str] | None = None,
         task: TaskLike = DEFAULT_TASK,
     ) -> None:
-        self.train = _epoch_loader(train)
-        self.valid = None if valid is None else _epoch_loader(valid)
-        self.seed = seed
+        self.train = epoch_loader("train", train)
+        self.valid = None if valid is None else epoch_loader("valid", valid)
+        self.seed = arguments.whole_number("seed", seed)
         self.task = resolve_task(task)
-        self.classes = None if classes is None else tuple(classes)
+        self.classes: tuple[str, ...] | None = None
+        if classes is not None:
+            self.classes = tuple(arguments.sequence("classes", classes, "class names"))
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
         """Does on the device what is left to do, such as augmentation; here that is nothing.
@@ -323,10 +326,15 @@ class DataLoaders:
         return {}
 
 
-def _epoch_loader(loader: Any) -> EpochLoader:
-    """The loader itself if it is an EpochLoader, or else one made of it."""
+def epoch_loader(name: str, loader: Any) -> EpochLoader:
+    """The loader itself if it is an EpochLoader, or else one made of it. name: for errors."""
     has_epochs = callable(getattr(loader, "epoch", None)) and hasattr(loader, "__len__")
-    if has_epochs:
-        epoch_loader: EpochLoader = loader
-        return epoch_loader
-    return TorchLoader(loader)
+    if has_epochs and not isinstance(loader, type):
+        own_loader: EpochLoader = loader
+        return own_loader
+    if not isinstance(loader, Iterable) or isinstance(loader, str | bytes | Mapping):
+        raise TypeError(
+            f"{name} must be a torch DataLoader or another iterable of (inputs, targets) with a "
+            f"length, got {arguments.shown(loader)}"
+        )
+    return TorchLoader(loader, name)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from finetune import arguments
 from finetune.export.description import ModelDescription
 from finetune.export.served import ModelToExport
 from finetune.tasks import DEFAULT_TASK, Task
@@ -88,7 +89,7 @@ def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(formats, str):
         formats = [formats]
-    names = list(formats)
+    names = list(arguments.sequence("format", formats, "formats, or one name"))
     known = [export_format.name for export_format in registered_formats()]
     for name in names:
         if name not in known:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO, TypeAlias
 from torch import Tensor
 from tqdm.std import tqdm
 
+from finetune import arguments
 from finetune.data.images.decode import ImageError
 from finetune.data.sources.folders import image_files
 from finetune.tasks import FilePrediction
@@ -51,12 +52,14 @@ def predict_files(
     The arguments are checked at once. Images are read only as rows are asked for, so that at most
     three batches of them are in memory.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
+    arguments.whole_number("batch_size", batch_size, at_least=1)
+    arguments.flag("progress", progress)
     if isinstance(files, str | Path):
-        paths: Iterable[str | Path] = image_files(files)
-    else:
+        paths: Iterable[str | Path] = image_files(arguments.path("files", files))
+    elif isinstance(files, Iterable) and not isinstance(files, type | bytes):
         paths = files
+    else:
+        raise TypeError(f"files must be a folder, or paths, got {arguments.shown(files)}")
     total = None
     if isinstance(paths, Sequence):
         total = len(paths)
@@ -81,12 +84,17 @@ def _predictions(
             return threads.submit(read, path)
 
         try:
-            for batch in _decoded_ahead(map(str, paths), decode, batch_size):
+            for batch in _decoded_ahead(_as_texts(paths), decode, batch_size):
                 yield from _rows(batch, predict, to_row)
                 bar.update(len(batch))
         finally:
             # the caller may stop asking for rows, and then nothing more should be read
             threads.shutdown(cancel_futures=True)
+
+
+def _as_texts(paths: Iterable[str | Path]) -> Iterator[str]:
+    for path in paths:
+        yield str(arguments.path("files", path))
 
 
 def _decoded_ahead(
@@ -134,7 +142,7 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     target: a file, replaced if it exists, or an open stream. The column of a class is called
     "p(its name)", that of a regression's target "value(its name)".
     """
-    rows = iter(rows)
+    rows = _checked_rows(rows)
     first_rows: list[FilePrediction] = []
     # the classes are known from the first readable image
     for row in rows:
@@ -164,12 +172,19 @@ def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> 
 
     target: a file, replaced if it exists, or an open stream.
     """
+    rows = _checked_rows(rows)
     with _opened(target) as stream:
 
         def write(row: FilePrediction) -> None:
             stream.write(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
 
         return _write_all(rows, write)
+
+
+def _checked_rows(rows: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
+    if not isinstance(rows, Iterable):
+        raise TypeError(f"rows must be what predict_folder gives, got {arguments.shown(rows)}")
+    return (arguments.instance("rows", row, FilePrediction) for row in rows)
 
 
 def _write_all(rows: Iterable[FilePrediction], write: Callable[[FilePrediction], None]) -> Written:
@@ -184,11 +199,12 @@ def _write_all(rows: Iterable[FilePrediction], write: Callable[[FilePrediction],
 
 def _opened(target: str | Path | TextIO) -> AbstractContextManager[TextIO]:
     """A file that is closed on leaving, or the caller's stream, which stays open."""
-    if not isinstance(target, str | Path):
+    if not isinstance(target, str | Path) and hasattr(target, "write"):
         return nullcontext(target)
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    path = arguments.path("target", target)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # the names of files need not be valid UTF-8
-    return Path(target).open("w", newline="", encoding="utf-8", errors="backslashreplace")
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def _bar_factory(total: int | None, progress: bool) -> Callable[[], Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune import arguments
 from finetune.interpret.suspicious import SuspiciousLabel, SuspiciousLabels, rank_suspicious
 from finetune.randomness import generator
 
@@ -30,8 +31,7 @@ def suspicious_labels(
     numbers. items: names of the examples. image: opens the image of an example, by its number; None
     if no images are known. Raises ValueError unless count >= 1.
     """
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
+    arguments.whole_number("count", count, at_least=1)
     ranking = rank_suspicious(probabilities, targets)
     rows = []
     for number, likelier_class in ranking[:count]:

@@ -10,11 +10,12 @@ from typing import Any, TypeAlias, overload
 import torch
 from torch import Tensor, nn
 
+from finetune import arguments
 from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
-from finetune.data.loaders import EpochLoader, InputPipeline
+from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.inference.activation_maps import find_layer, grad_cam
 from finetune.inference.evaluation_view import evaluation_view
 from finetune.inference.features import Features, backbone_of, compute_features
@@ -74,18 +75,32 @@ class Predictor:
         valid: EpochLoader | None = None,
         known_loaders: Sequence[EpochLoader] = (),
     ) -> None:
-        self.model = evaluation_view(model)
-        self.classes = None if classes is None else tuple(classes)
-        self.pipeline = pipeline
+        self.model = evaluation_view(arguments.instance("model", model, nn.Module))
+        self.classes: tuple[str, ...] | None = None
+        if classes is not None:
+            self.classes = tuple(arguments.sequence("classes", classes, "names"))
+        self.pipeline = _checked_pipeline(pipeline)
         self.task = resolve_task(task)
-        self.post_processing = post_processing or PostProcessing()
+        if post_processing is None:
+            post_processing = PostProcessing()
+        self.post_processing = arguments.instance(
+            "post_processing", post_processing, PostProcessing
+        )
         if self.classes is not None:
             self.post_processing.thresholds_of(self.classes)  # raises for a class that is not there
-        device = next(model.parameters()).device
-        self.runtime = runtime or Runtime(device)
-        self._loss = loss or self.task.default_loss()
+        if runtime is None:
+            runtime = Runtime(next(model.parameters()).device)
+        self.runtime = arguments.instance("runtime", runtime, Runtime)
+        if loss is None:
+            loss = self.task.default_loss()
+        self._loss = arguments.function("loss", loss, "(outputs, targets) -> scalar")
+        if metrics is not None:
+            arguments.mapping("metrics", metrics, "names to objects, see create_metrics")
         self._metrics = metrics
+        if valid is not None:
+            valid = epoch_loader("valid", valid)
         self._valid = valid
+        arguments.sequence("known_loaders", known_loaders, "loaders")
         self._reader = Reader(pipeline, self.classes, self.task, valid, known_loaders)
         # outputs and table of the default source; copies with other post-processing share them
         self._kept: dict[str, Any] = {}
@@ -97,6 +112,7 @@ class Predictor:
 
     def with_post_processing(self, post_processing: PostProcessing) -> "Predictor":
         """The same model with another temperature or other thresholds."""
+        arguments.instance("post_processing", post_processing, PostProcessing)
         predictor = copy.copy(self)
         predictor.post_processing = post_processing
         predictor._adjusted_table = None
@@ -137,6 +153,7 @@ class Predictor:
         regression. For images an item is a path, a PIL image, an array [H, W, 3] or a tensor
         [3, H, W]. Raises ImageError for an image that can't be read, and for a folder.
         """
+        arguments.whole_number("batch_size", batch_size, at_least=1)
         items = item if isinstance(item, list | tuple) else [item]
         classes = self._class_names()
         answers: list[Answer] = []
@@ -186,6 +203,8 @@ class Predictor:
 
         The values, of a regression.
         """
+        if not len(arguments.sequence("items", items, "images, or what the model takes")):
+            raise ValueError("items is empty; a batch has at least one")
         return self._probabilities_of(self.pipeline.inputs(items, self.runtime.device))
 
     @torch.no_grad()
@@ -207,6 +226,7 @@ class Predictor:
         batch_size: of a folder or examples; a loader has its own. Raises ValueError for a source
         without labels, or with those of other classes.
         """
+        arguments.whole_number("batch_size", batch_size, at_least=1)
         if isinstance(source, Outputs):
             return source
         if source is not None and source is not self._valid:
@@ -303,16 +323,15 @@ class Predictor:
         The temperature is not in it: a mean of views is less sure already. Raises ValueError for
         data without augmentation, whose views are all the same.
         """
+        arguments.whole_number("views", views, at_least=1)
         opened = self._reader.open(source)
-        self._check_views(opened, views)
+        self._check_views(opened)
         results = [self._compute_outputs(opened, view) for view in (None, *range(views))]
         mean = mean_over_views(results, self.task, self._loss, self.runtime.device)
         without_temperature = replace(self.post_processing, temperature=1.0)
         return self.task.adjust(self._table(mean), without_temperature)
 
-    def _check_views(self, source: Source, views: int) -> None:
-        if views < 1:
-            raise ValueError(f"views must be positive, got {views}")
+    def _check_views(self, source: Source) -> None:
         are_images = isinstance(self.pipeline, ImagePipeline | ImageDataLoaders)
         if are_images and not isinstance(source.loader, InOrder):
             raise ValueError(
@@ -408,7 +427,9 @@ class Predictor:
             number = _class_number(target, classes)
         scores = self.task.class_scores
         with torch.enable_grad():
-            if layer is None:
+            if layer is not None:
+                arguments.text("layer", layer)
+            else:
                 backbone = backbone_of(model, ", or pass layer=, the path of a module")
                 tracked_inputs = inputs.clone().requires_grad_()
                 layer = find_layer(model, backbone, tracked_inputs, number, scores)
@@ -432,8 +453,14 @@ class Predictor:
 def _class_number(target: str | int, classes: tuple[str, ...]) -> int:
     if isinstance(target, str):
         if target not in classes:
-            raise ValueError(f"there is no class {target!r}; {did_you_mean(target, classes)}")
+            hint = did_you_mean(target, classes)
+            raise ValueError(f"target={target!r} is no class; {hint}")
         return classes.index(target)
-    if not 0 <= target < len(classes):
-        raise ValueError(f"target needs 0 <= target < {len(classes)}, got {target}")
-    return target
+    return arguments.whole_number("target", target, at_least=0, at_most=len(classes) - 1)
+
+
+def _checked_pipeline(pipeline: InputPipeline) -> InputPipeline:
+    if not callable(getattr(pipeline, "inputs", None)) or isinstance(pipeline, type):
+        shown = arguments.shown(pipeline)
+        raise TypeError(f"pipeline must be DataLoaders or an ImagePipeline, got {shown}")
+    return pipeline

@@ -13,7 +13,13 @@ from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import read_image
 from finetune.data.images.pipeline import ImagePipeline
-from finetune.data.loaders import Batches, DataLoaders, EpochLoader, IndexedLoader, InputPipeline
+from finetune.data.loaders import (
+    Batches,
+    EpochLoader,
+    IndexedLoader,
+    InputPipeline,
+    epoch_loader,
+)
 from finetune.data.sources.folders import from_folder
 from finetune.inference import torch_loaders
 from finetune.tasks import Task
@@ -114,7 +120,7 @@ class Reader:
         if isinstance(source, Examples):
             pipeline = self._image_pipeline()
             source = ImageLoader(source, pipeline.cache(source.items), batch_size, shuffle=False)
-        loader = DataLoaders(source).train  # an EpochLoader, whatever it was
+        loader = epoch_loader("source", source)
         if isinstance(loader, ImageLoader):
             loader = self._adopt(loader)
         if isinstance(loader, IndexedLoader):

@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from finetune import arguments
+
+_MOST_BINS = 100_000
+
 
 def softmax(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Probabilities over the last dimension, in float64.
@@ -42,8 +46,7 @@ def most_confused(matrix: np.ndarray, min_count: int = 1) -> list[tuple[int, int
     >>> most_confused(np.array([[5, 1, 0], [3, 5, 0], [0, 0, 5]]))
     [(1, 0, 3), (0, 1, 1)]
     """
-    if min_count < 1:
-        raise ValueError(f"min_count must be at least 1, got {min_count}")
+    arguments.whole_number("min_count", min_count, at_least=1)
     mistakes = matrix.copy()
     np.fill_diagonal(mistakes, 0)
     frequent = np.argwhere(mistakes >= min_count).tolist()
@@ -95,8 +98,7 @@ def calibration_bins(
     confidences: [N] probabilities of the predicted class. correct: [N] bool. Returns three arrays
     [bins]; confidence and accuracy are NaN in empty bins. Raises ValueError unless 1 <= bins.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be positive, got {bins}")
+    arguments.whole_number("bins", bins, at_least=1, at_most=_MOST_BINS)
     bin_numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(bin_numbers, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
 
+from finetune import arguments
 from finetune.files.replacing import replacing_text
 from finetune.interpret.page import Drawing, Section
 from finetune.tables import Table
@@ -110,8 +111,7 @@ class PredictionTable(ABC):
 
     def worst(self, k: int) -> list[int]:
         """Numbers of the `k` rows with the highest losses, highest first."""
-        if k < 1:
-            raise ValueError(f"the number of rows must be positive, got {k}")
+        arguments.whole_number("k", k, at_least=1)
         order: list[int] = np.argsort(-self.losses, kind="stable")[:k].tolist()
         return order
 
@@ -133,7 +133,7 @@ class PredictionTable(ABC):
     def to_csv(self, path: str | Path) -> None:
         """Writes all rows, with a column for each class or target after those of the table."""
         # names of files need not be valid UTF-8
-        with replacing_text(Path(path), errors="backslashreplace") as stream:
+        with replacing_text(arguments.path("path", path), errors="backslashreplace") as stream:
             writer = csv.writer(stream)
             writer.writerow([*self.header, *self.csv_columns()])
             for number, row in enumerate(self):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from finetune import arguments
 from finetune.interpret import analysis, confusion, results
 from finetune.interpret.calibration import Calibration
 from finetune.interpret.confusion import Confusion
@@ -182,8 +183,7 @@ class Predictions(PredictionTable):
 
     def at_temperature(self, temperature: float) -> Predictions:
         """The same predictions with other probabilities; the losses stay as they are."""
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        arguments.real_number("temperature", temperature, above=0)
         return Predictions(
             self.items,
             self.classes,
@@ -197,6 +197,7 @@ class Predictions(PredictionTable):
     # --- figures
 
     def plot_confusion_matrix(self, *, normalize: bool = False) -> Figure:
+        arguments.flag("normalize", normalize)
         return confusion.plot_confusion_matrix(
             self.confusion_matrix(), self.classes, normalize=normalize
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from finetune import arguments
 from finetune.interpret.image_grids import plot_predictions
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def choose(wrong: Sequence[int], right: Sequence[int], count: int) -> list[int]:
     >>> choose([7, 8, 9], [0, 1, 2, 3, 4, 5, 6], 4)
     [7, 8, 0, 6]
     """
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
+    arguments.whole_number("count", count, at_least=1)
     half = (count + 1) // 2
     wrong_count = min(len(wrong), max(count - len(right), half))
     right_count = min(count - wrong_count, len(right))

@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from finetune import arguments
 from finetune.files.integrity import DamagedError, check_torch_file
 from finetune.models import hub, torchvision_backbones
 from finetune.wording import did_you_mean
@@ -22,6 +23,7 @@ class WeightsError(RuntimeError):
 
 def check_name(name: str) -> None:
     """Raises ValueError, with the nearest names, for a backbone that neither library has."""
+    arguments.text("backbone", name)
     if torchvision_backbones.is_from_torchvision(name):
         torchvision_backbones.check_name(name)
         return
@@ -49,6 +51,11 @@ def create_backbone(name: str, *, image_size: int, weights: Weights = "pretraine
     not fit: weights are random only where the caller asks for it.
     """
     check_name(name)
+    if not (weights is None or isinstance(weights, str | Path | Mapping)):
+        raise TypeError(
+            "weights must be 'pretrained', a path, a mapping of names to tensors or None, got "
+            f"{arguments.shown(weights)}"
+        )
     if isinstance(weights, str) and weights == "pretrained":
         return _pretrained(name, image_size)
     backbone = _build(name, image_size, pretrained=False)

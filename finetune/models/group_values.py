@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from finetune import arguments
 from finetune.wording import did_you_mean
 
 T = TypeVar("T")
@@ -30,8 +31,8 @@ class LayerDecay:
     factor: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor <= 1:
-            raise ValueError(f"the factor of LayerDecay needs 0 < factor <= 1, got {self.factor}")
+        arguments.real_number("value", self.value, above=0)
+        arguments.real_number("factor", self.factor, above=0, at_most=1)
 
     def spread(self, count: int) -> list[float]:
         """The values of `count` groups, first layers first."""
@@ -118,14 +119,14 @@ def checked_values(
     if name in _LEARNING_RATES:
         all_positive = all(value > 0 for value in floats)
         if not (all_finite and all_positive):
-            raise ValueError(f"learning rates must be positive and finite, got {shown!r}")
+            raise ValueError(f"lr: learning rates must be positive and finite, got {shown!r}")
         return floats
 
     # all others
     may_be_negative = min(present, default=0) < 0
     none_negative = all(value >= 0 for value in floats)
     if not (all_finite and (none_negative or may_be_negative)):
-        raise ValueError(f"{name} must not be negative, and finite, got {shown!r}")
+        raise ValueError(f"{name} must be finite and at least 0, got {shown!r}")
 
     # momentum and the betas, besides
     if name.startswith(_MOMENTA) and max(floats) > 1:
@@ -134,12 +135,17 @@ def checked_values(
 
 
 def _as_floats(values: Iterable[Any], name: str, shown: object) -> tuple[float, ...]:
-    """Converts numbers of any type; raises ValueError for a value that is no number."""
+    """Converts numbers of any type; raises TypeError for a value that is no number."""
+    floats = []
     for value in values:
-        is_number = hasattr(value, "__float__") and not isinstance(value, str)
+        is_number = hasattr(value, "__float__") and not isinstance(value, str | bool | type)
         if not is_number:
-            raise ValueError(f"{name} must be numbers, got {value!r} in {shown!r}")
-    return tuple(float(value) for value in values)
+            raise TypeError(f"{name} must be numbers, got {value!r} in {shown!r}")
+        try:
+            floats.append(float(value))
+        except OverflowError:  # 10**400
+            floats.append(math.inf)
+    return tuple(floats)
 
 
 def _without_arrays(values: Any) -> Any:
@@ -152,12 +158,12 @@ def _without_arrays(values: Any) -> Any:
 def _spread_slice(lr: slice, count: int) -> list[float]:
     """Learning rates of `slice(high)` or `slice(low, high)`, see `LayerGroups.spread`."""
     low, high = lr.start, lr.stop
-    low_fits = low is None or low > 0
-    high_fits = high is not None and high > 0
-    if lr.step is not None or not low_fits or not high_fits:
-        raise ValueError(
-            f"learning rates need slice(hi) or slice(lo, hi) with positive rates: {lr}"
-        )
+    if lr.step is not None or high is None:
+        raise ValueError(f"lr must be slice(hi) or slice(lo, hi) with positive rates, got {lr}")
+    arguments.real_number("the upper rate of lr=slice(lo, hi)", high, above=0)
+    if low is not None:
+        # the other way round, the first layers would move most
+        arguments.real_number("the lower rate of lr=slice(lo, hi)", low, above=0, at_most=high)
     if low is None:
         return [high / 10] * (count - 1) + [float(high)]
     if count == 1:

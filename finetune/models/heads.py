@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from finetune import arguments
+
 HeadKind: TypeAlias = Literal["mlp", "linear"]
 
 
@@ -21,10 +23,8 @@ def create_head(
     >>> [type(layer).__name__ for layer in create_head("linear", 8, 2)]
     ['Dropout', 'Linear']
     """
-    if kind not in get_args(HeadKind):
-        raise ValueError(f"head must be one of {', '.join(get_args(HeadKind))}, got {kind!r}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is a probability below 1, got {dropout}")
+    arguments.choice("head", kind, get_args(HeadKind))
+    arguments.real_number("dropout", dropout, at_least=0, below=1)
     if kind == "linear":
         return nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
     return nn.Sequential(

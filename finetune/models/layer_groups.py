@@ -9,6 +9,7 @@ from typing import TypeVar, overload
 
 from torch import nn
 
+from finetune import arguments
 from finetune.models import group_values
 from finetune.models.group_table import group_table
 from finetune.models.group_values import LearningRates, PerGroup
@@ -53,7 +54,8 @@ class LayerGroups(Sequence[LayerGroup]):
         *,
         norm: NormPolicy | Mapping[str, NormPolicy] | None = None,
     ) -> None:
-        self.model = model
+        self.model = arguments.instance("model", model, nn.Module)
+        arguments.sequence("members", members, "pairs of a name and modules")
         partition = partition_parameters(model, members)
         modules_by_group = modules_of_groups(model, list(partition.values()), members)
         norm_policies = named_policies(norm, list(partition))
@@ -133,10 +135,11 @@ class LayerGroups(Sequence[LayerGroup]):
         Gradients of frozen parameters are dropped, optimizer state and membership stay.
         """
         last = len(self) - 1
-        if not isinstance(count, int) or not -last <= count <= last:
+        arguments.whole_number("count", count)
+        if not -last <= count <= last:
             raise ValueError(
-                f"freeze_to(n) needs 0 <= n <= {last} for {len(self)} groups "
-                f"({', '.join(self.names)}), got {count}"
+                f"freeze_to(count) needs 0 <= count <= {last} for {len(self)} groups "
+                f"({', '.join(self.names)}), got {arguments.shown(count)}"
             )
         frozen_count = count % len(self)
         for i, group in enumerate(self):
@@ -183,6 +186,7 @@ class LayerGroups(Sequence[LayerGroup]):
         Raises ValueError for a hyper-parameter that no group's optimizer has, for a value that is
         not possible, and for lr, which is an argument of every fit.
         """
+        arguments.text("name", name)
         if name == "lr":
             raise ValueError("every fit has its own learning rates: pass lr to it, by group or not")
         present = self.values_of(name)

@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from finetune import arguments
+
 NormPolicy: TypeAlias = Literal["eval", "train", "follow"]
 NORM_POLICIES: tuple[NormPolicy, ...] = ("eval", "train", "follow")
 
@@ -53,8 +55,7 @@ def named_policies(
     for name, policy in policies.items():
         if name not in names:
             raise ValueError(f"norm names group {name!r}; the groups are {', '.join(names)}")
-        if policy not in NORM_POLICIES:
-            raise ValueError(f"norm must be one of {', '.join(NORM_POLICIES)}, got {policy!r}")
+        arguments.choice("norm", policy, NORM_POLICIES)
     return policies
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeGuard
 
 from torch import nn
 
+from finetune.arguments import shown
 from finetune.models.blocks import Block, Body, Stage, read_body
 from finetune.models.classifier_layers import HEAD_NAMES, classifier_layers
 from finetune.models.module_order import modules_in_order
@@ -78,7 +79,7 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
         return _at_indices(model, indices)
     if starts and len(paths) == len(starts):
         return _at_paths(model, paths)
-    raise ValueError(f"split={split!r} is not understood. {_HOW}")
+    raise ValueError(f"split={shown(split)} is not understood. {_HOW}")
 
 
 def count_places(module: nn.Module) -> Counter[int]:
@@ -165,6 +166,7 @@ def _by_count(model: nn.Module, count: int) -> NamedMembers:
     if count < 2:
         raise ValueError(f"split={count} needs 2 groups or more, the body's and the head")
     body, head = _body_and_head(model)
+    _check_enough_blocks(model, body, count)
     block_count = len(body.blocks)
     body_groups = count - 1
     starts = [i * block_count // body_groups for i in range(1, body_groups)]
@@ -183,15 +185,21 @@ def _by_function(model: nn.Module, split: SplitFunction) -> NamedMembers:
     return list(zip(_default_names(len(groups)), groups, strict=True))
 
 
+def _check_enough_blocks(model: nn.Module, body: Body, group_count: int) -> None:
+    """Raises ValueError unless the body has a block for each group but the head."""
+    block_count = len(body.blocks)
+    if group_count - 1 > max(block_count, 1):
+        raise ValueError(
+            f"{shown(group_count)} groups need {shown(group_count - 1)} blocks and a head, but the "
+            f"{type(model).__name__} has {counted(block_count, 'block')}; ask for "
+            f"split={block_count + 1} groups or fewer, or say otherwise where they begin"
+        )
+
+
 def _cut(model: nn.Module, body: Body, head: Members, starts: Sequence[int]) -> NamedMembers:
     """Groups of the body that start at these blocks, the first with the stem; and the head."""
+    _check_enough_blocks(model, body, len(starts) + 2)
     blocks = body.blocks
-    if len(starts) >= max(len(blocks), 1):
-        raise ValueError(
-            f"{len(starts) + 2} groups need {len(starts) + 1} blocks and a head, but the "
-            f"{type(model).__name__} has {counted(len(blocks), 'block')}; ask for "
-            f"{len(blocks) + 1} groups or fewer, or say otherwise where they begin"
-        )
     groups: list[Members] = []
     for start, end in pairwise([0, *starts, len(blocks)]):
         groups.append([p for block in blocks[start:end] for p in block.parameters])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from finetune import arguments
 from finetune.models.layer_group import LayerGroup
 
 OptimizerFactory: TypeAlias = Callable[..., Optimizer]
@@ -30,6 +31,11 @@ class Matrices:
 
     matrices: OptimizerFactory
     others: OptimizerFactory = adamw
+
+    def __post_init__(self) -> None:
+        takes = "parameters -> optimizer, such as torch.optim.AdamW"
+        arguments.function("matrices", self.matrices, takes)
+        arguments.function("others", self.others, takes)
 
     def __call__(self, *arguments: Any, **settings: Any) -> Optimizer:
         raise TypeError("Matrices makes two optimizers; give it to GroupOptimizer or a Learner")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from finetune import arguments
 from finetune.models.group_values import PerGroup, checked_values
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
@@ -52,7 +53,7 @@ class GroupOptimizer:
         *,
         weight_decay: PerGroup[float] | None = None,
     ) -> None:
-        self.groups = groups
+        self.groups = arguments.instance("groups", groups, LayerGroups)
         self.factory = factory
         factories = groups.per_group(factory, "optimizer")
         self._param_groups = make_param_groups(groups, factories)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune import arguments
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import OptimizerFactory, build_optimizer, split_by_factory
@@ -136,7 +137,7 @@ def make_param_groups(
         if not callable(factory) or isinstance(factory, Optimizer):
             raise TypeError(
                 "optimizer must be a torch optimizer class, a functools.partial of one, or a "
-                f"mapping of group names to them, got {factory!r}"
+                f"mapping of group names to them, got {arguments.shown(factory)}"
             )
     shares = _shares(groups, factories)
     optimizers = _build_optimizers(shares)

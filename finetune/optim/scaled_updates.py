@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from finetune import arguments
 from finetune.optim.factories import OptimizerFactory
 
 
@@ -28,10 +29,17 @@ class ScaledUpdates(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], optimizer: OptimizerFactory, lr: float = 1.0) -> None:
+        arguments.function("optimizer", optimizer, "params -> optimizer")
+        arguments.real_number("lr", lr, at_least=0)
+        if not isinstance(params, Iterable) or isinstance(params, str):
+            shown = arguments.shown(params)
+            raise TypeError(f"params must be parameters or param groups, got {shown}")
         param_groups = []
         for group in params:
             options = group if isinstance(group, dict) else {"params": [group]}
             param_groups.append({"lr": lr, **options})
+        if not param_groups:
+            raise ValueError("params is empty; pass model.parameters()")
         super().__init__(param_groups, {"lr": lr})
         self.inner = optimizer([{"params": group["params"]} for group in self.param_groups])
         # the inner optimizer's other hyper-parameters can be set in our param groups

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from finetune import arguments
+
 Schedule = Callable[[float], float]
 
 
@@ -24,10 +26,7 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(
-            f"{name} is a fraction of the phase and needs 0 <= {name} <= 1, got {value}"
-        )
+    arguments.real_number(name, value, at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,7 @@ class Delayed:
 
     def __post_init__(self) -> None:
         _check_fraction("start", self.start)
+        arguments.function("schedule", self.schedule, "progress -> multiplier")
 
     def __call__(self, progress: float) -> float:
         if progress < self.start:
@@ -149,11 +149,8 @@ def one_cycle(*, div: float = 25.0, div_final: float = 1e5, pct_start: float = 0
 
     pct_start: the fraction of the phase at which the peak is reached.
     """
-    for name, value in (("div", div), ("div_final", div_final)):
-        if not value > 0:
-            raise ValueError(
-                f"{name} divides the peak learning rate and must be positive, got {value}"
-            )
+    arguments.real_number("div", div, above=0)
+    arguments.real_number("div_final", div_final, above=0)
     return OneCycle(1 / div, 1.0, 1 / div_final, pct_start)
 
 

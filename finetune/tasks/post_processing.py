@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune import arguments
 from finetune.wording import did_you_mean
 
 DEFAULT_THRESHOLD = 0.5
@@ -24,14 +25,14 @@ class PostProcessing:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        arguments.real_number("temperature", self.temperature, above=0)
+        arguments.mapping("thresholds", self.thresholds, "classes to probabilities")
         for name, value in self.thresholds.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"a threshold is a probability, got {value} for {name!r}")
+            arguments.real_number(f"thresholds[{name!r}]", value, at_least=0, at_most=1)
 
     def thresholds_of(self, classes: Sequence[str]) -> list[float]:
         """One threshold for each class, in order. Raises ValueError for a threshold of no class."""
+        arguments.sequence("classes", classes, "names")
         for name in self.thresholds:
             if name not in classes:
                 raise ValueError(f"there is no class {name!r}; {did_you_mean(name, classes)}")

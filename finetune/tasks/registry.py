@@ -2,6 +2,7 @@
 
 from typing import Literal, TypeAlias, TypeVar
 
+from finetune import arguments
 from finetune.tasks.base import Task
 from finetune.tasks.multi_label import MultiLabel
 from finetune.tasks.regression import Regression
@@ -48,7 +49,7 @@ def resolve_task(task: TaskLike) -> Task:
     if isinstance(task, Task):
         return task
     if not isinstance(task, str):
-        raise TypeError(f"task must be the name of a task or a Task, got {task!r}")
+        raise TypeError(f"task must be the name of a task or a Task, got {arguments.shown(task)}")
     if task not in _tasks:
         names = ", ".join(map(repr, _tasks))
         raise ValueError(

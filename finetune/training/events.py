@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from finetune import arguments
+
 
 @dataclass(frozen=True, slots=True)
 class FitStart:
@@ -153,12 +155,19 @@ class Stop:
     reason: str
     phase_only: bool = False
 
+    def __post_init__(self) -> None:
+        arguments.text("reason", self.reason)
+        arguments.flag("phase_only", self.phase_only)
+
 
 @dataclass(frozen=True, slots=True)
 class Save:
     """An answer: writes a checkpoint after this event."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", arguments.path("path", self.path))
 
 
 Answer: TypeAlias = Stop | Save | None

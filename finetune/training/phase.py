@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, TypeAlias
 
+from finetune import arguments
 from finetune.models.group_values import checked_values
 from finetune.optim import schedules
 from finetune.optim.schedules import Schedule
@@ -32,13 +32,21 @@ class Phase:
     views: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.epochs, Integral) or self.epochs < 1:
-            raise ValueError(f"epochs must be a positive whole number, got {self.epochs!r}")
+        arguments.instance("name", self.name, str)
         # plain numbers and tuples, because a phase is compared and stored in checkpoints
-        object.__setattr__(self, "epochs", int(self.epochs))
+        epochs = arguments.whole_number("epochs", self.epochs, at_least=1)
+        object.__setattr__(self, "epochs", epochs)
+        frozen = arguments.whole_number("frozen", self.frozen, at_least=0)
+        object.__setattr__(self, "frozen", frozen)
+        if self.views is not None:
+            views = arguments.whole_number("views", self.views, at_least=1)
+            object.__setattr__(self, "views", views)
+        arguments.mapping("peaks", self.peaks, "hyper-parameters to one value per group")
+        arguments.mapping("schedules", self.schedules, "hyper-parameters to schedules")
         peaks = {}
         for name, values in self.peaks.items():
-            peaks[name] = checked_values(values, name, list(values))
+            values_of_groups = arguments.sequence(f"peaks[{name!r}]", values, "one value per group")
+            peaks[name] = checked_values(values_of_groups, name, values_of_groups)
         object.__setattr__(self, "peaks", peaks)
         schedules_by_name: dict[str, Schedule | tuple[Schedule, ...]] = {}
         for name, schedule in self.schedules.items():
@@ -46,8 +54,6 @@ class Phase:
                 schedule = tuple(schedule)
             schedules_by_name[name] = schedule
         object.__setattr__(self, "schedules", schedules_by_name)
-        if self.views is not None and (not isinstance(self.views, int) or self.views < 1):
-            raise ValueError(f"views must be a positive whole number or None, got {self.views!r}")
         self._check_schedules()
 
     def _check_schedules(self) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, TypeAlias
 
+from finetune import arguments
 from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, checked_values
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
@@ -24,9 +24,10 @@ def check(plan: Plan, groups: LayerGroups) -> None:
     A momentum is no reason, where the optimizer has none: the cycles have one for any.
     """
     if not isinstance(plan, tuple) or not all(isinstance(phase, Phase) for phase in plan):
-        raise TypeError(f"a plan is a tuple of phases, got {plan!r}; one phase is (phase,)")
+        shown = arguments.shown(plan)
+        raise TypeError(f"plan must be a tuple of phases, got {shown}; one phase is (phase,)")
     if not plan:
-        raise ValueError("the plan has no phase")
+        raise ValueError("plan has no phase")
     for phase in plan:
         for name, values in phase.peaks.items():
             if len(values) != len(groups):
@@ -64,6 +65,10 @@ def fit_plan(
     phase_peaks = {"lr": groups.spread(lr)}
     if momentum is not None:
         phase_peaks["momentum"] = groups.per_group(momentum, "momentum")
+    if peaks is not None:
+        arguments.mapping("peaks", peaks, "hyper-parameters to values")
+    if schedules is not None:
+        arguments.mapping("schedules", schedules, "hyper-parameters to schedules")
     for name, values in (peaks or {}).items():
         if name == "lr":
             raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
@@ -135,12 +140,15 @@ class FineTune:
             raise ValueError(
                 f"give lr_mult or layer_decay, not both; got {self.lr_mult} and {self.layer_decay}"
             )
+        arguments.whole_number("epochs", self.epochs, at_least=1)
         _check_rates(self.base_lr, self.lr_mult)
-        epochs, views = self.freeze_epochs, self.freeze_views
-        if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
-            raise ValueError(f"freeze_epochs must be a whole number, 0 or more, got {epochs!r}")
-        if views is not None and (not isinstance(views, int) or views < 1):
-            raise ValueError(f"freeze_views must be 1 or more, or None, got {views!r}")
+        if self.freeze_epochs is not None:
+            arguments.whole_number("freeze_epochs", self.freeze_epochs, at_least=0)
+        if self.freeze_views is not None:
+            arguments.whole_number("freeze_views", self.freeze_views, at_least=1)
+        if self.layer_decay is not None:
+            arguments.real_number("layer_decay", self.layer_decay, above=0, at_most=1)
+        one_cycle(div=self.div, pct_start=self.pct_start)  # the schedule checks its arguments
 
     def plan(self, groups: LayerGroups, *, keeps_features: bool) -> Plan:
         """The frozen phase, unless it has no epoch, and the unfrozen one.
@@ -207,10 +215,13 @@ PlanRequest: TypeAlias = Plan | FineTune
 
 
 def _check_rates(base_lr: float, lr_mult: float | None) -> None:
-    if not isinstance(base_lr, Real):
-        raise TypeError(f"base_lr is one number; lr_mult spreads it over the groups: {base_lr!r}")
-    if lr_mult is not None and not lr_mult > 0:
-        raise ValueError(f"lr_mult divides the learning rate and must be positive, got {lr_mult}")
+    if isinstance(base_lr, slice | list | tuple | Mapping | LayerDecay):
+        raise TypeError(
+            f"base_lr is one number; lr_mult spreads it over the groups, got {base_lr!r}"
+        )
+    arguments.real_number("base_lr", base_lr, above=0)
+    if lr_mult is not None:
+        arguments.real_number("lr_mult", lr_mult, above=0)
 
 
 def gradual_unfreeze_plan(
@@ -226,6 +237,8 @@ def gradual_unfreeze_plan(
     have up to `lr_mult` less, each its own rate in all phases.
     Source: gradual unfreezing (Howard and Ruder 2018, ULMFiT), with cycles as in `fine_tune`.
     """
+    arguments.whole_number("epochs_per_group", epochs_per_group, at_least=1)
+    arguments.real_number("lr_mult", lr_mult, above=0)
     _check_rates(base_lr, lr_mult)
     if len(groups) < 2:
         raise ValueError("there is one layer group only, so nothing can be frozen; pass split=")
@@ -254,6 +267,7 @@ def flat_cosine_plan(
     momentum: PerGroup[float] | None = 0.9,
 ) -> Plan:
     """Flat, then cosine to `lr / div_final` from `pct_start` on."""
+    arguments.real_number("div_final", div_final, above=0)
     schedule = FlatCosine(pct_start, 1 / div_final)
     return (_constant_momentum_phase("flat cosine", groups, epochs, lr, schedule, momentum),)
 
@@ -268,8 +282,9 @@ def restarts_plan(
     momentum: PerGroup[float] | None = 0.9,
 ) -> Plan:
     """Cosine to 0 with restarts, every cycle longer (SGDR, Loshchilov and Hutter 2016)."""
-    if not isinstance(cycles, int) or cycles < 1:
-        raise ValueError(f"cycles must be a positive whole number, got {cycles!r}")
+    arguments.whole_number("cycles", cycles, at_least=1)
+    arguments.whole_number("cycle_epochs", cycle_epochs, at_least=1)
+    arguments.whole_number("cycle_mult", cycle_mult, at_least=1)
     schedule = FlatCosine(0.0, 0.0)
     phases = []
     for number in range(cycles):

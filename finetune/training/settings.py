@@ -1,7 +1,8 @@
 """StepSettings: the options of a training step."""
 
-import math
 from dataclasses import dataclass
+
+from finetune import arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,28 +23,14 @@ class StepSettings:
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
-            raise ValueError(
-                f"accumulate must be a positive number of batches: {self.accumulate!r}"
-            )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
-        for name in ("mixup", "cutmix"):
-            alpha = getattr(self, name)
-            # True is a number to Python, and here somebody's wish to switch something on
-            if isinstance(alpha, bool) or not 0 <= alpha < math.inf:
-                raise ValueError(
-                    f"{name} is the alpha of a Beta distribution, such as 0.2 or 1.0, and 0 for "
-                    f"none, got {alpha!r}"
-                )
-        if isinstance(self.label_smoothing, bool) or not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing needs 0 <= label_smoothing < 1, got {self.label_smoothing!r}"
-            )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(
-                f"ema is the decay of an average, such as 0.999, and None for none, got {self.ema}"
-            )
+        arguments.whole_number("accumulate", self.accumulate, at_least=1)
+        if self.clip_norm is not None:
+            arguments.real_number("clip_norm", self.clip_norm, above=0)
+        arguments.real_number("mixup", self.mixup, at_least=0)
+        arguments.real_number("cutmix", self.cutmix, at_least=0)
+        arguments.real_number("label_smoothing", self.label_smoothing, at_least=0, below=1)
+        if self.ema is not None:
+            arguments.real_number("ema", self.ema, above=0, below=1)
 
     def to_dict(self) -> dict[str, float | None]:
         """The settings that a resumed run must have, too, as plain data."""

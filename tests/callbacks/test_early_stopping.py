@@ -42,7 +42,7 @@ def test_a_loss_that_is_no_number_does_not_count_as_better():
 
 
 def test_patience_is_at_least_one_epoch():
-    with pytest.raises(ValueError, match="1 or more, got 0"):
+    with pytest.raises(ValueError, match="of at least 1, got 0"):
         EarlyStopping(patience=0)
 
 

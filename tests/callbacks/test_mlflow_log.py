@@ -222,7 +222,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 def test_a_number_of_steps_that_is_none():
-    with pytest.raises(ValueError, match="every is a number of steps, 1 or more, got 0"):
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
         MLflow(every=0)
 
 

@@ -57,7 +57,7 @@ def test_no_number_is_never_an_improvement():
 
 
 def test_a_wrong_mode_is_told():
-    with pytest.raises(ValueError, match="'min', 'max' or None, got 'lowest'"):
+    with pytest.raises(ValueError, match="'min', 'max', None, got 'lowest'"):
         Monitor("loss", "lowest")
 
 
@@ -82,7 +82,7 @@ def test_the_best_value_is_its_state():
 
 def test_a_name_that_does_not_tell_the_direction_needs_a_mode():
     with pytest.raises(
-        ValueError, match="is a lower or a higher 'spread' better\\? pass mode='min'"
+        ValueError, match="monitor='spread': is a lower or a higher one better\\? pass mode='min'"
     ):
         Monitor("spread")
     assert improvements(Monitor("spread", "min"), "spread", [0.5, 0.4, 0.6]) == [True, True, False]

@@ -165,5 +165,5 @@ def test_a_live_plot_needs_a_notebook():
 
 
 def test_a_live_plot_refuses_a_pause_that_is_none():
-    with pytest.raises(ValueError, match="every is a number of seconds, 0 or more, got -1"):
+    with pytest.raises(ValueError, match="every must be a finite number of at least 0, got -1"):
         LivePlot(every=-1)

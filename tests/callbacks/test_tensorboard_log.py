@@ -76,5 +76,5 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path: Path
 
 
 def test_a_number_of_steps_that_is_none(tmp_path: Path):
-    with pytest.raises(ValueError, match="every is a number of steps, 1 or more, got 0"):
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
         TensorBoard(tmp_path, every=0)

@@ -1,6 +1,7 @@
 """UpdateNorms: rows while it trains, which go on after a resume, and an image."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import StopAt, tiny_learner
@@ -58,7 +59,7 @@ def test_before_a_fit_there_is_nothing_to_draw() -> None:
         UpdateNorms().plot()
 
 
-@pytest.mark.parametrize("every", [0, -1, 1.5])
-def test_it_needs_a_number_of_steps(every: object) -> None:
-    with pytest.raises(ValueError, match=f"every is a number of steps, 1 or more, got {every}"):
+@pytest.mark.parametrize(("every", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_it_needs_a_number_of_steps(every: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"every must be a whole number of at least 1, got {every}"):
         UpdateNorms(every)

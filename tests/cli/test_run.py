@@ -140,7 +140,7 @@ def test_options_take_dashes_and_underscores(
 ) -> None:
     for spelled in ("--batch-size=0", "--batch_size=0"):
         assert main(["train", str(photos), spelled]) == 1
-        assert "batch_size must be positive, got 0" in capsys.readouterr().err
+        assert "--batch-size must be a whole number of at least 1, got 0" in capsys.readouterr().err
 
 
 SINGLE = sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "multi_label.yaml"})

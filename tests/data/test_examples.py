@@ -142,7 +142,7 @@ def test_parts_know_their_numbers_in_the_whole() -> None:
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.2, 20, float("nan")])
 def test_bad_valid_fraction_is_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"valid_fraction needs 0 < valid_fraction < 1, got"):
+    with pytest.raises(ValueError, match=r"valid_fraction must be .* above 0 and below 1, got"):
         numbered((4, 4)).split(fraction, seed=0)
 
 
@@ -218,7 +218,7 @@ def test_marked_class_that_training_lacks_is_named() -> None:
 
 
 def test_marks_of_another_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 3 images, 3 labels and 2 marks of validation"):
+    with pytest.raises(ValueError, match="got 3 images, 3 labels and 2 marks of is_valid"):
         from_marked(list("123"), list("aba"), [False, True], 0.2, 0)
 
 

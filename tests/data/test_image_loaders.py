@@ -159,28 +159,28 @@ def test_fewer_training_images_than_a_batch_are_refused(photos: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_bad_batch_size_is_refused(photos: Path, batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
+    with pytest.raises(ValueError, match=f"batch_size must be .*, got {batch_size}"):
         from_photos(photos, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, 1.5])
 def test_bad_valid_fraction_is_refused(photos: Path, fraction: float) -> None:
-    with pytest.raises(ValueError, match=f"valid_fraction needs 0 < .* < 1, got {fraction}"):
+    with pytest.raises(ValueError, match=f"valid_fraction must be .*, got {fraction}"):
         from_photos(photos, valid_fraction=fraction)
 
 
 def test_bad_on_error_is_refused(photos: Path) -> None:
-    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
+    with pytest.raises(ValueError, match="on_error must be one of 'raise', 'skip', got 'ignore'"):
         from_photos(photos, on_error="ignore")
 
 
 def test_bad_image_size_is_refused(photos: Path) -> None:
-    with pytest.raises(ValueError, match="image_size is in pixels and must be positive, got -5"):
+    with pytest.raises(ValueError, match=r"image_size must be .* of at least 1 .*, got -5"):
         from_photos(photos, image_size=-5)
 
 
 def test_image_size_zero_is_refused(photos: Path) -> None:
-    with pytest.raises(ValueError, match="image_size is in pixels and must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"image_size must be .* of at least 1 .*, got 0"):
         from_photos(photos, image_size=0)
 
 
@@ -191,7 +191,7 @@ def test_bad_resize_is_refused(photos: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_bad_number_of_workers_is_refused_at_once(photos: Path, workers: int) -> None:
-    with pytest.raises(ValueError, match=f"workers must be positive, got {workers}"):
+    with pytest.raises(ValueError, match=f"workers must be .* of at least 1 .*, got {workers}"):
         from_photos(photos, workers=workers)
 
 

@@ -191,7 +191,7 @@ def test_length_is_that_of_the_loader() -> None:
 
 def test_loader_without_length_is_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"generator has no length, but a schedule needs the number"
+        TypeError, match=r"generator, has no length, but a schedule needs the number"
     ):
         TorchLoader(pair for pair in [(0, 0)])
 

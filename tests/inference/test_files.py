@@ -71,7 +71,7 @@ def test_other_errors_are_not_hidden() -> None:
     [
         ("gone", {}, FileNotFoundError, "'gone' does not exist"),
         (__file__, {}, FileNotFoundError, "is a file"),
-        ([], {"batch_size": 0}, ValueError, "positive whole number, got 0"),
+        ([], {"batch_size": 0}, ValueError, "whole number of at least 1, got 0"),
     ],
 )
 def test_mistakes_are_told_at_the_call(

@@ -104,7 +104,7 @@ def test_weights_that_saw_the_labels_are_not_asked(photos: Path) -> None:
 def test_what_can_not_be_named_is_an_error() -> None:
     with pytest.raises(ValueError, match="does not number its examples"):
         tiny_learner().suspicious_labels()
-    with pytest.raises(ValueError, match="of must be 'train' or 'valid', got 'test'"):
+    with pytest.raises(ValueError, match="of must be one of 'train', 'valid', got 'test'"):
         tiny_learner().suspicious_labels(of="test")
-    with pytest.raises(ValueError, match="count must be positive, got 0"):
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1, got 0"):
         tiny_learner().suspicious_labels(0, of="valid")

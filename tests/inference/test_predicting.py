@@ -252,7 +252,7 @@ def test_tta_is_the_mean_over_the_views(learner: Learner) -> None:
     assert not np.allclose(found.probabilities, learner.predictions().probabilities, atol=1e-4)
     own = found.probabilities[np.arange(len(found)), found.targets]
     assert found.losses == pytest.approx(-np.log(own), abs=1e-4)
-    with pytest.raises(ValueError, match="views must be positive, got 0"):
+    with pytest.raises(ValueError, match="views must be a whole number of at least 1, got 0"):
         learner.tta(0)
 
 

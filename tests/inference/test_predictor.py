@@ -193,7 +193,7 @@ def test_single_label_stays_a_label_and_its_probability(photos: dict[str, Path])
 
 @pytest.mark.parametrize(
     ("thresholds", "message"),
-    [({"rde": 0.5}, "no class 'rde'; did you mean 'red'"), ({"red": 2.0}, "got 2.0 for 'red'")],
+    [({"rde": 0.5}, "no class 'rde'; did you mean 'red'"), ({"red": 2.0}, "at most 1, got 2.0")],
 )
 def test_wrong_threshold_is_refused(
     thresholds: dict, message: str, photos: dict[str, Path]

@@ -65,7 +65,7 @@ def test_mistakes_are_counted() -> None:
 def test_top_losses_are_the_highest_first() -> None:
     assert [row.item for row in table().top_losses(2)] == ["b, c.jpg", 7]
     assert len(table().top_losses(99)) == 4
-    with pytest.raises(ValueError, match="number of rows must be positive, got 0"):
+    with pytest.raises(ValueError, match="k must be a whole number of at least 1, got 0"):
         table().top_losses(0)
 
 
@@ -99,7 +99,7 @@ def test_a_temperature_changes_probabilities_and_nothing_else() -> None:
     assert (softened.predicted == table().predicted).all()
     assert (softened.losses == table().losses).all()
     assert softened.temperature() == pytest.approx(table().temperature())
-    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+    with pytest.raises(ValueError, match="temperature must be a finite number above 0, got 0"):
         table().at_temperature(0)
 
 

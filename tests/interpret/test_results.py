@@ -59,7 +59,7 @@ def test_no_image_is_shown_twice() -> None:
     for wrong, right, count in ((0, 5, 9), (5, 0, 9), (3, 3, 6), (1, 20, 7)):
         shown = choose(range(100, 100 + wrong), range(right), count)
         assert len(shown) == len(set(shown)) == min(count, wrong + right)
-    with pytest.raises(ValueError, match="count must be positive, got 0"):
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1, got 0"):
         choose([1], [2], 0)
 
 

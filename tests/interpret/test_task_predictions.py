@@ -129,5 +129,5 @@ def test_images_of_labels_and_values(tmp_path: Path) -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"must be \[1, 3\] and losses as long"):
         LabelsPredictions(["a"], CLASSES, [[1, 0]], [[0.4, 0.6, 0.1]], [1.0])
-    with pytest.raises(ValueError, match="must be positive, got 0"):
+    with pytest.raises(ValueError, match="of at least 1, got 0"):
         labels().top_losses(0)

@@ -53,7 +53,7 @@ def test_given_weights_reach_the_backbone():
 
 
 def test_an_unknown_head_is_an_error():
-    with pytest.raises(ValueError, match="head must be one of mlp, linear"):
+    with pytest.raises(ValueError, match="head must be one of 'mlp', 'linear'"):
         Architecture("test_resnet", 3, 32, head="conv").build()  # type: ignore[arg-type]
 
 

@@ -90,11 +90,11 @@ def test_the_head_has_the_full_rate_of_a_layer_decay_and_the_group_below_it_one_
 
 @pytest.mark.parametrize("factor", [0, -0.5, 1.5])
 def test_a_layer_decay_makes_no_group_faster(factor: float):
-    with pytest.raises(ValueError, match=r"0 < factor <= 1"):
+    with pytest.raises(ValueError, match=r"factor must be .* above 0 and at most 1"):
         LayerDecay(1e-3, factor)
 
 
-@pytest.mark.parametrize("lr", [{"2": 0.0, "*": 0.1}, LayerDecay(-1.0, 0.5), {"*": float("nan")}])
+@pytest.mark.parametrize("lr", [{"2": 0.0, "*": 0.1}, {"*": float("nan")}])
 def test_rates_must_be_positive(lr: Any):
     with pytest.raises(ValueError, match="positive and finite"):
         LayerGroups.from_model(tiny_model(3), [1, 2]).spread(lr)
@@ -141,7 +141,7 @@ def test_an_optimizer_without_it_refuses_a_hyper_parameter():
 
 
 def test_a_negative_value_is_refused():
-    with pytest.raises(ValueError, match=r"eps must not be negative, and finite, got -1"):
+    with pytest.raises(ValueError, match=r"eps must be finite and at least 0, got -1"):
         learner_of().layer_groups.set("eps", -1)
 
 
@@ -211,13 +211,13 @@ def test_setting_one_value_keeps_the_peaks_of_the_others():
     ("name", "value", "message"),
     [
         ("beta2", 7.0, "beta2 must not be above 1, got 7.0"),
-        ("eps", float("inf"), "eps must not be negative, and finite"),
+        ("eps", float("inf"), "eps must be finite and at least 0, got inf"),
         ("eps", "0.1", r"eps must be numbers, got '0.1'"),
         ("eps", None, r"eps must be numbers, got None"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(name: str, value: Any, message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         learner_of().layer_groups.set(name, value)
 
 

@@ -35,13 +35,13 @@ def test_a_head_turns_features_into_logits(kind):
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="head must be one of mlp, linear, got 'conv'"):
+    with pytest.raises(ValueError, match="head must be one of 'mlp', 'linear', got 'conv'"):
         create_head("conv", 8, 3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
 def test_dropout_that_is_no_probability_below_one_is_an_error(dropout: float):
-    with pytest.raises(ValueError, match=f"dropout is a probability below 1, got {dropout}"):
+    with pytest.raises(ValueError, match=f"dropout must be .* and below 1, got {dropout}"):
         create_head("mlp", 8, 3, dropout=dropout)
 
 

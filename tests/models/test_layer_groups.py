@@ -191,7 +191,7 @@ def test_freeze_to_counts_from_the_front_or_the_end(count: int, frozen: int):
 @pytest.mark.parametrize("count", [3, -3, 5])
 def test_freezing_everything_is_an_error(count: int):
     with pytest.raises(
-        ValueError, match=rf"needs 0 <= n <= 2 for 3 groups \(0, 1, 2\), got {count}"
+        ValueError, match=rf"needs 0 <= count <= 2 for 3 groups \(0, 1, 2\), got {count}"
     ):
         tiny_groups().freeze_to(count)
 
@@ -431,14 +431,17 @@ def test_the_wrong_number_of_rates_names_both_counts(rates: list[float]):
     "lr", [slice(0, 1e-3), slice(-1e-3, 1e-3), slice(0), slice(-1), slice(1e-3, None)]
 )
 def test_a_slice_needs_positive_ends(lr: slice):
-    with pytest.raises(
-        ValueError, match=r"need slice\(hi\) or slice\(lo, hi\) with positive rates"
-    ):
+    with pytest.raises(ValueError, match=r"slice\((hi|lo, hi)\) must be|lr must be slice\(hi\)"):
         groups_of(3).spread(lr)
 
 
+def test_a_slice_goes_from_the_lower_rate_to_the_higher():
+    with pytest.raises(ValueError, match=r"lower rate of lr=.* at most 0\.0001, got 0\.01"):
+        groups_of(3).spread(slice(1e-2, 1e-4))
+
+
 def test_a_slice_has_no_step():
-    with pytest.raises(ValueError, match=r"need slice\(hi\) or slice\(lo, hi\)"):
+    with pytest.raises(ValueError, match=r"must be slice\(hi\) or slice\(lo, hi\)"):
         groups_of(3).spread(slice(1e-4, 1e-2, 2))
 
 

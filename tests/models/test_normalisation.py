@@ -73,7 +73,7 @@ def test_an_unknown_group_is_an_error():
 
 @pytest.mark.parametrize("names", [["a", "head"], ["head"]], ids=["two groups", "one group"])
 def test_an_unknown_policy_is_an_error(names: list[str]):
-    with pytest.raises(ValueError, match="must be one of eval, train, follow, got 'frozen'"):
+    with pytest.raises(ValueError, match="must be one of 'eval', 'train', 'follow', got 'frozen'"):
         named_policies("frozen", names)  # type: ignore[arg-type]
 
 

@@ -112,7 +112,7 @@ def test_a_number_of_groups_is_cut_at_equal_numbers_of_blocks():
 
 def test_more_groups_than_blocks_says_how_many_there_are():
     with pytest.raises(
-        ValueError, match=r"7 groups need 6 blocks .* has 4 blocks; .* for 5 groups"
+        ValueError, match=r"7 groups need 6 blocks .* has 4 blocks; .* for split=5 groups"
     ):
         split_model(nn.Sequential(stack(4), nn.Linear(2, 2)), 7)
 
@@ -272,7 +272,7 @@ def test_a_backbone_that_timm_did_not_make_is_cut_in_the_middle_of_its_blocks():
 
 def test_a_backbone_of_one_block_has_no_halves():
     with pytest.raises(
-        ValueError, match=r"3 groups need 2 blocks and a head, .* has 1 block; ask for 2"
+        ValueError, match=r"3 groups need 2 blocks and a head, .* has 1 block; ask for split=2"
     ):
         split_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "halves")
 

@@ -171,7 +171,7 @@ def test_a_factory_function_decays_no_bias_either():
 
 
 def test_negative_weight_decay_is_an_error():
-    with pytest.raises(ValueError, match=r"weight_decay must not be negative, .* got -0\.1"):
+    with pytest.raises(ValueError, match=r"weight_decay must be finite and at least 0, got -0\.1"):
         optimizer_of(model_of_two(), weight_decay=-0.1)
 
 

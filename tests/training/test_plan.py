@@ -163,7 +163,8 @@ def test_epochs_go_round_their_views(views: Any, expected: list[int | None]):
 
 @pytest.mark.parametrize("views", [0, -1, 1.5, "3"])
 def test_views_are_a_positive_whole_number_or_none(views: Any):
-    with pytest.raises(ValueError, match=f"views must be a positive .* or None, got {views!r}"):
+    rule = f"views must be a whole number of at least 1, got {views!r}"
+    with pytest.raises((TypeError, ValueError), match=rule):
         phase(views=views)
 
 
@@ -342,8 +343,8 @@ def test_a_phase_of_numpy_numbers_is_plain():
 @pytest.mark.parametrize(
     ("plan", "error", "message"),
     [
-        ((), ValueError, "the plan has no phase"),
-        (phase(), TypeError, "a plan is a tuple of phases"),
+        ((), ValueError, "plan has no phase"),
+        (phase(), TypeError, "plan must be a tuple of phases"),
         ((phase(frozen=2),), ValueError, "phase 'p' freezes 2 of 2 groups"),
         ((phase(peaks={"momentum": (0.9, 0.9)}),), ValueError, "has no lr among its peaks"),
     ],
@@ -355,7 +356,10 @@ def test_a_plan_that_can_not_be_run_is_refused(plan: Any, error: type, message: 
 
 @pytest.mark.parametrize("options", [{"base_lr": slice(1e-3)}, {"lr_mult": 0}])
 def test_gradual_unfreezing_takes_one_rate_and_a_positive_multiple(options: dict):
-    with pytest.raises((TypeError, ValueError), match=r"base_lr is one number|must be positive"):
+    with pytest.raises(
+        (TypeError, ValueError),
+        match=r"base_lr is one number|lr_mult must be",
+    ):
         plans.gradual_unfreeze_plan(groups_of(3), **options)
 
 
@@ -391,19 +395,21 @@ def test_gradual_unfreezing_needs_two_groups():
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.5, "3"])
 def test_epochs_are_a_positive_whole_number(epochs: Any):
-    with pytest.raises(ValueError, match=f"epochs must be a positive whole number, got {epochs!r}"):
+    rule = f"epochs must be a whole number of at least 1, got {epochs!r}"
+    with pytest.raises((TypeError, ValueError), match=rule):
         phase(epochs=epochs)
 
 
 @pytest.mark.parametrize("method", ["fit", "fit_one_cycle", "fit_flat_cos", "fine_tune"])
 def test_no_fit_takes_zero_epochs(method: str):
-    with pytest.raises(ValueError, match="epochs must be a positive whole number, got 0"):
+    with pytest.raises(ValueError, match="epochs must be a whole number of at least 1, got 0"):
         getattr(tiny_learner(2), method)(0)
 
 
 @pytest.mark.parametrize("cycles", [0, -1, 1.5])
 def test_cycles_are_a_positive_whole_number(cycles: Any):
-    with pytest.raises(ValueError, match=f"cycles must be a positive whole number, got {cycles}"):
+    rule = f"cycles must be a whole number of at least 1, got {cycles}"
+    with pytest.raises((TypeError, ValueError), match=rule):
         plans.restarts_plan(groups_of(2), cycles, 1, 1e-3)
 
 
@@ -439,20 +445,20 @@ def test_fine_tune_takes_higher_rates_for_early_layers_in_longer_runs(epochs: in
 
 @pytest.mark.parametrize("lr_mult", [0, -1.0])
 def test_lr_mult_is_positive(lr_mult: float):
-    with pytest.raises(ValueError, match=f"lr_mult divides .* must be positive, got {lr_mult}"):
+    with pytest.raises(ValueError, match=f"lr_mult must be a finite number above 0, got {lr_mult}"):
         plans.fine_tune_plan(groups_of(2), 1, lr_mult=lr_mult)
 
 
 @pytest.mark.parametrize("freeze_epochs", [-1, 0.5])
 def test_freeze_epochs_are_a_whole_number(freeze_epochs: Any):
-    with pytest.raises(ValueError, match=f"freeze_epochs must be a whole .*, got {freeze_epochs}"):
+    with pytest.raises((TypeError, ValueError), match=f"freeze_epochs .*, got {freeze_epochs}"):
         plans.fine_tune_plan(groups_of(2), 1, freeze_epochs=freeze_epochs)
 
 
 @pytest.mark.parametrize("freeze_epochs", [0, 1])
 @pytest.mark.parametrize("base_lr", [0.0, -1e-3, float("nan")])
 def test_base_lr_is_positive(base_lr: float, freeze_epochs: int):
-    with pytest.raises(ValueError, match=r"positive rates|must be positive"):
+    with pytest.raises(ValueError, match=r"base_lr must be a finite number above 0"):
         plans.fine_tune_plan(groups_of(2), 1, base_lr=base_lr, freeze_epochs=freeze_epochs)
 
 
@@ -461,7 +467,7 @@ def test_base_lr_is_positive(base_lr: float, freeze_epochs: int):
     ("lr", "message"),
     [
         ([1e-3], r"got 1 learning rates for 3 groups \(0, 1, 2\)"),
-        (slice(0, 1e-3), "need slice.* with positive rates"),
+        (slice(0, 1e-3), "lower rate of lr=slice.* above 0"),
         (-1e-3, r"must be positive and finite, got -0.001"),
     ],
     ids=["too few", "slice from 0", "negative"],
@@ -480,5 +486,5 @@ def test_a_value_whose_default_is_negative_may_be_so_in_a_plan():
 @pytest.mark.parametrize("name", ["weight_decay", "eps"])
 def test_other_values_of_a_plan_may_not_be_negative(name: str):
     own = phase(peaks={"lr": (0.1, 0.2), name: (0.1, -5.0)})
-    with pytest.raises(ValueError, match=f"{name} must not be negative"):
+    with pytest.raises(ValueError, match=f"{name} must be finite and at least 0"):
         tiny_learner(2).fit_plan((own,))

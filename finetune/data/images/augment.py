@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune import arguments
 from finetune.randomness import uniforms
 from finetune.wording import did_you_mean
 
@@ -55,17 +56,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("flip", "affine_probability", "lighting_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
-        if not -360 <= self.rotate <= 360:
-            raise ValueError(f"rotate is in degrees, -360 to 360, got {self.rotate}")
-        if not 0 < self.min_window <= 1:
-            raise ValueError(f"min_window needs 0 < min_window <= 1, got {self.min_window}")
-        if not 0 <= self.lighting < 1 or not 0 <= self.warp < 0.5:
-            raise ValueError(
-                "lighting needs 0 <= lighting < 1 and warp 0 <= warp < 0.5, "
-                f"got {self.lighting} and {self.warp}"
-            )
+            arguments.real_number(name, getattr(self, name), at_least=0, at_most=1)
+        arguments.real_number("rotate", self.rotate, at_least=-360, at_most=360)
+        arguments.real_number("min_window", self.min_window, above=0, at_most=1)
+        arguments.real_number("lighting", self.lighting, at_least=0, below=1)
+        arguments.real_number("warp", self.warp, at_least=0, below=0.5)
 
 
 LIGHT = Augmentation(min_window=0.9, rotate=0.0, warp=0.0, lighting=0.1)
@@ -85,13 +80,13 @@ def resolve(augment: Augment) -> Augmentation | Transform | None:
     if isinstance(augment, str):
         if augment not in NAMED:
             hint = did_you_mean(augment, NAMED)
-            raise ValueError(f"there is no augmentation {augment!r}; {hint}")
+            raise ValueError(f"augment={augment!r} is no augmentation; {hint}")
         return NAMED[augment]
     if augment is None or isinstance(augment, Augmentation) or callable(augment):
         return augment
     raise TypeError(
         f"augment must be one of {', '.join(map(repr, NAMED))}, an Augmentation, None or a "
-        f"function of an image, got {augment!r}"
+        f"function of an image, got {arguments.shown(augment)}"
     )
 
 

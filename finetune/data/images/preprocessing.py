@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune import arguments
 from finetune.data.images.augment import center_crop
 from finetune.data.images.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
 
@@ -40,12 +41,9 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ValueError(f"image_size is in pixels and must be positive, got {self.image_size}")
-        if self.resize not in RESIZE_METHODS:
-            raise ValueError(f"resize must be one of {RESIZE_METHODS}, got {self.resize!r}")
-        if not 0.1 <= self.crop_fraction <= 1:
-            raise ValueError(f"crop_fraction needs 0.1 <= value <= 1, got {self.crop_fraction}")
+        arguments.whole_number("image_size", self.image_size, at_least=1)
+        arguments.choice("resize", self.resize, RESIZE_METHODS)
+        arguments.real_number("crop_fraction", self.crop_fraction, at_least=0.1, at_most=1)
 
     @property
     def presized_side(self) -> int:

@@ -22,6 +22,7 @@ from uuid import uuid4
 import numpy as np
 import PIL
 
+from finetune import arguments
 from finetune.wording import warn
 
 STORE_VERSION = 1
@@ -86,9 +87,8 @@ class CacheFolder:
     """
 
     def __init__(self, path: str | Path, gigabytes: float) -> None:
-        if not gigabytes > 0:
-            raise ValueError(f"cache_gigabytes must be positive, got {gigabytes}")
-        self.path = Path(path).resolve()
+        arguments.real_number("cache_gigabytes", gigabytes, above=0)
+        self.path = arguments.path("cache_folder", path).resolve()
         self.gigabytes = gigabytes
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune import arguments
 from finetune.data.examples import Examples
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.folders import image_files
@@ -68,12 +69,16 @@ def from_marked(
     none are marked.
     """
     task = resolve_task(task)
+    arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
+    if classes is not None:
+        arguments.sequence("classes", classes, "class names")
     if is_valid is None:
         whole = from_pairs(items, labels, classes, task, of_training=False)
         return whole.split(valid_fraction, seed)
+    arguments.sequence("is_valid", is_valid, "True and False, one for each image")
     if not len(is_valid) == len(items) == len(labels):
         raise ValueError(
-            f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of validation"
+            f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of is_valid"
         )
     marks = [bool(mark) for mark in is_valid]
     if all(marks) or not any(marks):
@@ -113,6 +118,7 @@ def without_labels(
     """Examples without labels: the images in and below a folder, or a sequence of images."""
     if isinstance(items, str | Path):
         items = image_files(items)
+    arguments.sequence("items", items, "images, or a folder")
     if len(items) == 0:
         raise ValueError("there are no images to predict")
     labels = task.unlabelled(len(items), classes)

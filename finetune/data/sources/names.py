@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from finetune import arguments
 from finetune.data.sources.folders import image_files
 
 Pattern: TypeAlias = "str | re.Pattern[str] | Callable[[Path], Any]"
@@ -24,12 +25,13 @@ def from_names(
     (['cats/tabby_12.jpg'], ['tabby'])
     """
     if isinstance(files, str | Path):
-        files = image_files(files)
-    paths: list[str | Path] = list(files)
+        files = image_files(arguments.path("files", files))
+    arguments.sequence("files", files, "paths, or a folder")
+    paths: list[str | Path] = [arguments.path("files", path) for path in files]
     if isinstance(pattern, str | re.Pattern):
         label_of = _label_finder(re.compile(pattern))
     else:
-        label_of = pattern
+        label_of = arguments.function("pattern", pattern, "path -> label, or a regular expression")
     return paths, [label_of(Path(path)) for path in paths]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune import arguments
 from finetune.data.images.decode import ImageSource
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.tasks.labels import is_empty, is_missing
@@ -51,8 +52,18 @@ class Layout:
     delimiter: str = " "
 
     def __post_init__(self) -> None:
-        if not self.delimiter:
-            raise ValueError("label_delimiter must be at least one character, got ''")
+        for name, column in (("image_column", self.image), ("valid_column", self.valid)):
+            if column is not None:
+                arguments.text(name, column)
+        if isinstance(self.label, str):
+            arguments.text("label_column", self.label)
+        elif self.label is not None:
+            columns = arguments.sequence(
+                "label_column", self.label, "names of columns, or one name"
+            )
+            if not len(columns):
+                raise ValueError("label_column names no column; None is the second column")
+        arguments.text("label_delimiter", self.delimiter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ def _columns_of(table: Any) -> Columns:
         if has_interchange:
             return _columns_through_arrow(table)
         raise TypeError(
-            "a table is a data frame (pandas, polars, pyarrow, ...) or a mapping of names to "
+            "table must be a data frame (pandas, polars, pyarrow, ...) or a mapping of names to "
             f"lists, got {type(table).__name__}"
         )
     try:

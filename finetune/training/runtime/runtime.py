@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
+from finetune import arguments
 from finetune.training.runtime.convolutions import Convolutions
 from finetune.training.runtime.modules import computes_again
 
@@ -41,9 +42,10 @@ class Runtime:
     automatic: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "device", torch.device(self.device))
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be fp32, bf16 or fp16, got {self.precision!r}")
+        object.__setattr__(self, "device", checked_device(self.device))
+        arguments.choice("precision", self.precision, get_args(Precision))
+        for name in ("channels_last", "convolutions", "fold", "compile", "automatic"):
+            arguments.flag(name, getattr(self, name))
         if self.convolutions and self.device.type != "cpu":
             raise ValueError(f"convolutions=True is for CPUs, the device is {self.device}")
         if self.compile and (self.convolutions or self.fold):
@@ -141,11 +143,8 @@ def choose_runtime(
     the hardware computes in it, fp16 on older GPUs, and fp32 elsewhere. `Runtime.suited_to` fits
     the answer to a model.
     """
-    if precision not in get_args(PrecisionChoice):
-        raise ValueError(f"precision must be auto, fp32, bf16 or fp16, got {precision!r}")
-    chosen_device = _best_device() if device is None else torch.device(device)
-    if not _is_available(chosen_device):
-        raise ValueError(f"there is no {chosen_device.type} device here for device={str(device)!r}")
+    arguments.choice("precision", precision, get_args(PrecisionChoice))
+    chosen_device = _best_device() if device is None else available_device(device)
     chosen_precision = _best_precision(chosen_device) if precision == "auto" else precision
     on_cpu = chosen_device.type == "cpu"
     # the units of a GPU that compute in half precision read this layout, as CPUs do
@@ -159,6 +158,32 @@ def choose_runtime(
         fold=on_cpu,
         automatic=precision == "auto",
     )
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device of this name, such as "cuda", "cuda:1", "mps" or "cpu".
+
+    Raises TypeError for what is no name, and ValueError for one that torch does not have.
+    """
+    if isinstance(device, torch.device):
+        return device
+    rule = "device must be 'cuda', 'mps', 'cpu' or a torch.device"
+    # torch takes a number for an accelerator's
+    if not isinstance(device, str):
+        raise TypeError(f"{rule}, got {arguments.shown(device)}")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        hint = "; of an NVIDIA or AMD GPU it is 'cuda'" if "gpu" in device.lower() else ""
+        raise ValueError(f"{rule}, got {device!r}{hint}") from None
+
+
+def available_device(device: str | torch.device) -> torch.device:
+    """The device of this name. Raises ValueError where this machine has none of the kind."""
+    checked = checked_device(device)
+    if not _is_available(checked):
+        raise ValueError(f"there is no {checked.type} device here for device={str(device)!r}")
+    return checked
 
 
 def _is_available(device: torch.device) -> bool:

@@ -302,19 +302,19 @@ def test_a_draw_is_keyed_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["flip", "affine_probability", "lighting_probability"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_bad_probability_is_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} is a probability, got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be .* and at most 1, got {value}"):
         Augmentation(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.5, float("nan")])
 def test_bad_window_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match=f"min_window needs 0 < min_window <= 1, got {value}"):
+    with pytest.raises(ValueError, match=f"min_window must be .*, got {value}"):
         Augmentation(min_window=value)
 
 
 @pytest.mark.parametrize("value", [{"lighting": 1.0}, {"lighting": -0.1}, {"warp": 0.5}])
 def test_bad_lighting_or_warp_is_refused(value: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="lighting needs 0 <= lighting < 1 and warp 0 <= warp"):
+    with pytest.raises(ValueError, match=r"(lighting|warp) must be .* of at least 0 and below"):
         Augmentation(**value)
 
 

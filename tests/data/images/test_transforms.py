@@ -52,7 +52,7 @@ def test_default_is_standard(tmp_path: Path) -> None:
 
 
 def test_unknown_name_is_corrected() -> None:
-    with pytest.raises(ValueError, match="no augmentation 'stong'; did you mean 'strong'"):
+    with pytest.raises(ValueError, match="'stong' is no augmentation; did you mean 'strong'"):
         resolve("stong")  # type: ignore[arg-type]
 
 
