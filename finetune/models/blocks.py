@@ -48,7 +48,10 @@ class Stage:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        return [p for block in self.blocks for p in block.parameters]
+        parameters: list[nn.Parameter] = []
+        for block in self.blocks:
+            parameters.extend(block.parameters)
+        return parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,10 @@ class Body:
 
     @property
     def blocks(self) -> list[Block]:
-        return [block for stage in self.stages for block in stage.blocks]
+        blocks: list[Block] = []
+        for stage in self.stages:
+            blocks.extend(stage.blocks)
+        return blocks
 
 
 @dataclass(slots=True)
@@ -102,14 +108,16 @@ def read_body(network: nn.Module, without: Collection[int] = ()) -> Body:
     pieces = _outermost_level(network_piece.chain)
     if not pieces:  # a network without parameters
         return Body([], [])
-    if not any(piece.chain for piece in pieces):  # the network itself is the only stage
+    if _count_chains(pieces) == 0:  # the network itself is the only stage
         before, blocks = _split_at_first_block(pieces)
         pieces = [*before, _Piece("body", [], 2, blocks)]
     first_chain = [bool(piece.chain) for piece in pieces].index(True)
-    stem, pieces = pieces[:first_chain], pieces[first_chain:]
+    stem = pieces[:first_chain]
+    pieces_of_stages = pieces[first_chain:]
     if not stem:  # it is in the first stage's container
-        stem, pieces[0].chain = _split_at_first_block(pieces[0].chain)
-    return Body(_parameters(stem), _stages(pieces))
+        first_stage = pieces_of_stages[0]
+        stem, first_stage.chain = _split_at_first_block(first_stage.chain)
+    return Body(_parameters(stem), _stages(pieces_of_stages))
 
 
 class _Reader:
@@ -119,6 +127,7 @@ class _Reader:
         self._claimed = set(without)
         self._weights: set[int] = set()  # identities of the matrices and kernels
         for name, parameter in network.named_parameters():
+            # by name as well: a position embedding has as many dimensions as a matrix
             is_weight = parameter.ndim > 1 and name.endswith("weight")
             if is_weight and id(parameter) not in self._claimed:
                 self._weights.add(id(parameter))
@@ -130,11 +139,12 @@ class _Reader:
         if not is_opened and not self._may_wrap_a_network(module, path):
             return self._read_closed(module, path)
         pieces = self._read_children(module, path)
-        piece = _Piece(path, _parameters(pieces), sum(inner.weights for inner in pieces))
+        weights = sum(inner.weights for inner in pieces)
+        piece = _Piece(path, _parameters(pieces), weights)
         if is_opened:
             has_blocks = any(inner.is_block for inner in pieces)
         else:  # layers do not tell a wrapper of a network from a large block; chains inside do
-            has_blocks = any(inner.chain for inner in pieces)
+            has_blocks = _count_chains(pieces) > 0
         if has_blocks:
             piece.chain = pieces
         elif is_network or path.endswith("features"):  # as VGG and others call a plain stack
@@ -147,13 +157,15 @@ class _Reader:
         outside_children = self._claim(module.parameters(recurse=False))
         pieces = [_Piece(path, outside_children, weights=0)]
         for child in children_in_order(module):
-            before = [self._read_closed(part, join_path(path, name)) for name, part in child.before]
+            before: list[_Piece] = []
+            for name, module_before in child.before:
+                before.append(self._read_closed(module_before, join_path(path, name)))
             leading_in, shared = before[:1], before[1:]
             piece = self.read(child.module, join_path(path, child.path))
             pieces.extend([*leading_in, piece])
             # the first block of a stage has what all of them use
-            first = piece.chain[0] if piece.chain else piece
-            first.parameters.extend(_parameters(shared))
+            first_block = piece.chain[0] if piece.chain else piece
+            first_block.parameters.extend(_parameters(shared))
         return [piece for piece in pieces if piece.parameters]
 
     def _read_closed(self, module: nn.Module, path: str) -> _Piece:
@@ -193,10 +205,13 @@ def _is_closed(path: str) -> bool:
 
 def _is_opened(module: nn.Module, path: str) -> bool:
     """Whether the module is a container or a stage, so that its children are pieces."""
-    if isinstance(module, _CONTAINERS) or type(module).__name__ in _STAGES:
+    is_stage_by_class = type(module).__name__ in _STAGES
+    if isinstance(module, _CONTAINERS) or is_stage_by_class:
         return path.rpartition(".")[2] not in _CLOSED
-    has_chain = any(isinstance(getattr(module, name, None), _CONTAINERS) for name in _CHAINS)
-    return has_chain and not _is_closed(path)
+    if _is_closed(path):
+        return False
+    chains = [getattr(module, name, None) for name in _CHAINS]
+    return any(isinstance(chain, _CONTAINERS) for chain in chains)
 
 
 def _outermost_level(pieces: list[_Piece]) -> list[_Piece]:
@@ -251,12 +266,13 @@ def _blocks(pieces: list[_Piece]) -> list[Block]:
     blocks: list[Block] = []
     for_next_block: list[nn.Parameter] = []
     for piece in pieces:
+        is_right_behind_block = bool(blocks) and not for_next_block
         if piece.is_block:
             blocks_of_piece = _blocks_of(piece)
             blocks_of_piece[0].parameters[:0] = for_next_block
             blocks.extend(blocks_of_piece)
             for_next_block = []
-        elif blocks and not for_next_block and not piece.weights:
+        elif is_right_behind_block and piece.weights == 0:
             blocks[-1].parameters.extend(piece.parameters)
         else:
             for_next_block.extend(piece.parameters)
@@ -272,4 +288,7 @@ def _blocks_of(piece: _Piece) -> list[Block]:
 
 
 def _parameters(pieces: Iterable[_Piece]) -> list[nn.Parameter]:
-    return [p for piece in pieces for p in piece.parameters]
+    parameters: list[nn.Parameter] = []
+    for piece in pieces:
+        parameters.extend(piece.parameters)
+    return parameters

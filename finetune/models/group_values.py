@@ -63,18 +63,26 @@ def per_group(groups: Mapping[str, Iterable[str]], values: PerGroup[T], what: st
     """
     values = _without_arrays(values)
     if isinstance(values, Mapping):
-        value_at = _flatten(values)
-        _check_paths(value_at, groups, what)
-        return tuple(
-            _value_of_group(group, list(parameters), value_at, what)
-            for group, parameters in groups.items()
-        )
+        return _by_paths(groups, values, what)
     if isinstance(values, Sequence) and not isinstance(values, str):
         if len(values) != len(groups):
             names = ", ".join(groups)
             raise ValueError(f"got {len(values)} {what}s for {len(groups)} groups ({names})")
         return tuple(values)
     return (values,) * len(groups)
+
+
+def _by_paths(
+    groups: Mapping[str, Iterable[str]], values: Mapping[Any, Any], what: str
+) -> tuple[Any, ...]:
+    """One value per group from a mapping of names and paths, see `per_group`."""
+    value_at = _flatten(values)
+    _check_paths(value_at, groups, what)
+    values_of_groups = []
+    for group, parameters in groups.items():
+        path = _path_that_counts(group, list(parameters), value_at, what)
+        values_of_groups.append(value_at[path])
+    return tuple(values_of_groups)
 
 
 def spread(groups: Mapping[str, Iterable[str]], lr: LearningRates) -> tuple[float, ...]:
@@ -113,23 +121,21 @@ def checked_values(
     if shown is None:
         shown = values
     floats = _as_floats(values, name, shown)
-    all_finite = all(math.isfinite(value) for value in floats)
+    lowest, highest = min(floats), max(floats)
+    all_finite = all(map(math.isfinite, floats))
 
-    # learning rates
     if name in _LEARNING_RATES:
-        all_positive = all(value > 0 for value in floats)
-        if not (all_finite and all_positive):
+        # a group that is not to move is frozen, so that it costs no backward pass either
+        if not all_finite or lowest <= 0:
             raise ValueError(f"lr: learning rates must be positive and finite, got {shown!r}")
         return floats
 
-    # all others
     may_be_negative = min(present, default=0) < 0
-    none_negative = all(value >= 0 for value in floats)
-    if not (all_finite and (none_negative or may_be_negative)):
+    is_too_low = lowest < 0 and not may_be_negative
+    if not all_finite or is_too_low:
         raise ValueError(f"{name} must be finite and at least 0, got {shown!r}")
-
-    # momentum and the betas, besides
-    if name.startswith(_MOMENTA) and max(floats) > 1:
+    # above 1 a running mean of gradients grows without bound
+    if name.startswith(_MOMENTA) and highest > 1:
         raise ValueError(f"{name} must not be above 1, got {shown!r}")
     return floats
 
@@ -193,42 +199,45 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_paths(value_at: Iterable[str], groups: Mapping[str, Iterable[str]], what: str) -> None:
     """Raises ValueError, with the nearest names, for a path that is no group and no module."""
-    parameters = [name for names in groups.values() for name in names]
+    parameters: list[str] = []
+    for names in groups.values():
+        parameters.extend(names)
     for path in value_at:
         is_module = any(_covers(path, name) for name in parameters)
-        if path not in groups and not is_module:
-            modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
-            hint = did_you_mean(path, [*groups, *filter(None, modules)], count=3)
-            raise ValueError(f"no layer group and no module is called {path!r} ({what}); {hint}")
+        if path in groups or is_module:
+            continue
+        modules = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+        hint = did_you_mean(path, [*groups, *filter(None, modules)], count=3)
+        raise ValueError(f"no layer group and no module is called {path!r} ({what}); {hint}")
 
 
-def _value_of_group(
-    group: str, parameters: Sequence[str], value_at: Mapping[str, T], what: str
-) -> T:
-    """The value at the group's own name, or else at the longest path that covers the group."""
+def _path_that_counts(
+    group: str, parameters: Sequence[str], value_at: Iterable[str], what: str
+) -> str:
+    """The group's own name if it is among the paths, or else the longest path that covers it.
+
+    Raises ValueError where there is none, and for a path that covers a part of the group only.
+    """
     # A group that is named after a module may have something behind it, such as a norm. The paths
     # that cover the group are then those that cover the module.
     of_its_module = [name for name in parameters if f".{group}." in f".{name}"]
-    to_cover = of_its_module or parameters
-    covering = [path for path in value_at if all(_covers(path, name) for name in to_cover)]
-    chosen = group if group in value_at else max(covering, key=len, default=None)
+    names_to_cover = of_its_module or parameters
+    covering = []
     for path in value_at:
-        if path != chosen and path not in covering and _covers_a_part(path, parameters):
+        if path == group or all(_covers(path, name) for name in names_to_cover):
+            covering.append(path)
+        elif any(_covers(path, name) for name in parameters):
             raise ValueError(
                 f"{path!r} is a part of layer group {group!r} only, which has one {what}; "
                 "begin a group there with split="
             )
-    if chosen is None:
+    if not covering:
         raise ValueError(f"layer group {group!r} has no {what}; name it, or add '*' for the rest")
-    return value_at[chosen]
+    if group in covering:
+        return group
+    return max(covering, key=len)
 
 
 def _covers(path: str, parameter: str) -> bool:
     """Whether the path is that of the parameter or of a module around it; "" covers all."""
     return not path or parameter == path or parameter.startswith(f"{path}.")
-
-
-def _covers_a_part(path: str, parameters: Iterable[str]) -> bool:
-    """Whether the path covers some of the parameters, but not all."""
-    covered = [_covers(path, name) for name in parameters]
-    return any(covered) and not all(covered)

@@ -169,20 +169,20 @@ class LayerGroups(Sequence[LayerGroup]):
         """
         return group_values.spread(self._parameters_by_group, lr)
 
-    def per_group(self, given: PerGroup[T], what: str) -> tuple[T, ...]:
+    def per_group(self, values: PerGroup[T], what: str) -> tuple[T, ...]:
         """Returns one value per group from any way to write it, see `group_values.per_group`."""
-        return group_values.per_group(self._parameters_by_group, given, what)
+        return group_values.per_group(self._parameters_by_group, values, what)
 
     @property
     def _parameters_by_group(self) -> dict[str, dict[str, nn.Parameter]]:
         return {group.name: group.parameters for group in self}
 
-    def set(self, name: str, given: PerGroup[float]) -> None:
+    def set(self, name: str, values: PerGroup[float]) -> None:
         """Sets a hyper-parameter of the optimizer, such as "weight_decay" or "eps".
 
         It holds wherever a plan says nothing about it. The optimizer's state is kept. A group whose
         optimizer does not have it is left as it is.
-        given: one value or one per group, in any way of `per_group`.
+        values: one value or one per group, in any way of `per_group`.
         Raises ValueError for a hyper-parameter that no group's optimizer has, for a value that is
         not possible, and for lr, which is an argument of every fit.
         """
@@ -190,10 +190,9 @@ class LayerGroups(Sequence[LayerGroup]):
         if name == "lr":
             raise ValueError("every fit has its own learning rates: pass lr to it, by group or not")
         present = self.values_of(name)
-        values = group_values.checked_values(
-            self.per_group(given, name), name, present, shown=given
-        )
-        for group, value in zip(self, values, strict=True):
+        by_group = self.per_group(values, name)
+        checked = group_values.checked_values(by_group, name, present, shown=values)
+        for group, value in zip(self, checked, strict=True):
             if name in group.base:
                 group.values[name] = group.base[name] = value
                 group.peaks.pop(name, None)

@@ -48,7 +48,9 @@ def partition_parameters(
 def _check_nothing_is_left_out(
     model: nn.Module, partition: dict[str, dict[str, nn.Parameter]]
 ) -> None:
-    inside = {name for parameters in partition.values() for name in parameters}
+    inside: set[str] = set()
+    for parameters in partition.values():
+        inside.update(parameters)
     orphans = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name not in inside:
@@ -90,12 +92,9 @@ def modules_of_groups(
     """
     group_of_parameter: dict[int, int] = {}
     for group, parameters in enumerate(partition):
-        group_of_parameter.update((id(parameter), group) for parameter in parameters.values())
-    group_of_member: dict[int, int] = {}
-    for group, (_, group_members) in enumerate(members):
-        for member in group_members:
-            if isinstance(member, nn.Module):
-                group_of_member.update((id(module), group) for module in member.modules())
+        for parameter in parameters.values():
+            group_of_parameter[id(parameter)] = group
+    group_of_member = _groups_of_member_modules(members)
 
     modules: list[list[nn.Module]] = [[] for _ in partition]
     seen: set[int] = set()
@@ -106,10 +105,21 @@ def modules_of_groups(
         else:
             current_group = group_inside
         for module in outermost.modules():
+            # a module that has several places is in the group of its first one
             if id(module) not in seen:
                 seen.add(id(module))
                 modules[current_group].append(module)
     return modules
+
+
+def _groups_of_member_modules(members: NamedMembers) -> dict[int, int]:
+    """Identity of each module among and below the members -> the number of its group."""
+    group_of_module: dict[int, int] = {}
+    for group, (_, group_members) in enumerate(members):
+        for member in group_members:
+            if isinstance(member, nn.Module):
+                group_of_module.update(dict.fromkeys(map(id, member.modules()), group))
+    return group_of_module
 
 
 def _modules_in_one_group(

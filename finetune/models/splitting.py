@@ -70,16 +70,7 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
         return _by_names(model, split)
     if callable(split):
         return _by_function(model, split)
-
-    # indices or paths, but not some of both
-    starts = list(split) if isinstance(split, Iterable) else []
-    indices = [int(start) for start in starts if _is_whole_number(start)]
-    paths = [start for start in starts if isinstance(start, str)]
-    if starts and len(indices) == len(starts):
-        return _at_indices(model, indices)
-    if starts and len(paths) == len(starts):
-        return _at_paths(model, paths)
-    raise ValueError(f"split={shown(split)} is not understood. {_HOW}")
+    return _at_starts(model, split)
 
 
 def count_places(module: nn.Module) -> Counter[int]:
@@ -122,13 +113,7 @@ def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
         return read_body(backbone), [head]
     layers = classifier_layers(model)
     if not layers:
-        what = f"{type(model).__name__} with {len(list(model.children()))} children"
-        why = "made without classes" if hasattr(model, "get_classifier") else "an encoder only?"
-        raise ValueError(
-            "Only Sequential(backbone, head) and a model whose classifier can be told are split by "
-            f"themselves; this model is a {what} and has no classifier ({why}): nothing that "
-            f"get_classifier() gives, no Linear or Conv2d under {', '.join(HEAD_NAMES)}. {_HOW}"
-        )
+        raise _no_classifier(model)
     places_in_head: Counter[int] = Counter()
     for layer in layers:
         places_in_head.update(count_places(layer))
@@ -136,6 +121,17 @@ def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
     # a weight that is tied to one in the body has a place outside the head, and belongs to the body
     in_head_only = {p for p, count in places_in_head.items() if count == places[p]}
     return read_body(model, without=in_head_only), layers
+
+
+def _no_classifier(model: nn.Module) -> ValueError:
+    """The error for a model that has to be split by the user, with what was looked for."""
+    what = f"{type(model).__name__} with {len(list(model.children()))} children"
+    why = "made without classes" if hasattr(model, "get_classifier") else "an encoder only?"
+    return ValueError(
+        "Only Sequential(backbone, head) and a model whose classifier can be told are split by "
+        f"themselves; this model is a {what} and has no classifier ({why}): nothing that "
+        f"get_classifier() gives, no Linear or Conv2d under {', '.join(HEAD_NAMES)}. {_HOW}"
+    )
 
 
 # --- a word, a number, a function
@@ -202,7 +198,10 @@ def _cut(model: nn.Module, body: Body, head: Members, starts: Sequence[int]) -> 
     blocks = body.blocks
     groups: list[Members] = []
     for start, end in pairwise([0, *starts, len(blocks)]):
-        groups.append([p for block in blocks[start:end] for p in block.parameters])
+        members: list[nn.Parameter] = []
+        for block in blocks[start:end]:
+            members.extend(block.parameters)
+        groups.append(members)
     groups[0] = [*body.stem, *groups[0]]
     return list(zip(_default_names(len(groups) + 1), [*groups, head], strict=True))
 
@@ -228,6 +227,23 @@ def _default_names(count: int) -> list[str]:
 # --- indices, paths, names
 
 
+def _at_starts(model: nn.Module, split: object) -> NamedMembers:
+    """Groups that start at indices or at paths, but not at some of both."""
+    starts = list(split) if isinstance(split, Iterable) else []
+    indices: list[int] = []
+    paths: list[str] = []
+    for start in starts:
+        if isinstance(start, str):
+            paths.append(start)
+        elif _is_whole_number(start):
+            indices.append(int(start))
+    if indices and len(indices) == len(starts):
+        return _at_indices(model, indices)
+    if paths and len(paths) == len(starts):
+        return _at_paths(model, paths)
+    raise ValueError(f"split={shown(split)} is not understood. {_HOW}")
+
+
 def _at_indices(model: nn.Module, starts: list[int]) -> NamedMembers:
     """Groups that start at these children of a Sequential, named after their indices."""
     if not isinstance(model, nn.Sequential):
@@ -237,7 +253,9 @@ def _at_indices(model: nn.Module, starts: list[int]) -> NamedMembers:
         )
     children = list(model)
     count = len(children)
-    if starts != sorted(set(starts)) or not all(0 < start < count for start in starts):
+    are_increasing = starts == sorted(set(starts))
+    are_inside = min(starts) > 0 and max(starts) < count
+    if not (are_increasing and are_inside):
         raise ValueError(
             f"split={starts} needs increasing indices between 1 and {count - 1}, "
             f"since the model has {count} children"
@@ -284,10 +302,11 @@ def _by_names(model: nn.Module, names: Mapping[str, str]) -> NamedMembers:
     left_out: list[str] = []
     last_group = ""
     for name, parameter in _parameters_in_order(model):
-        group = next((group_of[path] for path in group_of if _is_inside(name, path)), None)
-        if group is None:
+        paths = [path for path in group_of if _is_inside(name, path)]
+        if not paths:
             left_out.append(name)
             continue
+        group = group_of[paths[0]]  # the only one, since no path is inside another
         if group in groups and group != last_group:
             raise ValueError(
                 f"split puts {name!r} into group {group!r}, behind group {last_group!r}; groups "

@@ -169,15 +169,20 @@ class GroupOptimizer:
         """
         self._check_fits(saved)
         for optimizer in self.torch_optimizers:
-            names = []
-            for param_group in self._param_groups:
-                if param_group.optimizer is optimizer:
-                    names += param_group.names
             state = {}
-            for number, name in enumerate(names):  # as torch counts parameters in its own state
+            # torch's own state has numbers in the place of names
+            for number, name in enumerate(self._names_of(optimizer)):
                 if name in saved:
                     state[number] = dict(saved[name])
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+    def _names_of(self, optimizer: Optimizer) -> list[str]:
+        """The names of the parameters of one torch optimizer, in its order."""
+        names: list[str] = []
+        for param_group in self._param_groups:
+            if param_group.optimizer is optimizer:
+                names.extend(param_group.names)
+        return names
 
     def _check_fits(self, saved: dict[str, dict[str, Any]]) -> None:
         parameters: dict[str, Tensor] = {}
@@ -187,13 +192,7 @@ class GroupOptimizer:
         if unknown:
             raise ValueError(f"optimizer state of parameters that are not here: {unknown[:5]}")
         for name, entries in saved.items():
-            shape = parameters[name].shape
-            for key, value in entries.items():
-                if isinstance(value, Tensor) and not _fits(value.shape, shape):
-                    raise ValueError(
-                        f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
-                        f"the parameter {tuple(shape)}"
-                    )
+            _check_shapes(name, entries, parameters[name].shape)
 
     def settings(self) -> list[dict[str, Any]]:
         """The plain entries of torch's param groups, where some optimizers keep estimates."""
@@ -243,6 +242,15 @@ def _plain_entries(param_group: Mapping[str, Any]) -> dict[str, Any]:
         if is_plain and key not in _KERNELS:
             entries[key] = value
     return entries
+
+
+def _check_shapes(name: str, entries: Mapping[str, Any], parameter_shape: torch.Size) -> None:
+    for key, value in entries.items():
+        if isinstance(value, Tensor) and not _fits(value.shape, parameter_shape):
+            raise ValueError(
+                f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
+                f"the parameter {tuple(parameter_shape)}"
+            )
 
 
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:

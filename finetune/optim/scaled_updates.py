@@ -34,7 +34,7 @@ class ScaledUpdates(Optimizer):
         if not isinstance(params, Iterable) or isinstance(params, str):
             shown = arguments.shown(params)
             raise TypeError(f"params must be parameters or param groups, got {shown}")
-        param_groups = []
+        param_groups: list[dict[str, Any]] = []
         for group in params:
             options = group if isinstance(group, dict) else {"params": [group]}
             param_groups.append({"lr": lr, **options})
@@ -42,15 +42,22 @@ class ScaledUpdates(Optimizer):
             raise ValueError("params is empty; pass model.parameters()")
         super().__init__(param_groups, {"lr": lr})
         self.inner = optimizer([{"params": group["params"]} for group in self.param_groups])
-        # the inner optimizer's other hyper-parameters can be set in our param groups
-        defaults = {key: value for key, value in self.inner.defaults.items() if key != "lr"}
-        self.defaults.update(defaults)
-        for group, inner_group in zip(self.param_groups, self.inner.param_groups, strict=True):
-            inner_group.update({key: group[key] for key in defaults if key in group})
-            for key, value in defaults.items():
-                group.setdefault(key, value)
+        self._share_hyper_parameters()
         self._settings_seen = [dict(group) for group in self.param_groups]
         self.state = self.inner.state
+
+    def _share_hyper_parameters(self) -> None:
+        """Makes the inner optimizer's other hyper-parameters those of our param groups, too."""
+        defaults = dict(self.inner.defaults)
+        defaults.pop("lr", None)
+        self.defaults.update(defaults)
+        for group, inner_group in zip(self.param_groups, self.inner.param_groups, strict=True):
+            for key, default in defaults.items():
+                # what the caller says of a param group goes before the inner optimizer's default
+                if key in group:
+                    inner_group[key] = group[key]
+                else:
+                    group[key] = default
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
