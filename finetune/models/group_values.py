@@ -112,7 +112,7 @@ def checked_values(
     present: the values that the hyper-parameter has now. If one of them is negative, the new ones
     may be so, too: Adafactor's beta2_decay is.
     shown: what the caller wrote, for error messages; by default the values.
-    Raises ValueError for a value that is no number or breaks a rule.
+    Raises ValueError for a value that is no number or breaks a rule, and where there is none.
 
     >>> checked_values([1, 0.5], "weight_decay")
     (1.0, 0.5)
@@ -120,6 +120,8 @@ def checked_values(
     values = list(values)
     if shown is None:
         shown = values
+    if not values:
+        raise ValueError(f"{name} needs one value per layer group, got none")
     floats = _as_floats(values, name, shown)
     lowest, highest = min(floats), max(floats)
     all_finite = all(map(math.isfinite, floats))

@@ -488,3 +488,9 @@ def test_other_values_of_a_plan_may_not_be_negative(name: str):
     own = phase(peaks={"lr": (0.1, 0.2), name: (0.1, -5.0)})
     with pytest.raises(ValueError, match=f"{name} must be finite and at least 0"):
         tiny_learner(2).fit_plan((own,))
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay"])
+def test_a_peak_without_values_is_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} needs one value per layer group, got none"):
+        Phase("fit", 1, 0, {name: ()})
