@@ -10,7 +10,7 @@ from tqdm.std import tqdm
 from finetune.cli import run_folder
 from finetune.cli.mistakes import absent
 from finetune.cli.parser import CommandParser
-from finetune.data.images.decode import EXTENSIONS
+from finetune.data.images.decode import image_extensions
 from finetune.data.sources.folders import image_files
 from finetune.inference.files import write_csv, write_jsonl
 from finetune.tasks import FilePrediction
@@ -103,7 +103,7 @@ def find_images(names: Sequence[str]) -> list[str]:
     paths: list[str] = []
     for name in names:
         path = Path(name)
-        if not path.exists() and path.suffix.lower() not in EXTENSIONS:
+        if not path.exists() and path.suffix.lower() not in image_extensions():
             raise FileNotFoundError(absent(name))
         if path.is_dir():
             paths += image_files(path)

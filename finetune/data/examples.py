@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from finetune import arguments
 from finetune.data.images.dataset_images import select_items
 from finetune.data.images.decode import ImageSource
-from finetune.randomness import generator
+from finetune.data.splitting import held_out, identities_of
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
@@ -48,22 +49,23 @@ class Examples:
         """Each target in words."""
         return self.task.describe(self.labels, self.classes)
 
-    def split(self, valid_fraction: float, seed: int) -> tuple["Examples", "Examples"]:
+    def split(
+        self, valid_fraction: float, seed: int, *, root: str | Path | None = None
+    ) -> tuple["Examples", "Examples"]:
         """Training and validation examples, drawn at random; the same for the same seed.
 
         valid_fraction: share of each class that is held out, in (0, 1); where images have several
         labels, or numbers, of all images. Every class keeps at least one training example, and has
-        one for validation if it has two.
+        one for validation if it has two. root: folder that the paths of the images are below.
+
+        Which side an example is on depends on its path below `root` (or its row, where it is no
+        file), not on the other examples: those that are added later leave it where it is, and rows
+        of one file are on one side. The share is therefore met approximately, see `splitting`.
         """
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
-        held_out: list[Tensor] = []
-        for stratum, members in enumerate(self.task.stratify(self.labels, self.classes)):
-            order = torch.randperm(len(members), generator=generator(seed, "split", stratum))
-            wanted = max(round(valid_fraction * len(members)), 1)
-            count = max(min(wanted, len(members) - 1), 0)
-            held_out.append(members[order[:count]])
-        is_held_out = torch.zeros(len(self), dtype=torch.bool)
-        is_held_out[torch.cat(held_out)] = True
+        identities = identities_of(self.items, root)
+        strata = self.task.stratify(self.labels, self.classes)
+        is_held_out = held_out(identities, strata, valid_fraction, seed)
         train = torch.nonzero(~is_held_out).flatten()
         valid = torch.nonzero(is_held_out).flatten()
         return self.select(train), self.select(valid)

@@ -131,8 +131,8 @@ class ImageDataLoaders(DataLoaders):
         if (train is None) != (valid is None):
             raise ValueError(f"give both train= and valid=, or neither; got {train=}, {valid=}")
         if train is None or valid is None:
-            train_examples, valid_examples = from_folder(root).split(valid_fraction, seed)
-            return cls(train_examples, valid_examples, folders=[root], **options)
+            examples = from_folder(root).split(valid_fraction, seed, root=root)
+            return cls(*examples, folders=[root], **options)
         folders = [root / arguments.path("train", train), root / arguments.path("valid", valid)]
         train_examples = from_folder(folders[0])
         valid_examples = from_folder(folders[1], train_examples.classes)
@@ -166,7 +166,8 @@ class ImageDataLoaders(DataLoaders):
         layout = Layout(
             image_column, label_column, valid_column, resolve_task(task), label_delimiter
         )
-        return cls._from_rows(read_csv(path, base, layout), layout, valid_fraction, **options)
+        rows = read_csv(path, base, layout)
+        return cls._from_rows(rows, base, layout, valid_fraction, **options)
 
     @classmethod
     @takes_options(ImageSettings)
@@ -194,12 +195,14 @@ class ImageDataLoaders(DataLoaders):
         layout = Layout(
             image_column, label_column, valid_column, resolve_task(task), label_delimiter
         )
-        return cls._from_rows(read_table(table, base, layout), layout, valid_fraction, **options)
+        rows = read_table(table, base, layout)
+        return cls._from_rows(rows, base, layout, valid_fraction, **options)
 
     @classmethod
     def _from_rows(
         cls,
         rows: Rows,
+        folder: Path | None,
         layout: Layout,
         valid_fraction: float,
         **options: Unpack[ImageOptions],
@@ -212,6 +215,7 @@ class ImageDataLoaders(DataLoaders):
             ImageSettings(**options).seed,
             classes=rows.names,
             task=layout.task,
+            root=folder,
         )
         return cls(*examples, **options)
 
@@ -272,6 +276,7 @@ class ImageDataLoaders(DataLoaders):
             arguments.function("is_valid", is_valid, "path -> whether it is for validation")
         items, labels = from_names(files, pattern)
         marks = None if is_valid is None else [is_valid(Path(item)) for item in items]
+        folders = [Path(files)] if isinstance(files, str | Path) else []
         examples = from_marked(
             items,
             labels,
@@ -280,8 +285,8 @@ class ImageDataLoaders(DataLoaders):
             seed,
             classes=classes,
             task=task,
+            root=folders[0] if folders else None,
         )
-        folders = [Path(files)] if isinstance(files, str | Path) else []
         return cls(*examples, folders=folders, **options)
 
     @classmethod

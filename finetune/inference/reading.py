@@ -20,7 +20,7 @@ from finetune.data.loaders import (
     InputPipeline,
     epoch_loader,
 )
-from finetune.data.sources.folders import from_folder
+from finetune.data.sources.folders import class_folders, from_folder
 from finetune.inference import torch_loaders
 from finetune.tasks import Task
 
@@ -138,9 +138,7 @@ class Reader:
                 f"a model for {self.task.name} is evaluated on a table of labels, a .csv file"
             )
         if folder.is_dir() and self.classes is not None:
-            names = {path.name for path in folder.iterdir() if path.is_dir()}
-            names = {name for name in names if not name.startswith(".")}
-            check_known(folder, names, self.classes)
+            check_known(folder, set(class_folders(folder)), self.classes)
         return from_folder(folder, self.classes)
 
     def _image_pipeline(self) -> ImagePipeline:

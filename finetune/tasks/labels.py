@@ -1,6 +1,7 @@
 """Names of classes, and labels as people write them: checked, sorted and numbered."""
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ def class_name(label: Any, where: str) -> str:
             f"{where} needs one class name, got {value!r}; for several labels an image "
             "pass task='multi_label', for numbers task='regression'"
         )
-    return str(value)
+    return unicodedata.normalize("NFC", str(value))
 
 
 def class_names(labels: Sequence[Any]) -> list[str]:
@@ -108,7 +109,8 @@ def checked_classes(
     if len(classes) < at_least:
         minimum = "two classes" if at_least == 2 else "one class"
         raise ValueError(f"a classifier needs at least {minimum}, found only {list(classes)}")
-    names = tuple(str(name) for name in classes)
+    # letters with accents have two spellings, which look the same
+    names = tuple(unicodedata.normalize("NFC", str(name)) for name in classes)
     if refuse_case_twins:
         _refuse_case_twins(names)
     for name, count in Counter(names).items():

@@ -66,7 +66,7 @@ class Regression(Task):
 
     def read_label(self, cells: Sequence[Any], where: str, delimiter: str) -> list[float]:
         if any(map(is_empty, cells)):
-            raise ValueError(f"{where}: image or label is empty")
+            raise ValueError(f"{where} has no label; fill the cell or leave the row out")
         try:
             numbers = [float(cell) for cell in cells]
         except (TypeError, ValueError):

@@ -59,7 +59,7 @@ class SingleLabel(Task):
     def read_label(self, cells: Sequence[Any], where: str, delimiter: str) -> str:
         (cell,) = cells
         if is_empty(cell):
-            raise ValueError(f"{where}: image or label is empty")
+            raise ValueError(f"{where} has no label; fill the cell or leave the row out")
         return class_name(cell, where).strip()
 
     def class_names_in(self, labels: Sequence[Any]) -> set[str]:

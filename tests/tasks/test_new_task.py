@@ -97,7 +97,14 @@ def draw_images(count: int = 60) -> tuple[list[np.ndarray], list[str]]:
 def learner(task: Ordinal) -> Learner:
     images, labels = draw_images()
     data = ImageDataLoaders.from_lists(
-        images, labels, classes=GRADES, task=task, image_size=SIDE, batch_size=12, augment="light"
+        images,
+        labels,
+        classes=GRADES,
+        task=task,
+        image_size=SIDE,
+        batch_size=12,
+        augment="light",
+        seed=3,
     )
     trained = vision_learner(
         data, "test_efficientnet", weights=None, progress=False, device="cpu", norm="train"

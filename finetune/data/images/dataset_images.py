@@ -22,12 +22,14 @@ class DatasetImages(Sequence[ImageSource]):
     """The images of a data set as a sequence, each read when it is asked for.
 
     numbers: the data set's indices of the images. column: where an item of the data set has its
-    image: 0 in (image, label), or the name of a column in a dict.
+    image: 0 in (image, label), or the name of a column in a dict. names: what the data set's items
+    are called, such as paths of files; None: by their numbers.
     """
 
     dataset: ImageDataset
     numbers: Sequence[int]
     column: int | str = 0
+    names: Sequence[str | int] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -39,6 +41,13 @@ class DatasetImages(Sequence[ImageSource]):
         except Exception as error:
             name = f"{number} of {type(self.dataset).__name__}"
             raise ImageError(name, f"{error} ({type(error).__name__})") from error
+
+    @property
+    def identities(self) -> Sequence[str | int]:
+        """What the images are called, which does not change when others are added behind them."""
+        if self.names is None:
+            return self.numbers
+        return [self.names[number] for number in self.numbers]
 
     def select(self, positions: Sequence[int]) -> "DatasetImages":
         """The images at these positions, none of which is read."""

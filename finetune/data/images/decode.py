@@ -15,10 +15,23 @@ Resize: TypeAlias = Literal["crop", "squish", "pad"]
 RESIZE_METHODS: tuple[Resize, ...] = get_args(Resize)
 """How a rectangular image becomes a square, see `presize`."""
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-)
-"""Names of image files end with one of these, in any case."""
+# Pillow knows these formats by name, but needs another program or a handler to decode them
+_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+
+
+def image_extensions() -> frozenset[str]:
+    """The endings of files that Pillow can open, in lower case, such as ".jpg".
+
+    Those of formats whose opener is registered later, such as HEIC, are among them from then on.
+    """
+    extensions = set()
+    for extension, file_format in Image.registered_extensions().items():
+        # the opener of JPEG files opens those of several images, too
+        is_opened = file_format in Image.OPEN or file_format == "MPO"
+        if is_opened and file_format not in _NOT_DECODED:
+            extensions.add(extension)
+    return frozenset(extensions)
+
 
 # PIL's names of modes: "I" has 32 bits, but files with 16 bits are often opened in it
 _SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})

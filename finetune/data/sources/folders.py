@@ -1,43 +1,55 @@
 """Images of a folder: one folder for each class, or any images in and below it."""
 
 import os
+import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import EXTENSIONS, ImageSource
+from finetune.data.images.decode import ImageSource
+from finetune.data.sources.listing import SYSTEM_FOLDERS, Listing, plugin_hint
 from finetune.tasks.labels import number_classes
 
-_SUFFIXES = tuple(sorted(EXTENSIONS))
-_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
+_TRAIN_WORDS = frozenset({"train", "training", "trainset", "trn"})
+_VALID_WORDS = frozenset({"val", "valid", "validation", "valset", "dev", "devset", "holdout"})
+_TEST_WORDS = frozenset({"test", "testing", "testset", "tst", "eval", "evaluation"})
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
     """Examples from `folder/<class>/**/<image>`, in sorted order; hidden files are left out.
 
     classes: the names in the order of the model's outputs; None sorts the names of the folders.
-    Raises FileNotFoundError for a folder that does not exist, and ValueError for one without class
-    folders, for a class folder without images, and for a folder of splits instead of classes.
+    A warning says which other files are left out. Raises FileNotFoundError for a folder that does
+    not exist, and ValueError for one without class folders, for a class folder without images, and
+    for a folder of splits instead of classes.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{_not_a_folder(folder)}; it needs one folder a class")
-    names = _class_folders(folder)
-    if not names:
+    folders_of = class_folders(folder)
+    if not folders_of:
         raise ValueError(f"{str(folder)!r} has no class folders; put images in {folder}/<class>/")
+    names = sorted(folders_of)
     if classes is None:
         _refuse_splits(folder, names)
+    listing = _beside_class_folders(folder)
     items: list[ImageSource] = []
     counts: list[int] = []
     for name in names:
-        files = sorted(_files_below(str(folder / name)))
+        files: list[str] = []
+        for class_folder in folders_of[name]:
+            files += listing.add(class_folder)
         if not files:
             raise ValueError(
-                f"class folder {str(folder / name)!r} holds no image; remove or fill it"
+                f"class folder {folders_of[name][0]!r} holds no image{_other_files(listing)}; "
+                "remove or fill it"
             )
         items.extend(files)
         counts.append(len(files))
+    listing.notice(folder)
     classes, number_of = number_classes(names, classes)
     class_indices = torch.tensor([number_of[name] for name in names])
     labels = class_indices.repeat_interleave(torch.tensor(counts))
@@ -50,34 +62,66 @@ def _not_a_folder(folder: Path) -> str:
     return f"image folder {str(folder)!r} {problem}"
 
 
-def _class_folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted; hidden ones are left out."""
-    names = []
+def class_folders(folder: Path) -> dict[str, list[str]]:
+    """The paths of the folders in `folder`, by the class that each stands for.
+
+    Hidden folders and those that systems make are left out. Names that differ only in how their
+    accents are stored (a Mac does it in another way than other systems) are one class.
+    """
+    folders_of: dict[str, list[str]] = defaultdict(list)
     for entry in os.scandir(folder):
-        if entry.is_dir() and not entry.name.startswith("."):
-            names.append(entry.name)
-    return sorted(names)
+        is_left_out = entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS
+        if entry.is_dir() and not is_left_out:
+            folders_of[unicodedata.normalize("NFC", entry.name)].append(entry.path)
+    for paths in folders_of.values():
+        paths.sort()
+    return folders_of
+
+
+def _beside_class_folders(folder: Path) -> Listing:
+    """A listing without images, but with what is left out beside the class folders."""
+    listing = Listing()
+    listing.add_beside_folders(str(folder))
+    return listing
+
+
+def _other_files(listing: Listing) -> str:
+    """What was found in place of images, in brackets; empty where there was nothing."""
+    if not listing.left_out:
+        return ""
+    found = ", ".join(f"{count} {ending}" for ending, count in listing.left_out.items())
+    return f" (but {found}{plugin_hint(listing.left_out)})"
 
 
 def _refuse_splits(folder: Path, names: Sequence[str]) -> None:
-    """Raises ValueError where every folder has a name that a part of a split usually has.
+    """Raises ValueError where the folders are the parts of a split and not classes.
 
-    The classes would be "train" and "valid", and the model would learn to tell them apart.
+    The classes would be "train" and "valid", and the model would learn to tell them apart. The
+    words in the names tell: one is for training, and another one for validation or a test.
     """
-    if not all(name.lower() in _SPLIT_NAMES for name in names):
+    train = _first_with_word(names, _TRAIN_WORDS)
+    other_names = [name for name in names if name != train]
+    valid = _first_with_word(other_names, _VALID_WORDS) or _first_with_word(
+        other_names, _TEST_WORDS
+    )
+    words = _TRAIN_WORDS | _VALID_WORDS | _TEST_WORDS
+    are_all_parts = all(name.lower() in words for name in names)
+    if not are_all_parts and (train is None or valid is None):
         return
-    train = _first_starting_with("train", names) or names[0]
-    other_names = [name for name in names if name != train] or ["valid"]
-    valid = _first_starting_with("val", other_names) or other_names[0]
+    train = train or names[0]
+    valid = valid or next((name for name in names if name != train), "valid")
     raise ValueError(
         f"{str(folder)!r} holds {' and '.join(names)}, which looks like a given split, not "
         f"like classes; pass train={train!r}, valid={valid!r}"
     )
 
 
-def _first_starting_with(prefix: str, names: Sequence[str]) -> str | None:
+def _first_with_word(names: Sequence[str], words: frozenset[str]) -> str | None:
+    """The first of the names that has one of the words, such as "seg_train" or "val2017"."""
     for name in names:
-        if name.lower().startswith(prefix):
+        # letters in a row, but a capital begins a new word: "TrainSet"
+        parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+        if not words.isdisjoint(part.lower() for part in parts):
             return name
     return None
 
@@ -85,31 +129,14 @@ def _first_starting_with(prefix: str, names: Sequence[str]) -> str | None:
 def image_files(folder: str | Path) -> list[str]:
     """The images in and below a folder, sorted; hidden files and folders are left out.
 
-    Raises FileNotFoundError for a folder that does not exist, and ValueError for one without
-    images.
+    A warning says which other files are left out. Raises FileNotFoundError for a folder that does
+    not exist, and ValueError for one without images.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(_not_a_folder(Path(folder)))
-    files = sorted(_files_below(str(folder)))
+    listing = Listing()
+    files = listing.add(str(folder))
     if not files:
-        raise ValueError(f"there is no image in {str(folder)!r} or below")
-    return files
-
-
-def _files_below(folder: str) -> list[str]:
-    """The images in and below `folder`, in no order.
-
-    Paths are strings here, because to make a million `Path` objects is slow.
-    """
-    files: list[str] = []
-    folders = [folder]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():  # asks the disk only about links; scandir knows the others
-                    folders.append(entry.path)
-                elif entry.name.lower().endswith(_SUFFIXES):
-                    files.append(entry.path)
+        raise ValueError(f"there is no image in {str(folder)!r} or below{_other_files(listing)}")
+    listing.notice(folder)
     return files

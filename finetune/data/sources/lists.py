@@ -13,6 +13,7 @@ from finetune import arguments
 from finetune.data.examples import Examples
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.folders import image_files
+from finetune.data.sources.marks import are_marked
 from finetune.tasks import DEFAULT_TASK, Task, TaskLike, resolve_task
 from finetune.tasks.labels import class_names, python_values
 
@@ -45,9 +46,11 @@ def from_pairs(
     """
     task = resolve_task(task)
     if len(items) != len(labels):
-        raise ValueError(f"got {len(items)} images but {len(labels)} labels")
+        raise ValueError(
+            f"got {len(items)} images but {len(labels)} labels; each image needs one, in its order"
+        )
     if len(items) == 0:
-        raise ValueError("there are no images")
+        raise ValueError("there are no images: the list or table that was passed is empty")
     targets, names = task.encode(labels, classes, of_training=of_training)
     return Examples(by_position(items), targets, names, task)
 
@@ -55,18 +58,19 @@ def from_pairs(
 def from_marked(
     items: Sequence[ImageSource],
     labels: Sequence[Any],
-    is_valid: Sequence[bool] | None,
+    is_valid: Sequence[Any] | None,
     valid_fraction: float,
     seed: int,
     *,
     classes: Sequence[str] | None = None,
     task: TaskLike = DEFAULT_TASK,
+    root: str | Path | None = None,
 ) -> tuple[Examples, Examples]:
     """Training and validation examples, from images of which some may be marked for validation.
 
-    is_valid: which images are for validation; None draws a share of `valid_fraction` at random, the
-    same for the same seed. classes, task: see `from_pairs`. Raises ValueError where all images or
-    none are marked.
+    is_valid: which images are for validation, see `is_marked`; None draws a share of
+    `valid_fraction` at random, the same for the same seed. classes, task: see `from_pairs`. root:
+    see `Examples.split`. Raises ValueError where all images or none are marked.
     """
     task = resolve_task(task)
     arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
@@ -74,16 +78,20 @@ def from_marked(
         arguments.sequence("classes", classes, "class names")
     if is_valid is None:
         whole = from_pairs(items, labels, classes, task, of_training=False)
-        return whole.split(valid_fraction, seed)
+        return whole.split(valid_fraction, seed, root=root)
     arguments.sequence("is_valid", is_valid, "True and False, one for each image")
     if not len(is_valid) == len(items) == len(labels):
         raise ValueError(
-            f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of is_valid"
+            f"got {len(items)} images, {len(labels)} labels and {len(is_valid)} marks of "
+            "is_valid; each image needs a label and a mark"
         )
-    marks = [bool(mark) for mark in is_valid]
+    marks = are_marked(is_valid)
     if all(marks) or not any(marks):
         side = "validation" if all(marks) else "training"
-        raise ValueError(f"all {len(marks)} images are marked for {side}")
+        raise ValueError(
+            f"all {len(marks)} images are marked for {side}; mark some for validation and some for "
+            "training, or leave the marks out for a random split"
+        )
     labels = python_values(labels)
     if task.exclusive:
         # before the split, because errors number the images as the user does
@@ -120,6 +128,6 @@ def without_labels(
         items = image_files(items)
     arguments.sequence("items", items, "images, or a folder")
     if len(items) == 0:
-        raise ValueError("there are no images to predict")
+        raise ValueError("there are no images to predict: the list that was passed is empty")
     labels = task.unlabelled(len(items), classes)
     return Examples(by_position(items), labels, classes, task)

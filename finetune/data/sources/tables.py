@@ -1,25 +1,27 @@
 """Rows of CSV files and data frames: images, their labels, and which are for validation."""
 
 import csv
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune import arguments
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.decode import ImageSource, image_extensions
+from finetune.data.sources.marks import is_marked
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.tasks.labels import is_empty, is_missing
-from finetune.wording import did_you_mean
+from finetune.wording import counted, did_you_mean
 
 Columns = Mapping[str, Sequence[Any]]
 
+_CELLS_TRIED = 5
+"""So many of a column's cells are looked at to tell whether it holds images."""
+
 _INTERCHANGE_METHODS = ("__arrow_c_stream__", "__dataframe__")
 """A table with one of these methods can be read by pyarrow."""
-
-# what a cell may say of a row in the column that marks validation
-_VALID_MARKS = frozenset({"1", "1.0", "true", "yes", "valid", "validation", "val"})
-_TRAIN_MARKS = frozenset({"", "0", "0.0", "false", "no", "train", "training"})
 
 
 class Rows(NamedTuple):
@@ -39,10 +41,11 @@ class Rows(NamedTuple):
 class Layout:
     """Which columns of a table mean what.
 
-    image: the column of images; None is the first. label: the column of labels; None is the second;
-    several columns are one target each, see `Task.names_of_columns`. valid: the column that marks
-    rows for validation; None where there is none. delimiter: what separates several labels in a
-    cell.
+    image: the column of images; None finds it: the first one whose cells are images or name them.
+    label: the column of labels; None is the one after that of the images, or else the only other
+    one; several columns are one target each, see `Task.names_of_columns`. valid: the column that
+    marks rows for validation; None where there is none. delimiter: what separates several labels
+    in a cell.
     """
 
     image: str | None = None
@@ -70,40 +73,102 @@ class Layout:
 class _Origin:
     """Where rows come from, for errors.
 
-    unit: what a row is called there. first: the number that the first row has there.
+    unit: what a row is called there. numbers: the number that each row has there.
     """
 
     name: str
     unit: str
-    first: int
+    numbers: Sequence[int]
 
     def place(self, row: int) -> str:
         """Where a row is, in words."""
-        return f"{self.name}, {self.unit} {row + self.first}"
+        return f"{self.name}, {self.unit} {self.numbers[row]}"
 
 
 def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
     """Reads a CSV file that has a header.
 
     folder: the one that paths of images are relative to. Raises FileNotFoundError for a file that
-    does not exist, and ValueError, with the line, for a cell that can't be read.
+    does not exist, and ValueError, with the line, for a row that has another number of cells than
+    the header, and for a cell that can't be read.
     """
     if not file.is_file():
         raise FileNotFoundError(f"there is no CSV file {str(file)!r}")
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            names = list(reader.fieldnames or [])
-            rows = list(reader)
+            header, rows, lines = _read_cells(csv.reader(stream))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{str(file)!r} is not in UTF-8: {error}; save it as UTF-8, or pass what "
             "pandas.read_csv(file, encoding=...) gives to from_table"
         ) from error
-    columns = {name: [row[name] for row in rows] for name in names}
-    # the header is line 1
-    origin = _Origin(repr(str(file)), "line", 2)
+    origin = _Origin(repr(str(file)), "line", lines)
+    _check_header(header, folder, origin)
+    for row, cells in enumerate(rows):
+        if len(cells) != len(header):
+            raise ValueError(_wrong_cell_count(cells, header, layout, origin.place(row)))
+    columns = {}
+    for number, name in enumerate(header):
+        columns[name] = [cells[number] for cells in rows]
     return _read_rows(columns, folder, layout, origin)
+
+
+def _read_cells(reader: Any) -> tuple[list[str], list[list[str]], list[int]]:
+    """The header, the cells of each row, and the line that each row ends on; no empty lines.
+
+    reader: of `csv`.
+    """
+    header: list[str] = next(reader, [])
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    for cells in reader:
+        if cells:
+            rows.append(cells)
+            lines.append(reader.line_num)
+    return header, rows, lines
+
+
+def _check_header(header: Sequence[str], folder: Path, origin: _Origin) -> None:
+    """Raises ValueError for a header that is none, but the first image, and for repeated names."""
+    for cell in header:
+        if _is_image_path(cell, folder):
+            raise ValueError(
+                f"{origin.name} has no header: its first line names the image {cell!r}; put a line "
+                "with the names of the columns above it, such as image,label"
+            )
+    for name, count in Counter(header).items():
+        if count > 1:
+            raise ValueError(
+                f"{origin.name} has {count} columns called {name!r}; give each a name of its own"
+            )
+
+
+def _is_image_path(cell: Any, folder: Path | None) -> bool:
+    """Whether a cell names an image, by its ending or because there is such a file."""
+    if not isinstance(cell, str | Path) or not str(cell).strip():
+        return False
+    if os.path.splitext(cell)[1].lower() in image_extensions():
+        return True
+    path = Path(cell) if folder is None else folder / cell
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a text that is too long or has a null character
+        return False
+
+
+def _wrong_cell_count(
+    cells: Sequence[str], header: Sequence[str], layout: Layout, place: str
+) -> str:
+    """The error of a row that is longer or shorter than the header, with the likely reason."""
+    problem = f"{place} has {counted(len(cells), 'cell')} and the header {len(header)}"
+    if len(cells) < len(header):
+        return f"{problem}; write an empty cell as two commas, or complete the row"
+    if layout.delimiter == ",":
+        return (
+            f"{problem}; label_delimiter=',' is what separates the cells, too: write the labels of "
+            'an image in quotes, "red,wet", or separate them by something else'
+        )
+    return f'{problem}; write a text with a comma in quotes, "like, this"'
 
 
 def read_table(table: Any, folder: Path | None, layout: Layout) -> Rows:
@@ -112,12 +177,9 @@ def read_table(table: Any, folder: Path | None, layout: Layout) -> Rows:
     folder: the one that paths of images are relative to; None leaves them as they are. Raises
     TypeError for what is no table, and ValueError, with the row, for a cell that can't be read.
     """
-    columns = dict(_columns_of(table))
-    if layout.valid is not None and layout.valid in columns:
-        # a missing mark is a row for training; in a CSV file it would be a row that is too short
-        marks = ["" if is_empty(cell) else cell for cell in columns[layout.valid]]
-        columns[layout.valid] = marks
-    return _read_rows(columns, folder, layout, _Origin("the table", "row", 0))
+    columns = _columns_of(table)
+    row_count = max(map(len, columns.values()), default=0)
+    return _read_rows(columns, folder, layout, _Origin("the table", "row", range(row_count)))
 
 
 def _columns_of(table: Any) -> Columns:
@@ -182,7 +244,7 @@ def _as_list(column: Any) -> list[Any]:
 
 
 def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _Origin) -> Rows:
-    image_column, label_columns = _checked_columns(list(columns), layout, origin)
+    image_column, label_columns = _checked_columns(columns, folder, layout, origin)
     target_names = layout.task.names_of_columns(label_columns)
     items: list[ImageSource] = []
     labels: list[Any] = []
@@ -193,42 +255,92 @@ def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _O
         label_cells = [columns[name][row] for name in label_columns]
         labels.append(layout.task.read_label(label_cells, place, layout.delimiter))
         if layout.valid is not None:
-            marks.append(_read_mark(columns[layout.valid][row], layout.valid, place))
+            mark = columns[layout.valid][row]
+            marks.append(is_marked(mark, f"{place}, column {layout.valid!r}"))
     is_valid = None if layout.valid is None else marks
     return Rows(items, labels, is_valid, target_names)
 
 
 def _checked_columns(
-    names: Sequence[str], layout: Layout, origin: _Origin
+    columns: Columns, folder: Path | None, layout: Layout, origin: _Origin
 ) -> tuple[str, list[str]]:
     """The column of images and the columns of labels.
 
-    Raises ValueError for a table of less than two columns, and for a column that isn't there.
+    Raises ValueError for a table of less than two columns, for a column that isn't there, and for
+    columns that can't be told.
     """
+    names = list(columns)
     if len(names) < 2:
         header = "a header and " if origin.unit == "line" else ""
         raise ValueError(
-            f"{origin.name} needs {header}two columns, found {list(names)}"
-            f"{_other_delimiter_hint(names)}"
+            f"{origin.name} needs {header}two columns, found {names}{_other_delimiter_hint(names)}"
         )
-    image_column = names[0] if layout.image is None else layout.image
-    label_columns = _label_columns(names, layout)
-    wanted_columns = [image_column, *label_columns]
-    if layout.valid is not None:
-        wanted_columns.append(layout.valid)
-    for column in wanted_columns:
-        if column not in names:
+    label_columns = _named_label_columns(layout)
+    for column in (layout.image, layout.valid, *label_columns):
+        if column is not None and column not in names:
             hint = did_you_mean(str(column), names)
-            raise ValueError(f"{origin.name} has no column {column!r}, only {list(names)}; {hint}")
+            raise ValueError(f"{origin.name} has no column {column!r}, only {names}; {hint}")
+    image_column = layout.image
+    if image_column is None:
+        image_column = _find_image_column(columns, {layout.valid, *label_columns}, folder, origin)
+    if not label_columns:
+        label_columns = [_find_label_column(names, image_column, layout, origin)]
     return image_column, label_columns
 
 
-def _label_columns(names: Sequence[str], layout: Layout) -> list[str]:
+def _named_label_columns(layout: Layout) -> list[str]:
+    """The columns of labels that the user names."""
     if layout.label is None:
-        return [names[1]]
+        return []
     if isinstance(layout.label, str):
         return [layout.label]
     return list(layout.label)
+
+
+def _find_image_column(
+    columns: Columns, other_uses: Set[str | None], folder: Path | None, origin: _Origin
+) -> str:
+    """The first column, or else the only one, whose first cells are images or name images.
+
+    other_uses: columns that hold something else. Raises ValueError where there is no such column,
+    and where there are several of which none is the first.
+    """
+    image_columns = []
+    for name, cells in columns.items():
+        if name in other_uses:
+            continue
+        if all(_is_image(cell, folder) for cell in cells[:_CELLS_TRIED]):
+            image_columns.append(name)
+    if image_columns and (len(image_columns) == 1 or image_columns[0] == next(iter(columns))):
+        return image_columns[0]
+    found = f"{image_columns} all do" if image_columns else "none does"
+    where = "" if folder is None else f" below {str(folder)!r}"
+    raise ValueError(
+        f"which column of {origin.name} names the images{where}? {found}, of {list(columns)}; pass "
+        "image_column= and label_column=, and the folder that the paths are relative to"
+    )
+
+
+def _is_image(cell: Any, folder: Path | None) -> bool:
+    """Whether a cell holds an image or names one; an empty cell may be one."""
+    if isinstance(cell, str | Path):
+        return is_empty(cell) or _is_image_path(cell, folder)
+    return not isinstance(cell, float | int) or is_missing(cell)
+
+
+def _find_label_column(
+    names: Sequence[str], image_column: str, layout: Layout, origin: _Origin
+) -> str:
+    """The column after that of the images, or else the only other one."""
+    candidates = [name for name in names if name not in (image_column, layout.valid)]
+    behind = [name for name in candidates if names.index(name) > names.index(image_column)]
+    if behind:
+        return behind[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise ValueError(
+        f"which column of {origin.name} holds the labels? pass label_column=, one of {candidates}"
+    )
 
 
 def _other_delimiter_hint(names: Sequence[str]) -> str:
@@ -247,27 +359,11 @@ def _read_item(cell: Any, folder: Path | None, place: str) -> ImageSource:
 
     place: where the cell is, for the error. Raises ValueError for an empty cell.
     """
-    is_path = isinstance(cell, str | Path)
-    # only texts are compared with "": for an array that would compare all pixels
-    is_blank = is_path and cell == ""
-    # data frames have NaN in empty cells, and no image is a single number
-    if is_blank or is_missing(cell) or isinstance(cell, float):
-        raise ValueError(f"{place}: image or label is empty")
-    if is_path:
+    if is_empty(cell):
+        raise ValueError(f"{place} names no image; fill the cell or leave the row out")
+    if isinstance(cell, int | float):
+        raise ValueError(f"{place}: an image is a path or an image in memory, got {cell!r}")
+    if isinstance(cell, str | Path):
         return Path(cell) if folder is None else folder / cell
     image: ImageSource = cell
     return image
-
-
-def _read_mark(cell: Any, column: str, place: str) -> bool:
-    """Whether a cell of the column marks its row for validation.
-
-    place: where the cell is, for the error. Raises ValueError for a text that is no mark.
-    """
-    mark = str(cell).strip().lower()
-    if mark in _VALID_MARKS:
-        return True
-    if mark in _TRAIN_MARKS:
-        return False
-    known_marks = ", ".join(sorted(_VALID_MARKS | _TRAIN_MARKS))
-    raise ValueError(f"{place}: {column!r} says {cell!r}, which is none of {known_marks}")

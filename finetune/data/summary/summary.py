@@ -3,7 +3,7 @@
 import html
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +14,9 @@ from statistics import median
 from torch import Tensor
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import EXTENSIONS, ImageError
+from finetune.data.images.decode import ImageError
 from finetune.data.images.headers import Header, read_header
+from finetune.data.sources.listing import Listing
 from finetune.data.summary.duplicates import Twins, find_duplicates
 from finetune.tables import Column, Table, facts_html
 from finetune.tasks import Task
@@ -222,27 +223,13 @@ def _unused_files(
     """
     if not folders:
         return {}, 0
-    extensions: Counter[str] = Counter()
-    images: set[str] = set()
-    for path in chain.from_iterable(map(_visible_files, folders)):
-        extension = os.path.splitext(path)[1].lower()
-        if extension in EXTENSIONS:
-            images.add(os.path.abspath(path))
-        else:
-            extensions[extension or "(none)"] += 1
+    listing = Listing()
+    for folder in folders:
+        listing.add(str(folder))
+    images = set(map(os.path.abspath, listing.images))
     used = {os.path.abspath(str(item)) for item in (*train.items, *valid.items)}
     used |= {os.path.abspath(error.source) for error in skipped}
-    return dict(extensions.most_common()), len(images - used)
-
-
-def _visible_files(folder: Path) -> Iterator[str]:
-    """Paths of all files in and below a folder; hidden files and folders are left out."""
-    for place, subfolders, files in os.walk(folder, followlinks=True):
-        # os.walk goes only into the folders that are left in its list
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield os.path.join(place, name)
+    return dict(listing.left_out.most_common()), len(images - used)
 
 
 # --- as text and HTML

@@ -19,20 +19,20 @@ def test_space_around_a_label_makes_no_class(tmp_path: Path) -> None:
 
 def test_label_of_spaces_is_empty(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,label\n1.jpg,red\n2.jpg, \n")
-    with pytest.raises(ValueError, match="line 3: image or label is empty"):
+    with pytest.raises(ValueError, match="line 3 has no label; fill the cell or leave the row out"):
         read_csv(file, tmp_path, Layout())
 
 
 def test_missing_value_of_pandas_is_empty() -> None:
     missing = pytest.importorskip("pandas").NA
     table = {"file": ["1.jpg", "2.jpg"], "kind": ["a", missing], "v": [True, missing]}
-    with pytest.raises(ValueError, match="the table, row 1: image or label is empty"):
+    with pytest.raises(ValueError, match="the table, row 1 has no label"):
         read_table(table, None, Layout())
     assert read_table(table | {"kind": ["a", "b"]}, None, Layout(valid="v")).is_valid == [
         True,
         False,
     ]
-    with pytest.raises(ValueError, match="the table, row 1: image or label is empty"):
+    with pytest.raises(ValueError, match="the table, row 1 names no image"):
         read_table({"file": ["1.jpg", missing], "kind": ["a", "b"]}, None, Layout())
 
 

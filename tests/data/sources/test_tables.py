@@ -54,10 +54,17 @@ def test_missing_csv_column_is_named(tmp_path: Path, columns: tuple) -> None:
         read_csv(file, tmp_path, Layout(*columns))
 
 
-@pytest.mark.parametrize("row", ["2.jpg,", ",b", "2.jpg"])
-def test_empty_csv_cell_is_named_with_its_line(tmp_path: Path, row: str) -> None:
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("2.jpg,", "has no label"),
+        (",b", "names no image"),
+        ("2.jpg", "has 1 cell and the header 2"),
+    ],
+)
+def test_empty_csv_cell_is_named_with_its_line(tmp_path: Path, row: str, problem: str) -> None:
     file = write_csv(tmp_path, f"image,label\n1.jpg,a\n{row}\n3.jpg,a\n")
-    with pytest.raises(ValueError, match=r"labels\.csv', line 3: image or label is empty"):
+    with pytest.raises(ValueError, match=rf"labels\.csv', line 3 {problem}"):
         read_csv(file, tmp_path, Layout())
 
 
@@ -69,7 +76,7 @@ def test_csv_row_without_its_mark_is_named_with_its_line(tmp_path: Path) -> None
 
 def test_csv_mark_that_says_nothing_known_is_refused(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,label,valid\n1.jpg,a,vaild\n2.jpg,b,0\n")
-    with pytest.raises(ValueError, match="vaild"):
+    with pytest.raises(ValueError, match="line 2, column 'valid' says 'vaild' where it should"):
         read_csv(file, tmp_path, Layout(valid="valid"))
 
 
@@ -129,17 +136,17 @@ FRAME = {"file": ["1.jpg", "2.jpg"], "kind": ["a", "b"], "held out": [False, Tru
 
 def frames(columns: dict[str, list[Any]]) -> list[Any]:
     """The same table in all kinds that are installed."""
-    found: list[Any] = [columns]
+    tables: list[Any] = [columns]
     for name, make in (
         ("pandas", lambda m: m.DataFrame(columns)),
         ("polars", lambda m: m.DataFrame(columns)),
         ("pyarrow", lambda m: m.table(columns)),
     ):
         try:
-            found.append(make(__import__(name)))
+            tables.append(make(__import__(name)))
         except ImportError:
             continue
-    return found
+    return tables
 
 
 def test_every_kind_of_table_is_read_alike() -> None:
@@ -175,8 +182,86 @@ def test_table_that_only_speaks_a_protocol_is_read(protocol: str) -> None:
 
 def test_missing_value_of_a_table_is_named_with_its_row() -> None:
     for table in frames({"file": ["1.jpg", "2.jpg"], "kind": ["a", None]}):
-        with pytest.raises(ValueError, match="the table, row 1: image or label is empty"):
+        with pytest.raises(ValueError, match="the table, row 1 has no label"):
             read_table(table, None, Layout())
+
+
+# --- no cell is dropped
+
+
+@pytest.mark.parametrize(
+    ("row", "delimiter", "reason"),
+    [
+        ("2.jpg,red,wet", ",", "label_delimiter=',' is what separates the cells, too"),
+        ("2.jpg,red,wet", " ", "write a text with a comma in quotes"),
+        ("old, 2.jpg,red", " ", "write a text with a comma in quotes"),
+    ],
+)
+def test_csv_row_with_more_cells_than_the_header_is_refused(
+    tmp_path: Path, row: str, delimiter: str, reason: str
+) -> None:
+    file = write_csv(tmp_path, f"image,tags\n1.jpg,red\n{row}\n")
+    layout = Layout(task=MultiLabel(), delimiter=delimiter)
+    with pytest.raises(ValueError, match=f"line 3 has 3 cells and the header 2; {reason}"):
+        read_csv(file, tmp_path, layout)
+
+
+def test_csv_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, 'image,label\n1.jpg,"two\nlines"\n\n2.jpg,a,b\n')
+    with pytest.raises(ValueError, match="line 5 has 3 cells"):
+        read_csv(file, tmp_path, Layout())
+
+
+@pytest.mark.parametrize("first", ["1.jpg,a", "a,1.jpg", "0,1.JPEG,a", "scan1,a"])
+def test_csv_without_a_header_is_refused(tmp_path: Path, first: str) -> None:
+    (tmp_path / "scan1").touch()
+    with pytest.raises(ValueError, match=r"has no header: its first line names the image '"):
+        read_csv(write_csv(tmp_path, f"{first}\n2.jpg,b\n"), tmp_path, Layout())
+
+
+def test_csv_with_a_repeated_header_is_refused(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label,label\n1.jpg,a,b\n")
+    with pytest.raises(ValueError, match="has 2 columns called 'label'; give each a name of its"):
+        read_csv(file, tmp_path, Layout())
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        ("image,label\n1.jpg,a\n2.jpg,b", Layout()),
+        ("label,image\na,1.jpg\nb,2.jpg", Layout()),
+        (",image,label\n0,1.jpg,a\n1,2.jpg,b", Layout()),
+        ("n,file,part,kind\n0,1.jpg,1,a\n1,2.jpg,0,b", Layout(valid="part")),
+        ("kind,file\na,1.jpg\nb,2.jpg", Layout(image="file")),
+        ("kind,file\na,1.jpg\nb,2.jpg", Layout(label="kind")),
+    ],
+)
+def test_columns_are_found_by_what_they_hold(tmp_path: Path, text: str, layout: Layout) -> None:
+    items, labels, *_ = read_csv(write_csv(tmp_path, text), tmp_path, layout)
+    assert items == [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    assert labels == ["a", "b"]
+
+
+def test_files_tell_the_column_of_images_where_names_have_no_ending(tmp_path: Path) -> None:
+    for name in ("scan1", "scan2"):
+        (tmp_path / name).touch()
+    file = write_csv(tmp_path, "label,scan\na,scan1\nb,scan2\n")
+    assert read_csv(file, tmp_path, Layout()).items == [tmp_path / "scan1", tmp_path / "scan2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("a,b,c\n1,2,3", "none does"), ("n,old,new\n1,a.jpg,b.jpg", r"\['old', 'new'\] all do")],
+)
+def test_columns_that_can_not_be_told_are_asked_for(tmp_path: Path, text: str, found: str) -> None:
+    with pytest.raises(ValueError, match=rf"which column .* names the images .*{found}, of \["):
+        read_csv(write_csv(tmp_path, text), tmp_path, Layout())
+
+
+def test_column_of_labels_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "id,label,image\n7,a,1.jpg\n")
+    with pytest.raises(ValueError, match=r"holds the labels\? pass label_column=, one of \['id', "):
+        read_csv(file, tmp_path, Layout())
 
 
 def test_missing_mark_of_a_table_is_training() -> None:

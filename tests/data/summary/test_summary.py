@@ -117,7 +117,8 @@ def test_files_that_are_left_out_are_counted_by_extension(split: Path) -> None:
     for name in ("red/a.heic", "red/b.HEIC", "notes.txt", "blue/.hidden", "blue/README"):
         (split / "train" / name).write_bytes(b"")
     shutil.copy(split / "train/red/001.jpg", split / "train/stray.jpg")
-    found = summary_of(split)
+    with pytest.warns(UserWarning, match="left out in"):
+        found = summary_of(split)
     assert found.left_out == {".heic": 2, ".txt": 1, "(none)": 1}
     assert found.unused == 1
     assert "left out    .heic 2, " in str(found)
