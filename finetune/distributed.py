@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from finetune.nested import map_tensors
 
 
 def rank() -> int:
@@ -43,6 +46,19 @@ def interleaved(values: Tensor, count: int) -> Tensor:
     rows_of_this_process[:] = values[: len(rows_of_this_process)]
     # all processes hold zeros in the rows of the others, so that the sum has every row once
     return total(rows)
+
+
+def gathered(value: Any, device: torch.device) -> list[Any]:
+    """The values of all processes, in their order, with tensors on the device.
+
+    value: a structure of tensors, which may differ in size between processes, or None.
+    """
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    # through the CPU, since a tensor of another process is on another device
+    dist.all_gather_object(values, map_tensors(lambda tensor: tensor.cpu(), value))
+    return [map_tensors(lambda tensor: tensor.to(device), value) for value in values]
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -102,7 +102,7 @@ class Learner:
             model=model,
             data=data,
             loss=loss,
-            metrics=create_metrics(metrics, class_count, runtime.device, data.task),
+            metrics=create_metrics(metrics, class_count, runtime.device, data.task, loss=loss),
             optimizer=GroupOptimizer(
                 groups, settings.optimizer, weight_decay=settings.weight_decay
             ),

@@ -6,7 +6,17 @@ from typing import Any, TypeAlias
 import torch
 
 from finetune import arguments
-from finetune.tasks import DEFAULT_TASK, SingleLabel, Task, TaskLike, registered_tasks, resolve_task
+from finetune.tasks import (
+    DEFAULT_TASK,
+    Loss,
+    SingleLabel,
+    Task,
+    TaskLike,
+    registered_tasks,
+    resolve_task,
+)
+from finetune.tasks.losses import takes_probabilities
+from finetune.tasks.metric_adapters import WholeSetMetric, without_guess
 from finetune.wording import did_you_mean
 
 MetricLike: TypeAlias = str | Callable[[Any, Any], Any] | Any
@@ -18,22 +28,28 @@ def create_metrics(
     class_count: int | None,
     device: torch.device,
     task: TaskLike = DEFAULT_TASK,
+    *,
+    loss: Loss | None = None,
 ) -> dict[str, Any]:
     """The metrics by name, as objects with update(outputs, targets), compute() and reset().
 
     metrics: one metric, several, or a mapping of names to metrics. A metric is a name, a
-    torchmetrics object or a function (outputs, targets) -> number, whose values are averaged over
-    the examples. Functions and objects get the model's outputs as they are, unless the task adapts
-    an object: torchmetrics' Multilabel ones get probabilities.
-    Where an image has several labels, the named metrics count those with a probability above 0.5;
-    "f1", "precision", "recall" and "auroc" are means over the classes; "accuracy" is the share of
-    all yes-or-no answers that are right.
+    torchmetrics object or a function (outputs, targets) -> number. A function is called once, with
+    the outputs and targets of all examples, over all processes.
+    Functions and objects of the user's get outputs and targets as they are. Names and torchmetrics
+    objects get the main ones, see `nested.main_output`, and torchmetrics objects that would guess
+    whether they got logits get probabilities; outputs are logits unless `loss` is one of
+    probabilities, BCELoss.
+    "balanced_accuracy", "f1", "precision", "recall", "average_precision" and "auroc" are means over
+    the classes that have examples in what is evaluated. Where an image has several labels, the
+    named metrics count those with a probability above 0.5, and "accuracy" is the share of all
+    yes-or-no answers that are right.
     Raises ValueError for a name that the task does not have, and for two metrics of one name.
     """
     task = resolve_task(task)
     created: dict[str, Any] = {}
     for user_name, metric in _named(metrics):
-        name, updatable = _create(metric, class_count, task)
+        name, updatable = _create(metric, class_count, task, loss)
         if user_name is not None:
             name = user_name
         if name in created or name == "loss":
@@ -62,7 +78,9 @@ def _is_metric_object(metric: Any) -> bool:
     return has_methods and not isinstance(metric, type)
 
 
-def _create(metric: MetricLike, class_count: int | None, task: Task) -> tuple[str, Any]:
+def _create(
+    metric: MetricLike, class_count: int | None, task: Task, loss: Loss | None
+) -> tuple[str, Any]:
     """The default name of a metric, and the object that can be updated."""
     if isinstance(metric, str):
         return metric, _by_name(metric, class_count, task)
@@ -70,14 +88,22 @@ def _create(metric: MetricLike, class_count: int | None, task: Task) -> tuple[st
     if _is_metric_object(metric):
         if getattr(metric, "average", "") in (None, "none"):
             raise ValueError(f"{type_name} has average=None; a metric is one number, say average=")
-        return type_name.lower(), task.adapt_metric(metric)
+        return type_name.lower(), _adapted(metric, task, loss)
     is_function = callable(metric) and not isinstance(metric, type)
     if is_function:
-        return getattr(metric, "__name__", type_name), _mean_over_examples(metric)
+        return getattr(metric, "__name__", type_name), WholeSetMetric(metric)
     raise TypeError(
         "metrics must be names, functions or torchmetrics objects, or a mapping of names to them, "
         f"got {arguments.shown(metric)}"
     )
+
+
+def _adapted(metric: Any, task: Task, loss: Loss | None) -> Any:
+    """An object of the user's, behind what it needs of outputs and targets."""
+    adapted = task.adapt_metric(metric)
+    if adapted is not metric:
+        return adapted
+    return without_guess(metric, outputs_are_probabilities=takes_probabilities(loss))
 
 
 def _by_name(name: str, class_count: int | None, task: Task) -> Any:
@@ -104,15 +130,3 @@ def _unknown_name_message(name: str, task: Task) -> str:
         it_is_for = f"it is for {' and '.join(tasks_with_it)}; "
     hint = did_you_mean(name, task.named_metrics())
     return f"there is no metric {name!r}{for_task}; {it_is_for}{hint}"
-
-
-def _mean_over_examples(function: Callable[[Any, Any], Any]) -> Any:
-    """A metric object: the mean of a function's values, weighted by the sizes of the batches."""
-    from torchmetrics import MeanMetric  # a second to import, so not at the top
-
-    class FunctionMean(MeanMetric):
-        def update(self, outputs: Any, targets: Any) -> None:  # type: ignore[override]
-            value = torch.as_tensor(function(outputs, targets)).float()
-            super().update(value, len(targets))
-
-    return FunctionMean()

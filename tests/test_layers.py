@@ -25,7 +25,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"models", "tasks"},
     {"interpret"},
     {"randomness", "distributed", "options", "tables", "arguments", "files"},
-    {"wording"},
+    {"wording", "nested"},
 )
 
 

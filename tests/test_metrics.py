@@ -4,9 +4,15 @@ from typing import Any
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
-from torchmetrics import MeanSquaredError
-from torchmetrics.classification import MulticlassAccuracy, MultilabelAUROC
+from torchmetrics import MeanSquaredError, MetricCollection
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MultilabelAUROC,
+)
 
+from finetune.interpret.predictions import Predictions
 from finetune.metrics import create_metrics
 from finetune.tasks import Task, registered_tasks
 
@@ -268,3 +274,112 @@ def test_auroc_does_not_depend_on_the_size_of_batches() -> None:
     for rows in ([0], [1, 2], [3]):  # some of whose scores may be taken for probabilities
         parts.update(outputs[rows], targets[rows])
     assert whole.compute() == parts.compute()
+
+
+# --- classes without examples in what is evaluated
+
+ABSENT_LOGITS = torch.tensor([[3.0, 1, 0, 2], [2, 3, 0, 1], [0, 4, 1, 2], [0, 1, 0, 5]])
+ABSENT_TARGETS = torch.tensor([0, 0, 1, 1])
+"""Predictions are 0 1 1 3; of the classes 2 and 3 there are no examples."""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("balanced_accuracy", (1 / 2 + 1 / 2) / 2),
+        ("recall", (1 / 2 + 1 / 2) / 2),
+        ("precision", (1 + 1 / 2) / 2),
+        ("f1", (2 / 3 + 1 / 2) / 2),
+        ("auroc", (1 + 1 / 2) / 2),
+    ],
+)
+def test_means_are_over_the_classes_that_have_examples(name: str, expected: float) -> None:
+    metric = create_metrics([name], 4, CPU)[name]
+    for rows in (slice(0, 1), slice(1, 4)):
+        metric.update(ABSENT_LOGITS[rows], ABSENT_TARGETS[rows])
+    assert float(metric.compute()) == pytest.approx(expected)
+
+
+def test_the_report_has_the_means_of_the_metrics() -> None:
+    created = create_metrics(["precision", "recall", "f1"], 4, CPU)
+    for metric in created.values():
+        metric.update(ABSENT_LOGITS, ABSENT_TARGETS)
+    table = Predictions(range(4), "abcd", ABSENT_TARGETS, ABSENT_LOGITS, torch.zeros(4))
+    macro = table.report().macro
+    assert {name: getattr(macro, name) for name in created} == pytest.approx(
+        {name: float(metric.compute()) for name, metric in created.items()}
+    )
+    assert "means over the 2 classes that have examples" in repr(table.report())
+
+
+@pytest.mark.parametrize("name", ["f1", "precision", "recall", "average_precision", "auroc"])
+def test_a_label_that_no_image_has_changes_no_mean(name: str) -> None:
+    more_scores = torch.cat([SCORES, torch.full((5, 1), -3.0)], dim=1)
+    more_there = torch.cat([THERE, torch.zeros(5, 1)], dim=1)
+    assert value_for("multi_label", name, more_scores, more_there) == pytest.approx(
+        value_for("multi_label", name, SCORES, THERE)
+    )
+
+
+def test_a_label_that_every_image_has_leaves_the_area_under_its_curve_undefined() -> None:
+    more_there = torch.cat([THERE, torch.ones(5, 1)], dim=1)
+    assert value_for("multi_label", "auroc", SCORES[:, [0, 1, 2, 0]], more_there) == pytest.approx(
+        value_for("multi_label", "auroc", SCORES, THERE)
+    )
+
+
+@pytest.mark.parametrize("name", ["f1", "auroc", "average_precision"])
+def test_a_mean_over_no_class_is_no_number(name: str) -> None:
+    assert math.isnan(value_for("multi_label", name, SCORES, torch.zeros(5, 3)))
+
+
+# --- the whole set at once
+
+
+def test_function_is_of_the_whole_set() -> None:
+    def highest(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return outputs.max() + len(targets)
+
+    assert value_of(highest) == 9 + 6
+
+
+def test_function_of_no_example_is_no_number() -> None:
+    metric = create_metrics([by_hand], 3, CPU)["by_hand"]
+    assert math.isnan(metric.compute())
+
+
+def test_function_keeps_its_value_and_forgets_the_batches() -> None:
+    metric = create_metrics([by_hand], 3, CPU)["by_hand"]
+    metric.update(LOGITS, TARGETS)
+    assert float(metric.compute()) == float(metric.compute()) == pytest.approx(4 / 6)
+    metric.reset()
+    metric.update(LOGITS[:1], TARGETS[:1])
+    assert float(metric.compute()) == 1
+
+
+# --- torchmetrics objects that would guess what outputs are
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_objects_do_not_guess_batch_by_batch(size: int) -> None:
+    logits = LOGITS / 5  # some rows of which lie in [0, 1]
+    probabilities = logits.softmax(1)
+    expected = sklearn_metrics.roc_auc_score(TARGETS, probabilities, multi_class="ovr")
+    several = MetricCollection({"area": MulticlassAUROC(3), "top": MulticlassAccuracy(3)})
+    created = create_metrics([MulticlassAUROC(3), several], 3, CPU)
+    for metric in created.values():
+        for rows in torch.split(torch.arange(6), size):
+            metric.update(logits[rows], TARGETS[rows])
+    assert float(created["multiclassauroc"].compute()) == pytest.approx(expected)
+    assert float(created["metriccollection"].compute()["area"]) == pytest.approx(expected)
+
+
+def test_objects_that_do_not_guess_get_outputs_as_they_are() -> None:
+    metric = MulticlassAccuracy(3)
+    assert create_metrics(metric, 3, CPU)["multiclassaccuracy"] is metric
+
+
+def test_predicted_classes_are_no_logits() -> None:
+    metric = create_metrics(BinaryAccuracy(), None, CPU)["binaryaccuracy"]
+    metric.update(torch.tensor([0, 1, 1]), torch.tensor([0.0, 1.0, 0.0]))
+    assert float(metric.compute()) == pytest.approx(2 / 3)

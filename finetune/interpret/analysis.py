@@ -90,6 +90,20 @@ def class_scores_of(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) 
     return ClassScores(precision, recall, f1, support)
 
 
+def mean_over_present(values: np.ndarray, is_present: np.ndarray) -> float:
+    """The mean of a value of each class, [C], over the classes that are present.
+
+    A class is present if it has examples in what is evaluated; of one without any nothing is known.
+    is_present: [C] bool. NaN if no class is present.
+
+    >>> mean_over_present(np.array([0.5, 1.0, 0.0]), np.array([True, True, False]))
+    0.75
+    """
+    if not is_present.any():
+        return float("nan")
+    return float(values[is_present].mean())
+
+
 def calibration_bins(
     confidences: np.ndarray, correct: np.ndarray, bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -41,7 +41,8 @@ class ClassRow(NamedTuple):
 class ClassReport(Report):
     """A row for each class; `macro` is their mean, `weighted` their mean by support.
 
-    The precision of a class that is never predicted is 0, and so is the recall of a class without
+    Both are over the classes that have examples, as the metrics of the same names are. The
+    precision of a class that is never predicted is 0, and so is the recall of a class without
     examples.
 
     scores: of each class. share_right: share of the examples that are right, in [0, 1].
@@ -57,7 +58,10 @@ class ClassReport(Report):
         self.rows = [ClassRow(*row) for row in zip(classes, *score_columns, strict=True)]
         self.accuracy = share_right
         self._note = f"{share_name} {share_right:.4f}"
-        self.macro = _mean_row("macro mean", scores, np.ones(len(classes)))
+        is_present = scores.support > 0
+        if not is_present.all():
+            self._note += f"; means over the {is_present.sum()} classes that have examples"
+        self.macro = _mean_row("macro mean", scores, is_present.astype(int))
         self.weighted = _mean_row("weighted mean", scores, scores.support)
 
     def table(self) -> Table:
@@ -77,11 +81,10 @@ class ClassReport(Report):
 
 
 def _mean_row(name: str, scores: ClassScores, weights: np.ndarray) -> ClassRow:
-    """Weighted mean of the scores over the classes. weights: [C]."""
-    total_weight = max(weights.sum(), 1)
+    """Weighted mean of the scores over the classes; NaN without examples. weights: [C]."""
 
     def mean(values: np.ndarray) -> float:
-        return float((values * weights).sum() / total_weight)
+        return float(np.average(values, weights=weights)) if weights.any() else float("nan")
 
     support = int(scores.support.sum())
     return ClassRow(name, mean(scores.precision), mean(scores.recall), mean(scores.f1), support)

@@ -12,6 +12,47 @@ Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> mean loss over the batch, a scalar."""
 
 
+def takes_probabilities(loss: Loss | None) -> bool:
+    """Whether a loss compares probabilities, so that the model has the sigmoid in it."""
+    function = loss.func if isinstance(loss, partial) else loss
+    return isinstance(loss, nn.BCELoss) or function is F.binary_cross_entropy
+
+
+def batch_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    """The loss of a batch, a scalar.
+
+    Raises TypeError for a loss that gives no tensor. Raises ValueError for one that gives several
+    numbers, and for class numbers that the outputs have no column for.
+    """
+    try:
+        value = loss(outputs, targets)
+    except IndexError as error:
+        raise ValueError(_unknown_class_message(outputs, targets, error)) from error
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the loss must give a tensor, got {type(value).__name__}")
+    if value.ndim == 0:
+        return value
+    if value.numel() != 1:
+        raise ValueError(
+            f"the loss must give one number for a batch, got a tensor {list(value.shape)}; "
+            "pass reduction='mean', or return the mean"
+        )
+    return value.reshape(())
+
+
+def _unknown_class_message(outputs: Any, targets: Any, error: IndexError) -> str:
+    are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    if not are_tensors or outputs.ndim < 2 or targets.is_floating_point():
+        return f"the loss failed on these outputs and targets: {error}"
+    columns = outputs.shape[1]
+    return (
+        f"the loss takes class numbers from 0 to {columns - 1}, one for each of the model's "
+        f"{columns} outputs, and the targets go from {int(targets.min())} to "
+        f"{int(targets.max())}: {error}; give the model an output for each class, or take the loss "
+        "of the task"
+    )
+
+
 class SquaredError(nn.Module):
     """The mean of ((outputs - targets) / std)^2, which is the same for grams and for tonnes.
 

@@ -13,7 +13,15 @@ from finetune.tasks.base import CardText, Task
 from finetune.tasks.checks import dtype_and_shape
 from finetune.tasks.labels import is_empty, number_classes, python_values
 from finetune.tasks.losses import Loss, example_losses
-from finetune.tasks.metric_adapters import MetricAdapter, MetricFactory, torch_metric
+from finetune.tasks.metric_adapters import (
+    MetricAdapter,
+    MetricFactory,
+    WholeSetMetric,
+    class_mean,
+    mean_auroc,
+    mean_average_precision,
+    torch_metric,
+)
 from finetune.tasks.post_processing import PostProcessing
 from finetune.wording import labels_in_words
 
@@ -109,12 +117,12 @@ class MultiLabel(Task):
         return {
             "accuracy": self._metric("MultilabelAccuracy", average="micro"),
             "exact_match": self._metric("MultilabelExactMatch"),
-            "f1": self._metric("MultilabelF1Score", average="macro"),
+            "f1": self._mean_over_classes("f1"),
             "f1_micro": self._metric("MultilabelF1Score", average="micro"),
-            "precision": self._metric("MultilabelPrecision", average="macro"),
-            "recall": self._metric("MultilabelRecall", average="macro"),
-            "average_precision": self._metric("MultilabelAveragePrecision", average="macro"),
-            "auroc": self._metric("MultilabelAUROC", average="macro"),
+            "precision": self._mean_over_classes("precision"),
+            "recall": self._mean_over_classes("recall"),
+            "average_precision": self._area(mean_average_precision),
+            "auroc": self._area(mean_auroc),
         }
 
     def _metric(self, metric_name: str, **options: Any) -> MetricFactory:
@@ -126,10 +134,20 @@ class MultiLabel(Task):
 
         return create
 
-    def adapt_metric(self, metric: Any) -> Any:
-        if type(metric).__name__.startswith("Multilabel"):
-            return MetricAdapter(metric, self._probabilities_and_integers)
-        return metric
+    def _mean_over_classes(self, score: str) -> MetricFactory:
+        def create(class_count: int) -> MetricAdapter:
+            metric = torch_metric(
+                "MultilabelStatScores", num_labels=class_count, validate_args=False, average="none"
+            )
+            return class_mean(metric, score, self._probabilities_and_integers)
+
+        return create
+
+    def _area(self, area: Callable[[Tensor, Tensor], float]) -> MetricFactory:
+        def create(class_count: int) -> MetricAdapter:
+            return MetricAdapter(WholeSetMetric(area), self._probabilities_and_integers)
+
+        return create
 
     def _probabilities_and_integers(
         self, outputs: Tensor, targets: Tensor

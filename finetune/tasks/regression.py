@@ -13,7 +13,13 @@ from finetune.tasks.answers import Answer, FilePrediction, ValuesPrediction
 from finetune.tasks.base import CardText, Task
 from finetune.tasks.labels import checked_classes, is_empty, python_values
 from finetune.tasks.losses import Loss, SquaredError, example_losses
-from finetune.tasks.metric_adapters import MetricAdapter, MetricFactory, r2_metric, torch_metric
+from finetune.tasks.metric_adapters import (
+    MetricAdapter,
+    MetricFactory,
+    WholeSetMetric,
+    mean_r2,
+    torch_metric,
+)
 from finetune.tasks.multi_label import targets_like_outputs
 from finetune.tasks.post_processing import PostProcessing
 from finetune.wording import values_in_words
@@ -120,7 +126,7 @@ class Regression(Task):
             "rmse": lambda count: MetricAdapter(
                 torch_metric("MeanSquaredError", squared=False), _same_shapes
             ),
-            "r2": lambda count: MetricAdapter(r2_metric(), _same_shapes),
+            "r2": lambda count: MetricAdapter(WholeSetMetric(mean_r2), _same_shapes),
         }
 
     # --- answers

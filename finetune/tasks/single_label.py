@@ -14,7 +14,14 @@ from finetune.tasks.base import CardText, Task
 from finetune.tasks.checks import dtype_and_shape
 from finetune.tasks.labels import class_name, class_names, is_empty, number_classes, python_values
 from finetune.tasks.losses import Loss, example_losses
-from finetune.tasks.metric_adapters import MetricAdapter, MetricFactory, torch_metric
+from finetune.tasks.metric_adapters import (
+    MetricAdapter,
+    MetricFactory,
+    WholeSetMetric,
+    class_mean,
+    mean_auroc,
+    torch_metric,
+)
 from finetune.tasks.post_processing import PostProcessing
 
 UNKNOWN_CLASS = -1
@@ -124,10 +131,10 @@ class SingleLabel(Task):
     def named_metrics(self) -> Mapping[str, MetricFactory]:
         return {
             "accuracy": self._of_scores("MulticlassAccuracy", average="micro"),
-            "balanced_accuracy": self._of_scores("MulticlassAccuracy", average="macro"),
-            "f1": self._of_scores("MulticlassF1Score", average="macro"),
-            "precision": self._of_scores("MulticlassPrecision", average="macro"),
-            "recall": self._of_scores("MulticlassRecall", average="macro"),
+            "balanced_accuracy": self._mean_over_classes("recall"),
+            "f1": self._mean_over_classes("f1"),
+            "precision": self._mean_over_classes("precision"),
+            "recall": self._mean_over_classes("recall"),
             "auroc": self._area_under_curve,
             "error_rate": self._error_rate,
         }
@@ -143,23 +150,31 @@ class SingleLabel(Task):
 
         return create
 
+    def _mean_over_classes(self, score: str) -> MetricFactory:
+        def create(class_count: int) -> MetricAdapter:
+            metric = torch_metric(
+                "MulticlassStatScores", num_classes=class_count, validate_args=False, average="none"
+            )
+            return class_mean(metric, score, self._scores_and_numbers)
+
+        return create
+
     def _error_rate(self, class_count: int) -> MetricAdapter:
         metric = torch_metric(
             "MulticlassAccuracy", num_classes=class_count, validate_args=False, average="micro"
         )
-        return MetricAdapter(metric, self._scores_and_numbers, one_minus=True)
-
-    def _area_under_curve(self, class_count: int) -> MetricAdapter:
-        metric = torch_metric(
-            "MulticlassAUROC", num_classes=class_count, validate_args=False, average="macro"
+        return MetricAdapter(
+            metric, self._scores_and_numbers, finish=lambda accuracy: 1 - float(accuracy)
         )
 
+    def _area_under_curve(self, class_count: int) -> MetricAdapter:
         def probabilities(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            # torchmetrics guesses whether it got logits, and those of a batch may lie in [0, 1]
             scores, numbers = self._scores_and_numbers(outputs, targets)
-            return scores.float().softmax(dim=1), numbers
+            # of every pixel, where an image has many targets: [B, C, ...] -> [B * ..., C]
+            rows = scores.float().softmax(dim=1).movedim(1, -1).flatten(0, -2)
+            return rows, F.one_hot(numbers.flatten().long(), class_count).bool()
 
-        return MetricAdapter(metric, probabilities)
+        return MetricAdapter(WholeSetMetric(mean_auroc), probabilities)
 
     def _scores_and_numbers(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Raises ValueError for targets of another task, which would be counted as something."""
