@@ -119,12 +119,14 @@ def _curve(
             groups.set_values("lr", [lr * factor for factor in factors])
             step_batches = next_batches(batches, setup.settings.accumulate)
             loss = _train(step, step_batches, number)
+            if loss is None:  # the loss ignores all targets of this step
+                continue
             if not math.isfinite(loss):
                 if len(losses[judged]) < FEWEST:
                     raise ValueError(_loss_was_not_finite(number, steps))
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            smoothed = mean / (1 - SMOOTHING ** (number + 1))  # the mean began at 0
+            smoothed = mean / (1 - SMOOTHING ** (len(losses) + 1))  # the mean began at 0
             lrs.append(lr)
             losses.append(smoothed)
             if number >= judged.start:
@@ -135,12 +137,17 @@ def _curve(
     return lrs, losses
 
 
-def _train(step: TrainStep, batches: list[Batch], number: int) -> float:
-    """Makes one step; returns its mean loss over all processes, NaN if the step diverged."""
+def _train(step: TrainStep, batches: list[Batch], number: int) -> float | None:
+    """Makes one step; returns its mean loss over all processes, NaN if the step diverged.
+
+    None for a step none of whose targets count.
+    """
     try:
         loss = step(batches, 0, epoch=0, step=number)
     except DivergenceError:
         return math.nan
+    if loss is None:
+        return None
     return distributed.total(loss).item() / distributed.world_size()
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune import arguments
+from finetune.nested import count_examples, map_tensors, rows_of
 from finetune.randomness import key, seed_everything
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
 
@@ -21,9 +22,9 @@ from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
 class Batch:
     """B examples as they enter a train step.
 
-    inputs: a tensor, or a tuple or dict of tensors, whose first dimension is B. targets: the same.
-    indices: [B] int64, the examples' numbers in the data set; None where the loader does not know
-    them.
+    inputs: a tensor, or a tuple, dict or data class of tensors, nested as you like, whose first
+    dimension is B. targets: the same. indices: [B] int64, the examples' numbers in the data set;
+    None where the loader does not know them.
     """
 
     inputs: Any
@@ -31,18 +32,19 @@ class Batch:
     indices: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.targets)
+        """The number of examples. Raises ValueError for tensors that differ in it."""
+        return count_examples(self.inputs, self.targets)
 
     def split(self, parts: int) -> "list[Batch]":
         """The same examples as at most `parts` batches of about equal size, in order."""
-        count = min(parts, len(self))
-        edges = [number * len(self) // count for number in range(count + 1)]
-        batches = []
-        for start, stop in pairwise(edges):
-            rows = slice(start, stop)
-            inputs, targets = _rows_of(self.inputs, rows), _rows_of(self.targets, rows)
-            batches.append(Batch(inputs, targets, _rows_of(self.indices, rows)))
-        return batches
+        size = len(self)
+        count = max(1, min(parts, size))
+        edges = [number * size // count for number in range(count + 1)]
+        return [self._part(slice(start, stop), size) for start, stop in pairwise(edges)]
+
+    def _part(self, rows: slice, size: int) -> "Batch":
+        inputs, targets = rows_of(self.inputs, rows, size), rows_of(self.targets, rows, size)
+        return Batch(inputs, targets, rows_of(self.indices, rows, size))
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with inputs and targets on another device; the indices stay where they are.
@@ -52,29 +54,10 @@ class Batch:
         return Batch(move(self.inputs, device), move(self.targets, device), self.indices)
 
 
-def _rows_of(value: Any, rows: slice) -> Any:
-    """These rows of every tensor in `value` (tensor, tuple, list, dict or None)."""
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        return {name: _rows_of(item, rows) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_rows_of(item, rows) for item in value)
-    return value[rows]
-
-
 def move(value: Any, device: torch.device) -> Any:
-    """The same with every tensor on the device. value: a tensor, tuple, list or dict.
-
-    Anything in it that is no tensor stays as it is; a list becomes a tuple.
-    """
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=device.type == "cuda")
-    if isinstance(value, dict):
-        return {name: move(item, device) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(move(item, device) for item in value)
-    return value
+    """The same with every tensor on the device; a list becomes a tuple, see `map_tensors`."""
+    non_blocking = device.type == "cuda"
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), value)
 
 
 Batches: TypeAlias = Generator[Batch, None, None]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finetune.tasks.checks import dtype_and_shape
 from finetune.wording import did_you_mean
 
-Scores: TypeAlias = Callable[[Tensor], Tensor]
+Scores: TypeAlias = Callable[[Any], Tensor]
 """Outputs of a model -> a score for each class or target, [B, C]: `Task.class_scores`."""
 
 LayoutKind: TypeAlias = Literal["first", "last", "tokens"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetune.data.loaders import InputPipeline
 from finetune.inference.outputs import reading
 from finetune.inference.reading import Source
+from finetune.nested import main_output, main_target
 from finetune.tasks.checks import dtype_and_shape
 from finetune.training.evaluation import run_through
 from finetune.training.runtime.runtime import Runtime
@@ -73,12 +74,13 @@ def compute_features(
     targets: list[Tensor] = []
     batches = run_through(backbone, source.loader, pipeline, runtime)
     with reading(source.loader), closing(batches):
-        for batch, features in batches:
+        for batch, outputs in batches:
+            features = main_output(outputs)
             if not isinstance(features, Tensor) or features.ndim != 2:
                 raise ValueError(
                     f"the backbone gives {dtype_and_shape(features)}, not pooled features [B, F]"
                 )
             values.append(features.cpu())
-            targets.append(batch.targets.cpu())
+            targets.append(main_target(batch.targets).cpu())
     items = source.items(sum(map(len, values)))
     return Features(torch.cat(values), torch.cat(targets), tuple(items))

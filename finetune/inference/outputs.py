@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from finetune.data.batching import ImageLoader
 from finetune.data.loaders import EpochLoader, InputPipeline
 from finetune.inference.reading import InOrder, Source
+from finetune.nested import main_output, main_target
 from finetune.randomness import isolated
 from finetune.tasks import Loss, Task
-from finetune.training.evaluation import run_through
+from finetune.training.evaluation import MeanLoss, run_through
 from finetune.training.runtime.runtime import Runtime
 
 
@@ -22,13 +23,15 @@ class Outputs:
     """One row for each example, on the CPU, in the order of the source.
 
     items: paths, or numbers. outputs: float32 [N, C] as the model gives them. targets: [N, ...].
-    losses: [N]. image: opens the image of a row, by its number; None where no images are known.
+    losses: [N], of each example by itself. loss: of all together, as training computes it. image:
+    opens the image of a row, by its number; None where no images are known.
     """
 
     items: tuple[str | int, ...]
     outputs: Tensor
     targets: Tensor
     losses: Tensor
+    loss: float
     image: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
@@ -57,22 +60,27 @@ def compute_outputs(
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     losses: list[Tensor] = []
+    mean_loss = MeanLoss(loss, runtime.device)
     batches = run_through(model, source.loader, pipeline, runtime, view=view)
     with reading(source.loader), closing(batches):
-        for batch, batch_outputs in batches:
-            batch_targets = task.checked_targets(batch_outputs, batch.targets)
+        for batch, all_outputs in batches:
+            batch_outputs = main_output(all_outputs)
+            batch_targets = task.checked_targets(batch_outputs, main_target(batch.targets))
+            if isinstance(batch.targets, Tensor):
+                batch = replace(batch, targets=batch_targets)  # class numbers of any whole type
+            mean_loss.update(all_outputs, batch)
             batch_losses = task.example_losses(loss, batch_outputs, batch_targets)
             outputs.append(batch_outputs.cpu())
             targets.append(batch_targets.cpu())
             losses.append(batch_losses.float().cpu())
     if not outputs:
         raise ValueError("the loader gave no examples")
-    all_outputs = torch.cat(outputs)
     return Outputs(
-        tuple(source.items(len(all_outputs))),
-        all_outputs,
+        tuple(source.items(sum(map(len, outputs)))),
+        torch.cat(outputs),
         torch.cat(targets),
         torch.cat(losses),
+        mean_loss.of_this_process(),
         source.image,
     )
 
@@ -95,5 +103,6 @@ def mean_over_views(views: list[Outputs], task: Task, loss: Loss, device: torch.
         total += task.activation(outputs.outputs).double()
     mean_outputs = task.inverse_activation(total / len(views))
     # on the device, where the loss may have weights
-    losses = task.example_losses(loss, mean_outputs.to(device), first.targets.to(device))
-    return Outputs(first.items, mean_outputs, first.targets, losses.cpu(), first.image)
+    losses = task.example_losses(loss, mean_outputs.to(device), first.targets.to(device)).cpu()
+    mean_loss = float(losses.mean())
+    return Outputs(first.items, mean_outputs, first.targets, losses, mean_loss, first.image)

@@ -27,6 +27,7 @@ from finetune.interpret.activation import ActivationMap
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.metrics import Metrics, create_metrics
+from finetune.nested import main_output
 from finetune.tasks import (
     DEFAULT_TASK,
     Answer,
@@ -36,7 +37,7 @@ from finetune.tasks import (
     TaskLike,
     resolve_task,
 )
-from finetune.training.evaluation import computed, evaluate
+from finetune.training.evaluation import computed, evaluate, update_metrics
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import forward
 from finetune.wording import did_you_mean
@@ -209,7 +210,7 @@ class Predictor:
 
     @torch.no_grad()
     def _probabilities_of(self, inputs: Any) -> Tensor:
-        outputs: Tensor = forward(self.model, inputs)
+        outputs: Tensor = main_output(forward(self.model, inputs))
         return self.task.activation(outputs, self.temperature).cpu()
 
     # --- passes over data
@@ -290,9 +291,8 @@ class Predictor:
         measured = self._fresh_metrics(metrics)
         if isinstance(source, Outputs):
             device = self.runtime.device
-            for metric in measured.values():
-                metric.update(source.outputs.to(device), source.targets.to(device))
-            return {"loss": float(source.losses.mean()), **computed(measured)}
+            update_metrics(measured, source.outputs.to(device), source.targets.to(device))
+            return {"loss": source.loss, **computed(measured)}
         loader = self._valid
         if source is not None and source is not self._valid:
             loader = self._reader.open(source).loader
@@ -314,7 +314,7 @@ class Predictor:
             return copy.deepcopy(dict(self._metrics))
         class_count = None if self.classes is None else len(self.classes)
         wanted = self.task.default_metrics if metrics is None else metrics
-        return create_metrics(wanted, class_count, self.runtime.device, self.task)
+        return create_metrics(wanted, class_count, self.runtime.device, self.task, loss=self._loss)
 
     def tta(self, views: int = 4, source: LoaderLike | None = None) -> PredictionTable:
         """Test-time augmentation: mean probabilities, of a regression values, over the usual view
@@ -425,7 +425,10 @@ class Predictor:
         number = int(activated.argmax()) if has_probabilities else 0
         if target is not None:
             number = _class_number(target, classes)
-        scores = self.task.class_scores
+
+        def scores(outputs: Any) -> Tensor:
+            return self.task.class_scores(main_output(outputs))
+
         with torch.enable_grad():
             if layer is not None:
                 arguments.text("layer", layer)

@@ -22,6 +22,7 @@ from finetune.data.loaders import (
 )
 from finetune.data.sources.folders import class_folders, from_folder
 from finetune.inference import torch_loaders
+from finetune.nested import count_examples
 from finetune.tasks import Task
 
 _SHOWN_SIDE = 320
@@ -39,7 +40,8 @@ class InOrder:
     batch_size: int
 
     def _batches(self) -> list[Tensor]:
-        return list(torch.split(torch.arange(len(self.loader.targets)), self.batch_size))
+        count = count_examples(self.loader.targets)
+        return list(torch.split(torch.arange(count), self.batch_size))
 
     def __len__(self) -> int:
         return len(self._batches())

@@ -31,7 +31,8 @@ _VALIDATION_STYLE: Mapping[str, Any] = {
 def smooth(values: np.ndarray, window: float) -> np.ndarray:
     """Exponential mean over about `window` values, corrected for its start.
 
-    values: [N] float. Returns [N].
+    values: [N] float. Returns [N]. A value that is not finite is left out: the mean stays what it
+    was before, and is NaN as long as there was none.
 
     >>> smooth(np.array([1.0, 1.0, 4.0]), 2).round(2).tolist()
     [1.0, 1.0, 2.71]
@@ -39,11 +40,13 @@ def smooth(values: np.ndarray, window: float) -> np.ndarray:
     decay = 1 - 1 / window
     weighted_sum = 0.0
     weight = 0.0
-    means = np.empty_like(values)
+    means = np.full_like(values, np.nan)
     for i, value in enumerate(values):
-        weighted_sum = decay * weighted_sum + value
-        weight = decay * weight + 1
-        means[i] = weighted_sum / weight
+        if np.isfinite(value):
+            weighted_sum = decay * weighted_sum + value
+            weight = decay * weight + 1
+        if weight:
+            means[i] = weighted_sum / weight
     return means
 
 
@@ -131,9 +134,14 @@ def _limits(training_losses: np.ndarray, validation_losses: Sequence[float]) -> 
 
     A single peak of the training loss would press the rest of the curve into a flat line.
     """
+    finite_of_training = training_losses[np.isfinite(training_losses)]
     finite = [loss for loss in validation_losses if math.isfinite(loss)]
-    high = max([float(np.quantile(training_losses, 0.995)), *finite])
-    low = min([float(training_losses.min()), *finite])
+    if len(finite_of_training):
+        finite.append(float(np.quantile(finite_of_training, 0.995)))
+        finite.append(float(finite_of_training.min()))
+    if not finite:
+        return 0.0, 1.0
+    high, low = max(finite), min(finite)
     margin = 0.05 * (high - low) or 0.1
     top = high + margin
     if 0 <= low < 0.3 * high:

@@ -8,7 +8,8 @@ from finetune.tasks.answers import (
     ValuesPrediction,
 )
 from finetune.tasks.base import CardText, Task
-from finetune.tasks.losses import Loss, SquaredError
+from finetune.tasks.loss_weight import LossWeight
+from finetune.tasks.losses import Loss, SquaredError, batch_loss
 from finetune.tasks.multi_label import MultiLabel
 from finetune.tasks.post_processing import PostProcessing
 from finetune.tasks.registry import (
@@ -29,6 +30,7 @@ __all__ = [
     "FilePrediction",
     "LabelsPrediction",
     "Loss",
+    "LossWeight",
     "MultiLabel",
     "PostProcessing",
     "Prediction",
@@ -39,6 +41,7 @@ __all__ = [
     "TaskLike",
     "TaskName",
     "ValuesPrediction",
+    "batch_loss",
     "register",
     "registered_tasks",
     "resolve_task",

@@ -1,14 +1,17 @@
 """One evaluation: every batch through the model, the loss and the metrics."""
 
+import math
 from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune import distributed
 from finetune.data.loaders import Batch, EpochLoader, InputPipeline
-from finetune.tasks import Loss
+from finetune.nested import main_output, main_target
+from finetune.tasks import Loss, LossWeight, batch_loss
+from finetune.tasks.metric_adapters import takes_whole_outputs
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
@@ -45,6 +48,60 @@ def run_through(
         yield batch, in_float32(outputs)
 
 
+class MeanLoss:
+    """The loss of all batches together, which does not depend on how examples are batched.
+
+    Sums stay on the device until the end, so that nothing waits for it. The loss of no example is
+    NaN.
+    """
+
+    def __init__(self, loss: Loss, device: torch.device) -> None:
+        self._loss = loss
+        self._weight = LossWeight.of(loss)
+        self._loss_sum = torch.zeros((), device=device)
+        self._weight_sum = torch.zeros((), device=device)
+
+    @torch.no_grad()
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Adds a batch, with the outputs for it in float32."""
+        loss = batch_loss(self._loss, outputs, batch.targets)
+        weight = self._weight.of_batch(batch.targets, len(batch))
+        if self._weight.is_sum:
+            self._loss_sum += loss
+        elif isinstance(weight, Tensor):
+            # the mean over no target is NaN, and counts nothing
+            self._loss_sum += torch.where(weight > 0, loss * weight, 0)
+        else:
+            self._loss_sum += loss * weight
+        self._weight_sum += weight
+
+    def compute(self) -> float:
+        """The loss over all processes, which wait for each other."""
+        return self._value(distributed.total(self._sums()))
+
+    def of_this_process(self) -> float:
+        """The loss of the batches of this process alone."""
+        return self._value(self._sums())
+
+    def _sums(self) -> Tensor:
+        return torch.stack([self._loss_sum, self._weight_sum])
+
+    def _value(self, sums: Tensor) -> float:
+        loss_sum, weight_sum = sums.tolist()
+        if not weight_sum:
+            return math.nan
+        return float(loss_sum if self._weight.is_sum else loss_sum / weight_sum)
+
+
+def update_metrics(metrics: Mapping[str, Any], outputs: Any, targets: Any) -> None:
+    """Updates each metric with a batch; see `create_metrics` for what a metric gets of it."""
+    for metric in metrics.values():
+        if takes_whole_outputs(metric):
+            metric.update(outputs, targets)
+        else:
+            metric.update(main_output(outputs), main_target(targets))
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -55,24 +112,18 @@ def evaluate(
     loss: Loss,
     metrics: Mapping[str, Any],
 ) -> dict[str, float]:
-    """ "loss", the mean over the loader's examples, and each metric, over all processes.
+    """ "loss", as of one batch of all the loader's examples, and each metric, over all processes.
 
     model: in eval mode. Losses stay on the device until the end, so that nothing waits for it.
     """
     distributed.share_buffers(model)
     for metric in metrics.values():
         metric.reset()
-    loss_sum = torch.zeros((), device=runtime.device)
-    example_count = 0
+    mean_loss = MeanLoss(loss, runtime.device)
     for batch, outputs in run_through(model, loader, pipeline, runtime):
-        loss_sum += loss(outputs, batch.targets) * len(batch)
-        example_count += len(batch)
-        for metric in metrics.values():
-            metric.update(outputs, batch.targets)
-    sums = torch.stack([loss_sum, torch.tensor(float(example_count), device=runtime.device)])
-    total_loss, total_count = distributed.total(sums).tolist()
-    mean_loss = total_loss / total_count if total_count else float("nan")
-    return {"loss": mean_loss, **computed(metrics)}
+        mean_loss.update(outputs, batch)
+        update_metrics(metrics, outputs, batch.targets)
+    return {"loss": mean_loss.compute(), **computed(metrics)}
 
 
 def validate(setup: Setup) -> dict[str, float]:

@@ -108,6 +108,14 @@ class StepEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class EmptyStep(StepEnd):
+    """A step none of whose targets count, as the loss ignores them: nothing moved, `loss` is NaN.
+
+    It arrives as a `StepEnd`, in `on_step_end`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class GroupUpdates:
     """How large a step was, one value per layer group; NaN for those that are frozen.
 
@@ -125,8 +133,8 @@ class GroupUpdates:
 class EpochEnd:
     """An epoch is over, validation included.
 
-    train_loss: the mean over the epoch's steps. valid: "loss" and each metric -> value, or empty
-    without validation. seconds: how long the epoch took.
+    train_loss: the mean over the epoch's steps that have a loss. valid: "loss" and each metric ->
+    value, or empty without validation. seconds: how long the epoch took.
     """
 
     phase: str

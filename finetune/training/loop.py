@@ -15,6 +15,7 @@ from finetune.training.divergence import DivergenceError
 from finetune.training.events import (
     Answer,
     Callback,
+    EmptyStep,
     EpochEnd,
     EpochStart,
     Event,
@@ -192,7 +193,7 @@ class Loop:
             # a run that was interrupted behind its last step ends with the values of that step
             self._set_values(run, phase, steps_per_epoch - 1)
         results = step.validate()
-        mean_loss = run.loss_sum / steps_per_epoch
+        mean_loss = run.mean_loss(steps_per_epoch)
         seconds = time.perf_counter() - started_at
         epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
         run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
@@ -227,13 +228,13 @@ class Loop:
                     raise self._diverged(error, row) from None
                 self._pending.add(row, loss, step.meter.take())
                 run.step = number + 1
-                self._after_step(run, row, on_cpu=loss.device.type == "cpu")
+                self._after_step(run, row)
 
-    def _after_step(self, run: Run, row: StepEnd, *, on_cpu: bool) -> None:
+    def _after_step(self, run: Run, row: StepEnd) -> None:
         """Emits what is pending and looks for signals, as often as it costs no time."""
         is_last = run.step == self.setup.steps_per_epoch
         is_time_to_read = is_last or run.step % DELAY == 0
-        if is_time_to_read or on_cpu:
+        if is_time_to_read or self.setup.runtime.device.type == "cpu":
             self._emit_pending(run)
         # the loss of a next step shows a broken update; the last one has no next step
         if is_last and not self.setup.weights_are_finite():
@@ -264,7 +265,9 @@ class Loop:
         """Reads the numbers of the pending steps and emits their events."""
         answers: list[Answer] = []
         for event in self._pending.read():
-            if isinstance(event, StepEnd):
+            if isinstance(event, EmptyStep):
+                run.empty_steps += 1
+            elif isinstance(event, StepEnd):
                 if not math.isfinite(event.loss):
                     error = DivergenceError(f"the training loss is {event.loss}")
                     raise self._diverged(error, event)

@@ -1,5 +1,6 @@
 """Pending: steps that are done, but whose losses are still on the device."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -7,17 +8,21 @@ import torch
 from torch import Tensor
 
 from finetune import distributed
-from finetune.training.events import GroupUpdates, StepEnd
+from finetune.training.events import EmptyStep, GroupUpdates, StepEnd
 
 
 @dataclass(slots=True)
 class Pending:
     """Collects losses to read several at once: each reading makes the host wait for the device."""
 
-    _steps: list[tuple[StepEnd, Tensor, Tensor | None]] = field(default_factory=list)
+    _steps: list[tuple[StepEnd, Tensor | None, Tensor | None]] = field(default_factory=list)
 
-    def add(self, row: StepEnd, loss: Tensor, updates: Tensor | None = None) -> None:
-        """Adds a step. row: still without loss. loss: scalar. updates: see `UpdateMeter.take`."""
+    def add(self, row: StepEnd, loss: Tensor | None, updates: Tensor | None = None) -> None:
+        """Adds a step.
+
+        row: still without loss. loss: scalar; None for an `EmptyStep`. updates: see
+        `UpdateMeter.take`.
+        """
         self._steps.append((row, loss, updates))
 
     def read(self) -> Iterator[StepEnd | GroupUpdates]:
@@ -26,10 +31,11 @@ class Pending:
         self._steps = []
         if not steps:
             return
-        losses = _read_losses([loss for _, loss, _ in steps])
-        for (row, _, updates), loss in zip(steps, losses, strict=True):
+        values = iter(_read_losses([loss for _, loss, _ in steps if loss is not None]))
+        for row, loss, updates in steps:
+            kind, value = (EmptyStep, math.nan) if loss is None else (StepEnd, next(values))
             # dataclasses.replace takes four times as long, in every step
-            yield StepEnd(row.phase, row.epoch, row.step, loss, row.lr, row.momentum, row.frozen)
+            yield kind(row.phase, row.epoch, row.step, value, row.lr, row.momentum, row.frozen)
             if updates is not None:
                 gradient, ratio = updates.tolist()
                 yield GroupUpdates(row.phase, row.epoch, row.step, tuple(gradient), tuple(ratio))
@@ -41,6 +47,8 @@ class Pending:
 
 def _read_losses(losses: list[Tensor]) -> list[float]:
     """Means over processes, by one transfer from the device."""
+    if not losses:
+        return []
     processes = distributed.world_size()
     if len(losses) == 1 and processes == 1:
         return [losses[0].item()]

@@ -1,11 +1,12 @@
 """Run: a plan and how far it has come."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from finetune.training.phase import Plan
 
-_POSITION_FIELDS = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended")
+_POSITION_FIELDS = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended", "empty_steps")
 
 
 @dataclass(slots=True)
@@ -14,7 +15,7 @@ class Run:
 
     first_epoch: the learner's epochs before this run; the random numbers of an epoch depend on its
     number over all runs. loss_sum: over the epoch's steps. ended: why there is nothing left to do,
-    None while there is.
+    None while there is. empty_steps: how many of the epoch's steps have no loss, see `EmptyStep`.
     """
 
     plan: Plan
@@ -24,6 +25,7 @@ class Run:
     step: int = 0
     loss_sum: float = 0.0
     ended: str | None = None
+    empty_steps: int = 0
 
     @property
     def epochs_done(self) -> int:
@@ -46,19 +48,28 @@ class Run:
         has_begun_epoch = self.step > 0
         return self.epoch_number + has_begun_epoch
 
+    def mean_loss(self, steps: int) -> float:
+        """The mean loss of an epoch of so many steps; NaN if none of them has one."""
+        steps_with_loss = steps - self.empty_steps
+        return self.loss_sum / steps_with_loss if steps_with_loss else math.nan
+
     def next_epoch(self) -> None:
         """Goes to the next epoch, and to the next phase after the last epoch of one."""
         self.epoch += 1
-        self.step, self.loss_sum = 0, 0.0
+        self._begin_epoch()
         if self.epoch == self.plan[self.phase].epochs:
             self.phase += 1
             self.epoch = 0
+
+    def _begin_epoch(self) -> None:
+        self.step, self.loss_sum, self.empty_steps = 0, 0.0, 0
 
     def leave_phase(self, index: int) -> None:
         """Goes to the phase after `index`, unless the run is there already."""
         if self.phase == index:
             self.phase = index + 1
-            self.epoch, self.step, self.loss_sum = 0, 0, 0.0
+            self.epoch = 0
+            self._begin_epoch()
 
     def to_dict(self, steps: int, settings: dict[str, Any]) -> dict[str, Any]:
         """Plain data. steps: per epoch; the position means nothing with another number.
@@ -75,4 +86,5 @@ class Run:
     @classmethod
     def from_dict(cls, data: dict[str, Any], plan: Plan) -> "Run":
         """A run at the position that `to_dict` described."""
-        return cls(plan, *(data[name] for name in _POSITION_FIELDS))
+        position = {name: data[name] for name in _POSITION_FIELDS if name in data}
+        return cls(plan, **position)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.loaders import DataLoaders
+from finetune.nested import map_tensors
 from finetune.optim.group_optimizer import GroupOptimizer
-from finetune.tasks import Loss
+from finetune.tasks import Loss, LossWeight
 from finetune.training.mixing import training_loss
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.runtime import Runtime
@@ -33,7 +34,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         # a loss that can't be smoothed or mixed is an error now, not at the first step
-        _ = self.training_loss
+        _ = self.training_loss, self.loss_weight
 
     @property
     def training_loss(self) -> Loss:
@@ -41,6 +42,11 @@ class Setup:
         settings = self.settings
         mixes = bool(settings.mixup or settings.cutmix)
         return training_loss(self.loss, settings.label_smoothing, mixes=mixes)
+
+    @property
+    def loss_weight(self) -> LossWeight:
+        """What the loss of a batch is a mean over, smoothed or not."""
+        return LossWeight.of(self.loss)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -79,7 +85,7 @@ class Setup:
 
 def forward(model: nn.Module, inputs: Any) -> Any:
     """Calls the model with a tensor, the elements of a tuple, or the entries of a dict."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple):
         return model(*inputs)
@@ -97,7 +103,14 @@ def folded_norms(model: nn.Module, runtime: Runtime, inputs: Any, *, training: b
 
 
 def in_float32(outputs: Any) -> Any:
-    """The outputs in float32, in which the loss is computed whatever the model ran in."""
-    if isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
-        return outputs.float()
-    return outputs
+    """The outputs in float32, in which the loss is computed whatever the model ran in.
+
+    outputs: a tensor, or a tuple, mapping or data class of tensors, which keeps its type.
+    """
+    return map_tensors(_float32_of_half, outputs)
+
+
+def _float32_of_half(tensor: Tensor) -> Tensor:
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        return tensor.float()
+    return tensor

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from finetune import distributed
 from finetune.data.loaders import Batch
 from finetune.randomness import seed_everything
-from finetune.tasks import Loss
+from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.evaluation import validate
@@ -39,6 +39,7 @@ class TrainStep:
     meter: UpdateMeter = field(default_factory=UpdateMeter)
     average: Average = field(default_factory=Average)
     _loss: Loss = field(init=False)
+    _loss_weight: LossWeight = field(init=False)
     _mixer: Mixer = field(init=False)
     _folded: FoldedNorms | None = None  # found with the first batch
     _batch_parts: int = 1  # how many a batch goes through in, where memory is short
@@ -48,18 +49,23 @@ class TrainStep:
         if self.seed is None:
             self.seed = self.setup.data.seed
         self._loss = self.setup.training_loss
+        self._loss_weight = self.setup.loss_weight
         self._mixer = Mixer(settings.mixup, settings.cutmix, self.setup.data.classes)
 
     def __call__(
         self, batches: Sequence[Batch], view: int | None, *, epoch: int, step: int
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Returns the mean loss as a detached scalar on the device, without waiting for it.
+
+        None where no target counts, because the loss ignores them all: nothing moves then.
 
         view: of the examples, see `DataLoaders.prepare`. epoch, step: what dropout draws is a
         function of them and the seed. Where a batch is too large for the memory of the device it
         goes through in parts, whose gradients add up to the same.
         Raises DivergenceError before the update where looking is free, that is on a CPU.
         """
+        if self._nothing_counts(batches):
+            return None
         mean_loss = self._compute_gradients(batches, view, epoch, step)
         # processes must agree on an error, so several of them look at the mean of all, later
         looking_is_free = mean_loss.device.type == "cpu" and distributed.world_size() == 1
@@ -85,6 +91,23 @@ class TrainStep:
             return {}
         with self.average.in_place():
             return validate(self.setup)
+
+    def _nothing_counts(self, batches: Sequence[Batch]) -> bool:
+        """Whether the loss ignores all targets of all batches, in all processes."""
+        weight = self._loss_weight
+        several_processes = distributed.world_size() > 1
+        # to ask the others takes time, so it is done only where targets are meant to be ignored
+        if not weight.is_of_classes or (several_processes and not weight.is_uneven):
+            return False
+        something_counts = any(self._something_counts(batch.targets) for batch in batches)
+        device = self.setup.runtime.device
+        return not distributed.any_process(something_counts, device)
+
+    def _something_counts(self, targets: Any) -> bool:
+        weight = self._loss_weight.of_batch(targets, examples=1)
+        is_on_host = not isinstance(weight, Tensor) or weight.device.type == "cpu"
+        # targets are still where the loader made them; an accelerator would make the host wait
+        return bool(weight > 0) if is_on_host or self._loss_weight.is_uneven else True
 
     def _compute_gradients(
         self, batches: Sequence[Batch], view: int | None, epoch: int, step: int
@@ -118,31 +141,71 @@ class TrainStep:
     def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:
         """The gradients of all batches, as of one batch of their total size."""
         device = self.setup.runtime.device
+        several_processes = distributed.world_size() > 1
+        weighs_processes = several_processes and self._loss_weight.is_uneven
         # the usual case, in which no example needs a weight and nothing is summed up
-        is_one_piece = len(batches) == 1 and self._batch_parts == 1
-        example_count = 0 if is_one_piece else sum(map(len, batches))
-        losses = []
+        is_one_piece = len(batches) == 1 and self._batch_parts == 1 and not weighs_processes
+        # of several processes each counts by weight alone, since their numbers may differ
+        count = 1 if is_one_piece or weighs_processes else sum(map(len, batches))
+        losses: list[Tensor] = []
+        weights: list[Tensor | int] = []
         for number, raw_batch in enumerate(batches):
             is_last = number == len(batches) - 1
             # processes exchange gradients with the last batch only
             with nullcontext() if is_last else self._without_exchange():
                 batch = self._mixer(self.setup.data.prepare(raw_batch.to(device), view))
                 if is_one_piece:
-                    return self._backward(batch, share=1.0)
+                    return self._backward(batch, share=self._share(1, count))
                 for part in batch.split(self._batch_parts):
-                    losses.append(self._backward(part, share=len(part) / example_count))
-        return torch.stack(losses).sum()
+                    if not len(part) and not several_processes:
+                        continue
+                    weight = self._loss_weight.of_batch(part.targets, len(part))
+                    losses.append(self._backward(part, share=self._share(weight, count)))
+                    weights.append(weight)
+        if not losses:
+            raise ValueError("the training loader gave batches without examples")
+        return self._rescaled(torch.stack(losses).sum(), weights, count)
 
-    def _backward(self, batch: Batch, *, share: float) -> Tensor:
-        """Adds the gradients of a batch that has this share of all examples."""
+    def _share(self, weight: Tensor | int, count: int) -> Tensor | float:
+        """What the loss of a part is multiplied with. count: of the step's examples."""
+        if self._loss_weight.is_sum:
+            return float(distributed.world_size())  # processes exchange means
+        return weight / count
+
+    def _rescaled(self, loss: Tensor, weights: Sequence[Tensor | int], count: int) -> Tensor:
+        """The loss and the gradients as if each part had had its share of all weights.
+
+        Each had its weight over `count`, the examples, because all weights are known only at the
+        end. Where every example weighs 1 this changes nothing, to the bit.
+        """
+        if self._loss_weight.is_sum or all(isinstance(weight, int) for weight in weights):
+            return loss
+        weight_sum = torch.zeros((), device=loss.device)
+        for weight in weights:
+            weight_sum += weight
+        if self._loss_weight.is_uneven:
+            # a mean over processes, as of the gradients; elsewhere all have the same number
+            weight_sum = distributed.total(weight_sum) / distributed.world_size()
+        if weight_sum.device.type == "cpu" and weight_sum == count:
+            return loss
+        factor = torch.where(weight_sum > 0, count / weight_sum, 0)
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+        return loss * factor
+
+    def _backward(self, batch: Batch, *, share: Tensor | float) -> Tensor:
+        """Adds the gradients of a batch, times this share."""
         if self._folded is None:
             self._folded = folded_norms(
                 self.setup.model, self.setup.runtime, batch.inputs, training=True
             )
         with self.setup.runtime.autocast(), self._folded.active():
             outputs = forward(self.net, batch.inputs)
-        loss = self._loss(in_float32(outputs), batch.targets)
-        if share != 1:
+        loss = batch_loss(self._loss, in_float32(outputs), batch.targets)
+        if isinstance(share, Tensor):
+            # the mean over no target is NaN, and counts nothing
+            loss = torch.where(share > 0, loss * share, 0)
+        elif share != 1:
             loss = loss * share
         scaled_loss = loss
         if self.setup.scaler is not None:
@@ -155,10 +218,13 @@ class TrainStep:
             return
         if self.setup.scaler is not None:
             self.setup.optimizer.unscale(self.setup.scaler)
+        torch.nn.utils.clip_grad_norm_(self._parameters(), self.setup.settings.clip_norm)
+
+    def _parameters(self) -> list[Tensor]:
         parameters: list[Tensor] = []
         for group in self.setup.optimizer.groups:
             parameters.extend(group.parameters.values())
-        torch.nn.utils.clip_grad_norm_(parameters, self.setup.settings.clip_norm)
+        return parameters
 
     def _without_exchange(self) -> Any:
         if isinstance(self.net, DistributedDataParallel):

@@ -311,3 +311,27 @@ def test_parts_of_a_batch_are_even() -> None:
     sizes = [len(part) for part in Batch(torch.zeros(50, 2), torch.zeros(50)).split(8)]
     assert sum(sizes) == 50
     assert set(sizes) == {6, 7}
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [{"label": torch.zeros(50)}, (torch.zeros(50), torch.ones(50)), {"a": {"b": torch.zeros(50)}}],
+)
+def test_length_and_parts_of_a_batch_do_not_depend_on_the_structure_of_its_targets(
+    targets: object,
+) -> None:
+    batch = Batch((torch.zeros(50, 2), {"more": torch.zeros(50)}), targets, torch.arange(50))
+    assert len(batch) == 50
+    parts = batch.split(3)
+    assert [len(part) for part in parts] == [16, 17, 17]
+    assert torch.cat([part.indices for part in parts]).tolist() == list(range(50))
+
+
+def test_batch_whose_sizes_differ_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"differ: \[3, 2\]; \{'label': \[4\]\}"):
+        len(Batch(torch.zeros(3, 2), {"label": torch.zeros(4)}))
+
+
+def test_batch_without_examples_is_one_part() -> None:
+    (part,) = Batch(torch.zeros(0, 2), torch.zeros(0)).split(4)
+    assert len(part) == 0

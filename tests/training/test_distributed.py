@@ -38,6 +38,9 @@ RUNS = {
     "accumulating": {"accumulate": 3},
     "clipped": {"clip_norm": 0.05, "accumulate": 2},
     "averaged": {"ema": 0.9, "label_smoothing": 0.1},
+    "weighted": {"loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 7.0]))},
+    "ignoring": {"loss": nn.CrossEntropyLoss(ignore_index=0), "accumulate": 3},
+    "summed": {"loss": nn.CrossEntropyLoss(reduction="sum"), "accumulate": 2},
 }
 FROZEN_RUNS = {
     "cached": {"freeze_views": 2},
@@ -108,6 +111,11 @@ def fine_tune_numbered(**options: object) -> dict:
     return {**outcome(learner), "precomputed": counter.done}
 
 
+def spread(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A metric that is no mean over examples."""
+    return outputs.std()
+
+
 def new_learner(loss: Loss = nn.functional.cross_entropy, **options: object) -> Learner:
     """Three linear layers, one group each; 8 batches of 8; 9 examples to validate on, 4 + 4 + 1."""
     torch.manual_seed(distributed.rank())  # other weights in each, until somebody makes them equal
@@ -119,7 +127,7 @@ def new_learner(loss: Loss = nn.functional.cross_entropy, **options: object) -> 
         ),
     )
     return Learner(
-        options.pop("data"), model, loss=loss, metrics=["accuracy"], split=[1, 2],
+        options.pop("data"), model, loss=loss, metrics=["accuracy", "auroc", spread], split=[1, 2],
         device="cpu", precision="fp32", progress=False, **options,
     )  # fmt: skip
 

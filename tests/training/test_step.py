@@ -1,5 +1,6 @@
 """One step: what counts as one batch, in which precision, and how far back gradients go."""
 
+import math
 from contextlib import nullcontext
 from functools import partial
 
@@ -9,7 +10,8 @@ from support import setup_of, tiny_pairs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from finetune import DataLoaders, Learner
+from finetune import Callback, DataLoaders, Learner
+from finetune.training.events import StepEnd
 from finetune.training.settings import StepSettings
 from finetune.training.setup import forward
 from finetune.training.step import TrainStep
@@ -110,6 +112,91 @@ def test_clip_norm_bounds_the_gradient():
         [(p - b).flatten() for p, b in zip(learner.model.parameters(), before, strict=True)]
     )
     assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+# --- what the loss is a mean over
+
+CLASS_WEIGHTS = torch.tensor([1.0, 9.0])
+
+
+def ignoring(count: int = 20) -> TensorDataset:
+    """The tiny pairs; the first 8 have the target -100, which torch's losses ignore."""
+    inputs, targets = tiny_pairs(count).tensors
+    return TensorDataset(inputs, targets.where(torch.arange(count) >= 8, -100))
+
+
+@pytest.mark.parametrize(
+    ("loss", "pairs"),
+    [
+        (nn.CrossEntropyLoss(weight=CLASS_WEIGHTS), tiny_pairs(20)),
+        (partial(nn.functional.cross_entropy, weight=CLASS_WEIGHTS), tiny_pairs(20)),
+        (nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, label_smoothing=0.1), ignoring()),
+        (nn.functional.cross_entropy, ignoring()),
+        (nn.CrossEntropyLoss(reduction="sum"), tiny_pairs(20)),
+    ],
+)
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_four_batches_of_5_are_one_of_20(loss: object, pairs: TensorDataset, clip_norm):
+    options = {"loss": loss, "optimizer": plain_sgd, "clip_norm": clip_norm}
+    four = linear_learner(DataLoaders(DataLoader(pairs, 5)), accumulate=4, **options)
+    one = linear_learner(DataLoaders(DataLoader(pairs, 20)), **options)
+    for learner in (four, one):
+        learner.fit(3, 0.1)
+    assert largest_difference(four, one) < 1e-6
+    assert [row.loss for row in four.history.steps] == pytest.approx(
+        [row.loss for row in one.history.steps], rel=1e-5
+    )
+
+
+def test_targets_in_a_dict_weigh_by_their_examples():
+    def loss(outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets["label"])
+
+    inputs, numbers = tiny_pairs(12).tensors
+    rows = [(x, {"label": y}) for x, y in zip(inputs, numbers, strict=True)]
+    options = {"loss": loss, "optimizer": plain_sgd}
+    two = linear_learner(DataLoaders(DataLoader(rows, 8)), accumulate=2, **options)
+    one = linear_learner(DataLoaders(DataLoader(rows, 12)), **options)
+    for learner in (two, one):
+        learner.fit(1, 0.1)
+    assert largest_difference(two, one) < 1e-6
+
+
+def test_a_step_none_of_whose_targets_count_moves_nothing():
+    learner = linear_learner(DataLoaders(DataLoader(ignoring(16), 8)), weight_decay=0.1)
+    before = [p.detach().clone() for p in learner.model.parameters()]
+    moved = []
+
+    class Watch(Callback):
+        def on_step_end(self, event: StepEnd) -> None:
+            pairs = zip(learner.model.parameters(), before, strict=True)
+            moved.append(not all(torch.equal(p, b) for p, b in pairs))
+
+    learner.fit(1, 0.1, callbacks=[Watch()])
+    assert moved == [False, True]
+    first, second = learner.history.steps
+    assert math.isnan(first.loss)
+    assert learner.history.epochs[0].train_loss == second.loss
+    assert learner.plot_losses()
+
+
+def test_a_range_test_goes_on_after_a_step_without_a_loss():
+    learner = linear_learner(DataLoaders(DataLoader(ignoring(16), 8)))
+    curve = learner.lr_find(steps=40)
+    assert len(curve.losses) == 20
+    assert all(map(math.isfinite, curve.losses))
+
+
+def test_loss_of_each_example_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="reduction='none'"):
+        linear_learner(batches_of(8), loss=nn.CrossEntropyLoss(reduction="none"))
+
+
+def test_more_classes_than_outputs_are_named():
+    pairs = TensorDataset(tiny_pairs(6).tensors[0], torch.arange(6) % 3)
+    learner = linear_learner(DataLoaders(DataLoader(pairs, 6)), loss=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"from 0 to 1, .*targets go from 0 to 2"):
+        learner.fit(1)
 
 
 # --- precision
@@ -254,7 +341,12 @@ def short_of_memory(rows: int, **options: object) -> Learner:
     return Learner(data, model, device="cpu", progress=False, **arguments)
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"clip_norm": 0.1}, {"mixup": 1.0}])
+WEIGHTED = {"loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0]))}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate": 2}, {"clip_norm": 0.1}, {"mixup": 1.0}, WEIGHTED]
+)
 def test_a_batch_too_large_for_the_memory_goes_through_in_parts(options: dict):
     small, large = short_of_memory(7, **options), short_of_memory(24, **options)
     with pytest.warns(UserWarning, match=r"too small for a batch of 24.* in [24] parts"):

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 
 from finetune import distributed
 from finetune.data.loaders import Batch, Batches, DataLoaders, IndexedLoader
 from finetune.data.memory import memory_bytes
+from finetune.nested import concatenated, count_examples, map_tensors, rows_of
 from finetune.training.events import Precompute
 from finetune.training.frozen.prefix import Prefix, Suffix
 from finetune.training.frozen.prefixes import FrozenPrefixes
@@ -40,14 +43,15 @@ class FeatureLoader:
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
         features = self.features_of(epoch)
         for numbers in self.loader.order(seed, epoch)[start:]:
-            yield Batch(features.inputs[numbers], features.targets[numbers], numbers)
+            targets = rows_of(features.targets, numbers, len(features))
+            yield Batch(features.inputs[numbers], targets, numbers)
 
 
 def features_fit(setup: Setup, suffix: Suffix, *, views: int) -> bool:
     """Whether the features of so many views at a time, and those for validation, may be kept."""
-    examples = views * len(_indexed(setup.data.train).targets)
+    examples = views * count_examples(_indexed(setup.data.train).targets)
     if setup.data.valid is not None:
-        examples += len(_indexed(setup.data.valid).targets)
+        examples += count_examples(_indexed(setup.data.valid).targets)
     bytes_per_example = 4 * suffix.features.shape.numel()  # float32
     # a fixed limit: what a plan is like must not depend on what else is kept at the moment
     return examples * bytes_per_example <= MEMORY_FRACTION * memory_bytes()
@@ -129,7 +133,7 @@ class FeatureCache:
     ) -> Generator[Precompute, None, Batch]:
         """Features and targets of all examples, by number. position: of the view, from 1."""
         self._folded = None  # a callback may have changed the frozen layers meanwhile
-        count, done = len(loader.targets), 0
+        count, done = count_examples(loader.targets), 0
         rank, world_size = distributed.rank(), distributed.world_size()
         chunks = torch.split(torch.arange(count), self._chunk * world_size)
         own_shares = []
@@ -138,20 +142,22 @@ class FeatureCache:
             has_share = rank < len(chunk)
             own_shares.append(chunk[rank::world_size] if has_share else chunk[:1])
         features: torch.Tensor | None = None
-        targets: torch.Tensor | None = None
+        targets: list[Any] = []
         with closing(loader.fetch(own_shares)) as batches:
             for chunk, raw_batch in zip(chunks, batches, strict=True):
                 batch = self._run(raw_batch, view)
                 own_features = batch.inputs.float()
-                if features is None or targets is None:
+                if features is None:
+                    # all at once, as to put chunks together would take the memory twice
                     features = own_features.new_empty(count, *own_features.shape[1:], device="cpu")
-                    targets = batch.targets.new_empty(count, *batch.targets.shape[1:], device="cpu")
-                features[chunk] = distributed.interleaved(own_features, len(chunk)).cpu()
-                targets[chunk] = distributed.interleaved(batch.targets, len(chunk)).cpu()
+                features[chunk] = _of_all_processes(own_features, len(chunk))
+                targets.append(
+                    map_tensors(partial(_of_all_processes, count=len(chunk)), batch.targets)
+                )
                 done += len(chunk)
                 yield Precompute(self.phase.name, position, self.views, done, count)
         assert features is not None
-        return Batch(features, targets)
+        return Batch(features, concatenated(targets))
 
     @torch.no_grad()
     def _run(self, raw_batch: Batch, view: int | None) -> Batch:
@@ -162,6 +168,11 @@ class FeatureCache:
             self._folded = folded_norms(Prefix(self.suffix), runtime, batch.inputs, training=False)
         with runtime.autocast(), self._folded.active():
             return replace(batch, inputs=self.suffix.prefix(batch.inputs))
+
+
+def _of_all_processes(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The rows of a chunk of `count` examples, on the CPU."""
+    return distributed.interleaved(rows, count).cpu()
 
 
 def _indexed(loader: object) -> IndexedLoader:

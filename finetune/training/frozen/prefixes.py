@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from finetune import distributed
 from finetune.data.loaders import IndexedLoader
+from finetune.nested import count_examples
 from finetune.randomness import isolated, seed_everything
 from finetune.training.frozen.prefix import Suffix
 from finetune.training.runtime.folding import FoldedNorms, results_of, same_results
@@ -88,7 +89,7 @@ class FrozenPrefixes:
 
 def _first_images(setup: Setup, train: IndexedLoader) -> Any:
     """Up to two of the first training images as the model gets them."""
-    numbers = torch.arange(min(2, len(train.targets)))
+    numbers = torch.arange(min(2, count_examples(train.targets)))
     with isolated(), closing(train.fetch([numbers])) as batches:
         raw_batch = next(batches).to(setup.runtime.device)
         return setup.data.prepare(raw_batch, None).inputs
