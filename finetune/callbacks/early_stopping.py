@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from finetune import arguments
 from finetune.callbacks.monitor import Monitor
-from finetune.training.events import Answer, Callback, EpochEnd, PhaseStart, Stop
+from finetune.training.events import Answer, Callback, EpochEnd, FitStart, PhaseStart, Stop
 
 
 class EarlyStopping(Callback):
@@ -25,6 +25,9 @@ class EarlyStopping(Callback):
         self.patience = arguments.whole_number("patience", patience, at_least=1)
         self.epochs_without_gain = 0
         self._monitor = Monitor(monitor, mode, min_delta)
+
+    def on_fit_start(self, event: FitStart) -> None:
+        self._monitor.check(event)
 
     def on_phase_start(self, event: PhaseStart) -> None:
         if event.first_epoch == 0:

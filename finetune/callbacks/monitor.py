@@ -1,12 +1,13 @@
 """Monitor: the value that EarlyStopping and SaveBest watch, and when it is the best so far."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune import arguments
 from finetune.tasks import registered_tasks
-from finetune.training.events import EpochEnd
+from finetune.training.events import EpochEnd, FitStart
 from finetune.wording import did_you_mean
 
 _LOWER_IS_BETTER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
@@ -48,12 +49,22 @@ class Monitor:
             f"'max'; or {hint}"
         )
 
+    def check(self, event: FitStart) -> None:
+        """Raises ValueError, before the first epoch, for a name that no epoch will have."""
+        names = ["train_loss"]
+        if event.validates:
+            names += ["loss", *event.metrics]
+        self._check_is_among(names)
+
+    def _check_is_among(self, names: Collection[str]) -> None:
+        if self.monitor not in names:
+            hint = did_you_mean(self.monitor, names)
+            raise ValueError(f"monitor={self.monitor!r} is nothing that an epoch gives; {hint}")
+
     def improved(self, event: EpochEnd) -> bool:
         """Whether this epoch is the best so far, by more than `min_delta`."""
         values = {"train_loss": event.train_loss, **event.valid}
-        if self.monitor not in values:
-            hint = did_you_mean(self.monitor, values)
-            raise KeyError(f"nothing is called {self.monitor!r} to monitor; {hint}")
+        self._check_is_among(values)
         value = values[self.monitor]
         gain = value - self.best
         if self.mode == "min":

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from finetune import arguments
 from finetune.callbacks.monitor import Monitor
-from finetune.training.events import Answer, Callback, EpochEnd, Save
+from finetune.training.events import Answer, Callback, EpochEnd, FitStart, Save
 
 
 class SaveBest(Callback):
@@ -28,6 +28,9 @@ class SaveBest(Callback):
     ) -> None:
         self.path = arguments.path("path", path)
         self._monitor = Monitor(monitor, mode, min_delta)
+
+    def on_fit_start(self, event: FitStart) -> None:
+        self._monitor.check(event)
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:
         if self._monitor.improved(event):

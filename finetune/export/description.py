@@ -73,6 +73,14 @@ class ModelDescription:
     validation: Mapping[str, float | None] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        expected = self.task.output_count(self.classes)
+        if self.architecture.classes != expected:
+            raise ValueError(
+                f"{len(self.classes)} names of classes need a model of {expected} outputs, and "
+                f"this one has {self.architecture.classes}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for model.json; steps of preprocessing are told in words, too."""
         content: dict[str, Any] = {

@@ -40,7 +40,7 @@ from finetune.tasks import (
 from finetune.training.evaluation import computed, evaluate, update_metrics
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import forward
-from finetune.wording import did_you_mean
+from finetune.wording import counted, did_you_mean
 
 LoaderLike: TypeAlias = str | os.PathLike[str] | Examples | EpochLoader | Iterable[Any]
 """A folder of classes, examples, a loader of ours, or a torch DataLoader with targets."""
@@ -139,6 +139,17 @@ class Predictor:
         """The names of the classes, or else their numbers. count: of the model's outputs."""
         return self.classes or tuple(map(str, range(count)))
 
+    def _check_class_count(self, outputs: Any) -> None:
+        """Raises ValueError for names that are more or fewer than the model's outputs [B, C]."""
+        if self.classes is None or not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            return
+        expected = self.task.output_count(self.classes)
+        if outputs.shape[1] != expected:
+            raise ValueError(
+                f"classes has {counted(len(self.classes), 'name')}, for {expected} outputs, and "
+                f"the model gives {outputs.shape[1]}; name all of them, in their order"
+            )
+
     # --- answers for items and files
 
     @overload
@@ -211,7 +222,14 @@ class Predictor:
     @torch.no_grad()
     def _probabilities_of(self, inputs: Any) -> Tensor:
         outputs: Tensor = main_output(forward(self.model, inputs))
-        return self.task.activation(outputs, self.temperature).cpu()
+        self._check_class_count(outputs)
+        activated = self.task.activation(outputs, self.temperature).cpu()
+        if not activated.isfinite().all():
+            raise ValueError(
+                "the model gives values that are not finite, so that there is no answer: its "
+                "training diverged, or its weights are damaged"
+            )
+        return activated
 
     # --- passes over data
 
@@ -238,7 +256,7 @@ class Predictor:
         return outputs
 
     def _compute_outputs(self, source: Source, view: int | None = None) -> Outputs:
-        return compute_outputs(
+        outputs = compute_outputs(
             self._model_for_pass(),
             source,
             self.pipeline,
@@ -247,6 +265,8 @@ class Predictor:
             loss=self._loss,
             view=view,
         )
+        self._check_class_count(outputs.outputs)
+        return outputs
 
     def predictions(self, source: LoaderLike | Outputs | None = None) -> PredictionTable:
         """A table of all examples, and what can be counted and plotted of it.

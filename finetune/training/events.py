@@ -32,7 +32,7 @@ class FitStart:
 
     phases: names. epochs: of all phases. groups: names of the layer groups, first layers first.
     first_epoch: 0, or where a resumed fit goes on. validates: whether validation follows an epoch's
-    steps.
+    steps. metrics: names of what validation gives besides the loss.
     """
 
     phases: tuple[str, ...]
@@ -41,6 +41,7 @@ class FitStart:
     groups: tuple[str, ...]
     first_epoch: int
     validates: bool = False
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ class Loop:
                 groups=groups.names,
                 first_epoch=run.epochs_done,
                 validates=self.setup.data.valid is not None,
+                metrics=tuple(self.setup.metrics),
             )
         )
         note = ""

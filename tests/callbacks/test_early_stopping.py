@@ -60,5 +60,5 @@ def test_it_ends_a_real_fit():
 
 
 def test_an_unknown_name_ends_the_fit_with_a_hint():
-    with pytest.raises(KeyError, match="did you mean 'loss'"):
+    with pytest.raises(ValueError, match="did you mean 'loss'"):
         tiny_learner(data=tiny_data(count=8)).fit(1, callbacks=[EarlyStopping("los", mode="min")])

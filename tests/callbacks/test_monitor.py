@@ -1,9 +1,13 @@
 """Monitor: which value is watched, and when it is the best so far."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
+from support import tiny_data, tiny_learner
 
+from finetune import DataLoaders, EarlyStopping, SaveBest
 from finetune.callbacks.monitor import Monitor
 from finetune.tasks import registered_tasks
 from finetune.training.events import EpochEnd
@@ -62,14 +66,29 @@ def test_a_wrong_mode_is_told():
 
 
 def test_a_name_nearly_right_gets_a_hint():
-    with pytest.raises(
-        KeyError, match="nothing is called 'acuracy' to monitor; did you mean 'accuracy'"
-    ):
+    message = "monitor='acuracy' is nothing that an epoch gives; did you mean 'accuracy'"
+    with pytest.raises(ValueError, match=message):
         improvements(Monitor("acuracy", "max"), "accuracy", [0.5])
 
 
+@pytest.mark.parametrize("callback", [EarlyStopping, partial(SaveBest, "best.ckpt")])
+def test_a_wrong_name_is_told_before_the_first_epoch(callback: Any):
+    learner = tiny_learner(metrics="accuracy")
+    message = "monitor='acuracy' is nothing that an epoch gives; did you mean 'accuracy'"
+    with pytest.raises(ValueError, match=message):
+        learner.fit(1, callbacks=[callback(monitor="acuracy", mode="max")])
+    assert learner.history.steps == []
+
+
+def test_without_validation_there_is_only_the_training_loss():
+    learner = tiny_learner(data=DataLoaders(tiny_data().train))
+    with pytest.raises(ValueError, match=r"monitor='loss' is nothing .* 'train_loss'\?$"):
+        learner.fit(1, callbacks=[EarlyStopping()])
+    learner.fit(1, callbacks=[EarlyStopping("train_loss")])
+
+
 def test_a_name_quite_wrong_gets_the_list():
-    with pytest.raises(KeyError, match="there are train_loss, accuracy"):
+    with pytest.raises(ValueError, match="there are train_loss, accuracy"):
         improvements(Monitor("zzz", "max"), "accuracy", [0.5])
 
 

@@ -117,7 +117,8 @@ def test_a_task_that_nobody_registered_says_what_to_do(
         ({"post_processing": None}, "model.json' can't be used"),
         ({"preprocessing": []}, "model.json' can't be used"),
         ({"task": 5}, "model.json' can't be used: .*5"),
-        ({"post_processing": {"thresholds": {"a": 2}}}, "model.json' .* for 'a'"),
+        ({"post_processing": {"thresholds": {"a": 2}}}, r"model.json' .*: thresholds\['a'\]"),
+        ({"classes": ["only one"]}, "model.json' .*: 1 names of classes need a model of 1 outputs"),
         ({"architecture": {"backbone": "test_resnet"}}, "model.json' can't be used"),
     ],
 )

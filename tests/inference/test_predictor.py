@@ -205,3 +205,30 @@ def test_wrong_threshold_is_refused(
 def test_unknown_task_is_refused(photos: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"task must be one of 'single_label', .* got 'multi'"):
         predict_with("multi", photos)
+
+
+@pytest.mark.parametrize("classes", [("red", "green"), ("red", "green", "blue", "grey")])
+def test_names_of_another_number_than_the_outputs_are_refused(
+    photos: dict[str, Path], classes: tuple[str, ...]
+) -> None:
+    pipeline = ImagePipeline(Preprocessing(16))
+    predictor = Predictor(ChannelMeans().eval(), classes, pipeline)
+    message = f"classes has {len(classes)} names, for {len(classes)} outputs, and the model gives 3"
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(photos["red"])
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_at_least_one_image(photos: dict[str, Path], batch_size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        make_predictor().predict([photos["red"]], batch_size=batch_size)
+
+
+def test_a_model_of_nan_gives_no_prediction(photos: dict[str, Path]) -> None:
+    model = ChannelMeans().eval()
+    model.scale.data.fill_(float("nan"))
+    predictor = make_predictor(model)
+    with pytest.raises(ValueError, match="the model gives values that are not finite"):
+        predictor.predict(photos["red"])
+    with pytest.raises(ValueError, match="the model gives values that are not finite"):
+        list(predictor.predict_folder([photos["red"]]))
