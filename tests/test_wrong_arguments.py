@@ -239,7 +239,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "LayerGroups": _members,
     "LayerGroups.freeze_to": lambda world: {"count": 1},
     "LayerGroups.from_model": lambda world: {"model": tiny_model(), "split": [1]},
-    "LayerGroups.set": lambda world: {"name": "weight_decay", "given": 1e-3},
+    "LayerGroups.set": lambda world: {"name": "weight_decay", "values": 1e-3},
     "LayerGroups.spread": lambda world: {"lr": 1e-3},
     "Learner": lambda world: {
         "data": tiny_data(8),
@@ -387,7 +387,7 @@ ALSO_RIGHT = {("stop_factor", "inf")}
 ALSO_CALLED = {
     "item": ("image", "images"),
     "items": ("image", "images"),
-    "given": ("lr", "weight_decays?"),
+    "values": ("lr", "weight_decays?"),
     "lr": ("learning rates?",),
     "factors": ("learning rates?",),
     "factory": ("optimizers?",),
