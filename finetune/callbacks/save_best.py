@@ -1,5 +1,6 @@
 """SaveBest: keeps a checkpoint of the best epoch."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ class SaveBest(Callback):
     With `ema=` the file holds two sets of weights: the averaged ones, which that epoch was
     validated with and which the learner has after loading, and the trained ones, with which
     `resume()` goes on.
+    A file that is there already must be of the same run: the best epoch of a run on other data, or
+    with another plan or other settings, is not replaced but a CheckpointError.
     """
 
     def __init__(
@@ -26,7 +29,7 @@ class SaveBest(Callback):
         min_delta: float = 0.0,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        self.path = arguments.path("path", path)
+        self.path = self.saves_to = arguments.path("path", path)
         self._monitor = Monitor(monitor, mode, min_delta)
 
     def on_fit_start(self, event: FitStart) -> None:
@@ -34,6 +37,7 @@ class SaveBest(Callback):
 
     def on_epoch_end(self, event: EpochEnd) -> Answer:
         if self._monitor.improved(event):
+            self.knows_its_file = True
             return Save(self.path)
         return None
 
@@ -42,3 +46,4 @@ class SaveBest(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._monitor.load_state_dict(state)
+        self.knows_its_file = not math.isnan(self._monitor.best)

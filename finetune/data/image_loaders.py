@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from finetune import arguments
 from finetune.data.batching import ImageLoader, UnlabelledLoader
 from finetune.data.examples import Examples
+from finetune.data.fingerprints import of_images
 from finetune.data.image_options import ImageOptions, ImageSettings
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.dataset_images import ImageDataset
@@ -27,6 +28,7 @@ from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
 from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
 from finetune.data.summary.summary import DataSummary, summarise
+from finetune.files.fingerprints import Fingerprint, of_object
 from finetune.interpret.image_grids import plot_images
 from finetune.options import takes_options
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
@@ -419,6 +421,20 @@ class ImageDataLoaders(DataLoaders):
 
     def describe_inputs(self) -> dict[str, Any]:
         return self.pipeline.describe()
+
+    def fingerprint(self) -> Fingerprint:
+        """As of all data; files are known by their names, relative to the folder they are in."""
+        preprocessing = self.preprocessing
+        return {
+            "seed": self.seed,
+            "task": self.task.name,
+            **of_images("training", self.train_examples),
+            **of_images("validation", self.valid_examples),
+            "batch size": self.batch_size,
+            "image size": preprocessing.image_size,
+            "resize": preprocessing.resize,
+            **of_object("augmentation", self.pipeline.augmentation),
+        }
 
     def class_counts(self) -> dict[str, dict[str, Any]]:
         counts = {}

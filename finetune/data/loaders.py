@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from finetune import arguments
+from finetune.data.fingerprints import of_loader
+from finetune.files.fingerprints import Fingerprint
 from finetune.nested import count_examples, map_tensors, rows_of
 from finetune.randomness import key, seed_everything
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
@@ -300,6 +302,20 @@ class DataLoaders:
     def describe_inputs(self) -> dict[str, Any] | None:
         """The preprocessing as plain data, if `inputs` can be rebuilt from it elsewhere."""
         return None
+
+    def fingerprint(self) -> Fingerprint:
+        """What tells these data from others, as far as it decides the result of a run.
+
+        Plain values by name, for a checkpoint. Where the data are is not in them, nor who reads
+        them. It takes one pass over names and targets, and reads no example.
+        """
+        fingerprint: Fingerprint = {"seed": self.seed, "task": self.task.name}
+        parts = (("training", self.train), ("validation", self.valid))
+        for name, loader in parts:
+            if loader is not None:
+                # the caller's loader, if there is one behind ours
+                fingerprint |= of_loader(name, getattr(loader, "loader", loader))
+        return fingerprint
 
     def class_counts(self) -> dict[str, dict[str, Any]]:
         """`{"train": {"images": how many, "classes": {class: how many}}, "valid": ...}`.

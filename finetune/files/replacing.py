@@ -1,7 +1,6 @@
 """Writing a file: it is replaced whole, or stays as it was."""
 
 import codecs
-import hashlib
 import os
 import secrets
 import stat
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune.files.locks import try_lock
+from finetune.files.names import beside
 from finetune.files.uninterrupted import uninterrupted
 
 _SUFFIX = ".finetune-tmp"
-_LONGEST_NAME = 200
-"""Bytes of a file's name that fit into the name of its temporary file, which may have 255."""
-
 _being_written: set[Path] = set()
 """Temporary files of this process, which its locks do not protect from itself."""
 
@@ -92,8 +89,7 @@ def _is_stream(path: Path) -> bool:
 def _temporary_beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A new file in the same folder, open and locked; it is removed unless it was renamed."""
     while True:
-        name = f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-        temporary = path.with_name(name)
+        temporary = beside(path, f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
         # the flag O_EXCL follows no link
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with suppress(OSError):  # a file system without locks
@@ -111,17 +107,9 @@ def _temporary_beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         _being_written.discard(temporary)
 
 
-def _prefix(path: Path) -> str:
-    """How the names of the temporary files of `path` begin."""
-    name = os.fsencode(path.name)
-    if len(name) > _LONGEST_NAME:
-        return f".{hashlib.blake2b(name, digest_size=16).hexdigest()}."
-    return f".{path.name}."
-
-
 def _remove_leftovers(path: Path) -> None:
     """Removes temporary files of `path` whose writers have ended."""
-    prefix = _prefix(path)
+    prefix = beside(path, "").name
     for entry in os.scandir(path.parent):
         if not entry.name.startswith(prefix) or not entry.name.endswith(_SUFFIX):
             continue

@@ -188,12 +188,18 @@ class Callback:
     State that must survive a resume goes through `state_dict` and `load_state_dict`.
     updates_every: n > 0 asks for `GroupUpdates` at every n-th step of an epoch, from its first on.
 
+    saves_to: the checkpoint that its `Save` answers name. While a fit runs no other run may write
+    it. knows_its_file: whether what is there is its own, so that it may be replaced; the file of a
+    run on other data, or with other settings, is an error before the fit begins.
+
     >>> class StopWhenGood(Callback):
     ...     def on_epoch_end(self, event: EpochEnd) -> Answer:
     ...         return Stop("good enough") if event.valid["accuracy"] > 0.9 else None
     """
 
     updates_every: int = 0
+    saves_to: Path | None = None
+    knows_its_file: bool = False
 
     def on_fit_start(self, event: FitStart) -> Answer:
         return None

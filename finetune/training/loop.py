@@ -129,9 +129,6 @@ class Loop:
             groups.set_training_modes()
             peaks = phase.largest()
             groups.begin_phase(peaks)
-            if run.step:
-                # of an epoch whose steps are all done, no step would put the rates in force again
-                self._set_values(run, phase, run.step - 1)
             self._emit(PhaseStart(phase.name, phase.epochs, phase.frozen, run.epoch, peaks, note))
             # a function of its own, so that its kept features are freed before the next phase
             note = self._run_phase(run, phase)

@@ -1,9 +1,10 @@
 """Run: a plan and how far it has come."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.files.fingerprints import Fingerprint
 from finetune.training.phase import Plan
 
 _POSITION_FIELDS = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended", "empty_steps")
@@ -16,6 +17,7 @@ class Run:
     first_epoch: the learner's epochs before this run; the random numbers of an epoch depend on its
     number over all runs. loss_sum: over the epoch's steps. ended: why there is nothing left to do,
     None while there is. empty_steps: how many of the epoch's steps have no loss, see `EmptyStep`.
+    fingerprint: of the run, see `training.fingerprint`.
     """
 
     plan: Plan
@@ -26,6 +28,7 @@ class Run:
     loss_sum: float = 0.0
     ended: str | None = None
     empty_steps: int = 0
+    fingerprint: Fingerprint = field(default_factory=dict)
 
     @property
     def epochs_done(self) -> int:
@@ -80,6 +83,7 @@ class Run:
             "plan": [phase.to_dict() for phase in self.plan],
             "steps": steps,
             "settings": settings,
+            "fingerprint": dict(self.fingerprint),
             **{name: getattr(self, name) for name in _POSITION_FIELDS},
         }
 
@@ -87,4 +91,4 @@ class Run:
     def from_dict(cls, data: dict[str, Any], plan: Plan) -> "Run":
         """A run at the position that `to_dict` described."""
         position = {name: data[name] for name in _POSITION_FIELDS if name in data}
-        return cls(plan, **position)
+        return cls(plan, fingerprint=data.get("fingerprint", {}), **position)

@@ -1,6 +1,7 @@
 """Trainer: starts, continues, saves and loads runs; the state behind a Learner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ import timm
 import torch
 
 from finetune import distributed
+from finetune.data.loaders import DataLoaders
+from finetune.files.fingerprints import Fingerprint
+from finetune.files.locks import held
+from finetune.files.names import beside
 from finetune.tasks import PostProcessing
 from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
 from finetune.training.averaging import Average
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.events import Callback, named
+from finetune.training.fingerprint import check_continues, check_same_run, fingerprint_of
 from finetune.training.frozen.feature_cache import features_fit
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.loop import Loop
@@ -44,6 +50,7 @@ class Trainer:
         self._active = self.callbacks
         self._stored_callbacks: dict[str, dict[str, Any]] = {}
         self._post_processing = PostProcessing()
+        self._fingerprint: tuple[DataLoaders, Fingerprint] | None = None
         self._fitted_to: tuple[Any, ...] = ()  # the weights' version that it was fitted to
 
     # --- runs
@@ -64,18 +71,50 @@ class Trainer:
         prefixes = self._prefixes(cache_features)
         plan = self._resolve(request, prefixes)
         self.origin.keep()  # may lack the memory: nothing has begun or is forgotten then
-        if checkpoint is not None and checkpoint.exists():
-            run = self._load_run(checkpoint, plan)
-            if run.ended is not None:
-                self.run = run
-                return False
-        else:
-            run = Run(plan, self._next_epoch)
-            self._stored_run = None
-            self._stored_callbacks = {}
-            self.average = Average(self.setup.settings.ema)
-        self._execute(run, callbacks, checkpoint, prefixes)
+        with self._locked(checkpoint, callbacks):
+            if checkpoint is not None and checkpoint.exists():
+                run = self._load_run(checkpoint, plan)
+                if run.ended is not None:
+                    self.run = run
+                    return False
+            else:
+                fingerprint = fingerprint_of(self.setup, self._data_fingerprint)
+                run = Run(plan, self._next_epoch, fingerprint=fingerprint)
+                self._check_replaced_files(run, [*self.callbacks, *callbacks])
+                self._stored_run = None
+                self._stored_callbacks = {}
+                self.average = Average(self.setup.settings.ema)
+            self._execute(run, callbacks, checkpoint, prefixes)
         return True
+
+    @property
+    def _data_fingerprint(self) -> Fingerprint:
+        """Computed once for the same data."""
+        data = self.setup.data
+        if self._fingerprint is None or self._fingerprint[0] is not data:
+            self._fingerprint = data, data.fingerprint()
+        return self._fingerprint[1]
+
+    @contextmanager
+    def _locked(self, checkpoint: Path | None, callbacks: Sequence[Callback]) -> Iterator[None]:
+        """Holds the files that a run writes, one run at a time.
+
+        Raises InUseError where another run holds one, and ValueError where two writers of this run
+        have the same.
+        """
+        paths = [] if checkpoint is None else [checkpoint]
+        for callback in (*self.callbacks, *callbacks):
+            if callback.saves_to is not None:
+                paths.append(callback.saves_to)
+        paths = [path.absolute() for path in paths]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"{str(path)!r} is to be written as two checkpoints; name another")
+        with ExitStack() as locks:
+            if distributed.rank() == 0:
+                for path in paths:
+                    locks.enter_context(held(beside(path, "lock"), repr(str(path))))
+            yield
 
     def _prefixes(self, cache_features: bool) -> FrozenPrefixes | None:
         """What finds the frozen layers whose outputs are kept; None if the caller wants none."""
@@ -113,12 +152,9 @@ class Trainer:
     def _load_run(self, checkpoint: Path, plan: Plan) -> Run:
         """Loads a checkpoint of this plan; returns the run at the position where it stood."""
         content = checkpoints.read(checkpoint)
-        stored_plan = (content["run"] or {}).get("plan", [])
-        if stored_plan != [phase.to_dict() for phase in plan]:
-            raise CheckpointError(
-                f"{str(checkpoint)!r} belongs to another plan; remove it, name another file, "
-                "or repeat the call that wrote it"
-            )
+        present = fingerprint_of(self.setup, self._data_fingerprint)
+        plan_data = [phase.to_dict() for phase in plan]
+        check_same_run(checkpoint, content["run"] or {}, plan_data, present)
         self._check_continues(content["run"])
         self.load_state_dict(content, checkpoint)
         return Run.from_dict(content["run"], plan)
@@ -136,6 +172,7 @@ class Trainer:
         """
         run = self.run
         if run is None and self._stored_run is not None:
+            check_continues(self._stored_run, fingerprint_of(self.setup, self._data_fingerprint))
             self._check_continues(self._stored_run)
             plan = tuple(map(Phase.from_dict, self._stored_run["plan"]))
             run = Run.from_dict(self._stored_run, plan)
@@ -143,7 +180,8 @@ class Trainer:
             raise RuntimeError("there is no unfinished run to resume; call one of the fits")
         self.origin.keep()
         run.ended = None
-        self._execute(run, callbacks, checkpoint, self._prefixes(cache_features))
+        with self._locked(checkpoint, callbacks):
+            self._execute(run, callbacks, checkpoint, self._prefixes(cache_features))
 
     def _check_continues(self, stored_run: dict[str, Any]) -> None:
         """Raises CheckpointError unless the remainder of a run can continue as the run began."""
@@ -173,6 +211,8 @@ class Trainer:
             if name in self._stored_callbacks:
                 callback.load_state_dict(self._stored_callbacks[name])
         self._stored_callbacks = {}
+        # once more, for a run that continues: now the callbacks know which files are theirs
+        self._check_replaced_files(run, self._active)
         if prefixes is not None:
             prefixes = prefixes.of(self.setup)  # the runtime may have changed since planning
         loop = Loop(self.setup, self._active, self.save, checkpoint, prefixes, self.average)
@@ -182,6 +222,16 @@ class Trainer:
         finally:
             self._next_epoch = run.epochs_begun
             self._store_states_of_passing_callbacks()
+
+    def _check_replaced_files(self, run: Run, callbacks: Sequence[Callback]) -> None:
+        """Raises CheckpointError where a callback would replace the best epoch of another run."""
+        plan_data = [phase.to_dict() for phase in run.plan]
+        for callback in callbacks:
+            path = callback.saves_to
+            if path is None or callback.knows_its_file or not path.exists():
+                continue
+            stored_run = checkpoints.read(path)["run"] or {}
+            check_same_run(path, stored_run, plan_data, run.fingerprint)
 
     def _store_states_of_passing_callbacks(self) -> None:
         """Stores the states of the callbacks of one fit, which a `resume` hands to new ones.

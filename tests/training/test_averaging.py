@@ -256,10 +256,10 @@ def test_the_best_epoch_comes_back_as_it_was_validated_and_can_be_gone_on_with(t
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ({"ema": 0.9}, {}, "had ema=0.9, this learner has ema=None; continue with the same"),
-        ({"ema": 0.9}, {"ema": 0.99}, "had ema=0.9, this learner has ema=0.99"),
-        ({}, {"mixup": 0.2}, "had mixup=None, this learner has mixup=0.2"),
-        ({"label_smoothing": 0.1}, {"label_smoothing": 0.2}, "had label_smoothing=0.1"),
+        ({"ema": 0.9}, {}, "ema was 0.9 and is None. So "),
+        ({"ema": 0.9}, {"ema": 0.99}, "ema was 0.9 and is 0.99"),
+        ({}, {"mixup": 0.2}, "mixup was 0.0 and is 0.2"),
+        ({"label_smoothing": 0.1}, {"label_smoothing": 0.2}, "label_smoothing was 0.1 and is 0.2"),
     ],
 )
 def test_an_interrupted_run_goes_on_with_the_same_settings_only(

@@ -312,7 +312,7 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path):
     tiny_learner().fit(1, checkpoint=tmp_path / "run.pt")
     learner = tiny_learner()
     before = copy_of(learner.model.state_dict())
-    with pytest.raises(CheckpointError, match=r"run.pt' belongs to another plan; remove it"):
+    with pytest.raises(CheckpointError, match=r"belongs to another plan; repeat .*, or remove"):
         tune(learner, checkpoint=tmp_path / "run.pt")
     assert same_state(before, learner.model.state_dict())
 
@@ -362,7 +362,7 @@ def test_another_number_of_steps_is_refused(tmp_path: Path, options: dict):
     stopped.save(tmp_path / "run.pt")
     learner = tiny_learner(**options)
     learner.load(tmp_path / "run.pt")
-    with pytest.raises(CheckpointError, match=r"had 8 steps an epoch, .* give 4; continue with"):
+    with pytest.raises(CheckpointError, match=r"(size was 4 and is 8|accumulate was 1 and is 2)"):
         learner.resume()
 
 
@@ -374,7 +374,7 @@ def test_a_refused_checkpoint_leaves_the_learner_as_it_was(tmp_path: Path, monke
     learner = tiny_learner(data=tiny_data(batch_size=8))
     before = outcome(learner)
     before["model"] = copy_of(before["model"])
-    with pytest.raises(CheckpointError, match="steps an epoch"):
+    with pytest.raises(CheckpointError, match="training batch size was 4 and is 8"):
         tune(learner, checkpoint=tmp_path / "run.pt")
     assert same(before, outcome(learner))
 

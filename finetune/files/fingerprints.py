@@ -1,0 +1,216 @@
+"""Fingerprints: what tells two runs apart, as short plain values by name.
+
+A fingerprint is cheap to make, also for a million examples, and is stored in a checkpoint. Whatever
+may change between the two halves of a run, such as the folder of the images, is not in it.
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Value: TypeAlias = str | int | float | bool | None
+Fingerprint: TypeAlias = dict[str, Value]
+
+_DIGEST = "digest "
+_MOST_BYTES = 64_000_000
+"""Of a larger tensor, rows at equal distances are read."""
+
+_MOST_NUMBERS = 100
+"""A tensor with more numbers is known by its digest, one with fewer by the numbers."""
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def differences(saved: Mapping[str, Value], present: Mapping[str, Value]) -> list[str]:
+    """What differs, in words. A name that only one of them has is of another version, and skipped.
+
+    >>> differences({"batch size": 8, "classes": 3}, {"batch size": 16, "classes": 3})
+    ['batch size was 8 and is 16']
+    """
+    words = []
+    for name, value in present.items():
+        if name not in saved or saved[name] == value:
+            continue
+        if _is_digest(saved[name]) or _is_digest(value):
+            words.append(name)
+        else:
+            words.append(f"{name} was {saved[name]} and is {value}")
+    return words
+
+
+def _is_digest(value: Value) -> bool:
+    return isinstance(value, str) and value.startswith(_DIGEST)
+
+
+def of_texts(texts: Iterable[str]) -> str:
+    """A digest of texts, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        # names of files need not be valid Unicode
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return _DIGEST + digest.hexdigest()
+
+
+def of_paths(paths: Sequence[str]) -> str:
+    """A digest of paths, relative to the folder that they have in common."""
+    if not paths:
+        return of_texts([])
+    # what the first and the last one in the alphabet share, all between them share
+    first, last = min(paths), max(paths)
+    shared_length = 0
+    while first[: shared_length + 1] == last[: shared_length + 1] and shared_length < len(first):
+        shared_length += 1
+    folder_length = first.rfind("/", 0, shared_length) + 1
+    return of_texts(path[folder_length:] for path in paths)
+
+
+def of_tensor(tensor: Tensor) -> str:
+    """The numbers of a small tensor, or a digest of shape and content."""
+    values = tensor.detach()
+    if values.numel() <= _MOST_NUMBERS:
+        # rounded: another machine may compute the last digits otherwise
+        return ", ".join(f"{value:.6g}" for value in values.double().flatten().tolist())
+    step = max(1, values.nbytes // _MOST_BYTES)
+    rows = values[::step].cpu().contiguous()
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
+    digest.update(rows.flatten().view(torch.uint8).numpy().tobytes())
+    return _DIGEST + digest.hexdigest()
+
+
+def of_object(name: str, thing: Any) -> Fingerprint:
+    """The class or function, and its plain attributes and tensors. name: how the keys begin.
+
+    Parameters are left out: they are trained.
+
+    >>> of_object("loss", nn.CrossEntropyLoss(label_smoothing=0.1))["loss label_smoothing"]
+    0.1
+    """
+    if isinstance(thing, functools.partial):
+        fingerprint = of_object(name, thing.func)
+        for position, argument in enumerate(thing.args):
+            fingerprint |= _of_attribute(f"{name} argument {position + 1}", argument)
+        for key, argument in thing.keywords.items():
+            fingerprint |= _of_attribute(f"{name} {key}", argument)
+        return fingerprint
+    if callable(thing) and hasattr(thing, "__qualname__"):
+        return {name: thing.__qualname__, **_of_closure(name, thing)}
+    fingerprint = {name: type(thing).__qualname__}
+    for key, value in _attributes(thing).items():
+        if not key.startswith("_") and key != "training":
+            fingerprint |= _of_attribute(f"{name} {key}", value)
+    if isinstance(thing, nn.Module):
+        for key, buffer in thing.named_buffers():
+            fingerprint |= _of_attribute(f"{name} {key}", buffer)
+    return fingerprint
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    # a data class with slots has no __dict__
+    if is_dataclass(thing):
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    return getattr(thing, "__dict__", {})
+
+
+def _of_closure(name: str, function: Callable[..., Any]) -> Fingerprint:
+    """The plain values that a function has from where it was defined."""
+    fingerprint: Fingerprint = {}
+    code = getattr(function, "__code__", None)
+    cells = getattr(function, "__closure__", None) or ()
+    if code is None:
+        return fingerprint
+    for key, cell in zip(code.co_freevars, cells, strict=True):
+        try:
+            fingerprint |= _of_attribute(f"{name} {key}", cell.cell_contents)
+        except ValueError:  # a cell that is not filled yet
+            continue
+    return fingerprint
+
+
+def _of_attribute(name: str, value: Any) -> Fingerprint:
+    if isinstance(value, Tensor):
+        return {name: of_tensor(value)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {name: of_tensor(torch.from_numpy(np.ascontiguousarray(value)))}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {name: value}
+    if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
+        return {name: of_tensor(torch.tensor(value, dtype=torch.float64))}
+    return {}
+
+
+def of_modules(modules: Iterable[nn.Module]) -> str:
+    """A digest of the classes and the settings of modules, such as the rate of a dropout layer."""
+    texts = []
+    for module in modules:
+        text = f"{type(module).__qualname__}({module.extra_repr()})"
+        texts.append(_ADDRESS.sub("", text))
+    return of_texts(texts)
+
+
+def of_examples(name: str, dataset: Any) -> Fingerprint:
+    """The number of examples of a data set, and a digest of what it has one of for each of them.
+
+    That is every attribute with as many plain entries as there are examples: tensors, arrays, names
+    of files, labels, indices; also those of a data set inside of it. Nothing is read by index.
+    """
+    try:
+        count = len(dataset)
+    except TypeError:  # no data set of a fixed length
+        return {name: type(dataset).__qualname__}
+    columns = dict(_columns(dataset, count, depth=0))
+    return {
+        f"number of {name}": count,
+        name: of_texts(f"{key}: {value}" for key, value in sorted(columns.items())),
+    }
+
+
+def _columns(thing: Any, count: int, *, depth: int) -> Iterable[tuple[str, str]]:
+    for key, value in getattr(thing, "__dict__", {}).items():
+        column = _column(value, count)
+        if column is not None:
+            yield key, column
+        elif isinstance(value, list | tuple) and len(value) <= 16:
+            # the tensors of a TensorDataset, the parts of a ConcatDataset
+            for position, item in enumerate(value):
+                yield from _inner(f"{key}.{position}", item, count, depth)
+        else:
+            yield from _inner(key, value, count, depth)
+
+
+def _inner(key: str, value: Any, count: int, depth: int) -> Iterable[tuple[str, str]]:
+    column = _column(value, count)
+    if column is not None:
+        yield key, column
+    elif isinstance(value, torch.utils.data.Dataset) and depth < 5:
+        inner_count = len(value) if hasattr(value, "__len__") else -1
+        for inner_key, inner in _columns(value, inner_count, depth=depth + 1):
+            yield f"{key}.{inner_key}", inner
+
+
+def _column(value: Any, count: int) -> str | None:
+    """A digest of an attribute with one plain entry for each example; None for any other."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        return of_tensor(value) if value.ndim and len(value) == count else None
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple | range) or len(value) != count:
+        return None
+    texts = []
+    for entry in value:
+        fields = entry if isinstance(entry, tuple) else (entry,)
+        # anything else may be a cache that fills
+        if not all(isinstance(field, str | int | float | Path | np.generic) for field in fields):
+            return None
+        texts.append("\t".join(map(str, fields)))
+    return of_paths(texts)
