@@ -21,7 +21,7 @@ from finetune.training.events import StepEnd
 def best_run(photos: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five epochs, the last of which is not the best."""
     output = tmp_path_factory.mktemp("runs") / "best"
-    command = ["train", str(photos), *small, "--epochs", "1", "--save-best", "--base-lr", "0.05"]
+    command = ["train", str(photos), *small, "--epochs", "1", "--save-best", "--base-lr", "0.2"]
     assert main([*command, "--output", str(output)]) == 0
     return output
 
