@@ -23,9 +23,9 @@ class DataConfig:
         data: folder with one folder of images a class; with --csv, the folder that the table's
             paths are relative to
         csv: table of images and labels with a header, in place of class folders
-        image_column: column of the table with the images' paths; null is the first
-        label_column: column of the table with the labels; null is the second. A regression may
-            have a list of columns
+        image_column: column of the table with the images' paths; null finds it
+        label_column: column of the table with the labels; null is the one after the images. A
+            regression may have a list of columns
         valid_column: column of the table that marks the rows for validation; null splits at random
         task: what the labels of the table are - one class an image, several, or numbers
         label_delimiter: text between the labels of an image, for the task multi_label; a space

@@ -153,7 +153,7 @@ def _inspect_table(path: Path) -> dict[str, Any]:
         row_count = sum(1 for _ in rows)
     facts = {"columns": header, "rows": row_count}
     _print_facts(f"table {path}", facts)
-    print(f"  finetune train --csv {path} takes the first column for images, the second for labels")
+    print(f"  finetune train --csv {path} finds the columns of images and labels")
     return {"kind": "table", **facts}
 
 

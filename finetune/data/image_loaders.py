@@ -22,6 +22,7 @@ from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import Batch, DataLoaders
+from finetune.data.notices import check_classes, check_leaks
 from finetune.data.sources import datasets
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
@@ -46,7 +47,7 @@ class ImageDataLoaders(DataLoaders):
     """Training and validation images; make one with `from_folder` and its sisters.
 
     All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment, resize,
-    on_error, workers, cache_folder and cache_gigabytes.
+    value_range, on_error, workers, cache_folder and cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
     image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
@@ -96,7 +97,7 @@ class ImageDataLoaders(DataLoaders):
         self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
         image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
         pipeline = ImagePipeline.create(
-            Preprocessing(image_size, settings.resize),
+            Preprocessing(image_size, settings.resize, value_range=settings.value_range),
             augment=settings.augment,
             seed=settings.seed,
             workers=settings.workers,
@@ -106,6 +107,8 @@ class ImageDataLoaders(DataLoaders):
         self._use(pipeline)
         if settings.on_error == "skip":
             self._skip_unreadable()
+        check_classes(self.train_examples)
+        check_leaks(self.train_examples, self.valid_examples)
 
     # --- where images come from
 
@@ -155,13 +158,14 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float = 0.2,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
-        """Images and labels from a CSV file with a header; by default its first two columns.
+        """Images and labels from a CSV file with a header.
 
-        folder: what the paths are relative to, by default the CSV file's folder. valid_column: a
-        column that marks validation rows with 1, true, yes or valid; without it, a random split.
+        folder: what the paths are relative to, by default the CSV file's folder. image_column: by
+        default the first column that names images; label_column: the one after it, or the only
+        other one; of a regression, one column or a list of them. valid_column: a column that marks
+        validation rows with 1, true, yes or valid; without it, a random split.
         label_delimiter: what is between the labels of an image, if task is "multi_label"; none is
-        an empty cell. label_column: of a regression, one column or a list of them. options: see
-        `ImageSettings`.
+        an empty cell. options: see `ImageSettings`.
         """
         path = arguments.path("file", file)
         base = path.parent if folder is None else arguments.path("folder", folder)
@@ -489,6 +493,7 @@ class ImageDataLoaders(DataLoaders):
             skipped=self.skipped,
             decode=decode,
             workers=self.pipeline.workers,
+            value_range=self.preprocessing.value_range,
         )
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 from finetune import arguments
 from finetune.data.images.augment import Augment, resolve
 from finetune.data.images.decode import RESIZE_METHODS, Resize
+from finetune.data.images.value_range import ValueRange, checked_value_range
 
 OnError: TypeAlias = Literal["raise", "skip"]
 
@@ -24,6 +25,7 @@ class ImageOptions(TypedDict, total=False):
     seed: int
     augment: Augment
     resize: Resize
+    value_range: ValueRange | None
     on_error: OnError
     workers: int | None
     cache_folder: str | Path | None
@@ -37,10 +39,11 @@ class ImageSettings:
     image_size: side of the model's input in pixels; None: what the backbone was trained with.
     batch_size: images per batch. seed: of the split, the order, the augmentation and the new head.
     augment: random views of the training images, see `ImageDataLoaders`. resize: how a rectangle
-    becomes a square. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in
-    `skipped`, never replaced by another). workers: decoding threads; None: one for each core, up to
-    eight. cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow,
-    in units of 1e9 bytes.
+    becomes a square. value_range: the two values that become black and white, such as (0, 4095), in
+    images of more than 8 bits a channel; None finds them. on_error: "raise" at an unreadable file,
+    or "skip" it (counted, listed in `skipped`, never replaced by another). workers: decoding
+    threads; None: one for each core, up to eight. cache_folder: keeps decoded images between runs.
+    cache_gigabytes: how large it may grow, in units of 1e9 bytes.
     """
 
     image_size: int | None = None
@@ -48,6 +51,7 @@ class ImageSettings:
     seed: int = 0
     augment: Augment = "standard"
     resize: Resize = "crop"
+    value_range: ValueRange | None = None
     on_error: OnError = "raise"
     workers: int | None = None
     cache_folder: str | Path | None = None
@@ -60,6 +64,7 @@ class ImageSettings:
         arguments.whole_number("seed", self.seed)
         resolve(self.augment)
         arguments.choice("resize", self.resize, RESIZE_METHODS)
+        checked_value_range(self.value_range)
         arguments.choice("on_error", self.on_error, get_args(OnError))
         if self.workers is not None:
             arguments.whole_number("workers", self.workers, at_least=1, at_most=MOST_WORKERS)

@@ -13,6 +13,7 @@ from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import read_image
 from finetune.data.images.pipeline import ImagePipeline
+from finetune.data.images.value_range import ValueRange
 from finetune.data.loaders import (
     Batches,
     EpochLoader,
@@ -55,12 +56,14 @@ class Source:
     """What is read, and what is known of its examples.
 
     images: images or paths, by row. numbers: where each row is in what the caller gave, such as
-    a data set that was split; None: they are counted as they come.
+    a data set that was split; None: they are counted as they come. value_range: see
+    `read_image`.
     """
 
     loader: EpochLoader
     images: Sequence[Any] | None = None
     numbers: Tensor | None = None
+    value_range: ValueRange | None = None
 
     def items(self, count: int) -> list[str | int]:
         """The path of each example, or else its number."""
@@ -80,7 +83,7 @@ class Source:
 
     def _open(self, row: int) -> Any:
         assert self.images is not None
-        image = read_image(self.images[row], min_side=_SHOWN_SIDE)
+        image = read_image(self.images[row], min_side=_SHOWN_SIDE, value_range=self.value_range)
         image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
         return image
 
@@ -176,7 +179,11 @@ class Reader:
         batch_sizes = [len(batch) for batch in loader.order(self.pipeline.seed, 0)]
         numbers = loader.examples.numbers if isinstance(loader, ImageLoader) else None
         images = getattr(loader, "items", None)
-        return Source(InOrder(loader, max(batch_sizes, default=1)), images, numbers)
+        value_range = None
+        if isinstance(loader, ImageLoader):
+            value_range = loader.cache.preprocessing.value_range
+        in_order = InOrder(loader, max(batch_sizes, default=1))
+        return Source(in_order, images, numbers, value_range)
 
 
 def check_known(source: Path, names: set[str], classes: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from finetune.cli import main
 
 
 def test_a_split_that_options_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for part in ("train", "val"):
-        write_photos(tmp_path / part, classes=("red", "blue"))
+    for part, size in (("train", (48, 40)), ("val", (50, 40))):
+        write_photos(tmp_path / part, classes=("red", "blue"), size=size)
     split = ["--train", "train", "--valid", "val", "--json"]
     assert main(["inspect", str(tmp_path), *split]) == 0
     assert json.loads(capsys.readouterr().out)["classes"] == {"blue": 16, "red": 16}

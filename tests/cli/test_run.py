@@ -237,7 +237,7 @@ def test_images_in_both_training_and_validation_are_a_warning(tmp_path: Path) ->
     for part in ("train", "valid"):  # the same images
         write_photos(tmp_path / part)
     given = ["--train", "train", "--valid", "valid", "--output", str(tmp_path / "run")]
-    with pytest.warns(UserWarning, match="24 images of validation are in training, too"):
+    with pytest.warns(UserWarning, match="24 validation images can be found in training, too"):
         assert main(["train", str(tmp_path), *SMALL, *given, "--epochs", "1"]) == 0
     assert "24 from training into validation" in (tmp_path / "run" / "report.html").read_text()
 

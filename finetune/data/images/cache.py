@@ -147,8 +147,9 @@ class ImageCache:
         if paths is None or other_paths is None:
             return None
         files = sorted({*paths, *other_paths})
-        side, resize = self.preprocessing.presized_side, self.preprocessing.resize
-        store = self._folder.open(files, side, resize)
+        side = self.preprocessing.presized_side
+        settings = f"{self.preprocessing.resize} {self.preprocessing.value_range}"
+        store = self._folder.open(files, side, settings)
         if store is None:
             return None
         row_of_file = {file: row for row, file in enumerate(files)}

@@ -1,6 +1,6 @@
 """DatasetImages: the images of a data set, each read when it is asked for."""
 
-import io
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -35,12 +35,7 @@ class DatasetImages(Sequence[ImageSource]):
         return len(self.numbers)
 
     def __getitem__(self, index: Any) -> Any:
-        number = self.numbers[index]
-        try:
-            return _image_source(self.dataset[number][self.column])
-        except Exception as error:
-            name = f"{number} of {type(self.dataset).__name__}"
-            raise ImageError(name, f"{error} ({type(error).__name__})") from error
+        return read_one(self.dataset, self.numbers[index], self.column)
 
     @property
     def identities(self) -> Sequence[str | int]:
@@ -54,14 +49,29 @@ class DatasetImages(Sequence[ImageSource]):
         return replace(self, numbers=[self.numbers[position] for position in positions])
 
 
-def _image_source(image: Any) -> Any:
-    """A source of the image; Hugging Face gives a dict for an image that it did not decode."""
-    if not isinstance(image, dict):
-        return image
-    content = image.get("bytes")
-    if content is None:
-        return image["path"]
-    return Image.open(io.BytesIO(content))
+# one for all data sets, because two of them may share an open file
+_reading = threading.RLock()
+
+
+def read_one(dataset: ImageDataset, number: int, column: int | str | None = None) -> Any:
+    """An item of a user's data set, or the image in its column; one thread reads at a time.
+
+    A data set may have one open file for all items, or other state, which two threads at once would
+    mix up. For the same reason an image that is only opened yet is decoded here. Raises ImageError
+    for an item that can't be read.
+    """
+    try:
+        with _reading:
+            item = dataset[number]
+            if column is None:
+                return item
+            image = item[column]
+            if isinstance(image, Image.Image):
+                image.load()
+            return image
+    except Exception as error:
+        name = f"{number} of {type(dataset).__name__}"
+        raise ImageError(name, f"{error} ({type(error).__name__})") from error
 
 
 def select_items(items: Sequence[ImageSource], positions: Sequence[int]) -> Sequence[ImageSource]:

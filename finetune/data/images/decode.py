@@ -3,14 +3,22 @@
 It handles every colour mode, the rotation that EXIF states, and scaled decoding of JPEG files.
 """
 
+import io
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+from finetune.data.images.value_range import ValueRange, stated_bits, to_eight_bits
+
+ImageSource: TypeAlias = (
+    "str | Path | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | Mapping[str, Any]"
+)
+"""What `read_image` reads. A mapping is a cell of Hugging Face's: {"bytes": ..., "path": ...}."""
 Resize: TypeAlias = Literal["crop", "squish", "pad"]
 RESIZE_METHODS: tuple[Resize, ...] = get_args(Resize)
 """How a rectangular image becomes a square, see `presize`."""
@@ -33,9 +41,19 @@ def image_extensions() -> frozenset[str]:
     return frozenset(extensions)
 
 
-# PIL's names of modes: "I" has 32 bits, but files with 16 bits are often opened in it
-_SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+# PIL's names of modes with more than 8 bits: "I" has 32, "F" are floats
+_WIDE = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+
+
+# one for all, because several images may be parts of one open file
+_opened_images = threading.RLock()
+
+_EXTRA_SAMPLES = 338
+"""TIFF's tag that says what bands beyond the colours mean."""
+
+_DARK = 16
+"""An image of 12 bits in 16 has upper bytes below this."""
 
 
 class ImageError(ValueError):
@@ -53,21 +71,35 @@ class ImageError(ValueError):
         return ImageError, (self.source, self.reason)
 
 
-def read_image(source: ImageSource, *, min_side: int | None = None) -> Image.Image:
+def read_image(
+    source: ImageSource, *, min_side: int | None = None, value_range: ValueRange | None = None
+) -> Image.Image:
     """Reads an image as an upright one in mode RGB.
 
     source: a path (JPEG, PNG, WebP, BMP, GIF, TIFF; the first frame of several), a PIL image, an
-    array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], uint8, uint16 or float in [0, 1].
-    Transparent parts become white. 16-bit images are scaled to 8 bits.
+    array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], whole numbers or floats;
+    the bytes of a file, an open file, or {"bytes": ...} or {"path": ...}. What is open already is
+    read by one thread at a time. Transparent parts become white.
     min_side: the shorter side, in pixels, that is fine enough; a JPEG file is then decoded at a
-    fraction of its size, which is faster. Other formats are always decoded in full.
+    fraction of its size, which is faster. Other formats are always decoded in full. value_range:
+    the values that become black and white in images of more than 8 bits; None finds them, see
+    `value_range.py`.
     Raises ImageError with the path and the reason.
     """
     name = str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
     try:
+        if isinstance(source, Mapping):
+            source = _source_in(source)
         if isinstance(source, str | Path):
-            return _read_file(source, min_side)
-        return _upright_rgb(_to_pil(source))
+            return _read_file(source, min_side, value_range)
+        if isinstance(source, bytes | bytearray | memoryview):
+            return _read_file(io.BytesIO(source), min_side, value_range)
+        if hasattr(source, "read"):
+            return _read_file(io.BytesIO(_content_of(source)), min_side, value_range)
+        if isinstance(source, Image.Image):
+            with _opened_images:
+                return _upright_rgb(source, value_range)
+        return _upright_rgb(_to_pil(source, value_range), None)
     except IsADirectoryError:
         raise ImageError(name, "it is a folder; name image files") from None
     except FileNotFoundError:
@@ -76,12 +108,34 @@ def read_image(source: ImageSource, *, min_side: int | None = None) -> Image.Ima
         raise ImageError(name, f"{error} ({type(error).__name__})") from error
 
 
-def _read_file(path: str | Path, min_side: int | None) -> Image.Image:
+def _source_in(cell: Mapping[str, Any]) -> Any:
+    """The image of a cell of Hugging Face's: the file's content, or else its path."""
+    for name in ("bytes", "path"):
+        if cell.get(name) is not None:
+            return cell[name]
+    raise ValueError(f"a mapping has an image as 'bytes' or 'path', got {list(cell)}")
+
+
+def _content_of(file: Any) -> bytes:
+    """All bytes of an open file, which stays where it was."""
+    with _opened_images:
+        position = file.tell()
+        file.seek(0)
+        content = file.read()
+        file.seek(position)
+    if not isinstance(content, bytes):
+        raise ValueError("a file must be open in binary mode: open(path, 'rb')")
+    return content
+
+
+def _read_file(
+    path: str | Path | BinaryIO, min_side: int | None, value_range: ValueRange | None
+) -> Image.Image:
     with Image.open(path) as image:
         check_size(image)
         if min_side is not None and image.format == "JPEG":
             image.draft("RGB", (min_side, min_side))
-        return _upright_rgb(image)
+        return _upright_rgb(image, value_range)
 
 
 def check_size(image: Image.Image) -> None:
@@ -115,10 +169,13 @@ def presize(image: Image.Image, side: int, method: Resize = "crop") -> np.ndarra
     return np.array(square, dtype=np.uint8)
 
 
-def _to_pil(source: "Image.Image | np.ndarray | Tensor") -> Image.Image:
-    """An image in memory as a PIL image. Raises ValueError for arrays that are no images."""
-    if isinstance(source, Image.Image):
-        return source
+def _to_pil(source: Any, value_range: ValueRange | None) -> Image.Image:
+    """An array or a tensor as a PIL image. Raises ValueError for what is no image."""
+    if not isinstance(source, np.ndarray | Tensor) and not hasattr(source, "__array__"):
+        raise ValueError(
+            "an image is a path, a PIL image, an array, a tensor, the bytes of a file or an open "
+            f"file, got {source!r:.60}"
+        )
     pixels = _to_array(source)
     is_grey = pixels.ndim == 2
     is_colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
@@ -126,7 +183,7 @@ def _to_pil(source: "Image.Image | np.ndarray | Tensor") -> Image.Image:
         raise ValueError(f"an image is [H, W] or has 1, 3 or 4 channels, got shape {pixels.shape}")
     if pixels.size == 0:
         raise ValueError(f"there are no pixels in shape {pixels.shape}")
-    return Image.fromarray(np.ascontiguousarray(_to_uint8(pixels)))
+    return Image.fromarray(np.ascontiguousarray(to_eight_bits(pixels, value_range)))
 
 
 def _to_array(source: np.ndarray | Tensor) -> np.ndarray:
@@ -142,29 +199,19 @@ def _to_array(source: np.ndarray | Tensor) -> np.ndarray:
     return pixels
 
 
-def _to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Scales pixel values to 8 bits. Raises ValueError for values without a known range."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.uint16:
-        return (pixels >> 8).astype(np.uint8)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"an image is uint8, uint16 or float, got {pixels.dtype}")
-    # written so that NaN is refused, too
-    if not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ValueError("floating point images must lie in [0, 1]")
-    return np.round(pixels * 255).astype(np.uint8)
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
     """Decodes an image, turns it as EXIF says, and converts it to RGB."""
+    bits = stated_bits(image)
+    is_cut_to_eight_bits = _is_cut_to_eight_bits(image)
+    has_transparency = not _is_fourth_band(image)
     image.load()
     image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT:
-        image = _sixteen_to_eight_bits(image)
-    if image.mode == "F":
-        raise ValueError("floating point pixels have no known range; save it as 8 or 16 bits")
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+    if image.mode in _WIDE:
+        image = Image.fromarray(to_eight_bits(np.asarray(image), value_range, bits))
+    elif is_cut_to_eight_bits:
+        _refuse_dark(image)
+    is_transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
+    if is_transparent and has_transparency:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
@@ -173,8 +220,34 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"pixel values outside 16 bits, up to {pixels.max()}")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
+def _is_fourth_band(image: Image.Image) -> bool:
+    """Whether the fourth band of a TIFF is another one than transparency, such as infrared.
+
+    A file with a transparency says so; Pillow takes any fourth band for one.
+    """
+    tags = getattr(image, "tag_v2", None)
+    return image.mode == "RGBA" and tags is not None and _EXTRA_SAMPLES not in tags
+
+
+def _is_cut_to_eight_bits(image: Image.Image) -> bool:
+    """Whether Pillow will read the upper 8 of 16 bits, as it does in files of several channels."""
+    if image.mode in _WIDE:
+        return False
+    return any("16" in str(part[3]) for part in getattr(image, "tile", ()))
+
+
+def _refuse_dark(image: Image.Image) -> None:
+    """Raises ValueError for an image whose upper 8 bits of 16 are almost empty."""
+    largest = max(high for _, high in _extrema(image))
+    if 0 < largest < _DARK:
+        raise ValueError(
+            f"its channels have 16 bits, of which Pillow reads the upper 8, and these are at most "
+            f"{largest}: it has 12 bits or fewer; save it with 8 bits a channel, or pass an array "
+            "with value_range=(black, white)"
+        )
+
+
+def _extrema(image: Image.Image) -> list[Any]:
+    """The smallest and the largest value of each band."""
+    extrema: Any = image.getextrema()
+    return list(extrema) if len(image.getbands()) > 1 else [extrema]

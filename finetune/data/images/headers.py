@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.images.decode import ImageError, ImageSource, check_size, read_image
+from finetune.data.images.value_range import ValueRange
 
 _ORIENTATION = 0x0112
 """EXIF's tag for how an image has to be turned to be upright."""
@@ -33,11 +34,16 @@ class Header:
     error: ImageError | None = None
 
 
-def read_header(items: Sequence[ImageSource], number: int, decode: bool = False) -> Header:
+def read_header(
+    items: Sequence[ImageSource],
+    number: int,
+    decode: bool = False,
+    value_range: ValueRange | None = None,
+) -> Header:
     """Reads the header of one of the images. An image that can't be read gives `Header.error`.
 
     number: the image's position in `items`. decode: decode the image as well, to find out whether
-    that is possible.
+    that is possible. value_range: see `read_image`.
     """
     name = f"image {number}"
     try:
@@ -45,7 +51,7 @@ def read_header(items: Sequence[ImageSource], number: int, decode: bool = False)
         if isinstance(source, str | Path):
             name = str(source)
         if decode:
-            read_image(source)
+            read_image(source, value_range=value_range)
         if isinstance(source, str | Path):
             return _file_header(source)
         width, height = _size_in_memory(source)
@@ -72,5 +78,7 @@ def _size_in_memory(source: ImageSource) -> tuple[int, int]:
         return source.size
     if isinstance(source, Tensor):
         return source.shape[-1], source.shape[-2]
-    height, width, *_ = np.asarray(source).shape
+    if not isinstance(source, np.ndarray):  # the content of a file
+        return read_image(source).size
+    height, width, *_ = source.shape
     return width, height

@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune import arguments
 from finetune.data.images.augment import center_crop
 from finetune.data.images.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
+from finetune.data.images.value_range import ValueRange, checked_value_range
 
 _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
@@ -22,7 +23,7 @@ _DERIVED = ("presized_side", "steps")
 # kept, because a copy to a device for every batch would make the host wait
 @lru_cache(maxsize=16)
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Preprocessing:
 
     image_size: side of the model's input in pixels. resize: how a rectangle becomes a square, see
     `presize`. crop_fraction: side of the input as a fraction of the presized image's side. mean,
-    std: for each channel, of pixel values in [0, 1], as in the backbone's training.
+    std: for each channel, of pixel values in [0, 1], as in the backbone's training. value_range:
+    the values that are black and white in images of more than 8 bits; None: see `read_image`.
     """
 
     image_size: int
@@ -39,10 +41,12 @@ class Preprocessing:
     crop_fraction: float = 0.875
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         arguments.whole_number("image_size", self.image_size, at_least=1)
         arguments.choice("resize", self.resize, RESIZE_METHODS)
+        checked_value_range(self.value_range)
         arguments.real_number("crop_fraction", self.crop_fraction, at_least=0.1, at_most=1)
 
     @property
@@ -60,7 +64,9 @@ class Preprocessing:
 
         Presized images do not depend on mean and std, so all backbones can share a cache of them.
         """
-        return Preprocessing(self.image_size, self.resize, self.crop_fraction)
+        return Preprocessing(
+            self.image_size, self.resize, self.crop_fraction, value_range=self.value_range
+        )
 
     def are_presized(self, inputs: Any) -> bool:
         """Whether the inputs are images that are still to be cropped and normalised.
@@ -86,7 +92,8 @@ class Preprocessing:
         """
         side = self.presized_side
         # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
-        return presize(read_image(source, min_side=2 * side), side, self.resize)
+        image = read_image(source, min_side=2 * side, value_range=self.value_range)
+        return presize(image, side, self.resize)
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std on the device, float32 [3] each."""
@@ -109,7 +116,10 @@ class Preprocessing:
 
         For other programs there are also the side of the presized image and every step in words.
         """
-        return {**asdict(self), "presized_side": self.presized_side, "steps": self.steps()}
+        fields = asdict(self)
+        if self.value_range is None:
+            del fields["value_range"]  # so that older versions can read it
+        return {**fields, "presized_side": self.presized_side, "steps": self.steps()}
 
     def steps(self) -> list[str]:
         """The steps from a file to the model's input, in words; sizes in pixels."""
@@ -120,10 +130,15 @@ class Preprocessing:
             square = f"both sides become {side}"
         else:
             square = f"the longer side becomes {side}, the rest black"
+        depth = "16-bit values to 8 bits"
+        if self.value_range is not None:
+            depth = "values of more than 8 bits from {} (black) to {} (white) to 8 bits".format(
+                *self.value_range
+            )
         return [
             "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
             f"{2 * side} (PIL: draft)",
-            "turn upright as EXIF says; 16-bit values to 8 bits; transparent parts on white; RGB",
+            f"turn upright as EXIF says; {depth}; transparent parts on white; RGB",
             f"resize to {side} x {side}: {square}; bilinear with antialiasing (PIL: BILINEAR)",
             f"crop the middle {size} x {size}",
             f"divide by 255: RGB in [0, 1], float32 [batch, 3, {size}, {size}]",
@@ -140,4 +155,7 @@ class Preprocessing:
         # JSON has lists and knows no difference between 1 and 1.0
         fields["mean"] = tuple(map(float, fields["mean"]))
         fields["std"] = tuple(map(float, fields["std"]))
+        if fields.get("value_range") is not None:
+            black, white = fields["value_range"]
+            fields["value_range"] = (float(black), float(white))
         return cls(**fields)

@@ -25,7 +25,7 @@ import PIL
 from finetune import arguments
 from finetune.wording import warn
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """To be increased with every change of decoding that changes a pixel."""
 
 IMAGES, IDENTITIES, UNFINISHED = ".images", ".identities", ".new"
@@ -99,14 +99,15 @@ class CacheFolder:
                 f"can't write to cache_folder={str(path)!r} ({reason}); pass another folder"
             ) from error
 
-    def open(self, files: Sequence[str], side: int, resize: str) -> ImageStore | None:
+    def open(self, files: Sequence[str], side: int, settings: str) -> ImageStore | None:
         """Opens or makes the store of these files' images.
 
-        files: absolute paths, sorted, each once. side, resize: see `presize`. Returns None, with a
+        files: absolute paths, sorted, each once. side: of an image in pixels.
+        settings: what else decides the pixels, in words. Returns None, with a
         warning, where the store would exceed the limit. Raises OSError where the disk is full.
         """
-        settings = f"{STORE_VERSION} {PIL.__version__} {side} {resize}"
-        names = os.fsencode("\0".join((settings, *files)))
+        decoding = f"{STORE_VERSION} {PIL.__version__} {side} {settings}"
+        names = os.fsencode("\0".join((decoding, *files)))
         path = self.path / hashlib.blake2b(names, digest_size=16).hexdigest()
         with _lock:
             store = _open.get(path)

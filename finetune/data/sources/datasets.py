@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from finetune.data.examples import Examples
-from finetune.data.images.dataset_images import DatasetImages, ImageDataset
+from finetune.data.images.dataset_images import DatasetImages, ImageDataset, read_one
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.lists import from_pairs
+from finetune.data.sources.stored_labels import changes_labels, file_names, stored_labels
 from finetune.tasks.labels import checked_classes, python_values
 from finetune.wording import did_you_mean, warn
 
@@ -26,8 +27,9 @@ def from_dataset(
     classes: the names of the classes; None takes those that the data set has, or else the numbers.
     image_column, label_column: names of columns of rows; None finds the columns by their types, or
     else takes "image" and "label".
-    Labels are read from `dataset.targets` and the like where the data set has them; otherwise
-    every item is read once. Later several threads read the items, each once for all epochs, so a
+    What `dataset[i]` gives is the truth. The labels are taken from where the data set stores them
+    only if they are surely the same, see `stored_labels`; otherwise every item is read once. Later
+    the items are read when they are needed, by one thread at a time, each once for all epochs, so a
     random transform of the data set would give only one view; a warning says so.
     Raises ValueError for labels that are no class indices, and for columns that aren't there.
     """
@@ -36,9 +38,21 @@ def from_dataset(
             f"this is a mapping of {', '.join(map(repr, dataset))}; pass one data set of it for "
             "training and one for validation"
         )
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"a data set needs a length and items by number, which {type(dataset).__name__} lacks; "
+            "load it whole (streaming=False), or list what it gives: list(dataset)"
+        )
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty")
     features = getattr(dataset, "features", None)
-    if isinstance(features, Mapping):
+    if isinstance(features, Mapping) and not _has_transform(dataset):
         return _from_rows(dataset, features, classes, image_column, label_column)
+    targets = stored_labels(dataset)
+    if targets is None:
+        first = read_one(dataset, 0)
+        if isinstance(first, Mapping):
+            return _from_dicts(dataset, first, classes, image_column, label_column)
     if image_column is not None or label_column is not None:
         raise ValueError(
             "image_column= and label_column= are for data sets with named columns; "
@@ -50,18 +64,61 @@ def from_dataset(
             f"the transform of this {type(whole).__name__} runs once an image, and what "
             "it gives is kept for all epochs; leave random ones to augment="
         )
-    targets = _stored_targets(dataset)
     if targets is None:
-        targets = [dataset[number][1] for number in range(len(dataset))]
+        targets = _read_labels(dataset, 1, first)
     if classes is None:
         classes = classes_of(dataset)
-    images = DatasetImages(dataset, range(len(dataset)))
-    return _from_class_indices(images, targets, classes)
+    return _from_class_indices(_images_of(dataset), targets, classes)
+
+
+def _read_labels(dataset: Any, column: int | str, first: Any) -> list[Any]:
+    """The label of every item, read one by one. first: the first item."""
+    labels = [first[column]]
+    for number in range(1, len(dataset)):
+        labels.append(read_one(dataset, number)[column])
+    return labels
+
+
+def _images_of(dataset: Any) -> DatasetImages:
+    """The images of pairs. Those of a part are called as they are called in the whole."""
+    names: list[str | int] = []
+    whole_names: Sequence[str | int] | None = file_names(whole_of(dataset))
+    numbers = _numbers_in_whole(dataset)
+    if whole_names is None:
+        names.extend(numbers)
+    else:
+        names.extend(whole_names[number] for number in numbers)
+    return DatasetImages(dataset, range(len(dataset)), names=names)
+
+
+def _numbers_in_whole(dataset: Any) -> Sequence[int]:
+    """Where the items of a part are in the data set that it is a part of."""
+    if not isinstance(dataset, Subset):
+        return range(len(dataset))
+    numbers = _numbers_in_whole(dataset.dataset)
+    return [numbers[number] for number in dataset.indices]
+
+
+def _has_transform(dataset: Any) -> bool:
+    """Whether a function makes the rows of a Hugging Face data set when they are read."""
+    row_format = getattr(dataset, "format", None)
+    return isinstance(row_format, Mapping) and row_format.get("type") == "custom"
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
-    """The class names of a data set, or of the data set that it is a part of; None if unknown."""
-    return getattr(whole_of(dataset), "classes", None)
+    """The class names of a data set, or of the data set that it is a part of; None if unknown.
+
+    Where a function changes the labels, the names may no longer be theirs.
+    """
+    whole = whole_of(dataset)
+    names: Sequence[str] | None = getattr(whole, "classes", None)
+    if names is not None and changes_labels(whole):
+        warn(
+            f"the target_transform of this {type(whole).__name__} makes other labels, so that its "
+            "classes are called by their numbers; pass classes= with the names of what it gives"
+        )
+        return None
+    return names
 
 
 def whole_of(dataset: Any) -> Any:
@@ -69,46 +126,6 @@ def whole_of(dataset: Any) -> Any:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
-
-
-def _stored_targets(dataset: Any) -> Sequence[Any] | None:
-    """The labels that a data set stores beside its images, by which no image has to be read.
-
-    None where there are none, and where the labels of its items may be different ones.
-    """
-    if isinstance(dataset, Subset):
-        targets_of_whole = _stored_targets(dataset.dataset)
-        if targets_of_whole is None:
-            return None
-        return [targets_of_whole[number] for number in dataset.indices]
-    if getattr(dataset, "target_transform", None) is not None:
-        return None
-    targets = getattr(dataset, "targets", None)
-    if targets is not None:
-        return python_values(targets)
-    # torchvision's SVHN and STL10 have "labels", Food101, Flowers102 and others "_labels"
-    for name in ("labels", "_labels"):
-        labels = python_values(getattr(dataset, name, ()))
-        if _are_labels_of(dataset, labels):
-            return labels
-    return None
-
-
-def _are_labels_of(dataset: Any, labels: Any) -> bool:
-    """Whether these look like the labels of the data set's items; three items are read for that.
-
-    `targets` has a known meaning, but an attribute with another name may hold something else.
-    """
-    if not isinstance(labels, Sequence) or len(labels) != len(dataset) or len(labels) == 0:
-        return False
-    first, middle, last = 0, len(dataset) // 2, len(dataset) - 1
-    return all(_is_same_label(labels[i], dataset[i][1]) for i in (first, middle, last))
-
-
-def _is_same_label(stored: Any, label: Any) -> bool:
-    # to compare arrays or tensors would not give a bool
-    are_plain = isinstance(stored, int | str) and isinstance(label, int | str)
-    return are_plain and stored == label
 
 
 def _from_class_indices(
@@ -127,7 +144,8 @@ def _from_class_indices(
         classes = [str(number) for number in range(highest + 1)]
     if lowest < 0 or highest >= len(classes):
         raise ValueError(
-            f"labels go from {lowest} to {highest}, but there are {len(classes)} classes"
+            f"labels go from {lowest} to {highest}, but there are {len(classes)} classes; pass "
+            "classes= with a name for each label, from 0 on"
         )
     names = [str(name) for name in classes]
     # the data set numbers its classes, so two names in different case are no typing error
@@ -177,14 +195,45 @@ def _from_rows(
     labels = list(rows.select_columns([label_column])[label_column])
     image_rows = rows.select_columns([image_column])
     images = DatasetImages(image_rows, range(len(image_rows)), image_column)
-    if labels and all(isinstance(label, str) for label in labels):
-        return from_pairs(images, labels, classes, of_training=False)
-    if not all(isinstance(label, int) for label in labels):
-        raise ValueError(
-            f"column {label_column!r} holds no class indices or names, but {labels[:3]}"
-        )
     if classes is None:
         classes = getattr(features[label_column], "names", None)
+    return _from_column(images, label_column, labels, classes)
+
+
+def _from_dicts(
+    dataset: Any,
+    first: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    image_column: str | None,
+    label_column: str | None,
+) -> Examples:
+    """Examples from a data set whose items are dicts, made by its own code or by a transform.
+
+    first: the first item. All items are read once for their labels.
+    """
+    features = getattr(dataset, "features", None) or {}
+    types = {name: features.get(name) for name in first}
+    image_column = _column(types, image_column, "Image", "image")
+    label_column = _column(types, label_column, "ClassLabel", "label")
+    labels = _read_labels(dataset, label_column, first)
+    labels = [label.item() if getattr(label, "ndim", None) == 0 else label for label in labels]
+    images = DatasetImages(dataset, range(len(dataset)), image_column)
+    if classes is None:
+        classes = getattr(types[label_column], "names", None)
+    return _from_column(images, label_column, labels, classes)
+
+
+def _from_column(
+    images: DatasetImages, column: str, labels: list[Any], classes: Sequence[str] | None
+) -> Examples:
+    """Examples from images and a column of class indices or names.
+
+    classes: names by index, or, for a column of names, in the order of the model's outputs.
+    """
+    if all(isinstance(label, str) for label in labels):
+        return from_pairs(images, labels, classes, of_training=False)
+    if not all(isinstance(label, int) for label in labels):
+        raise ValueError(f"column {column!r} holds no class indices or names, but {labels[:3]}")
     return _from_class_indices(images, labels, classes)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.decode import ImageSource, read_image
 from finetune.data.images.headers import Header
 
 _CHUNK_BYTES = 1 << 20
@@ -151,11 +151,13 @@ def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
     return digest.digest()
 
 
-def _pixels_of(source: "Image.Image | np.ndarray | Tensor") -> np.ndarray:
+def _pixels_of(source: ImageSource) -> np.ndarray:
     """The values of an image in memory, as an array of any shape."""
     if isinstance(source, Image.Image) and source.mode in ("P", "PA"):
         # pixels of these modes are numbers of colours, which mean nothing without the palette
         source = source.convert("RGBA")
     if isinstance(source, Tensor):
         source = source.cpu()
+    elif not isinstance(source, Image.Image | np.ndarray):  # the content of a file
+        source = read_image(source)
     return np.ascontiguousarray(source)

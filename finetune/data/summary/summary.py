@@ -16,6 +16,7 @@ from torch import Tensor
 from finetune.data.examples import Examples
 from finetune.data.images.decode import ImageError
 from finetune.data.images.headers import Header, read_header
+from finetune.data.images.value_range import ValueRange
 from finetune.data.sources.listing import Listing
 from finetune.data.summary.duplicates import Twins, find_duplicates
 from finetune.tables import Column, Table, facts_html
@@ -135,15 +136,17 @@ def summarise(
     skipped: Sequence[ImageError] = (),
     decode: bool = False,
     workers: int = 8,
+    value_range: ValueRange | None = None,
 ) -> DataSummary:
     """Reads the headers of all images, and the content of those that may be the same.
 
     folders: where the examples were looked for. skipped: files that were left out as unreadable.
-    decode: decode every image to find unreadable ones. workers: threads. See `DataSummary`.
+    decode: decode every image to find unreadable ones. workers: threads. value_range: see
+    `read_image`. See `DataSummary`.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="summary") as threads:
-        train_headers = _headers(train, decode, threads)
-        valid_headers = _headers(valid, decode, threads)
+        train_headers = _headers(train, decode, value_range, threads)
+        valid_headers = _headers(valid, decode, value_range, threads)
         headers = (train_headers, valid_headers)
         duplicates, leaks = find_duplicates((train, valid), headers, threads)
     errors = [header.error for header in chain(*headers) if header.error is not None]
@@ -169,8 +172,10 @@ def summarise(
     )
 
 
-def _headers(examples: Examples, decode: bool, threads: Executor) -> list[Header]:
-    read = partial(read_header, examples.items, decode=decode)
+def _headers(
+    examples: Examples, decode: bool, value_range: ValueRange | None, threads: Executor
+) -> list[Header]:
+    read = partial(read_header, examples.items, decode=decode, value_range=value_range)
     return list(threads.map(read, range(len(examples))))
 
 

@@ -1,8 +1,13 @@
 import io
 import pickle
+import struct
 import threading
 import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from PIL import Image
 from support import CLOTHING, needs_clothing
 
 from finetune.data.images.decode import RESIZE_METHODS, ImageError, presize, read_image
+from finetune.data.images.value_range import checked_value_range, stated_bits, to_eight_bits
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 LOSSY = 6  # most levels of 255 by which JPEG and WebP change a flat colour here
@@ -157,14 +163,98 @@ def test_thirty_two_bit_integers_within_sixteen_are_read(tmp_path: Path) -> None
 @pytest.mark.parametrize("value", [-1, 65536])
 def test_integers_outside_sixteen_bits_are_refused(tmp_path: Path, value: int) -> None:
     flat("I", value).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"a\.tif: pixel values outside 16 bits"):
+    with pytest.raises(ImageError, match=r"a\.tif: pixel values outside 16 bits.*value_range="):
         read_image(tmp_path / "a.tif")
+    assert_flat(read_image(tmp_path / "a.tif", value_range=(value - 1, value)), WHITE)
 
 
-def test_float_tiff_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_floats_of_a_tiff_are_read_like_those_of_an_array(tmp_path: Path) -> None:
     flat("F", 0.5).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"a\.tif: floating point pixels have no known range"):
+    assert_flat(read_image(tmp_path / "a.tif"), (128, 128, 128))
+    flat("F", 200).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"must lie in \[0, 1\].*got 200 to 200; .*value_range="):
         read_image(tmp_path / "a.tif")
+    assert_flat(read_image(tmp_path / "a.tif", value_range=(0, 255)), (200, 200, 200))
+
+
+def test_grey_levels_of_twelve_bits_are_kept(tmp_path: Path) -> None:
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
+    Image.fromarray(ramp).save(tmp_path / "a.tif")
+    with pytest.warns(UserWarning, match="16-bit numbers that fill 12 bits only: 4095 was taken"):
+        read = read_image(tmp_path / "a.tif")
+    assert np.array_equal(pixels(read)[:, :, 0], ramp >> 4)
+
+
+@pytest.mark.parametrize(("bits", "stated"), [((12,), 12), (10, 10), ((16,), None), ((8, 8), None)])
+def test_tiff_states_its_bits(bits: Any, stated: int | None) -> None:
+    image = SimpleNamespace(format="TIFF", tag_v2={258: bits})
+    assert stated_bits(image) == stated
+
+
+def test_stated_bits_are_no_guess() -> None:
+    dark = np.array([[0, 200]], np.uint16)
+    assert to_eight_bits(dark, bits=12).tolist() == [[0, 12]]
+
+
+@pytest.mark.parametrize("value", [1, 200, 255])
+def test_eight_bits_in_a_wider_file_are_not_black(tmp_path: Path, value: int) -> None:
+    for number, mode in enumerate(("I", "I;16")):
+        flat(mode, value).save(tmp_path / f"{number}.tif")
+        with pytest.warns(UserWarning, match="fill 8 bits only: 255 was taken for white; if it is"):
+            assert_flat(read_image(tmp_path / f"{number}.tif"), (value,) * 3)
+
+
+def test_given_range_decides_and_nothing_is_said(tmp_path: Path) -> None:
+    flat("I;16", 200).save(tmp_path / "a.tif")
+    assert_flat(read_image(tmp_path / "a.tif", value_range=(0, 400)), (128, 128, 128))
+    assert_flat(read_image(tmp_path / "a.tif", value_range=(0, 65535)), (1, 1, 1))
+
+
+def test_given_range_leaves_eight_bits_alone(tmp_path: Path) -> None:
+    flat().save(tmp_path / "a.png")
+    assert_flat(read_image(tmp_path / "a.png", value_range=(0, 4095)), RED)
+    assert_flat(read_image(np.full((4, 4, 3), 7, np.uint8), value_range=(0, 4095)), (7, 7, 7))
+
+
+def test_dark_pgm_of_sixteen_bits_is_dark(tmp_path: Path) -> None:
+    flat("I;16", 200).save(tmp_path / "a.pgm")
+    assert_flat(read_image(tmp_path / "a.pgm"), (0, 0, 0))
+
+
+def test_colours_of_twelve_bits_in_sixteen_are_refused(tmp_path: Path) -> None:
+    """Pillow gives only their upper 8 bits, which are almost black."""
+    write_wide_colours(tmp_path / "a.png", 4095)
+    with pytest.raises(ImageError, match="Pillow reads the upper 8, and these are at most 15"):
+        read_image(tmp_path / "a.png")
+    write_wide_colours(tmp_path / "a.png", 40000)
+    assert_flat(read_image(tmp_path / "a.png"), (156, 156, 156))
+
+
+def write_wide_colours(file: Path, value: int) -> None:
+    """A PNG of three channels with 16 bits each, which Pillow can't write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    row = b"\0" + struct.pack(">H", value) * 3 * 4
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 4)) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def test_fourth_band_of_a_tiff_is_no_transparency_unless_it_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "a.tif"
+    flat("RGBA", (*RED, 0)).save(file)
+    assert_flat(read_image(file), WHITE)
+    with Image.open(file) as image:
+        assert image.tag_v2[338] == (2,)
+    content = file.read_bytes()
+    entry = struct.pack("<HHI", 338, 3, 1)
+    assert content.count(entry) == 1
+    # an unknown tag in its place, as in files of four bands from satellites
+    file.write_bytes(content.replace(entry, struct.pack("<HHI", 65000, 3, 1)))
+    assert_flat(read_image(file), RED)
 
 
 # --- EXIF
@@ -283,15 +373,99 @@ def test_float_outside_zero_to_one_is_refused(value: float) -> None:
         read_image(np.full((5, 7, 3), value, dtype=np.float32))
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.bool_, np.complex64])
+@pytest.mark.parametrize("value", [0.001, 1 / 255])
+def test_floats_that_were_divided_twice_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="were they divided by 255 twice"):
+        read_image(np.full((5, 7, 3), value, dtype=np.float32))
+
+
+def test_floats_of_a_black_image_are_black() -> None:
+    assert_flat(read_image(np.zeros((5, 7, 3), np.float32)), (0, 0, 0))
+
+
+def test_given_range_of_floats_is_a_window() -> None:
+    values = np.array([[-1.0, 0.0, 1.0, 2.0]], np.float32)
+    image = read_image(values, value_range=(-1, 1))
+    assert pixels(image)[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_wide_integers_keep_their_grey_levels(dtype: type) -> None:
+    for bits in (8, 12):
+        ramp = (np.arange(256, dtype=dtype) << (bits - 8)).reshape(16, 16)
+        with pytest.warns(UserWarning, match=f"fill {bits} bits only: {2**bits - 1} was taken"):
+            read = read_image(ramp)
+        assert pixels(read)[:, :, 0].ravel().tolist() == list(range(256))
+
+
+def test_int64_tensor_of_zero_to_255_is_read() -> None:
+    with pytest.warns(UserWarning, match="64-bit numbers that fill 8 bits"):
+        assert_flat(read_image(torch.full((3, 5, 7), 200)), (200, 200, 200))
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.complex64])
 def test_other_number_type_is_refused(dtype: type) -> None:
-    with pytest.raises(ImageError, match="an image is uint8, uint16 or float, got"):
+    with pytest.raises(ImageError, match="an image has whole numbers or floats as pixels, got"):
         read_image(np.zeros((5, 7, 3), dtype=dtype))
 
 
-def test_other_object_is_refused() -> None:
-    with pytest.raises(ImageError, match="<int>: an image is"):
-        read_image(7)  # type: ignore[arg-type]
+@pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan"))])
+def test_range_that_is_none_is_refused(value_range: Any) -> None:
+    with pytest.raises(ValueError, match=r"value_range.* (needs black < white|must be a)"):
+        checked_value_range(value_range)
+
+
+@pytest.mark.parametrize("value_range", [5, "0-255", (1, 2, 3), ("0", "1")])
+def test_range_of_another_kind_is_refused(value_range: Any) -> None:
+    with pytest.raises(TypeError, match="value_range"):
+        checked_value_range(value_range)
+
+
+@pytest.mark.parametrize("source", [7, None, object(), [1]])
+def test_other_object_is_refused(source: object) -> None:
+    with pytest.raises(ImageError, match="an image is a path, a PIL image, an array, a tensor,"):
+        read_image(source)  # type: ignore[arg-type]
+
+
+def encoded() -> bytes:
+    buffer = io.BytesIO()
+    flat().save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
+def test_content_of_a_file_is_read(kind: Any) -> None:
+    assert_flat(read_image(kind(encoded())), RED)
+
+
+def test_open_file_is_read_and_stays_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded())
+    with (tmp_path / "a.png").open("rb") as file:
+        file.seek(5)
+        assert_flat(read_image(file), RED)
+        assert file.tell() == 5
+
+
+def test_cell_of_hugging_face_is_read(tmp_path: Path) -> None:
+    flat().save(tmp_path / "a.png")
+    assert_flat(read_image({"bytes": encoded(), "path": None}), RED)
+    assert_flat(read_image({"bytes": None, "path": str(tmp_path / "a.png")}), RED)
+    with pytest.raises(ImageError, match="a mapping has an image as 'bytes' or 'path', got"):
+        read_image({"url": "x"})
+
+
+def test_file_that_is_open_as_text_is_refused() -> None:
+    with pytest.raises(ImageError, match="a file must be open in binary mode"):
+        read_image(io.StringIO("x"))  # type: ignore[arg-type]
+
+
+def test_opened_image_may_be_read_by_several_threads(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    for _ in range(5):
+        with Image.open(tmp_path / "a.png") as image, ThreadPoolExecutor(4) as threads:
+            for read in threads.map(read_image, [image] * 4):
+                assert np.array_equal(np.asarray(read), noise)
 
 
 # --- bad files

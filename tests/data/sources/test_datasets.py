@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ class Targets(Images):
         return self.labels
 
 
-def test_dataset_with_targets_and_classes_is_not_read() -> None:
+def test_dataset_with_classes_of_its_own_is_called_by_them() -> None:
     dataset = Targets([0, 1, 1])
     examples = from_dataset(dataset, None)
     assert examples.classes == ("ant", "bee")
     assert examples.labels.tolist() == [0, 1, 1]
-    assert dataset.reads == 0
+    assert dataset.reads == 3
 
 
 def test_dataset_items_are_its_images() -> None:
@@ -70,8 +71,10 @@ def test_targets_may_be_a_tensor_or_an_array(kind: type) -> None:
 def test_split_of_a_dataset_reads_no_image() -> None:
     """Else a random split would decode all images and keep them in memory at full size."""
     dataset = Targets([0, 1] * 10)
-    train, valid = from_dataset(dataset, None).split(0.2, seed=0)
-    assert (len(train), len(valid)) == (16, 4)
+    examples = from_dataset(dataset, None)
+    dataset.reads = 0
+    train, valid = examples.split(0.2, seed=0)
+    assert len(train) + len(valid) == 20
     assert dataset.reads == 0
 
 
@@ -145,7 +148,7 @@ def test_rows_are_read_when_they_are_asked_for(rows: Any, monkeypatch: Any) -> N
 
     monkeypatch.setattr(datasets.Image, "decode_example", refuse)
     train, valid = from_dataset(rows, None).split(0.25, 0)
-    assert (len(train), len(valid)) == (9, 3)
+    assert len(train) + len(valid) == 12
     with pytest.raises(ImageError, match="decoded"):
         _ = train.items[0]
 
@@ -228,11 +231,6 @@ def test_numbers_that_are_no_class_indices_are_refused() -> None:
     assert from_dataset(Targets([0.0, 1.0]), None).labels.tolist() == [0, 1]  # type: ignore[list-item]
 
 
-def test_targets_of_a_data_frame_go_by_position() -> None:
-    column = pytest.importorskip("pandas").Series([0, 1, 1], index=[2, 1, 0])
-    assert from_dataset(Targets(column), None).labels.tolist() == [0, 1, 1]
-
-
 def test_part_of_a_dataset_has_its_classes() -> None:
     whole = Targets([0, 1] * 4)
     part = Subset(Subset(whole, [1, 2, 3, 4]), [0, 1])  # type: ignore[arg-type, var-annotated]
@@ -274,20 +272,129 @@ def test_what_is_no_list_of_labels_is_not_taken_for_one(stored: Any) -> None:
     assert from_dataset(dataset, None).labels.tolist() == [0, 1]
 
 
-def test_labels_of_a_part_are_not_read_from_its_images() -> None:
-    whole = Targets([0, 1, 0, 1])
-    examples = from_dataset(Subset(whole, [3, 0]), None)  # type: ignore[arg-type, type-var]
-    assert (examples.labels.tolist(), whole.reads) == ([1, 0], 0)
+@pytest.mark.parametrize("name", ["targets", "labels", "_labels"])
+def test_items_say_the_labels_whatever_is_stored(name: str) -> None:
+    """What a data set gives is the truth; a few items that agree would prove nothing."""
+    wrong = StoredLabels([0, 1, 0, 0], name, [0, 1, 1, 0])
+    assert from_dataset(wrong, None).labels.tolist() == [0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["labels", "_labels"])
-def test_labels_under_another_name_are_tried_before_they_are_trusted(name: str) -> None:
-    right = StoredLabels([0, 1] * 10, name, [0, 1] * 10)
-    wrong = StoredLabels([0, 1] * 10, name, [1, 0] * 10)
-    assert from_dataset(right, None).labels.tolist() == [0, 1] * 10
-    assert from_dataset(wrong, None).labels.tolist() == [0, 1] * 10
-    assert right.reads == 3
-    assert wrong.reads > 20
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("stored"), per_class=3)
+
+
+def test_labels_of_a_known_class_are_not_read_from_its_items(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import ImageFolder
+
+    class Renamed(ImageFolder):
+        """Reads its items as the library does."""
+
+    monkeypatch.setattr("finetune.data.sources.datasets.read_one", None)
+    for dataset in (ImageFolder(str(photos)), Renamed(str(photos))):
+        dataset.targets = [2] * 9  # its items have the labels of `samples`
+        assert from_dataset(dataset, None).labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+        part = Subset(dataset, [8, 0])
+        assert from_dataset(part, None).labels.tolist() == [2, 0]
+
+
+def test_item_that_is_corrected_in_a_subclass_is_the_truth(photos: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    class Turned(ImageFolder):
+        def __getitem__(self, index: int) -> Any:
+            image, label = super().__getitem__(index)
+            return image, 2 - label
+
+    class TurnedPart(Subset):
+        def __getitem__(self, index: Any) -> Any:
+            image, label = super().__getitem__(index)
+            return image, 2 - label
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [self[index] for index in indices]
+
+    expected = [2, 2, 2, 1, 1, 1, 0, 0, 0]
+    assert from_dataset(Turned(str(photos)), None).labels.tolist() == expected
+    part = TurnedPart(ImageFolder(str(photos)), range(9))
+    assert from_dataset(part, None).labels.tolist() == expected
+
+
+def test_target_transform_takes_the_names_of_the_classes_away(photos: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    dataset = ImageFolder(str(photos), target_transform=lambda label: label // 2)
+    with pytest.warns(UserWarning, match=r"target_transform .* makes other labels, so that"):
+        examples = from_dataset(dataset, None)
+    assert (examples.classes, examples.labels.tolist()) == (("0", "1"), [0] * 6 + [1] * 3)
+    assert from_dataset(dataset, ("cold", "warm")).classes == ("cold", "warm")
+
+
+def test_image_of_a_folder_is_called_by_its_path(photos: Path) -> None:
+    """So that an image which is added before others moves none of them to another side."""
+    from torchvision.datasets import ImageFolder
+
+    dataset = ImageFolder(str(photos))
+    items = from_dataset(dataset, None).items
+    assert items.identities[3].endswith("green/000.jpg")  # type: ignore[attr-defined]
+    part = from_dataset(Subset(dataset, [3]), None).items
+    assert part.identities == [items.identities[3]]  # type: ignore[attr-defined]
+
+
+def test_items_may_be_dicts() -> None:
+    rows = [
+        {"image": np.full((8, 8, 3), i, np.uint8), "label": torch.tensor(i % 2)} for i in (0, 1)
+    ]
+    examples = from_dataset(rows, None)
+    assert examples.labels.tolist() == [0, 1]
+    assert np.asarray(examples.items[1]).max() == 1
+
+
+def test_data_set_without_a_length_is_refused() -> None:
+    with pytest.raises(TypeError, match="needs a length and items by number, which generator la"):
+        from_dataset((pair for pair in [(0, 0)]), None)  # type: ignore[arg-type]
+
+
+def test_item_that_can_not_be_read_is_named() -> None:
+    class Torn(Images):
+        def __getitem__(self, index: int) -> Any:
+            raise OSError("torn")
+
+    with pytest.raises(ImageError, match=r"can't read image 0 of Torn: torn \(OSError\)"):
+        from_dataset(Torn([0, 1]), None)
+
+
+# --- one thread at a time
+
+
+class OneFile(Images):
+    """Reads all items from one place, as from an open file: two readers are too many."""
+
+    place = 0
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        self.place = index
+        time.sleep(0.0005)
+        return np.full((8, 8, 3), self.place, dtype=np.uint8), self.labels[index]
+
+
+def test_data_set_is_read_by_one_thread_at_a_time() -> None:
+    whole = OneFile([0, 1] * 30)
+    data = ImageDataLoaders.from_dataset(whole, whole, image_size=8, batch_size=60, workers=8)
+    numbers = torch.arange(60)
+    images = data.train.cache.images(numbers)
+    assert images.amax(dim=(1, 2, 3)).tolist() == numbers.tolist()
+
+
+def test_rows_that_a_transform_makes_are_the_truth(rows: Any) -> None:
+    def turn(batch: dict) -> dict:
+        return {"image": batch["photo"], "label": [2 - kind for kind in batch["kind"]]}
+
+    examples = from_dataset(rows.with_transform(turn), None)
+    assert examples.labels.tolist() == [2 - kind for kind in rows["kind"][:]]
+    assert isinstance(examples.items[0], Image.Image)
 
 
 def test_classes_of_a_data_set_may_differ_in_case_only() -> None:

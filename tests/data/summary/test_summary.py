@@ -46,7 +46,8 @@ def test_clean_data_has_counts_and_nothing_else(split: Path) -> None:
 
 def test_leak_is_found_and_comes_first(split: Path) -> None:
     shutil.copy(split / "train/red/003.jpg", split / "valid/red/other_name.jpg")
-    found = summary_of(split)
+    with pytest.warns(UserWarning, match="1 validation image can be found in training"):
+        found = summary_of(split)
     (leak,) = found.leaks
     assert leak.first == str(split / "train/red/003.jpg")
     assert leak.second == str(split / "valid/red/other_name.jpg")

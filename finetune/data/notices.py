@@ -1,0 +1,118 @@
+"""What is said of data as soon as they are made: classes that can't be learned, and leaks."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from finetune.data.examples import Examples
+from finetune.data.images.dataset_images import DatasetImages
+from finetune.data.images.decode import ImageSource
+from finetune.wording import counted, warn
+
+FILES_COMPARED = 50_000
+"""Data of more files are compared by `summary()` only: to ask for so many sizes takes seconds."""
+
+_BYTES_COMPARED = 500e6
+"""So much is read at most. Of large files the first part tells whether they may be the same."""
+
+_FIRST_BYTES = 1 << 16
+_CLASSES_NAMED = 5
+
+
+def check_classes(train: Examples) -> None:
+    """Says which classes have no image for training.
+
+    Raises ValueError where all images are of one class: the model would learn to say its name, and
+    be right in all of validation.
+    """
+    if not train.task.exclusive or not len(train):
+        return
+    counts = train.counts()
+    missing = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if len(missing) == len(train.classes) - 1:
+        (only,) = set(train.classes) - set(missing)
+        raise ValueError(
+            f"all {counted(len(train), 'training image')} are of the class {only!r}, of "
+            f"{len(train.classes)} classes; was a sorted data set cut? shuffle it first, or take "
+            "images of each class"
+        )
+    if missing:
+        names = ", ".join(map(repr, missing[:_CLASSES_NAMED]))
+        if len(missing) > _CLASSES_NAMED:
+            names += f" and {len(missing) - _CLASSES_NAMED} more"
+        warn(
+            f"{len(missing)} of {len(train.classes)} classes have no training image: {names}; the "
+            "model will not predict them"
+        )
+
+
+def check_leaks(train: Examples, valid: Examples) -> None:
+    """Says that files are in training and in validation, if comparing them takes little time.
+
+    Only files of the same size are read. `DataSummary.leaks` compares all, images in memory, too.
+    """
+    train_files, valid_files = _files(train.items), _files(valid.items)
+    if len(train_files) + len(valid_files) > FILES_COMPARED:
+        return
+    train_by_size = _by_size(train_files)
+    leaks: list[tuple[str, str]] = []
+    budget = _BYTES_COMPARED
+    for size, files in _by_size(valid_files).items():
+        if size == 0 or size not in train_by_size:
+            continue
+        candidates = train_by_size[size]
+        budget -= size * (len(files) + len(candidates))
+        if budget < 0:
+            break
+        leaks.extend(_same_content(candidates, files))
+    if leaks:
+        first, second = leaks[0]
+        warn(
+            f"{counted(len(leaks), 'validation image')} can be found in training, too, byte for "
+            f"byte, so that validation flatters the model; first: {first} = {second}; "
+            "data.summary().leaks lists them"
+        )
+
+
+def _files(items: Sequence[ImageSource]) -> list[str]:
+    """The paths among the images."""
+    if isinstance(items, DatasetImages) or not isinstance(items, list | tuple):
+        return []
+    return [str(item) for item in items if isinstance(item, str | Path)]
+
+
+def _by_size(files: Sequence[str]) -> dict[int, list[str]]:
+    """The files by their size in bytes; those that are not there will be named when read."""
+    files_of: dict[int, list[str]] = defaultdict(list)
+    for file in files:
+        try:
+            files_of[os.stat(file).st_size].append(file)
+        except OSError:
+            continue
+    return files_of
+
+
+def _same_content(
+    train_files: Sequence[str], valid_files: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Pairs of a training and a validation file with the same bytes."""
+    beginnings = {_digest(file, _FIRST_BYTES) for file in train_files}
+    alike = [file for file in valid_files if _digest(file, _FIRST_BYTES) in beginnings]
+    if not alike:
+        return
+    train_file_of = {_digest(file): file for file in train_files}
+    for file in alike:
+        digest = _digest(file)
+        if digest is not None and digest in train_file_of:
+            yield train_file_of[digest], file
+
+
+def _digest(file: str, count: int = -1) -> bytes | None:
+    """A digest of the file's first bytes, or of all; None for a file that can't be read."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.blake2b(stream.read(count), digest_size=16).digest()
+    except OSError:
+        return None
