@@ -30,6 +30,7 @@ from finetune.interpret.timeline import Span
 from finetune.learner_options import FitOptions, FitSettings, LearnerOptions, LearnerSettings
 from finetune.metrics import Metrics, create_metrics
 from finetune.models.classifier import ImageClassifier
+from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_groups import LayerGroups
 from finetune.models.splitting import Split
@@ -46,6 +47,7 @@ from finetune.training.record import training_record
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup
 from finetune.training.trainer import Trainer
+from finetune.wording import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -441,8 +443,8 @@ class Learner:
         without augmentation. A DataLoader's images are taken to be normalised and in size already,
         unless they are in uint8. Rows are named by their files, or else by their numbers in the
         data set or list. The table of the validation data is kept until the weights change: until a
-        step is trained, or torch counts a change of a parameter or buffer. For one class an example
-        it is `Predictions`, for several labels `LabelsPredictions`, for numbers
+        step is trained, or torch counts a change of a parameter or buffer. For one class per
+        example it is `Predictions`, for several labels `LabelsPredictions`, for numbers
         `ValuesPredictions`. Raises ValueError for a source without labels, or with those of other
         classes.
         """
@@ -510,12 +512,12 @@ class Learner:
 
         Above 1 the model was too sure of itself. Predicted classes stay as they are. See
         `Predictions.temperature`; `predictions().plot_calibration()` shows what it does. Raises
-        ValueError for another task than one class an example.
+        ValueError for another task than one class per example.
         """
         task = self.data.task
         if not task.exclusive:
             raise ValueError(
-                f"calibrate() is for one class an example, this is task={task.name!r}; "
+                f"calibrate() is for one class per example, this is task={task.name!r}; "
                 f"{task.instead_of_calibration}"
             )
         # of the outputs, not on top of an earlier temperature
@@ -621,8 +623,18 @@ class Learner:
     # --- files
 
     def save(self, path: str | Path) -> None:
-        """Writes everything that affects the next step into one file, atomically."""
-        self.trainer.save(arguments.path("path", path))
+        """Writes everything that affects the next step into one file, atomically.
+
+        Warns of weights that are NaN or infinite, as they are after a training that diverged.
+        """
+        target = arguments.path("path", path)
+        broken = non_finite_weights(self.model)
+        if broken:
+            warn(
+                f"the weights saved to {target} are NaN or infinite in {broken_in_words(broken)}: "
+                "the training diverged; load an earlier file"
+            )
+        self.trainer.save(target)
 
     def load(self, path: str | Path) -> None:
         """Takes back what `save` wrote; an error leaves the learner as it was.
@@ -649,8 +661,8 @@ class Learner:
         shows how to use each.
         overwrite: replace an exported model; a folder with other files in it stays.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
-        not built by `vision_learner` (save `learner.model.state_dict()` then), RuntimeError for one
-        that can't be made a graph.
+        not built by `vision_learner` (save `learner.model.state_dict()` then) and for one with
+        weights that are NaN or infinite, RuntimeError for one that can't be made a graph.
         """
         target = arguments.path("folder", folder).absolute()
         formats = export.check_formats(format)
@@ -659,6 +671,12 @@ class Learner:
             return
         if not isinstance(self.model, ImageClassifier):
             raise ValueError(_ONLY_OF_VISION)
+        broken = non_finite_weights(self.model)
+        if broken:
+            raise ValueError(
+                f"the model's weights are NaN or infinite in {broken_in_words(broken)}, and "
+                "nothing was exported: the training diverged; load an earlier checkpoint"
+            )
         description = self._describe(self.model, formats)
         card = model_card(description, self.model.source())
         export.write(target, self.model, description, card=card, overwrite=overwrite)

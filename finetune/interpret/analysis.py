@@ -126,8 +126,11 @@ def fit_temperature(scores: np.ndarray, targets: np.ndarray) -> float:
 
     scores: [N, C] logits. targets: [N] class numbers.
     Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017).
+    Raises ValueError for scores that are not finite.
     """
     scores = scores.astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("a temperature can't be fitted: the model gives NaN or infinite outputs")
     target_scores = scores[np.arange(len(scores)), targets]
     # The loss is convex in 1 / T. Its slope is the mean of (expected score - score of the target),
     # whose sign says in which half of the interval, bisected on a logarithmic scale, it is least.

@@ -67,6 +67,7 @@ class Predictions(PredictionTable):
         image: Callable[[int], Any] | None = None,
     ) -> None:
         super().__init__(items, classes, targets, losses, image)
+        arguments.real_number("temperature", temperature, above=0)
         self.scores = np.asarray(scores)
         self._check_shapes()
         self._check_targets()
@@ -183,7 +184,6 @@ class Predictions(PredictionTable):
 
     def at_temperature(self, temperature: float) -> Predictions:
         """The same predictions with other probabilities; the losses stay as they are."""
-        arguments.real_number("temperature", temperature, above=0)
         return Predictions(
             self.items,
             self.classes,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from finetune import arguments
 from finetune.files.integrity import DamagedError, check_torch_file
 from finetune.models import hub, torchvision_backbones
+from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.wording import did_you_mean
 
 Weights: TypeAlias = "Literal['pretrained'] | str | Path | Mapping[str, Tensor] | None"
@@ -220,6 +221,12 @@ def _load(backbone: nn.Module, name: str, weights: Mapping[str, Tensor], source:
             f"{len(misshapen)} have another shape, such as {examples}"
         )
     backbone.load_state_dict({key: weights[key] for key in backbone_state})
+    broken = non_finite_weights(backbone)
+    if broken:
+        raise WeightsError(
+            f"{source} hold weights that are NaN or infinite: {broken_in_words(broken)}; they come "
+            "from a training that diverged, take an earlier file"
+        )
 
 
 def _pretrained(name: str, image_size: int) -> nn.Module:

@@ -12,7 +12,8 @@ class DivergenceError(ArithmeticError):
     def at(self, row: StepEnd, groups: Sequence[str], checkpoint: Path | None) -> "DivergenceError":
         """The same error with the place where it happened, and what to do.
 
-        groups: names of all layer groups. checkpoint: the run's last one, which is not affected.
+        groups: names of all layer groups. checkpoint: the run's path of one, which is not affected
+        if it has been written.
         """
         rates = []
         for group, lr in zip(groups, row.lr, strict=True):
@@ -22,6 +23,6 @@ class DivergenceError(ArithmeticError):
             f"{self} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
             f"(learning rates: {training_rates}); lower the learning rate or set clip_norm"
         )
-        if checkpoint is not None:
+        if checkpoint is not None and checkpoint.exists():
             message += f"; the last checkpoint, {checkpoint}, is intact"
         return DivergenceError(message)

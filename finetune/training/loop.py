@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from finetune.training.events import (
 from finetune.training.frozen.feature_cache import FeatureCache
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.interrupt import Interruption, deferred_signals
+from finetune.training.overflow import OverflowWatch
 from finetune.training.pending import Pending
 from finetune.training.phase import Phase
 from finetune.training.run import Run
@@ -38,6 +39,7 @@ from finetune.training.runtime.allocator import keep_freed_memory
 from finetune.training.setup import Setup
 from finetune.training.step import TrainStep
 from finetune.training.update_meter import UpdateMeter
+from finetune.wording import warn
 
 DELAY = 16
 """Steps whose losses are read together on an accelerator, since reading one makes it wait."""
@@ -71,6 +73,11 @@ class Loop:
     _interruption: Interruption = field(default_factory=Interruption)
     _pending: Pending = field(default_factory=Pending)
     _saved_at: float = 0.0
+    _overflow: OverflowWatch = field(init=False)
+    _has_said_nan: bool = False
+
+    def __post_init__(self) -> None:
+        self._overflow = OverflowWatch(self.setup.scaler)
 
     def run(self, run: Run) -> None:
         """Runs the rest of the plan. FitEnd reaches every callback, however the run ends."""
@@ -82,6 +89,7 @@ class Loop:
         try:
             with isolated(), deferred_signals() as self._interruption, self.average.aside(model):
                 self._run_phases(run)
+            self._overflow.warn_if_nothing_moved()
             self.average.forget()
             run.ended = reason
             self._write_checkpoint()
@@ -191,6 +199,7 @@ class Loop:
             # a run that was interrupted behind its last step ends with the values of that step
             self._set_values(run, phase, steps_per_epoch - 1)
         results = step.validate()
+        self._mention_nan(results, phase.name, run.epoch)
         mean_loss = run.mean_loss(steps_per_epoch)
         seconds = time.perf_counter() - started_at
         epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
@@ -226,6 +235,7 @@ class Loop:
                     raise self._diverged(error, row) from None
                 self._pending.add(row, loss, step.meter.take())
                 run.step = number + 1
+                self._overflow.steps += loss is not None
                 self._after_step(run, row)
 
     def _after_step(self, run: Run, row: StepEnd) -> None:
@@ -237,11 +247,24 @@ class Loop:
         # the loss of a next step shows a broken update; the last one has no next step
         if is_last and not self.setup.weights_are_finite():
             raise self._diverged(DivergenceError("the weights are no longer finite"), row)
+        if is_last:
+            self._overflow.look()
         if is_time_to_read or distributed.world_size() == 1:
             self._check_interruption(run)
             if self._checkpoint_is_due():
                 self._emit_pending(run)
                 self._write_checkpoint()
+
+    def _mention_nan(self, results: Mapping[str, float], phase: str, epoch: int) -> None:
+        """Warns of a validation loss that is NaN, once a run; it would be easy to overlook."""
+        if self._has_said_nan or not math.isnan(results.get("loss", 0.0)):
+            return
+        self._has_said_nan = True
+        warn(
+            f"the validation loss is NaN after epoch {epoch} of phase {phase!r}: there is NaN in "
+            "the validation data or in the model's outputs for them, or the loss ignores all of "
+            "their targets"
+        )
 
     def _checkpoint_is_due(self) -> bool:
         if self.checkpoint is None:
@@ -309,7 +332,7 @@ class Loop:
         # the loss was computed before the last update, so that only the weights can show it
         if not self.setup.weights_are_finite():
             raise DivergenceError(
-                f"the weights are no longer finite and were not saved; {path} is as it was; "
+                f"the weights are no longer finite and were not saved; {_state_of_file(path)}; "
                 "lower the learning rate or set clip_norm"
             )
         self.save(path)
@@ -317,3 +340,7 @@ class Loop:
     def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
         """The same error, with the step, its learning rates and the checkpoint to go back to."""
         return error.at(row, self.setup.optimizer.groups.names, self.checkpoint)
+
+
+def _state_of_file(path: Path) -> str:
+    return f"{path} is as it was" if path.exists() else f"there is no {path}"

@@ -31,6 +31,18 @@ def test_the_folder_holds_weights_json_and_a_card_only(folder: Path) -> None:
     assert {"finetune-vision", "torch", "timm"} <= description["versions"].keys()
 
 
+def test_weights_that_are_no_numbers_are_not_exported(trained: Learner, tmp_path: Path) -> None:
+    weight = next(trained.model.head.parameters())
+    before = weight.detach().clone()
+    try:
+        weight.data[0] = torch.nan
+        with pytest.raises(ValueError, match=r"NaN or infinite in 'head\..*nothing was exported"):
+            trained.export(tmp_path / "broken")
+    finally:
+        weight.data.copy_(before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_probabilities_are_the_same_in_a_new_process(
     folder: Path, trained: Learner, photos: Path
 ) -> None:

@@ -48,3 +48,17 @@ def test_a_few_high_losses_do_not_flatten_the_rest_of_the_curve() -> None:
     spans = find_spans([("fit", 0, 0, i) for i in range(1000)], 1000)
     figure = plot_losses(spans, [1e6, *np.linspace(2, 1, 999)], [])
     assert figure.axes[0].get_ylim()[1] < 3
+
+
+def test_a_step_without_a_loss_is_a_gap() -> None:
+    values = smooth(np.array([np.nan, 2.0, np.nan, 4.0]), 2)
+    assert np.isnan(values[0])
+    assert values[1:].tolist() == pytest.approx([2, 2, (2 / 2 + 4) / 1.5])
+
+
+@pytest.mark.parametrize("losses", [[np.nan, 2.0, np.inf, 1.0], [np.nan] * 4])
+def test_losses_that_are_no_numbers_are_plotted(losses: list[float]) -> None:
+    spans = find_spans([("fit", 0, 0, number) for number in range(4)], 4)
+    figure = plot_losses(spans, losses, [(1, {"loss": np.nan})])
+    low, high = figure.axes[0].get_ylim()
+    assert np.isfinite([low, high]).all()

@@ -101,6 +101,8 @@ def test_a_temperature_changes_probabilities_and_nothing_else() -> None:
     assert softened.temperature() == pytest.approx(table().temperature())
     with pytest.raises(ValueError, match="temperature must be a finite number above 0, got 0"):
         table().at_temperature(0)
+    with pytest.raises(ValueError, match="temperature must be a finite number above 0, got nan"):
+        table().at_temperature(float("nan"))
 
 
 def test_without_a_mistake_the_temperature_stays_1() -> None:

@@ -91,6 +91,14 @@ def test_a_mapping_of_tensors_is_used_bit_for_bit():
     assert same_state(load(state).state_dict(), state)
 
 
+def test_weights_of_a_training_that_diverged_are_named():
+    state = random_state()
+    name = next(iter(state))
+    state[name] = state[name] * torch.nan
+    with pytest.raises(WeightsError, match=f"hold weights that are NaN or infinite: '{name}'"):
+        load(state)
+
+
 def test_a_classifier_in_the_file_is_left_out(tmp_path: Path):
     state = timm.create_model(NAME, num_classes=5).state_dict()
     torch.save(state, tmp_path / "w.pth")

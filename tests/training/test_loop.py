@@ -11,10 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import StopAt, copy_of, plan_values, same_state, setup_of, tiny_data, tiny_learner
+from support import (
+    StopAt,
+    copy_of,
+    plan_values,
+    same_state,
+    setup_of,
+    tiny_data,
+    tiny_learner,
+    tiny_pairs,
+)
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from finetune import Callback, DivergenceError, Learner, Save, Stop
+from finetune import Callback, DataLoaders, DivergenceError, Learner, Save, Stop
 from finetune.training import checkpoint
 from finetune.training.events import EpochEnd, EpochStart, FitEnd, FitStart, PhaseStart, StepEnd
 from finetune.training.loop import Loop
@@ -506,3 +516,36 @@ def test_weights_that_are_no_numbers_are_not_saved_in_the_middle_of_an_epoch_eit
     with pytest.raises(DivergenceError, match=r"were not saved; .*a\.ckpt is as it was"):
         learner.resume(callbacks=[Spoil()], checkpoint=resumed)
     assert path.read_bytes() == before
+
+
+def test_a_checkpoint_that_was_never_written_is_not_called_intact(tmp_path: Path):
+    learner = tiny_learner(loss=Poisoned(0))
+    with pytest.raises(DivergenceError, match=r"set clip_norm$"):
+        learner.fit(2, checkpoint=tmp_path / "run.pt")
+
+
+def test_weights_that_are_not_saved_say_that_there_is_no_file(tmp_path: Path):
+    class Spoil(Callback):
+        def on_step_end(self, event: StepEnd) -> Save:
+            next(learner.model.parameters()).data.fill_(math.nan)
+            return Save(tmp_path / "a.ckpt")
+
+    learner = short_learner()
+    with pytest.raises(DivergenceError, match=r"not saved; there is no .*a\.ckpt"):
+        learner.fit(1, callbacks=[Spoil()])
+
+
+def test_a_validation_loss_that_is_no_number_is_mentioned_once():
+    inputs, targets = tiny_pairs(8).tensors
+    spoilt = TensorDataset(inputs.clone().fill_(math.nan), targets)
+    data = DataLoaders(DataLoader(tiny_pairs(8), 4), DataLoader(spoilt, 4))
+    with pytest.warns(UserWarning, match="validation loss is NaN after epoch 0") as warned:
+        tiny_learner(data=data).fit(3)
+    assert len(warned) == 1
+
+
+def test_saving_weights_that_are_no_numbers_says_so(tmp_path: Path):
+    learner = tiny_learner()
+    learner.model[1].bias.data[0] = math.nan
+    with pytest.warns(UserWarning, match=r"weights saved to .* NaN or infinite in '1\.bias'"):
+        learner.save(tmp_path / "a.ckpt")
