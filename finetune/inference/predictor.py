@@ -383,7 +383,7 @@ class Predictor:
     ) -> SuspiciousLabels:
         """Labels that the model, which must not have learned from them, disagrees with confidently.
 
-        source: see `outputs`. Raises ValueError for another task than one class an example.
+        source: see `outputs`. Raises ValueError for another task than one class per example.
         """
         self._check_exclusive()
         outputs = self.outputs(source)
@@ -421,7 +421,7 @@ class Predictor:
     def _check_exclusive(self) -> None:
         if not self.task.exclusive:
             raise ValueError(
-                "suspicious_labels() is for one class an example, this is "
+                "suspicious_labels() is for one class per example, this is "
                 f"task={self.task.name!r}; predictions().top_losses() has what fits worst"
             )
 

@@ -190,7 +190,7 @@ class PredictionTable(ABC):
 
     def _refuse(self, method: str) -> NoReturn:
         raise ValueError(
-            f"{method} is for one class an example, and this is a table of "
+            f"{method} is for one class per example, and this is a table of "
             f"{type(self).__name__}; report() says how good each of {len(self.classes)} "
             "classes or targets is"
         )
@@ -222,6 +222,6 @@ class PredictionTable(ABC):
     def best_thresholds(self) -> dict[str, float]:
         """The threshold of each class with the best F1; for several labels per example only."""
         raise ValueError(
-            "thresholds are for several labels an example (task='multi_label'), and this is a "
+            "thresholds are for several labels per example (task='multi_label'), and this is a "
             f"table of {type(self).__name__}"
         )

@@ -49,10 +49,10 @@ class Task(ABC):
     name: how files and the command line call it. names_are, name_is: what `classes` are the names
     of, in the plural and the singular. exclusive: whether every example has exactly one class, its
     targets being class numbers [N] int64. scales_outputs: whether the head ends with a
-    `TargetScale`, so that outputs are in the targets' unit. metrics_are_shares: whether metrics lie
-    in [0, 1]. default_metrics: what is measured unless it is said otherwise. strata: of what a
-    random split holds out its share. instead_of_calibration: what to do where there is no one class
-    an example, for an error.
+    `TargetScale`, so that outputs are in the targets' unit. metrics_are_shares: whether the named
+    metrics lie in [0, 1]. default_metrics: what is measured unless it is said otherwise. strata: of
+    what a random split holds out its share. instead_of_calibration: what to do where there is no
+    one class per example, for an error.
     """
 
     name: ClassVar[str]
@@ -185,12 +185,14 @@ class Task(ABC):
         >>> from finetune.tasks import Regression, SingleLabel
         >>> SingleLabel().metric_text("accuracy", 0.8768), SingleLabel().metric_text("loss", 0.3934)
         ('87.7 %', '0.393')
-        >>> Regression().metric_text("mae", 0.25)
-        '0.2500'
+        >>> Regression().metric_text("mae", 0.25), SingleLabel().metric_text("mine", 0.25)
+        ('0.2500', '0.2500')
+
+        What lies in [0, 1] is known of the task's own metrics only.
         """
         if name == "loss":
             return f"{value:.3f}"
-        if self.metrics_are_shares:
+        if self.metrics_are_shares and name in self.named_metrics():
             return f"{100 * value:.1f} %"
         return number(value)
 

@@ -102,7 +102,7 @@ class SingleLabel(Task):
         are_numbers = are_tensors and not targets.is_floating_point() and targets.ndim == 1
         if not are_numbers or outputs.ndim != 2 or self.class_scores(outputs).shape[1] < 2:
             raise ValueError(
-                "this analysis is for one class an example: outputs [B, C] and whole numbers [B] "
+                "this analysis is for one class per example: outputs [B, C] and whole numbers [B] "
                 f"as targets, here they are {dtype_and_shape(outputs)} and "
                 f"{dtype_and_shape(targets)}; for several labels or numbers as targets pass task= "
                 "to DataLoaders"

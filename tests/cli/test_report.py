@@ -34,6 +34,7 @@ def test_the_report_says_how_the_task_splits_the_images(photos: Path, tables: Pa
     [
         ("f1", 0.5, "multi_label", "50.0 %"),
         ("loss", 0.5, "multi_label", "0.500"),
+        ("points_of_mine", 12.5, "single_label", "12.5000"),
         ("mae", 0.5, "regression", "0.5000"),
         ("r2", 0.5, "regression", "0.5000"),
         ("loss", 0.5, "regression", "0.500"),

@@ -95,12 +95,12 @@ def test_calls_for_one_class_an_example_tell_other_tasks_of_their_own(
     of_task: Callable[..., Learner],
 ) -> None:
     labels, values = of_task("multi_label"), of_task("regression")
-    with pytest.raises(ValueError, match=r"one class an example.*tune_thresholds\(\) finds"):
+    with pytest.raises(ValueError, match=r"one class per example.*tune_thresholds\(\) finds"):
         labels.calibrate()
-    with pytest.raises(ValueError, match=r"one class an example.*no probabilities"):
+    with pytest.raises(ValueError, match=r"one class per example.*no probabilities"):
         values.calibrate()
     for learner in (labels, values):
-        with pytest.raises(ValueError, match=r"one class an example.*top_losses\(\)"):
+        with pytest.raises(ValueError, match=r"one class per example.*top_losses\(\)"):
             learner.suspicious_labels(of="valid")
 
 

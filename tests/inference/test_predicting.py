@@ -190,7 +190,7 @@ def test_other_tasks_are_an_error() -> None:
         loss=nn.functional.binary_cross_entropy_with_logits,
         progress=False,
     )
-    with pytest.raises(ValueError, match=r"one class an example.*float32 \[4, 2\].*pass task="):
+    with pytest.raises(ValueError, match=r"one class per example.*float32 \[4, 2\].*pass task="):
         learner.predictions()
 
 

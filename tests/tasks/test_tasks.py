@@ -253,7 +253,7 @@ def test_predictions_are_what_predict_and_validate_say(trained: dict[str, Learne
     assert numbers.losses.mean() == pytest.approx(values.validate()["loss"], rel=1e-4)
     for table in (found, numbers):
         assert len(table.show_results(4).axes) == 4
-    with pytest.raises(ValueError, match="one class an example"):
+    with pytest.raises(ValueError, match="one class per example"):
         labels.calibrate()
 
 
