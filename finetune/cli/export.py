@@ -1,10 +1,9 @@
 """`finetune export`: writes a trained model into another folder, in one format or several."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from finetune import export
+from finetune import arguments, export
 from finetune.cli import run_folder
 from finetune.cli.parser import CommandParser
 from finetune.export import FormatName
@@ -34,7 +33,7 @@ def parser() -> CommandParser:
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Writes the model and lists the files; returns their names with the exit code."""
     source = run_folder.model_in(options["model"])
-    output = Path(options["output"])
+    output = arguments.path("output", options["output"])
     formats = export.check_formats(options["format"])
     description = replace(export.read_description(source), formats=formats)
     model = description.architecture.build(weights=None)

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from finetune import export
+from finetune import arguments, export
 from finetune.cli import build, failures, report, run_folder
 from finetune.cli.as_json import as_json
 from finetune.cli.parser import CommandParser
@@ -48,7 +48,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Trains in the folder `output`; continues the unfinished run in it, if there is one."""
     config = config_from(options)
     build.check(config)
-    output = Path(config.output)
+    output = arguments.path("output", config.output)
     with run_folder.claimed(output, config):
         return _train(config, output), 0
 

@@ -1,10 +1,15 @@
 """Export: a model <-> a folder that needs no finetune: weights or graphs, JSON, a model card."""
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from finetune.export import placing, weights
@@ -25,6 +30,9 @@ from finetune.export.onnx import Onnx
 from finetune.export.served import ModelToExport
 from finetune.export.torch_export import TorchExport
 from finetune.export.weights import Safetensors
+from finetune.files import integrity, locks
+from finetune.files.integrity import DamagedError
+from finetune.files.replacing import write_text
 
 __all__ = [
     "ExportFormat",
@@ -56,25 +64,64 @@ def write(
     The formats are those of the description. card: the text of its README.md; empty: none. Raises
     FileExistsError for a folder with something in it, unless it is an exported model that is to be
     overwritten; what is not ours is never removed. A link to a folder stays, a mount point is
-    filled.
+    filled. Raises OSError where it can't be written, and InUseError while another process writes
+    the same folder.
     """
     folder = folder.resolve()
-    placing.check_free(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = placing.temporary_for(folder)
+    with locks.held(placing.lock_for(folder), repr(str(folder))):
+        placing.remove_leftovers(folder)
+        placing.check_free(folder, overwrite)
+        temporary = placing.temporary_for(folder)
+        try:
+            with _explained(folder):
+                temporary.mkdir()
+                _write_files(temporary, model, description, card)
+            placing.check_free(folder, overwrite)  # minutes may have passed
+            placing.place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(folder: Path, model: nn.Module, description: ModelDescription, card: str) -> None:
+    """Writes all files of an export; the description, last, has the check sums of the others."""
+    content = _content(description)
+    # it is there for the formats, too
+    _write_json(folder / DESCRIPTION, content)
+    exported = ModelToExport(model, description)
+    for export_format in formats_of(description.formats):
+        export_format.write(folder, exported)
+    records = {}
+    for file in sorted(folder.iterdir()):
+        if file.name != DESCRIPTION:
+            records[file.name] = integrity.recorded(file)
+    _write_json(folder / DESCRIPTION, integrity.sealed({**content, "files": records}))
+    if card:
+        write_text(folder / CARD, card, errors="backslashreplace")
+    placing.sync(folder)
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns whatever a full disk or a missing permission raises into an OSError with the folder."""
     try:
-        temporary.mkdir()
-        text = json.dumps(_content(description), indent=2)
-        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        if card:
-            (temporary / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
-        exported = ModelToExport(model, description)
-        for export_format in formats_of(description.formats):
-            export_format.write(temporary, exported)
-        placing.check_free(folder, overwrite)  # minutes may have passed
-        placing.place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else _errno_of(error)
+        if number is None:
+            raise
+        text = f"can't write the model, an old one is intact: {os.strerror(number)}"
+        raise OSError(number, text, str(folder)) from error
+
+
+def _errno_of(error: SafetensorError) -> int | None:
+    """safetensors says an operating system's error in words alone: "... (os error 28)"."""
+    number = re.search(r"os error (\d+)", str(error))
+    return None if number is None else int(number[1])
 
 
 def _content(description: ModelDescription) -> dict[str, Any]:
@@ -94,7 +141,7 @@ def read_description(folder: Path) -> ModelDescription:
         return ModelDescription.from_dict(content)
     except KeyError as error:
         raise ValueError(f"{str(folder / DESCRIPTION)!r} has no {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{str(folder / DESCRIPTION)!r} can't be used: {error}") from error
 
 
@@ -110,6 +157,8 @@ def _read_json(folder: Path) -> dict[str, Any]:
     file = str(folder / DESCRIPTION)
     try:
         content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{file!r} is nested too deeply to describe a model") from None
     except ValueError as error:
         raise ValueError(f"{file!r} is not valid JSON: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -122,12 +171,18 @@ def _read_json(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} has format version {version}, this finetune reads "
             f"up to {VERSION}; update finetune"
         )
+    try:
+        integrity.check_sealed(content)
+    except DamagedError as error:
+        raise ValueError(f"{file!r} is damaged: {error}") from error
     return content
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:
     """Loads the weights into the model. Raises ValueError if they are damaged or of another one."""
     try:
+        # safetensors has no check sums of its own
+        integrity.check_described(folder / WEIGHTS, folder / DESCRIPTION)
         weights.load(model, folder / WEIGHTS)
     except Exception as error:  # safetensors raises its own types for damaged files
         raise ValueError(f"{str(folder / WEIGHTS)!r} can't be loaded: {error}") from error

@@ -8,7 +8,7 @@ from finetune.data.images.preprocessing import Preprocessing
 from finetune.models.classifier import Architecture
 from finetune.tasks import DEFAULT_TASK, PostProcessing, Task, resolve_task
 
-FORMAT, VERSION = "finetune model", 4
+FORMAT, VERSION = "finetune model", 5
 
 
 @dataclass(frozen=True, slots=True)

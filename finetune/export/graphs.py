@@ -62,6 +62,8 @@ def _explained(name: str) -> Iterator[None]:
     """Turns an exporter's error, of whatever class, into a RuntimeError that says the way out."""
     try:
         yield
+    except OSError:  # a full disk, say, of which the model is innocent
+        raise
     except Exception as error:
         # an exporter wraps what happened in words about its own steps
         cause: BaseException = error

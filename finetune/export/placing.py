@@ -1,13 +1,17 @@
 """Putting an exported folder in its place: what may be replaced, and how a model stays whole."""
 
 import os
+import re
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from finetune.export.formats import DESCRIPTION, model_files
 
 _HIDDEN_PREFIX = ".finetune."
+_OLD = "old."
+"""In the name of a hidden folder with the files that were in place before."""
 
 
 def temporary_for(folder: Path) -> Path:
@@ -16,10 +20,67 @@ def temporary_for(folder: Path) -> Path:
     It lies beside `folder`, because files can be moved only within a file system; for the same
     reason it lies inside a `folder` that is a mount point.
     """
-    hidden_name = f"{_HIDDEN_PREFIX}{secrets.token_hex(4)}"
+    return _hidden(folder, secrets.token_hex(4))
+
+
+def lock_for(folder: Path) -> Path:
+    """The lock of those who write `folder`."""
+    return _hidden(folder, "lock")
+
+
+def _hidden(folder: Path, name: str) -> Path:
     if os.path.ismount(folder):
-        return folder / hidden_name
-    return folder.with_name(f"{hidden_name}.{folder.name}")
+        return folder / f"{_HIDDEN_PREFIX}{name}"
+    return folder.with_name(f"{_HIDDEN_PREFIX}{name}.{folder.name}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what exports that were killed have left of themselves; its lock must be held.
+
+    Where one was killed between moving the old model away and the new one in, the old one is put
+    back.
+    """
+    if os.path.ismount(folder):
+        for leftover in folder.glob(f"{_HIDDEN_PREFIX}*"):
+            if leftover.is_dir():
+                _put_back_files(leftover / "old", folder)
+                shutil.rmtree(leftover, ignore_errors=True)
+        return
+    name = re.compile(
+        rf"{re.escape(_HIDDEN_PREFIX)}({_OLD})?[0-9a-f]{{8}}\.{re.escape(folder.name)}"
+    )
+    for leftover in sorted(folder.parent.iterdir()):
+        match = name.fullmatch(leftover.name)
+        if match is None or leftover.is_symlink() or not leftover.is_dir():
+            continue
+        if match[1] and not folder.exists():
+            leftover.rename(folder)
+            continue
+        _put_back_files(leftover / "old", folder)
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _put_back_files(old: Path, folder: Path) -> None:
+    """Undoes the half of `_move_files`: without a description nobody reads a mixture."""
+    if not (old / DESCRIPTION).is_file() or (folder / DESCRIPTION).exists():
+        return
+    for name in (*sorted(model_files() - {DESCRIPTION}), DESCRIPTION):
+        (folder / name).unlink(missing_ok=True)
+        if (old / name).exists():
+            os.replace(old / name, folder / name)
+
+
+def sync(folder: Path) -> None:
+    """Waits until the files of a folder are on the disk, and would survive a power cut."""
+    if os.name != "posix":
+        return
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems can't
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
@@ -71,7 +132,7 @@ def place(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    old = new.with_name(f"{new.name}.old")
+    old = new.with_name(new.name.replace(_HIDDEN_PREFIX, f"{_HIDDEN_PREFIX}{_OLD}", 1))
     try:
         folder.rename(old)
     except OSError:  # a bind mount, or a folder of a container's image: only its files can move

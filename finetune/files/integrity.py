@@ -1,8 +1,11 @@
 """Whether a file is whole, before anything is loaded from it."""
 
 import hashlib
+import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 1 << 20
 _DIRECTORY = 0x10
@@ -68,3 +71,53 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def recorded(file: Path) -> dict[str, Any]:
+    """What `check_recorded` compares a file with: its size and its SHA-256."""
+    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+
+
+def check_recorded(file: Path, record: Mapping[str, Any]) -> None:
+    """Raises DamagedError unless the file is the one of which `recorded` gave this record."""
+    size = file.stat().st_size
+    if size != record.get("bytes"):
+        raise DamagedError(f"it has {size:,} bytes and was written with {record.get('bytes'):,}")
+    if sha256_of(file) != record.get("sha256"):
+        raise DamagedError("its SHA-256 is not that of the file that was written")
+
+
+def check_described(file: Path, description: Path) -> None:
+    """Compares a file with its record in the JSON file of an exported model, where it has one.
+
+    Raises DamagedError for another file.
+    """
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # it is not there, or not one of ours
+        return
+    records = content.get("files") if isinstance(content, dict) else None
+    record = records.get(file.name) if isinstance(records, dict) else None
+    if isinstance(record, dict):
+        check_recorded(file, record)
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same plain data with the SHA-256 of itself, for a JSON file."""
+    return {**content, "sha256": _seal_of(content)}
+
+
+def check_sealed(content: Mapping[str, Any]) -> None:
+    """Raises DamagedError unless the data are what `sealed` gave; data without a seal pass."""
+    if "sha256" in content and content["sha256"] != _seal_of(content):
+        raise DamagedError(
+            "it is not what was written, its sha256 differs; if it was changed on purpose, remove "
+            "the key 'sha256'"
+        )
+
+
+def _seal_of(content: Mapping[str, Any]) -> str:
+    """Of the values, however they are written in the file."""
+    unsealed = {key: value for key, value in content.items() if key != "sha256"}
+    text = json.dumps(unsealed, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

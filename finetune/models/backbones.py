@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import arguments
-from finetune.files.integrity import DamagedError, check_torch_file
+from finetune.files.integrity import DamagedError, check_described, check_torch_file
 from finetune.models import hub, torchvision_backbones
 from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.wording import did_you_mean
@@ -167,6 +167,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            # an exported model has check sums in the file beside it, safetensors alone has none
+            check_described(path, path.with_name("model.json"))
             return load_file(path)
         check_torch_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)

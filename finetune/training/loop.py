@@ -204,7 +204,10 @@ class Loop:
         seconds = time.perf_counter() - started_at
         epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
         run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
-        self._emit(epoch_end)
+        # what a callback exports, predicts or validates now is what was validated
+        with self.average.in_place():
+            answers = self._deliver(epoch_end)
+        self._act(answers)
         if run.phase < len(run.plan):
             self._write_checkpoint()
         self._check_interruption(run)

@@ -56,9 +56,9 @@ def test_another_head_is_made_of_torchs_layers(description: ModelDescription) ->
 
 def test_it_counts_the_images_of_each_class(description: ModelDescription) -> None:
     data = section(model_card(description, SOURCE), "Data")
-    assert "18 training images and 6 validation images." in data
+    assert "19 training images and 5 validation images." in data
     header = "| class | training images | validation images |\n|---|---:|---:|\n"
-    assert f"{header}| blue | 6 | 2 |\n| green | 6 | 2 |\n" in data
+    assert f"{header}| blue | 7 | 1 |\n| green | 6 | 2 |\n" in data
 
 
 def test_it_has_the_last_validation(description: ModelDescription, trained: Learner) -> None:
@@ -80,7 +80,7 @@ def test_its_limits_have_the_numbers(description: ModelDescription) -> None:
     valid = replace(valid, classes={**valid.classes, "green": 1})
     description = replace(description, data={**description.data, "valid": valid})
     limits = section(model_card(description, SOURCE), "Limits")
-    assert "18 training images and 6 for validation, of which 1 of the rarest class" in limits
+    assert "19 training images and 5 for validation, of which 1 of the rarest class" in limits
     assert "The figures above are of its validation images" in limits
 
 
@@ -98,16 +98,21 @@ def test_an_untrained_model_is_called_so(description: ModelDescription) -> None:
         assert "without any training" in section(card, "Training")
 
 
+def with_classes(description: ModelDescription, classes: tuple[str, ...]) -> ModelDescription:
+    architecture = replace(description.architecture, classes=len(classes))
+    return replace(description, classes=classes, architecture=architecture)
+
+
 def test_many_classes_are_cut_short(description: ModelDescription) -> None:
     classes = tuple(f"class {i}" for i in range(MOST_CLASSES + 7))
-    data = section(model_card(replace(description, classes=classes), SOURCE), "Data")
+    data = section(model_card(with_classes(description, classes), SOURCE), "Data")
     assert "and 7 more, in `model.json`." in data
     assert f"| class {MOST_CLASSES - 1} |" in data
     assert f"| class {MOST_CLASSES} |" not in data
 
 
 def test_names_do_not_break_tables(description: ModelDescription) -> None:
-    named = replace(description, classes=("a|b", "c\nd"))
+    named = with_classes(description, ("a|b", "c\nd"))
     data = section(model_card(named, SOURCE), "Data")
     assert "| a\\|b | 0 | 0 |\n| c d | 0 | 0 |" in data
 

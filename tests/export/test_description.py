@@ -84,7 +84,7 @@ def test_a_model_of_version_3_is_loaded(trained: Learner, tmp_path: Path) -> Non
     content = as_version_3(expected.to_dict())
     assert content["temperature"] == 1.5
     assert content["thresholds"] == thresholds
-    assert content["data"]["train"]["pictures"] == 18
+    assert content["data"]["train"]["pictures"] == 19
     assert content["task"] == "multi_label"
     (tmp_path / "model.json").write_text(json.dumps(content))
 

@@ -1,8 +1,12 @@
 """An exported folder: safetensors and JSON, whole or not at all, loaded without unpickling."""
 
 import json
+import random
+import resource
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-from finetune import Learner, export, load_learner
+from finetune import (
+    Callback,
+    ImageDataLoaders,
+    Learner,
+    WeightsError,
+    export,
+    load_learner,
+    vision_learner,
+)
 from finetune.export import ModelDescription
+from finetune.models.backbones import read_weights
+from finetune.training.events import EpochEnd
 
 
 @pytest.fixture
@@ -166,9 +180,104 @@ def test_damaged_weights_are_named(folder: Path) -> None:
         ("{", "is not valid JSON"),
         ('{"format": "cake"}', "does not describe a finetune model"),
         ('{"format": "finetune model", "version": 99}', "version 99.*update finetune"),
+        ("null", "does not describe a finetune model"),
+        ("[" * 100_000, "is nested too deeply"),
     ],
 )
 def test_a_wrong_description_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "model.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_learner(folder)
+
+
+def flip(file: Path, place: int, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_of_a_weight_is_told(folder: Path) -> None:
+    flip(folder / "model.safetensors", -1000, 3)
+    with pytest.raises(ValueError, match=r"safetensors' can't be loaded: its SHA-256 is not that"):
+        load_learner(folder)
+    with pytest.raises(WeightsError, match=r"no readable weights file: its SHA-256 is not that"):
+        read_weights(folder / "model.safetensors")
+
+
+def test_a_changed_description_is_told(folder: Path) -> None:
+    text = (folder / "model.json").read_text()
+    (folder / "model.json").write_text(text.replace('"temperature": 1.0', '"temperature": 9.0'))
+    with pytest.raises(ValueError, match=r"model.json' is damaged: .* remove the key 'sha256'"):
+        load_learner(folder)
+
+
+def test_no_flipped_bit_of_the_description_changes_it(folder: Path) -> None:
+    file = folder / "model.json"
+    whole, expected = file.read_bytes(), export.read_description(folder)
+    chance = random.Random(0)
+    for _ in range(300):
+        flip(file, chance.randrange(len(whole)), chance.randrange(8))
+        with suppress(ValueError):
+            assert export.read_description(folder) == expected
+        file.write_bytes(whole)
+
+
+def test_the_same_values_may_be_written_otherwise(folder: Path) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content, sort_keys=True))
+    load_learner(folder)
+
+
+def test_a_full_disk_leaves_the_old_model(folder: Path, trained: Learner) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        with pytest.raises(OSError, match=r"can't write the model, an old one is intact: .*model'"):
+            trained.export(folder, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+class Export(Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        self.learner.export(self.folder, overwrite=True)
+
+
+def test_in_the_middle_of_a_fit_it_has_the_averaged_weights(photos: Path, tmp_path: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    callback = Export(tmp_path / "model")
+    options = {"ema": 0.9, "progress": False, "callbacks": [callback], "device": "cpu"}
+    learner = vision_learner(data, "test_resnet", weights=None, **options)
+    callback.learner = learner
+    learner.fit(1, 1e-2)
+    loaded = load_learner(tmp_path / "model").model.state_dict()
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_what_was_calibrated_survives_files_and_the_export(
+    trained: Learner, photos: Path, tmp_path: Path
+) -> None:
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+
+    def new_learner() -> Learner:
+        return vision_learner(data, "test_efficientnet", weights=None, progress=False)
+
+    first, second = new_learner(), new_learner()
+    first.fit(1)
+    temperature = first.calibrate()
+    first.save(tmp_path / "run.ckpt")
+    second.load(tmp_path / "run.ckpt")
+    second.export(tmp_path / "model")
+    assert temperature != 1
+    assert load_learner(tmp_path / "model").temperature == temperature
+    image = photos / "red" / "000.jpg"
+    assert second.predict(image).probability == first.predict(image).probability

@@ -9,6 +9,8 @@ from torch import nn
 
 from finetune import export
 from finetune.export import ModelDescription, placing
+from finetune.files import locks
+from finetune.files.locks import InUseError
 
 FILES = ["model.json", "model.safetensors"]
 
@@ -22,18 +24,18 @@ def names_in(folder: Path) -> list[str]:
 
 
 def classes_in(folder: Path) -> list[str]:
-    return list(export.read_description(folder).classes)
+    return list(export.read_description(folder).classes[:1])
 
 
 @pytest.fixture
 def new(tiny_description: ModelDescription) -> ModelDescription:
-    return replace(tiny_description, classes=("new",))
+    return replace(tiny_description, classes=("new", "b", "c"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_description: ModelDescription) -> Path:
     """With a model that has a graph, too."""
-    write(tmp_path / "model", replace(tiny_description, classes=("old",)))
+    write(tmp_path / "model", replace(tiny_description, classes=("old", "b", "c")))
     (tmp_path / "model" / "model.onnx").write_bytes(b"old")
     return tmp_path / "model"
 
@@ -169,9 +171,57 @@ def test_the_description_leaves_first_and_comes_last(
     replace, order = os.replace, []
 
     def recording(source: Path, target: Path) -> None:
-        order.append(source.name if source.parent == mount else f"new {source.name}")
+        if mount in (source.parent, target.parent):
+            order.append(source.name if source.parent == mount else f"new {source.name}")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", recording)
     write(mount, new)
     assert (order[0], order[-1]) == ("model.json", "new model.json")
+
+
+# --- exports that were killed
+
+
+KILLED = "0123abcd"
+
+
+def test_the_next_export_removes_what_a_killed_one_left(
+    folder: Path, new: ModelDescription
+) -> None:
+    (folder.parent / f".finetune.{KILLED}.model").mkdir()
+    (folder.parent / f".finetune.old.{KILLED}.model").mkdir()
+    (folder.parent / f".finetune.{KILLED}.another").mkdir()
+    write(folder, new)
+    assert names_in(folder.parent) == [f".finetune.{KILLED}.another", "model"]
+
+
+def test_an_old_model_that_was_moved_away_comes_back_first(
+    folder: Path, new: ModelDescription
+) -> None:
+    folder.rename(folder.parent / f".finetune.old.{KILLED}.model")
+    with pytest.raises(FileExistsError, match="exists already"):
+        export.write(folder, nn.Linear(2, 2), new)
+    assert classes_in(folder) == ["old"]
+    write(folder, new)
+    assert names_in(folder.parent) == ["model"]
+
+
+def test_old_files_that_were_moved_away_come_back_first(mount: Path, new: ModelDescription) -> None:
+    killed = mount / f".finetune.{KILLED}"
+    (killed / "old").mkdir(parents=True)
+    for name in ("model.json", "model.safetensors"):
+        (mount / name).rename(killed / "old" / name)
+    (mount / "model.safetensors").write_text("new, and without a description")
+    with pytest.raises(FileExistsError, match="exists already"):
+        export.write(mount, nn.Linear(2, 2), new)
+    assert classes_in(mount) == ["old"]
+    export.read_weights(mount, nn.Linear(2, 2))
+
+
+def test_two_exports_do_not_write_one_folder(folder: Path, new: ModelDescription) -> None:
+    with (
+        locks.held(placing.lock_for(folder), "it"),
+        pytest.raises(InUseError, match=r"model' is in use by another run"),
+    ):
+        write(folder, new)
