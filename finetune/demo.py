@@ -1,5 +1,6 @@
 """`finetune demo`: trains, predicts and exports, with data and weights from a package index."""
 
+import shlex
 import time
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def run(output: str | Path) -> dict[str, float]:
     print(f"figures and model are in {folder}/: predictions.png learning_rates.png model/")
     print(
         "\nThe same with your own photos, one folder a class (the first line needs no network):\n"
-        f"  finetune train photos/ --model {BACKBONE} --weights {weights} --output runs/photos\n"
+        f"  finetune train photos/ --model {BACKBONE} --weights {shlex.quote(str(weights))} "
+        "--output runs/photos\n"
         "  finetune train photos/ --model convnext_tiny --epochs 5 --output runs/photos\n"
         "  finetune predict runs/photos/model image1.jpg image2.png"
     )

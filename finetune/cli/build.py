@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune import export
+from finetune import arguments, export
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.save_best import SaveBest
 from finetune.config import DataConfig, LearnerConfig, TrainConfig
@@ -121,19 +121,18 @@ def _one_cycle_rates(config: TrainConfig) -> LearningRates:
 
 def check(config: TrainConfig) -> None:
     """Raises ValueError for settings that contradict each other, before anything is read."""
-    if config.epochs < 1:
-        raise ValueError(f"epochs must be a positive whole number, got {config.epochs}")
-    for name, value in (("base_lr", config.base_lr), ("lr_mult", config.lr_mult)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}= must be positive, got {value}")
+    arguments.whole_number("epochs", config.epochs, at_least=1)
+    arguments.real_number("base_lr", config.base_lr, above=0)
+    if config.lr_mult is not None:
+        arguments.real_number("lr_mult", config.lr_mult, above=0)
     if config.layer_decay is not None and config.lr_mult is not None:
         raise ValueError("layer_decay= and lr_mult= both spread the rates; give one of them")
     if config.schedule == "one_cycle":
         _check_one_cycle(config)
     else:
         _check_fine_tune(config)
-    if config.early_stopping is not None and config.early_stopping < 1:
-        raise ValueError(f"early_stopping= is a number of epochs, got {config.early_stopping}")
+    if config.early_stopping is not None:
+        arguments.whole_number("early_stopping", config.early_stopping, at_least=1)
     export.check_formats(config.formats)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -36,6 +37,30 @@ _EXPECTED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 could not, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # the name of a file need not be valid UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _answer(words)
+        # here, where a broken pipe is caught, and not at the end of the process
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        hint = "; the same command continues the run" if words[:1] == ["train"] else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has enough
+        _discard_output()
+        return DONE
+    return code
+
+
+def _discard_output() -> None:
+    """Or else Python would complain of the broken pipe once more when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _answer(words: Sequence[str]) -> int:
+    """Does what the words of a command line say; returns the exit code."""
     if not words:
         _print_error(f"say what to do: {', '.join(COMMANDS)} (see finetune -h)")
         return WRONG_USAGE
@@ -81,16 +106,12 @@ def _parse_and_run(name: str, words: Sequence[str]) -> int:
         return WRONG_USAGE
     try:
         return _run(command, options)
-    except KeyboardInterrupt:
-        hint = "; the same command continues the run" if name == "train" else ""
-        print(f"interrupted{hint}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if name == "train":
-            _print_error("nobody reads the output; the same command continues the run", name)
-            return COULD_NOT
-        return DONE
+    except BrokenPipeError:
+        if name != "train":
+            raise
+        _discard_output()
+        _print_error("nobody reads the output; the same command continues the run", name)
+        return COULD_NOT
     except _EXPECTED as error:
         _print_error(in_options(_message(error), parser.hints), name)
         return COULD_NOT
@@ -103,8 +124,7 @@ def _run(command: Any, options: dict[str, Any]) -> int:
         result, code = command.run(options)
     if is_for_machines:
         print(as_json(result))
-    # here, where a broken pipe is caught, and not at the end of the process
-    sys.stdout.flush()
+    sys.stdout.flush()  # a pipe that is broken says so here
     return int(code)
 
 

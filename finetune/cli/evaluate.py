@@ -3,19 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from finetune import arguments
 from finetune.cli import run_folder
-from finetune.cli.mistakes import absent
+from finetune.cli.mistakes import absent, check_suffix
 from finetune.cli.parser import CommandParser
 from finetune.data.examples import Examples
 from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.tables import Layout, read_csv
 from finetune.inference.predictor import LoaderLike, Predictor
 from finetune.inference.reading import check_known
+from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.predictions import Predictions
 from finetune.vision import load_learner
 from finetune.wording import number
 
 _CONFUSIONS_LISTED = 10
+_WRITERS = {".csv": PredictionTable.to_csv, ".jsonl": PredictionTable.to_jsonl}
 
 
 def parser() -> CommandParser:
@@ -40,7 +43,7 @@ def parser() -> CommandParser:
         help="of the table; null is the run's, or the second; of a regression the model's targets",
     )
     made.option("label_delimiter", str | None, help="between labels; null is the run's, or a space")
-    made.option("output", str | None, help="file for a table of all predictions: .csv")
+    made.option("output", str | None, help="file for a table of all predictions: .csv or .jsonl")
     made.option("batch_size", int, 64, help="images at a time")
     made.option("device", str, "cpu", help="cuda, mps or cpu")
     made.switch("json", help="results as JSON on standard output, all else on standard error")
@@ -49,8 +52,10 @@ def parser() -> CommandParser:
 
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Prints metrics and a report by class; returns them with the exit code."""
-    if options["batch_size"] < 1:
-        raise ValueError(f"batch_size= must be positive, got {options['batch_size']}")
+    arguments.whole_number("batch_size", options["batch_size"], at_least=1)
+    output = options["output"]
+    if output is not None:
+        check_suffix("output", output, _WRITERS)
     model = run_folder.model_in(options["model"])
     images = Path(options["images"])
     if not images.exists():
@@ -65,9 +70,10 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     table = predictor.predictions(outputs)
     report = table.report()
     print(f"\n{report}")
-    if options["output"] is not None:
-        table.to_csv(options["output"])
-        print(f"\npredictions: {options['output']}")
+    if output is not None:
+        write = _WRITERS[Path(output).suffix.lower()]
+        write(table, output)
+        print(f"\npredictions: {output}")
     answer: dict[str, Any] = {
         "images": len(outputs),
         "metrics": results,

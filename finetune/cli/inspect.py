@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def _inspect_table(path: Path) -> dict[str, Any]:
         row_count = sum(1 for _ in rows)
     facts = {"columns": header, "rows": row_count}
     _print_facts(f"table {path}", facts)
-    print(f"  finetune train --csv {path} finds the columns of images and labels")
+    command = f"finetune train --csv {shlex.quote(str(path))}"
+    print(f"  {command} finds the columns of images and labels")
     return {"kind": "table", **facts}
 
 

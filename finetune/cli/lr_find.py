@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from finetune import arguments
 from finetune.cli import build
+from finetune.cli.mistakes import check_suffix
 from finetune.cli.parser import CommandParser
 from finetune.cli.train import config_from
 from finetune.config import TrainConfig
@@ -35,8 +37,8 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     curve_file = options.pop("curve")
     steps = options.pop("steps")
     group = options.pop("group")
-    if Path(curve_file).suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"curve='{curve_file}' must end in .png, .svg or .pdf")
+    check_suffix("curve", curve_file, _SUFFIXES)
+    arguments.whole_number("steps", steps, at_least=20)
     config = config_from(options)
     learner = build.learner_of(config, build.data_of(config))
     print(learner.data)

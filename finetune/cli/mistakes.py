@@ -102,6 +102,20 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def check_suffix(name: str, file: str, suffixes: Iterable[str]) -> None:
+    """Raises ValueError unless a file that is to be written ends in one of these.
+
+    >>> check_suffix("output", "predictions.txt", [".csv", ".jsonl"])
+    Traceback (most recent call last):
+        ...
+    ValueError: output='predictions.txt' must end in .csv or .jsonl
+    """
+    known = list(suffixes)
+    if Path(file).suffix.lower() not in known:
+        *others, last = known
+        raise ValueError(f"{name}='{file}' must end in {', '.join(others)} or {last}")
+
+
 def in_options(message: str, names: Iterable[str]) -> str:
     """An error of our own library, its Python arguments rewritten as options of the command line.
 

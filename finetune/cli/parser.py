@@ -102,7 +102,9 @@ class CommandParser:
         Raises UsageError. Prints help or settings where they are asked for, and leaves the process
         with code 0.
         """
-        if "-h" in words or "--help" in words:
+        # behind "--" there are arguments only, such as a file that is called "-h"
+        options_end = list(words).index("--") if "--" in words else len(words)
+        if not {"-h", "--help"}.isdisjoint(words[:options_end]):
             print(self.format_help(), end="")
             sys.exit(0)
         options, arguments = self._take_apart(words)

@@ -7,8 +7,9 @@ from typing import Any
 
 from tqdm.std import tqdm
 
+from finetune import arguments
 from finetune.cli import run_folder
-from finetune.cli.mistakes import absent
+from finetune.cli.mistakes import absent, check_suffix
 from finetune.cli.parser import CommandParser
 from finetune.data.images.decode import image_extensions
 from finetune.data.sources.folders import image_files
@@ -46,8 +47,9 @@ def run(options: dict[str, Any]) -> tuple[Any, int]:
     if one of the images is unreadable.
     """
     output = options["output"]
-    if output is not None and Path(output).suffix not in _WRITERS:
-        raise ValueError(f"output='{output}' must end in .csv or .jsonl")
+    if output is not None:
+        check_suffix("output", output, _WRITERS)
+    arguments.whole_number("batch_size", options["batch_size"], at_least=1)
     model = run_folder.model_in(options["model"])
     paths = find_images(options["images"])
     predictor = load_learner(model, device=options["device"])
@@ -76,7 +78,7 @@ def _print_rows(rows: Iterator[FilePrediction], width: int) -> tuple[list[dict[s
 
 
 def _write_rows(rows: Iterator[FilePrediction], output: str) -> tuple[dict[str, Any], int]:
-    write = _WRITERS[Path(output).suffix]
+    write = _WRITERS[Path(output).suffix.lower()]
     written = write(rows, output)
     unreadable = ""
     if written.unreadable:

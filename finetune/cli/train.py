@@ -1,6 +1,6 @@
 """`finetune train`: makes a run folder of images and settings."""
 
-import warnings
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from finetune.data.notices import FILES_COMPARED
 from finetune.data.summary.summary import DataSummary
 from finetune.files.replacing import write_text
 from finetune.learner import Learner
-from finetune.wording import number
+from finetune.wording import number, warn
 
 
 def parser() -> CommandParser:
@@ -59,10 +59,9 @@ def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
     summary = loaders.summary()
     # of fewer files it has been said when the data were made
     if summary.leaks and sum(summary.images) > FILES_COMPARED:
-        warnings.warn(
+        warn(
             f"{len(summary.leaks)} images of validation are in training, too, so that its figures "
-            f"flatter the model; first: {summary.leaks[0]}",
-            stacklevel=2,
+            f"flatter the model; first: {summary.leaks[0]}"
         )
     learner = build.learner_of(config, loaders)
     data = learner.data  # the loaders, with the image size of the backbone
@@ -112,7 +111,7 @@ def _finish(
     values = ", ".join(f"{name} {number(value)}" for name, value in results.items())
     print(f"\nvalidation: {values}")
     print(f"model, report.html, figures and checkpoint are in {output}/")
-    print(f"  finetune predict {output} IMAGE_OR_FOLDER ...")
+    print(f"  finetune predict {shlex.quote(str(output))} IMAGE_OR_FOLDER ...")
     model, page = output / run_folder.MODEL, output / run_folder.REPORT
     return {"output": str(output), **answer, "model": str(model), "report": str(page)}
 
@@ -129,6 +128,6 @@ def _export_graphs(learner: Learner, config: TrainConfig, folder: Path) -> None:
         try:
             learner.export(folder, [*done, name], overwrite=True)
         except (RuntimeError, ValueError, OSError) as error:
-            warnings.warn(f"the model was not exported as {name}: {error}", stacklevel=3)
+            warn(f"the model was not exported as {name}: {error}")
         else:
             done.append(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +142,21 @@ class PredictionTable(ABC):
                 cells = [getattr(row, name) for name in self.header]
                 values = [f"{value:.6g}" for value in self.csv_values(number)]
                 writer.writerow([*cells, *values])
+
+    def to_jsonl(self, path: str | Path) -> None:
+        """Writes all rows as lines with a JSON object each, whose keys are the columns of `to_csv`.
+
+        A value that is not finite, which JSON does not have, is null.
+        """
+        with replacing_text(arguments.path("path", path), errors="backslashreplace") as stream:
+            for number, row in enumerate(self):
+                record = {name: getattr(row, name) for name in self.header}
+                values = [float(value) for value in self.csv_values(number)]
+                record.update(zip(self.csv_columns(), values, strict=True))
+                for name, value in record.items():
+                    if isinstance(value, float) and not math.isfinite(value):
+                        record[name] = None
+                stream.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
     # --- images
 

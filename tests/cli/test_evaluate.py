@@ -61,3 +61,19 @@ def test_data_is_for_tables(
 ) -> None:
     assert main(["evaluate", str(run_folder), str(photos), "--data", str(photos)]) == 1
     assert "--data says what the paths of a table are relative to" in capsys.readouterr().err
+
+
+def test_a_jsonl_file_has_a_json_object_a_line(
+    run_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    for suffix in ("csv", "jsonl"):
+        output = tmp_path / f"rows.{suffix}"
+        assert main(["evaluate", str(run_folder), str(photos), "--output", str(output)]) == 0
+    with (tmp_path / "rows.csv").open(newline="") as stream:
+        expected = list(csv.DictReader(stream))
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == len(expected) > 1
+    assert rows[0].keys() == expected[0].keys()
+    assert [row["item"] for row in rows] == [row["item"] for row in expected]
+    assert rows[0]["loss"] == pytest.approx(float(expected[0]["loss"]))
