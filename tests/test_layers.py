@@ -12,6 +12,7 @@ import finetune
 
 PACKAGE = Path(finetune.__file__).parent
 FLOORS = (  # top to bottom; names on one floor do not import each other
+    {"__main__"},
     {"cli"},
     {"demo"},
     {"config", "vision"},
