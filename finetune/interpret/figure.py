@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from finetune.interpret.fonts import give_fonts
 from finetune.interpret.timeline import Span
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _TEN = (
     "#1f77b4", "#d95f02", "#2ca02c", "#c2185b", "#7b5cc4",
     "#8c564b", "#17a2b8", "#8a8d0f", "#e0a100", "#555555",
 )  # fmt: skip
+_FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")
 _LETTER_WIDTH = 0.078  # inches, at 9 points
 _WIDTH = 9.0  # inches, of a figure over epochs
 _LEGEND_SYMBOL_WIDTH = 0.55  # inches, of a legend's column without its text
@@ -25,11 +27,17 @@ _LEGEND_SYMBOL_WIDTH = 0.55  # inches, of a legend's column without its text
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draws with matplotlib's defaults, and restores the notebook's style afterwards."""
+    """Draws with matplotlib's defaults, and restores the notebook's style afterwards.
+
+    The fonts are the notebook's: who has chosen one may need it for the names of classes.
+    """
     import matplotlib
 
     with matplotlib.rc_context():
+        style: MutableMapping[Any, Any] = matplotlib.rcParams
+        fonts = {name: style[name] for name in _FONTS}
         matplotlib.rcdefaults()
+        style.update(fonts)
         matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$5 to $10"
         yield
 
@@ -39,7 +47,11 @@ def _notebook_figure() -> type[Figure]:
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
-        """A figure that a notebook can show without pyplot being imported."""
+        """A figure that a notebook can show without pyplot being imported, in any script."""
+
+        def draw(self, renderer: Any) -> None:
+            give_fonts(self)  # now, as the labels of ticks are made late
+            super().draw(renderer)
 
         def _repr_png_(self) -> bytes:
             import io
