@@ -119,7 +119,7 @@ class Learner:
         self._predictor_is_of: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
-        groups = ", ".join(self.layer_groups.names)
+        groups = ", ".join(self.trainer.setup.optimizer.groups.names)
         return f"Learner({type(self.model).__name__} with groups {groups}; {self.history})"
 
     @property
@@ -137,10 +137,13 @@ class Learner:
 
     @property
     def layer_groups(self) -> LayerGroups:
+        """The layer groups of the model as it is now, see `LayerGroups.follow_model`."""
+        self.trainer.follow_model()
         return self.trainer.setup.optimizer.groups
 
     @property
     def optimizer(self) -> GroupOptimizer:
+        self.trainer.follow_model()
         return self.trainer.setup.optimizer
 
     # --- layer groups
@@ -610,6 +613,7 @@ class Learner:
         all others are 0.
         Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
         """
+        self.trainer.follow_model()
         return lr_finder.range_test(
             self.trainer.setup,
             factors=factors,

@@ -23,6 +23,9 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
     values = [{**group.values, **group.peaks} for group in groups]
     names = _shown_hyper_parameters(values)
     titles = [Column(_TITLES.get(name, name)) for name in names]
+    some_are_frozen_by_hand = any(group.frozen_by_hand for group in groups)
+    if some_are_frozen_by_hand:
+        titles.append(Column("frozen by hand"))
     rows = []
     for group, values_of_group in zip(groups, values, strict=True):
         modules = {name.rpartition(".")[0] for name in group.parameters}
@@ -38,6 +41,9 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
         for name in names:
             value = values_of_group.get(name)
             row.append("-" if value is None else f"{value:.3g}")
+        if some_are_frozen_by_hand:
+            frozen = [group.parameters[name].numel() for name in group.frozen_by_hand]
+            row.append(f"{sum(frozen):,}")
         rows.append(row)
     return Table([*_FIXED_COLUMNS, *titles], rows)
 

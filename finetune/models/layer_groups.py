@@ -14,6 +14,7 @@ from finetune.models import group_values
 from finetune.models.group_table import group_table
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_group import LayerGroup
+from finetune.models.model_change import ModelChange, find_change
 from finetune.models.normalisation import (
     NormPolicy,
     default_policy,
@@ -31,9 +32,10 @@ T = TypeVar("T")
 class LayerGroups(Sequence[LayerGroup]):
     """The layer groups of a model: a partition of its trainable parameters by identity.
 
-    Parameters that come with `requires_grad=False` (a fixed position embedding, say) stay outside.
-    Tied weights belong to the first group that has them. Raises ValueError, with the parameters'
-    names, when a parameter is in no group or in two, or a group has none.
+    Parameters with `requires_grad=False` (a fixed position embedding, say) are frozen by hand: they
+    are in a group, and never train. Tied weights belong to the first group that has them. Raises
+    ValueError, with the parameters' names, when a trainable parameter is in no group or in two, or
+    a group has none.
 
     model: the model. members: names and modules or parameters of the groups, see `split_model`.
     norm: as in `from_model`.
@@ -59,29 +61,79 @@ class LayerGroups(Sequence[LayerGroup]):
         partition = partition_parameters(model, members)
         modules_by_group = modules_of_groups(model, list(partition.values()), members)
         norm_policies = named_policies(norm, list(partition))
-        norm_parameters = normalisation_parameters(model)
-        no_decay = norm_parameters | undecayed_parameters(model)
         last_name = list(partition)[-1]
         self._groups: list[LayerGroup] = []
         for (name, parameters), modules in zip(partition.items(), modules_by_group, strict=True):
             norm_policy = norm_policies.get(name)
             if norm_policy is None:
                 norm_policy = default_policy(modules, last=name == last_name)
-            group = LayerGroup(
-                name=name,
-                parameters=parameters,
-                modules=modules,
-                no_decay=no_decay & parameters.keys(),
-                norm=norm_policy,
-                norm_parameters=norm_parameters & parameters.keys(),
-            )
-            self._groups.append(group)
-        self._modules_of_no_group = self._find_modules_of_no_group()
+            self._groups.append(LayerGroup(name, parameters, modules, norm_policy))
+        self._held_in_eval: set[nn.Module] = set()  # by the user
+        self._put_in_eval: set[nn.Module] = set()  # by `set_training_modes`
+        self._read_model()
+        self._notice_what_is_set_by_hand()
 
-    def _find_modules_of_no_group(self) -> list[nn.Module]:
-        """Modules with layers of several groups inside, the model itself among them."""
+    def _read_model(self) -> None:
+        """Notes what the layers say of their parameters, and which modules span several groups."""
+        norm_parameters = normalisation_parameters(self.model)
+        no_decay = norm_parameters | undecayed_parameters(self.model)
+        for group in self._groups:
+            group.no_decay = no_decay & group.parameters.keys()
+            group.norm_parameters = norm_parameters & group.parameters.keys()
         in_groups = {id(module) for group in self._groups for module in group.modules}
-        return [module for module in self.model.modules() if id(module) not in in_groups]
+        self._modules_of_no_group = [
+            module for module in self.model.modules() if id(module) not in in_groups
+        ]
+
+    def follow_model(self) -> ModelChange:
+        """Takes over what the user has changed in the model since; it is called before each fit.
+
+        Parameters that the model no longer has leave their group. New ones join the group in whose
+        place they are. What was frozen by `requires_grad_(False)` or put into `eval()` by hand is
+        noted, and stays so.
+        Raises ValueError, and changes nothing, for a new parameter whose group can't be told, and
+        for a group that would lose its last parameter.
+        """
+        change = find_change(self.model, self._groups)
+        if not change.is_empty:
+            self._apply(change)
+        self._notice_what_is_set_by_hand()
+        return change
+
+    def _apply(self, change: ModelChange) -> None:
+        parameters = dict(self.model.named_parameters())
+        by_group: list[dict[str, nn.Parameter]] = []
+        for number, group in enumerate(self._groups):
+            names = [change.renamed[name] for name in group.parameters if name in change.renamed]
+            names += [name for name, adopter in change.adopted.items() if adopter == number]
+            if not names:
+                raise ValueError(
+                    f"layer group {group.name!r} has no parameter left in the model; "
+                    "make a new Learner for the changed model"
+                )
+            by_group.append({name: parameters[name] for name in names})
+        # where a module without parameters belongs, the group that had it knows
+        members = [(group.name, list(group.modules)) for group in self._groups]
+        modules_by_group = modules_of_groups(self.model, by_group, members)
+        for i, group in enumerate(self._groups):
+            group.rename(change.renamed)
+            group.parameters = by_group[i]
+            group.modules = modules_by_group[i]
+        self._read_model()
+        for group in self._groups:
+            group.set_frozen(group.frozen)  # what is new, too
+
+    def _notice_what_is_set_by_hand(self) -> None:
+        for group in self._groups:
+            group.notice_flags()
+        present = set(self.model.modules())
+        self._held_in_eval &= present
+        for module in present:
+            if module.training:
+                self._held_in_eval.discard(module)
+            # the whole model in eval mode is what a fit or a prediction leaves behind
+            elif self.model.training and module not in self._put_in_eval:
+                self._held_in_eval.add(module)
 
     @classmethod
     def from_model(
@@ -146,12 +198,21 @@ class LayerGroups(Sequence[LayerGroup]):
             group.set_frozen(i < frozen_count)
 
     def set_training_modes(self) -> None:
-        """Puts the model into training mode, and then each group as its policy says."""
+        """Puts the model into training mode, and then each group as its policy says.
+
+        What the user holds in eval mode stays so: by calling `eval()` on a part of a model in
+        training mode, or by a `train()` of their own.
+        """
         self.model.train()
         for module in self._modules_of_no_group:
-            module.training = any(parameter.requires_grad for parameter in module.parameters())
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.training = False
         for group in self:
             group.set_training_modes()
+        for module in self._held_in_eval:
+            module.training = False
+        self._put_in_eval = {module for module in self.model.modules() if not module.training}
+        self._put_in_eval -= self._held_in_eval
 
     def spread(self, lr: LearningRates) -> tuple[float, ...]:
         """Returns one learning rate per group, first layers first.

@@ -10,13 +10,14 @@ from finetune.models.splitting import Members, NamedMembers, count_places, short
 def partition_parameters(
     model: nn.Module, members: NamedMembers
 ) -> dict[str, dict[str, nn.Parameter]]:
-    """Returns, for each group's name, its trainable parameters by qualified name.
+    """Returns, for each group's name, its parameters by qualified name.
 
     Every trainable parameter is in exactly one group. A tied weight is in the first group that has
-    it. Parameters with `requires_grad=False` are in none.
+    it. Parameters with `requires_grad=False` are in the group that is said for them, or in none;
+    those that can't train, such as integers, are in none.
     Raises ValueError, with the names, for a parameter in no group, in two, or of another model, for
-    a group without trainable parameters, and for two groups of one name. Raises TypeError for a
-    member that is no module and no parameter.
+    a group without parameters, and for two groups of one name. Raises TypeError for a member that
+    is no module and no parameter.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     places = count_places(model)
@@ -38,11 +39,16 @@ def partition_parameters(
                     f"parameter {name!r} is in two groups, {groups_so_far[0]!r} and {group!r}"
                 )
             is_first_group = groups_so_far[0] == group
-            if parameter.requires_grad and is_first_group:
+            if can_train(parameter) and is_first_group:
                 partition[group][name] = parameter
     _check_nothing_is_left_out(model, partition)
     _check_none_is_empty(partition)
     return partition
+
+
+def can_train(parameter: nn.Parameter) -> bool:
+    """Whether the parameter could have a gradient, frozen or not: integers could not."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def _check_nothing_is_left_out(
@@ -63,8 +69,8 @@ def _check_none_is_empty(partition: dict[str, dict[str, nn.Parameter]]) -> None:
     empty = [group for group, parameters in partition.items() if not parameters]
     if empty or not partition:
         raise ValueError(
-            f"layer group {', '.join(map(repr, empty))} has no trainable parameter; if you set "
-            "requires_grad=False yourself, leave freezing to the learner"
+            f"layer group {', '.join(map(repr, empty))} has no parameter that could train; join it "
+            "with the group beside it"
         )
 
 

@@ -304,7 +304,8 @@ def _by_names(model: nn.Module, names: Mapping[str, str]) -> NamedMembers:
     for name, parameter in _parameters_in_order(model):
         paths = [path for path in group_of if _is_inside(name, path)]
         if not paths:
-            left_out.append(name)
+            if parameter.requires_grad:  # what is frozen by hand needs no group
+                left_out.append(name)
             continue
         group = group_of[paths[0]]  # the only one, since no path is inside another
         if group in groups and group != last_group:

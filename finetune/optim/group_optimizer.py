@@ -12,6 +12,7 @@ from finetune import arguments
 from finetune.models.group_values import PerGroup, checked_values
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
+from finetune.models.model_change import ModelChange
 from finetune.optim.factories import OptimizerFactory, adamw
 from finetune.optim.membership import make_param_groups
 
@@ -23,7 +24,7 @@ OptimizerChoice: TypeAlias = PerGroup[OptimizerFactory]
 
 
 class GroupOptimizer:
-    """Torch optimizers over layer groups; their membership and order never change.
+    """Torch optimizers over layer groups; freezing changes neither their membership nor order.
 
     The hyper-parameters of step t are the groups' `values` at that moment; nothing else is
     consulted, and there is no hidden multiplier. `values` has every real number that an optimizer
@@ -54,16 +55,44 @@ class GroupOptimizer:
         weight_decay: PerGroup[float] | None = None,
     ) -> None:
         self.groups = arguments.instance("groups", groups, LayerGroups)
-        self.factory = factory
-        factories = groups.per_group(factory, "optimizer")
-        self._param_groups = make_param_groups(groups, factories)
+        self.factories: tuple[OptimizerFactory, ...] = groups.per_group(factory, "optimizer")
+        self._make_optimizers()
+        if weight_decay is not None:
+            self._set_weight_decay(weight_decay)
+
+    def _make_optimizers(self) -> None:
+        self._param_groups = make_param_groups(self.groups, self.factories)
         optimizers = {id(p.optimizer): p.optimizer for p in self._param_groups}
         self.torch_optimizers = tuple(optimizers.values())
         # made once: a gradient scaler remembers by identity what it has unscaled
         self._for_scaler = _as_one(self.torch_optimizers)
         self._set_initial_values()
-        if weight_decay is not None:
-            self._set_weight_decay(weight_decay)
+
+    def follow_model(self) -> ModelChange:
+        """Takes over what changed in the model, see `LayerGroups.follow_model`.
+
+        Parameters that stayed keep their state, those that are new begin without. The values of the
+        groups stay what they are.
+        """
+        change = self.groups.follow_model()
+        if change.is_empty:
+            return change
+        state = self.state_dict()  # still under the names of before
+        values = [(dict(g.values), dict(g.base), dict(g.peaks)) for g in self.groups]
+        param_groups_before = {p.key: p for p in self._param_groups}
+        entries_before = {p.key: _plain_entries(p.torch_group) for p in self._param_groups}
+        self._make_optimizers()
+        for group, (values_of_group, base, peaks) in zip(self.groups, values, strict=True):
+            group.values, group.base, group.peaks = values_of_group, base, peaks
+        self.load_state_dict(
+            {change.renamed[name]: state[name] for name in state if name in change.renamed}
+        )
+        # some optimizers keep estimates there, which are only overwritten by what somebody changes
+        for param_group in self._param_groups:
+            if param_group.key in param_groups_before:
+                param_group.torch_group.update(entries_before[param_group.key])
+                param_group.applied.update(param_groups_before[param_group.key].applied)
+        return change
 
     def _set_initial_values(self) -> None:
         """The groups' values become those of their optimizers.

@@ -69,6 +69,11 @@ class ParamGroup:
     applied: dict[str, float] = field(default_factory=dict)
 
     @property
+    def key(self) -> tuple[str, bool, str]:
+        """What it is called after its parameters have changed."""
+        return self.group.name, self.decays, type(self.optimizer).__name__
+
+    @property
     def torch_group(self) -> dict[str, Any]:
         """Torch's own dict, looked up by index: `load_state_dict` replaces it by another."""
         return self.optimizer.param_groups[self.index]

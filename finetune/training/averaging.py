@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from finetune.models.model_change import ModelChange
 from finetune.models.normalisation import has_running_statistics
 
 
@@ -94,6 +95,12 @@ class Average:
         torch._foreach_copy_(self._model_tensors, aside)
         torch._foreach_copy_(aside, before)
         self._model_has_average = not self._model_has_average
+
+    def follow_change(self, change: ModelChange) -> None:
+        """Forgets the weights that the model no longer has, and renames the others."""
+        for name in change.gone:
+            self._aside.pop(name, None)
+        self._aside = {change.renamed.get(name, name): t for name, t in self._aside.items()}
 
     def forget(self) -> None:
         """Ends a run that can't be resumed: the model keeps what it has."""

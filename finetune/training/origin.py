@@ -9,28 +9,40 @@ from torch import Tensor
 from finetune.interpret.movement import Moved
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
+from finetune.models.model_change import ModelChange
 
 
 class Origin:
-    """Copies of all parameters and running statistics in main memory, made by the first `keep`."""
+    """Copies of all parameters and running statistics in main memory, made by `keep`."""
 
     def __init__(self, groups: LayerGroups) -> None:
         self.groups = groups
         self._weights: dict[str, Tensor] = {}
 
     def keep(self) -> None:
-        """Copies the weights; only the first call does."""
-        if self._weights:
-            return
+        """Copies the weights of which there is no copy: those that are here for the first time."""
         weights: dict[str, Tensor] = {}
         for group in self.groups:
             weights.update(group.parameters)
         for name, buffer in self.groups.model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 weights[name] = buffer
-        self._weights = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()
-        }
+        for name, tensor in weights.items():
+            if name not in self._weights:
+                self._weights[name] = tensor.detach().to("cpu", copy=True)
+
+    def follow(self, change: ModelChange) -> None:
+        """Forgets the weights that the model no longer has, and renames the others."""
+        parameters = {}
+        for name_before, name in change.renamed.items():
+            if name_before in self._weights:
+                parameters[name] = self._weights[name_before]
+        statistics = {}
+        for name, buffer in self.groups.model.named_buffers():
+            # torch does not tell a replaced buffer from one that was moved; its shape may
+            if name in self._weights and self._weights[name].shape == buffer.shape:
+                statistics[name] = self._weights[name]
+        self._weights = {**parameters, **statistics}
 
     def weights(self) -> dict[str, Tensor]:
         """The copies by the name of the parameter or statistic; empty before the first fit."""

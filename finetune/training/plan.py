@@ -42,8 +42,19 @@ def check(plan: Plan, groups: LayerGroups) -> None:
                 f"phase {phase.name!r} freezes {phase.frozen} of {len(groups)} groups "
                 f"({', '.join(groups.names)}); it must be 0 or more, and leave one"
             )
+        _check_trains(phase, groups)
         if "lr" not in phase.peaks:
             raise ValueError(f"phase {phase.name!r} has no lr among its peaks")
+
+
+def _check_trains(phase: Phase, groups: LayerGroups) -> None:
+    for i, group in enumerate(groups):
+        if group.trains_if(frozen=i < phase.frozen):
+            return
+    raise ValueError(
+        f"nothing trains in phase {phase.name!r}: what it does not freeze is frozen by hand "
+        "(requires_grad_(False)); set requires_grad_(True) for what should train, or freeze less"
+    )
 
 
 def fit_plan(

@@ -59,7 +59,7 @@ class Setup:
         # a new optimizer sets the groups' values to its defaults
         values = [dict(group.values) for group in groups]
         base_values = [dict(group.base) for group in groups]
-        optimizer = GroupOptimizer(groups, self.optimizer.factory)
+        optimizer = GroupOptimizer(groups, self.optimizer.factories)
         for group, group_values, group_base in zip(groups, values, base_values, strict=True):
             group.values = group_values
             group.base = group_base

@@ -47,6 +47,7 @@ class Trainer:
         self.average = Average()
         self._next_epoch = 0
         self._stored_run: dict[str, Any] | None = None
+        self._is_running = False
         self._active = self.callbacks
         self._stored_callbacks: dict[str, dict[str, Any]] = {}
         self._post_processing = PostProcessing()
@@ -54,6 +55,20 @@ class Trainer:
         self._fitted_to: tuple[Any, ...] = ()  # the weights' version that it was fitted to
 
     # --- runs
+
+    def follow_model(self) -> None:
+        """Takes over what the user changed in the model since the last run.
+
+        See `LayerGroups.follow_model`. While a run goes on, it changes nothing: what callbacks do
+        to the model then is not meant for the groups.
+        """
+        if self._is_running:
+            return
+        change = self.setup.optimizer.follow_model()
+        if not change.is_empty:
+            self.setup.runtime.place(self.setup.model)
+            self.origin.follow(change)
+            self.average.follow_change(change)
 
     def start(
         self,
@@ -68,6 +83,7 @@ class Trainer:
         Returns False if the run of the checkpoint has ended already. Raises CheckpointError if it
         holds another plan.
         """
+        self.follow_model()
         prefixes = self._prefixes(cache_features)
         plan = self._resolve(request, prefixes)
         self.origin.keep()  # may lack the memory: nothing has begun or is forgotten then
@@ -128,6 +144,7 @@ class Trainer:
         The defaults of `fine_tune` depend on whether the frozen layers' outputs can be kept, which
         running the model on two images shows. Raises ValueError for a plan that can't be run.
         """
+        self.follow_model()
         return self._resolve(request, self._prefixes(cache_features))
 
     def _resolve(self, request: PlanRequest, prefixes: FrozenPrefixes | None) -> Plan:
@@ -170,6 +187,7 @@ class Trainer:
 
         Raises RuntimeError if there is no such run.
         """
+        self.follow_model()
         run = self.run
         if run is None and self._stored_run is not None:
             check_continues(self._stored_run, fingerprint_of(self.setup, self._data_fingerprint))
@@ -217,9 +235,11 @@ class Trainer:
             prefixes = prefixes.of(self.setup)  # the runtime may have changed since planning
         loop = Loop(self.setup, self._active, self.save, checkpoint, prefixes, self.average)
         self.run = run  # only now has it begun
+        self._is_running = True
         try:
             loop.run(run)
         finally:
+            self._is_running = False
             self._next_epoch = run.epochs_begun
             self._store_states_of_passing_callbacks()
 
@@ -298,6 +318,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that affects the next step, by name, as tensors and plain data."""
+        self.follow_model()
         setup = self.setup
         groups = setup.optimizer.groups
         run = self._stored_run
@@ -341,6 +362,7 @@ class Trainer:
                 "values": dict(group.values),
                 "base": dict(group.base),
                 "peaks": dict(group.peaks),
+                "frozen_by_hand": sorted(group.frozen_by_hand),
             }
         return states
 
@@ -356,6 +378,7 @@ class Trainer:
 
         Everything is checked first, so that an error leaves model and optimizer as they were.
         """
+        self.follow_model()
         self._check_fits(content, path)
         model = self.setup.model
         optimizer = self.setup.optimizer
@@ -375,6 +398,7 @@ class Trainer:
             group.base = dict(state["base"])
             # older files are without peaks
             group.peaks = dict(state.get("peaks", {}))
+            group.freeze_by_hand(state.get("frozen_by_hand", []))
         optimizer.groups.freeze_to(content["frozen"])
         self.run = None
         self._stored_run = content["run"]

@@ -1,6 +1,7 @@
 """Groups partition a model by identity: no orphan, no overlap, tied weights once."""
 
 import pytest
+import torch
 from torch import nn
 
 from finetune.models.partition import modules_of_groups, partition_parameters
@@ -81,11 +82,11 @@ def test_a_tied_weight_belongs_to_the_first_group_that_has_it_and_to_no_other():
     assert list(partition["b"]) == ["1.weight", "1.bias", "2.bias"]
 
 
-def test_a_parameter_that_came_without_gradient_stays_outside():
+def test_a_parameter_that_came_without_gradient_is_in_its_group():
     model = chain()
     model[0].weight.requires_grad_(False)
     partition = partition_parameters(model, [("a", [model[0]]), ("b", [model[1]])])
-    assert list(partition["a"]) == ["0.bias"]
+    assert list(partition["a"]) == ["0.weight", "0.bias"]
 
 
 def test_a_parameter_of_another_model_is_an_error():
@@ -100,10 +101,10 @@ def test_two_groups_of_one_name_are_an_error():
         partition_parameters(model, [("a", [model[0]]), ("a", [model[1]])])
 
 
-def test_a_group_without_trainable_parameters_is_an_error():
-    model = chain()
-    model[0].requires_grad_(False)
-    with pytest.raises(ValueError, match="layer group 'a' has no trainable parameter"):
+def test_a_group_without_parameters_that_could_train_is_an_error():
+    model = nn.Sequential(nn.Module(), nn.Linear(2, 2))
+    model[0].table = nn.Parameter(torch.arange(3), requires_grad=False)
+    with pytest.raises(ValueError, match="layer group 'a' has no parameter that could train"):
         partition_parameters(model, [("a", [model[0]]), ("b", [model[1]])])
 
 

@@ -124,9 +124,8 @@ def _flags_restored(setup: Setup) -> Iterator[None]:
     try:
         yield
     finally:
-        # not by `set_frozen`, which would overrule what was frozen by hand
         for group, frozen in zip(groups, frozen_before, strict=True):
-            group.frozen = frozen
+            group.set_frozen(frozen)
         for parameter, requires_grad, gradient in parameters:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
