@@ -1,6 +1,6 @@
 """Training in several processes under torchrun; in one process everything here does nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,6 +74,18 @@ def share_weights(model: nn.Module) -> None:
     if dist.is_initialized():
         for parameter in model.parameters():
             dist.broadcast(parameter.detach(), 0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Averages the gradients over all processes, as `wrapped` does for its model; none is 0."""
+    if not dist.is_initialized():
+        return
+    for parameter in parameters:
+        # every process takes part for every parameter, or they would wait for each other
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            total(parameter.grad).div_(world_size())
 
 
 @contextmanager

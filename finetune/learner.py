@@ -33,6 +33,7 @@ from finetune.models.classifier import ImageClassifier
 from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_groups import LayerGroups
+from finetune.models.loss_group import module_of
 from finetune.models.splitting import Split
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
@@ -61,7 +62,8 @@ class Learner:
     """A model, data, an optimizer over layer groups, and the plans to train them.
 
     model: any module; a `Sequential(backbone, head)` splits itself into two layer groups.
-    loss: (outputs, targets) -> scalar mean. metrics: names, functions (outputs, targets) -> number,
+    loss: (outputs, targets) -> scalar mean; parameters of its own (ArcFace) train with the head's
+    rates. metrics: names, functions (outputs, targets) -> number,
     or torchmetrics objects, or a mapping of names to them. split: where layer groups begin, see
     `split_model`. The other options are those of `LearnerSettings`: optimizer, weight_decay, norm,
     device, precision, runtime, accumulate, clip_norm, mixup, cutmix, label_smoothing, ema,
@@ -96,9 +98,11 @@ class Learner:
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
         runtime.place(model)
-        if isinstance(loss, nn.Module):
-            loss.to(runtime.device)
+        loss_module = module_of(loss)
+        if loss_module is not None:
+            loss_module.to(runtime.device)
         groups = LayerGroups.from_model(model, split, norm=settings.norm)
+        groups.add_loss(loss)
         class_count = None if data.classes is None else len(data.classes)
         setup = Setup(
             model=model,

@@ -35,7 +35,7 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
             f"{len(modules):,}",
             f"{group.parameter_count:,}",
             f"{group.trainable_count:,}",
-            group.norm,
+            group.norm if group.modules else "-",
             group.optimizer,
         ]
         for name in names:

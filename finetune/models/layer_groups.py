@@ -5,7 +5,8 @@ rates, weight decay, normalisation policy, optimizer membership, tables and chec
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar, overload
+from dataclasses import replace
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -14,6 +15,12 @@ from finetune.models import group_values
 from finetune.models.group_table import group_table
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_group import LayerGroup
+from finetune.models.loss_group import (
+    create_loss_group,
+    loss_parameters,
+    module_of,
+    undecayed_of_loss,
+)
 from finetune.models.model_change import ModelChange, find_change
 from finetune.models.normalisation import (
     NormPolicy,
@@ -24,6 +31,7 @@ from finetune.models.normalisation import (
 from finetune.models.partition import modules_of_groups, partition_parameters
 from finetune.models.splitting import NamedMembers, Split, split_model
 from finetune.models.weight_decay import undecayed_parameters
+from finetune.tables import Table
 from finetune.wording import did_you_mean
 
 T = TypeVar("T")
@@ -68,10 +76,28 @@ class LayerGroups(Sequence[LayerGroup]):
             if norm_policy is None:
                 norm_policy = default_policy(modules, last=name == last_name)
             self._groups.append(LayerGroup(name, parameters, modules, norm_policy))
+        self.loss_module: nn.Module | None = None
+        self.loss_group: LayerGroup | None = None
         self._held_in_eval: set[nn.Module] = set()  # by the user
         self._put_in_eval: set[nn.Module] = set()  # by `set_training_modes`
         self._read_model()
         self._notice_what_is_set_by_hand()
+
+    def add_loss(self, loss: Any) -> None:
+        """Trains the parameters of a loss, if it has any, in a group of their own, "loss".
+
+        It has the hyper-parameters of the last group, and is never frozen. It does not count as
+        one of the layer groups: no rate is said for it.
+        """
+        self.loss_module = module_of(loss)
+        self.loss_group = create_loss_group(self.loss_module, self.model)
+
+    @property
+    def trained_groups(self) -> list[LayerGroup]:
+        """The layer groups, and that of the loss if it has parameters."""
+        if self.loss_group is None:
+            return list(self._groups)
+        return [*self._groups, self.loss_group]
 
     def _read_model(self) -> None:
         """Notes what the layers say of their parameters, and which modules span several groups."""
@@ -80,6 +106,9 @@ class LayerGroups(Sequence[LayerGroup]):
         for group in self._groups:
             group.no_decay = no_decay & group.parameters.keys()
             group.norm_parameters = norm_parameters & group.parameters.keys()
+        if self.loss_group is not None and self.loss_module is not None:
+            undecayed = undecayed_of_loss(self.loss_module)
+            self.loss_group.no_decay = undecayed & self.loss_group.parameters.keys()
         in_groups = {id(module) for group in self._groups for module in group.modules}
         self._modules_of_no_group = [
             module for module in self.model.modules() if id(module) not in in_groups
@@ -94,7 +123,8 @@ class LayerGroups(Sequence[LayerGroup]):
         Raises ValueError, and changes nothing, for a new parameter whose group can't be told, and
         for a group that would lose its last parameter.
         """
-        change = find_change(self.model, self._groups)
+        of_loss = loss_parameters(self.loss_module, self.model) if self.loss_group else {}
+        change = find_change(self.model, self.trained_groups, of_loss)
         if not change.is_empty:
             self._apply(change)
         self._notice_what_is_set_by_hand()
@@ -102,8 +132,9 @@ class LayerGroups(Sequence[LayerGroup]):
 
     def _apply(self, change: ModelChange) -> None:
         parameters = dict(self.model.named_parameters())
+        parameters |= loss_parameters(self.loss_module, self.model)
         by_group: list[dict[str, nn.Parameter]] = []
-        for number, group in enumerate(self._groups):
+        for number, group in enumerate(self.trained_groups):
             names = [change.renamed[name] for name in group.parameters if name in change.renamed]
             names += [name for name, adopter in change.adopted.items() if adopter == number]
             if not names:
@@ -114,11 +145,12 @@ class LayerGroups(Sequence[LayerGroup]):
             by_group.append({name: parameters[name] for name in names})
         # where a module without parameters belongs, the group that had it knows
         members = [(group.name, list(group.modules)) for group in self._groups]
-        modules_by_group = modules_of_groups(self.model, by_group, members)
-        for i, group in enumerate(self._groups):
+        modules_by_group = modules_of_groups(self.model, by_group[: len(self)], members)
+        for group, parameters_of_group in zip(self.trained_groups, by_group, strict=True):
             group.rename(change.renamed)
-            group.parameters = by_group[i]
-            group.modules = modules_by_group[i]
+            group.parameters = parameters_of_group
+        for group, modules in zip(self._groups, modules_by_group, strict=True):
+            group.modules = modules
         self._read_model()
         for group in self._groups:
             group.set_frozen(group.frozen)  # what is new, too
@@ -290,8 +322,22 @@ class LayerGroups(Sequence[LayerGroup]):
             group.values.update(group.base)
             group.peaks = {name: values[i] for name, values in peaks.items() if name in group.base}
 
+    def _table(self) -> Table:
+        rows = list(self._groups)
+        if self.loss_group is not None:
+            last = self._groups[-1]
+            rows.append(
+                replace(
+                    self.loss_group,
+                    values=last.values,
+                    peaks=last.peaks,
+                    optimizer=last.optimizer,
+                )
+            )
+        return group_table(rows)
+
     def __str__(self) -> str:
-        return group_table(self).text(width=200)
+        return self._table().text(width=200)
 
     def _repr_html_(self) -> str:
-        return group_table(self).html()
+        return self._table().html()

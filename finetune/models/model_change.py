@@ -29,12 +29,18 @@ class ModelChange:
         return all_have_their_names and not self.gone and not self.adopted
 
 
-def find_change(model: nn.Module, groups: Sequence[LayerGroup]) -> ModelChange:
+def find_change(
+    model: nn.Module,
+    groups: Sequence[LayerGroup],
+    of_loss: Mapping[str, nn.Parameter],
+) -> ModelChange:
     """Compares the parameters of the model with those of its groups, by identity.
 
+    of_loss: the parameters of the loss by name; if there are any, the last group is theirs.
     Raises ValueError, with the names, for a new parameter that trains and has no clear place.
     """
     name_now = {id(p): name for name, p in model.named_parameters()}
+    name_now |= {id(p): name for name, p in of_loss.items()}
     renamed: dict[str, str] = {}
     gone: dict[str, int] = {}  # name -> number of its group
     present: dict[str, int] = {}
@@ -61,6 +67,9 @@ def find_change(model: nn.Module, groups: Sequence[LayerGroup]) -> ModelChange:
             adopted[name] = number_of_group
         elif parameter.requires_grad:
             without_place.append(name)
+    for name, parameter in of_loss.items():
+        if id(parameter) not in known:
+            adopted[name] = len(groups) - 1
     if without_place:
         raise ValueError(
             f"the model has {len(without_place)} new parameters whose layer group can't be told "

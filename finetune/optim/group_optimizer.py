@@ -178,7 +178,7 @@ class GroupOptimizer:
     def zero_grad(self) -> None:
         """Drops the gradients."""
         # torch's own method takes as long for its profiler's marks alone
-        for group in self.groups:
+        for group in self.groups.trained_groups:
             for parameter in group.parameters.values():
                 parameter.grad = None
 

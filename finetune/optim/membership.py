@@ -57,7 +57,9 @@ class ParamGroup:
     """One of torch's param groups: the parameters of a layer group that decay, or those that don't.
 
     names: qualified names of the parameters, in torch's order. slots: hyper-parameters by the name
-    they have in the layer group's values. applied: the layer group's values as they were last seen.
+    they have in the layer group's values. owner: name of the group that has the parameters, which
+    for those of a loss is not `group`, whose values they have. applied: the layer group's values as
+    they were last seen.
     """
 
     group: LayerGroup
@@ -66,12 +68,13 @@ class ParamGroup:
     optimizer: Optimizer
     index: int
     slots: dict[str, Slot]
+    owner: str
     applied: dict[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, bool, str]:
         """What it is called after its parameters have changed."""
-        return self.group.name, self.decays, type(self.optimizer).__name__
+        return self.owner, self.decays, type(self.optimizer).__name__
 
     @property
     def torch_group(self) -> dict[str, Any]:
@@ -116,12 +119,16 @@ class ParamGroup:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Parameters, by name, that become one of torch's param groups."""
+    """Parameters, by name, that become one of torch's param groups.
+
+    group: whose hyper-parameters they have. owner: name of the group that they are in.
+    """
 
     factory: OptimizerFactory
     group: LayerGroup
     decays: bool
     parameters: dict[str, nn.Parameter]
+    owner: str
 
     def to_torch(self) -> dict[str, Any]:
         torch_group: dict[str, Any] = {"params": list(self.parameters.values())}
@@ -159,6 +166,7 @@ def make_param_groups(
                 optimizer=optimizer,
                 index=group_counts[factory_id],
                 slots=_slots(optimizer.defaults),
+                owner=share.owner,
             )
         )
         group_counts[factory_id] += 1
@@ -167,18 +175,29 @@ def make_param_groups(
 
 def _shares(groups: LayerGroups, factories: Sequence[OptimizerFactory]) -> list[_Share]:
     """All parameters, divided by layer group, by factory, and by whether they decay."""
+    shares: list[_Share] = []
+    for group, factory in zip(groups, factories, strict=True):
+        shares.extend(_shares_of(group, factory, values_of=group))
+    if groups.loss_group is not None:
+        shares.extend(_shares_of(groups.loss_group, factories[-1], values_of=groups[-1]))
+    return shares
+
+
+def _shares_of(
+    group: LayerGroup, group_factory: OptimizerFactory, *, values_of: LayerGroup
+) -> list[_Share]:
+    """The shares of one group. values_of: the group whose hyper-parameters they have."""
     shares = []
-    for group, group_factory in zip(groups, factories, strict=True):
-        for factory, parameters in split_by_factory(group_factory, group):
-            decaying: dict[str, nn.Parameter] = {}
-            not_decaying: dict[str, nn.Parameter] = {}
-            for name, parameter in parameters.items():
-                side = not_decaying if name in group.no_decay else decaying
-                side[name] = parameter
-            if decaying:
-                shares.append(_Share(factory, group, True, decaying))
-            if not_decaying:
-                shares.append(_Share(factory, group, False, not_decaying))
+    for factory, parameters in split_by_factory(group_factory, group):
+        decaying: dict[str, nn.Parameter] = {}
+        not_decaying: dict[str, nn.Parameter] = {}
+        for name, parameter in parameters.items():
+            side = not_decaying if name in group.no_decay else decaying
+            side[name] = parameter
+        if decaying:
+            shares.append(_Share(factory, values_of, True, decaying, group.name))
+        if not_decaying:
+            shares.append(_Share(factory, values_of, False, not_decaying, group.name))
     return shares
 
 

@@ -55,7 +55,8 @@ class Setup:
 
     def copied(self) -> "Setup":
         """A setup to train on trial: model, optimizer and loss are copies, and data are shared."""
-        groups = copy.deepcopy(self.optimizer.groups)
+        # together, because the groups hold the loss's parameters
+        groups, loss = copy.deepcopy((self.optimizer.groups, self.loss))
         # a new optimizer sets the groups' values to its defaults
         values = [dict(group.values) for group in groups]
         base_values = [dict(group.base) for group in groups]
@@ -66,7 +67,7 @@ class Setup:
         return replace(
             self,
             model=groups.model,
-            loss=copy.deepcopy(self.loss),
+            loss=loss,
             optimizer=optimizer,
             scaler=self.runtime.gradient_scaler(),
         )
@@ -74,7 +75,7 @@ class Setup:
     def weights_are_finite(self) -> bool:
         """Whether all weights that are trained are finite; makes the host wait for the device."""
         are_finite = []
-        for group in self.optimizer.groups:
+        for group in self.optimizer.groups.trained_groups:
             if group.frozen:
                 continue
             for parameter in group.parameters.values():

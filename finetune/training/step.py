@@ -50,6 +50,9 @@ class TrainStep:
             self.seed = self.setup.data.seed
         self._loss = self.setup.training_loss
         self._loss_weight = self.setup.loss_weight
+        groups = self.setup.optimizer.groups
+        if groups.loss_module is not None and groups.loss_group is not None:
+            distributed.share_weights(groups.loss_module)
         self._mixer = Mixer(settings.mixup, settings.cutmix, self.setup.data.classes)
 
     def __call__(
@@ -67,6 +70,7 @@ class TrainStep:
         if self._nothing_counts(batches):
             return None
         mean_loss = self._compute_gradients(batches, view, epoch, step)
+        self._exchange_gradients_of_loss()
         # processes must agree on an error, so several of them look at the mean of all, later
         looking_is_free = mean_loss.device.type == "cpu" and distributed.world_size() == 1
         if looking_is_free and not math.isfinite(mean_loss.item()):
@@ -222,9 +226,15 @@ class TrainStep:
 
     def _parameters(self) -> list[Tensor]:
         parameters: list[Tensor] = []
-        for group in self.setup.optimizer.groups:
+        for group in self.setup.optimizer.groups.trained_groups:
             parameters.extend(group.parameters.values())
         return parameters
+
+    def _exchange_gradients_of_loss(self) -> None:
+        """Averages over all processes what the wrapper around the model does not see."""
+        loss_group = self.setup.optimizer.groups.loss_group
+        if loss_group is not None:
+            distributed.average_gradients(loss_group.parameters.values())
 
     def _without_exchange(self) -> Any:
         if isinstance(self.net, DistributedDataParallel):

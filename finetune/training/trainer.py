@@ -335,6 +335,7 @@ class Trainer:
             post_processing = self._post_processing
         return {
             "model": setup.model.state_dict(),
+            "loss": self._loss_state(),
             "optimizer": {
                 "classes": [group.optimizer for group in groups],
                 "state": setup.optimizer.state_dict(),
@@ -353,6 +354,13 @@ class Trainer:
             "callbacks": self._callback_states(),
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         }
+
+    def _loss_state(self) -> dict[str, Any]:
+        """What the loss has learned; empty if it has no parameters."""
+        groups = self.setup.optimizer.groups
+        if groups.loss_module is None or groups.loss_group is None:
+            return {}
+        return dict(groups.loss_module.state_dict())
 
     def _group_states(self) -> dict[str, dict[str, Any]]:
         states = {}
@@ -388,6 +396,9 @@ class Trainer:
         optimizer.load_settings(content["optimizer"]["settings"])
         self._use(self._runtime_to_continue(content["runtime"]))
         model.load_state_dict(content["model"])
+        loss_module = optimizer.groups.loss_module
+        if loss_module is not None and content.get("loss"):
+            loss_module.load_state_dict(content["loss"])
         self.average = Average.restored(content.get("average"), model)
         if self.setup.scaler is not None and content["scaler"] is not None:
             self.setup.scaler.load_state_dict(content["scaler"])
@@ -420,6 +431,8 @@ class Trainer:
         setup = self.setup
         groups = setup.optimizer.groups
         checkpoints.check_fits(path, content["model"], setup.model.state_dict())
+        if "loss" in content:  # older files have none
+            checkpoints.check_fits(path, content["loss"], self._loss_state())
         saved_and_present = {
             "layer groups": (list(content["groups"]), list(groups.names)),
             "optimizer": (

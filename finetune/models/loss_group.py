@@ -1,0 +1,56 @@
+"""The layer group of a loss that has parameters of its own, as ArcFace and its relatives do."""
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from finetune.models.layer_group import LayerGroup
+from finetune.models.partition import can_train
+from finetune.models.weight_decay import undecayed_parameters
+
+NAME = "loss"
+
+
+def module_of(loss: Any) -> nn.Module | None:
+    """The module behind a loss, also behind a `functools.partial` or a method of it; or None."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    owner = getattr(loss, "__self__", loss)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def loss_parameters(loss: nn.Module | None, model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a loss that are not the model's, under "loss.NAME"."""
+    if loss is None:
+        return {}
+    of_model = {id(parameter) for parameter in model.parameters()}
+    parameters = {}
+    for name, parameter in loss.named_parameters(prefix=NAME):
+        if can_train(parameter) and id(parameter) not in of_model:
+            parameters[name] = parameter
+    return parameters
+
+
+def create_loss_group(loss: nn.Module | None, model: nn.Module) -> LayerGroup | None:
+    """The group of a loss, which is never frozen; None for one without parameters.
+
+    Raises ValueError if the model has parameters of the same names.
+    """
+    parameters = loss_parameters(loss, model)
+    if loss is None or not parameters:
+        return None
+    taken = parameters.keys() & {name for name, _ in model.named_parameters()}
+    if taken:
+        raise ValueError(
+            f"the model has a parameter {min(taken)!r}, which is what a parameter of the loss is "
+            "called here; rename the model's module"
+        )
+    group = LayerGroup(NAME, parameters, [], "follow")
+    group.no_decay = undecayed_of_loss(loss) & parameters.keys()
+    return group
+
+
+def undecayed_of_loss(loss: nn.Module) -> frozenset[str]:
+    """Names of the parameters of a loss that weight decay leaves alone, such as biases."""
+    return frozenset(f"{NAME}.{name}" for name in undecayed_parameters(loss))
