@@ -19,6 +19,7 @@ from finetune.training.divergence import DivergenceError
 from finetune.training.evaluation import validate
 from finetune.training.mixing import Mixer
 from finetune.training.runtime.folding import FoldedNorms
+from finetune.training.runtime.statistics import StillStatistics
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
 from finetune.training.update_meter import UpdateMeter
 from finetune.wording import warn
@@ -41,6 +42,7 @@ class TrainStep:
     _loss: Loss = field(init=False)
     _loss_weight: LossWeight = field(init=False)
     _mixer: Mixer = field(init=False)
+    _still: StillStatistics = field(init=False)
     _folded: FoldedNorms | None = None  # found with the first batch
     _batch_parts: int = 1  # how many a batch goes through in, where memory is short
 
@@ -50,6 +52,7 @@ class TrainStep:
             self.seed = self.setup.data.seed
         self._loss = self.setup.training_loss
         self._loss_weight = self.setup.loss_weight
+        self._still = StillStatistics(self.setup.model)
         groups = self.setup.optimizer.groups
         if groups.loss_module is not None and groups.loss_group is not None:
             distributed.share_weights(groups.loss_module)
@@ -214,7 +217,8 @@ class TrainStep:
         scaled_loss = loss
         if self.setup.scaler is not None:
             scaled_loss = self.setup.scaler.scale(loss)
-        scaled_loss.backward()  # type: ignore[no-untyped-call]
+        with self._still.during_backward():
+            scaled_loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _clip(self) -> None:

@@ -1,0 +1,43 @@
+"""Running statistics move in the forward pass, once, also where it is run again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from finetune.models.normalisation import has_running_statistics
+
+
+class StillStatistics:
+    """Keeps the running statistics of a model still while a backward pass runs.
+
+    Where activations are not kept but computed again (gradient checkpointing, ours or the user's),
+    a norm in train mode sees each batch twice, and would move its statistics twice. The first
+    backward pass shows whether the model does so; if not, the others cost nothing.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers: list[Tensor] = []
+        for module in model.modules():
+            if has_running_statistics(module):
+                self._buffers.extend(module.buffers(recurse=False))
+        self._is_needed = bool(self._buffers)
+        self._is_known = False
+
+    @contextmanager
+    def during_backward(self) -> Iterator[None]:
+        """Put it around a backward pass."""
+        if not self._is_needed:
+            yield
+            return
+        before = [buffer.clone() for buffer in self._buffers]
+        yield
+        if not self._is_known:
+            unmoved = map(torch.equal, self._buffers, before)
+            self._is_needed = not all(unmoved)
+            self._is_known = True
+        if self._is_needed:
+            with torch.no_grad():
+                for buffer, value in zip(self._buffers, before, strict=True):
+                    buffer.copy_(value)
