@@ -35,6 +35,7 @@ from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_groups import LayerGroups
 from finetune.models.loss_group import module_of
 from finetune.models.splitting import Split
+from finetune.models.wrappers import check_not_wrapped
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
 from finetune.options import takes_options
@@ -95,6 +96,7 @@ class Learner:
         settings = LearnerSettings(**options)
         arguments.instance("data", data, DataLoaders, "such as DataLoaders(train, valid)")
         arguments.instance("model", model, nn.Module)
+        check_not_wrapped(model)
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
         runtime.place(model)

@@ -17,6 +17,7 @@ from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.evaluation import validate
+from finetune.training.explained import batch_of_one_explained, check_output_count
 from finetune.training.mixing import Mixer
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.statistics import StillStatistics
@@ -43,6 +44,7 @@ class TrainStep:
     _loss_weight: LossWeight = field(init=False)
     _mixer: Mixer = field(init=False)
     _still: StillStatistics = field(init=False)
+    _outputs_are_checked: bool = False  # with the first batch
     _folded: FoldedNorms | None = None  # found with the first batch
     _batch_parts: int = 1  # how many a batch goes through in, where memory is short
 
@@ -206,8 +208,11 @@ class TrainStep:
             self._folded = folded_norms(
                 self.setup.model, self.setup.runtime, batch.inputs, training=True
             )
-        with self.setup.runtime.autocast(), self._folded.active():
+        with self.setup.runtime.autocast(), self._folded.active(), batch_of_one_explained():
             outputs = forward(self.net, batch.inputs)
+        if not self._outputs_are_checked:
+            check_output_count(outputs, self.setup.data, self._loss_weight)
+            self._outputs_are_checked = True
         loss = batch_loss(self._loss, in_float32(outputs), batch.targets)
         if isinstance(share, Tensor):
             # the mean over no target is NaN, and counts nothing

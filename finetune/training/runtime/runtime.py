@@ -59,7 +59,9 @@ class Runtime:
         can_speed_up = bool(layers) and not computes_again(model)
         return replace(
             self,
-            channels_last=self.channels_last and not any(map(is_unsuited, layers)),
+            channels_last=self.channels_last
+            and _has_channels_last(model)
+            and not any(map(is_unsuited, layers)),
             convolutions=self.convolutions and can_speed_up,
             fold=self.fold and can_speed_up,
         )
@@ -67,7 +69,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Moves the model to the device and into the layout, in place; returns it."""
         model.to(self.device)
-        if self.channels_last:
+        if self.channels_last and _has_channels_last(model):
             return model.to(memory_format=torch.channels_last)
         return model.to(memory_format=torch.contiguous_format)
 
@@ -118,6 +120,11 @@ class Runtime:
         if self.compile:
             words.append("compiled")
         return ", ".join(words)
+
+
+def _has_channels_last(model: nn.Module) -> bool:
+    """Whether all weights know the layout: those of a Conv3d have five dimensions, and don't."""
+    return all(tensor.dim() != 5 for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _breaks_in_channels_last(convolution: nn.Conv2d) -> bool:

@@ -211,3 +211,10 @@ def test_a_resumed_run_keeps_the_recorded_runtime(tmp_path, precision: str):
     learner = tiny_learner()
     learner.load(tmp_path / "a.ckpt")
     assert learner.runtime == elsewhere
+
+
+def test_a_model_with_weights_of_five_dimensions_is_not_in_channels_last():
+    model = nn.Sequential(nn.Conv3d(3, 2, 1), nn.Conv2d(3, 2, 1))
+    assert not Runtime("cpu", channels_last=True).suited_to(model).channels_last
+    Runtime("cpu", channels_last=True).place(model)
+    assert model[0].weight.is_contiguous()

@@ -1,0 +1,48 @@
+"""What is wrong with a model that does not fit its data, in words that say the way out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from finetune.data.loaders import DataLoaders
+from finetune.nested import main_output
+from finetune.tasks import LossWeight
+
+_ONE_VALUE = "Expected more than 1 value per channel when training"
+
+
+@contextmanager
+def batch_of_one_explained() -> Iterator[None]:
+    """Says what to do about a batch of which BatchNorm in train mode can't take statistics."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(_ONE_VALUE):
+            raise
+        raise ValueError(
+            "a batch of one example has no statistics for BatchNorm in train mode; use "
+            "batch_size=2 or more (with drop_last=True, where the last batch has one example), or "
+            "norm='eval' and a head without BatchNorm (head='linear')"
+        ) from error
+
+
+def check_output_count(outputs: Any, data: DataLoaders, loss_weight: LossWeight) -> None:
+    """Raises ValueError for another number of outputs than the data have classes.
+
+    Only the outputs of cross-entropies are judged: for another loss they may be anything.
+    """
+    output = main_output(outputs)
+    if data.classes is None or not loss_weight.is_of_classes or not isinstance(output, Tensor):
+        return
+    if output.ndim != 2 or output.shape[1] == len(data.classes):
+        return
+    names = ", ".join(data.classes[:3])
+    if len(data.classes) > 3:
+        names += ", ..."
+    raise ValueError(
+        f"the model has {output.shape[1]} outputs for {len(data.classes)} classes ({names}); "
+        f"give its last layer {len(data.classes)} outputs, such as "
+        f"nn.Linear(..., {len(data.classes)}), or name all classes with classes="
+    )
