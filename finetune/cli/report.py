@@ -95,7 +95,8 @@ def write(
             *_settings(config, output),
         ],
     )
-    write_text(output / run_folder.REPORT, render(page))
+    # names of files need not be UTF-8
+    write_text(output / run_folder.REPORT, render(page), errors="backslashreplace")
 
 
 def _headline(data: ImageDataLoaders, outcome: Outcome) -> list[tuple[str, str]]:

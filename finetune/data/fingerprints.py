@@ -63,6 +63,8 @@ def _of_items(items: Sequence[ImageSource]) -> str:
 def _of_item(item: ImageSource) -> str:
     if isinstance(item, str | Path):
         return str(item)
+    if isinstance(item, bytes):
+        item = np.frombuffer(item, np.uint8)
     if isinstance(item, Image.Image):
         item = np.asarray(item)
     if isinstance(item, np.ndarray):

@@ -345,8 +345,8 @@ class ImageDataLoaders(DataLoaders):
         train, valid = self.train_examples, self.valid_examples
         if presizing not in self._caches:
             self._caches[presizing] = (
-                pipeline.cache(train.items, others=valid.items),
-                pipeline.cache(valid.items, others=train.items),
+                pipeline.cache(train.items, stored_with=valid.items),
+                pipeline.cache(valid.items, stored_with=train.items),
             )
         train_cache, valid_cache = self._caches[presizing]
         super().__init__(
@@ -437,6 +437,7 @@ class ImageDataLoaders(DataLoaders):
             "batch size": self.batch_size,
             "image size": preprocessing.image_size,
             "resize": preprocessing.resize,
+            "value range": str(preprocessing.value_range),
             **of_object("augmentation", self.pipeline.augmentation),
         }
 

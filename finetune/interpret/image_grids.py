@@ -61,7 +61,7 @@ def plot_grid(
     images: [N] anything that matplotlib shows. texts, colours of the texts: [N].
     """
     columns = min(columns, max(len(images), 1))
-    rows = math.ceil(len(images) / columns)
+    rows = max(math.ceil(len(images) / columns), 1)
     most_lines = max((text.count("\n") + 1 for text in texts), default=1)
     width = columns * _CELL
     height = rows * (_CELL + _LINE * most_lines)
@@ -85,10 +85,10 @@ def plot_images(images: Sequence[Any], titles: Sequence[str], *, columns: int = 
 
     images: [N] anything that matplotlib shows. titles: [N].
     """
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
+    columns = min(columns, max(len(images), 1))
+    rows = max(math.ceil(len(images) / columns), 1)
     texts = [textwrap.fill(title, 20, max_lines=3, placeholder=" ...") for title in titles]
-    most_lines = max(text.count("\n") + 1 for text in texts)
+    most_lines = max((text.count("\n") + 1 for text in texts), default=1)
     with shared.house_style():
         figure = shared.new_figure(columns * 1.6, rows * (1.6 + _LINE * most_lines))
         cells = _show_images(figure, images, rows, columns)

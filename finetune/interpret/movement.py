@@ -59,7 +59,7 @@ def merge_neighbours(rows: Sequence[Moved], most: int = MOST_BARS) -> list[Moved
     [Moved('blocks.0', 'body', distance=0.75), Moved('blocks.1', 'body', distance=0.75)]
     """
     merged = list(rows)
-    depth = max(row.module.count(".") for row in rows) + 1
+    depth = max((row.module.count(".") for row in rows), default=0) + 1
     while len(merged) > most and depth > 0:
         merged = _merge_at_depth(merged, depth)
         depth -= 1

@@ -102,8 +102,8 @@ class Task(ABC):
         """
         if len(columns) > 1:
             raise ValueError(
-                f"several label columns are for task='regression', got {list(columns)}; several "
-                "labels of an image stand in one column, with label_delimiter= between them"
+                f"several label columns are for task='regression', or with 1 and 0 for "
+                f"task='multi_label', got {list(columns)}; this task takes one column of labels"
             )
         return None
 

@@ -1,6 +1,9 @@
 """Names of classes, and labels as people write them: checked, sorted and numbered."""
 
+import ast
+import json
 import math
+import numbers
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -44,6 +47,41 @@ def is_empty(cell: Any) -> bool:
     """Whether a cell of a table is missing or holds only white space."""
     is_blank = isinstance(cell, str) and not cell.strip()
     return is_missing(cell) or is_blank
+
+
+def list_in_text(text: str, where: str) -> list[str] | None:
+    """The names of a list that was saved as text, such as "['a', 'b']"; None for another text.
+
+    where: the text's place, with which the error begins. Raises ValueError for what looks like such
+    a list, but is none that Python or JSON writes, as numpy's "['a' 'b']".
+
+    >>> list_in_text("['a', 'b']", "line 2"), list_in_text('["a"]', "line 3"), list_in_text("a", "")
+    (['a', 'b'], ['a'], None)
+    """
+    stripped = text.strip()
+    if not (stripped.startswith(("['", '["')) and stripped.endswith("]")) and stripped != "[]":
+        return None
+    try:
+        names = ast.literal_eval(stripped)
+    except (ValueError, SyntaxError):
+        names = None
+    # written again it must be the same text: Python joins 'a' 'b' to 'ab'
+    if stripped not in (repr(names), json.dumps(names), json.dumps(names, ensure_ascii=False)):
+        raise ValueError(
+            f"{where} has a list as text, {text!r:.80}, which can't be read for sure; write its "
+            "names with one delimiter between them, or pass a table whose cells are lists"
+        )
+    return [str(name) for name in names]
+
+
+def python_number(value: Any) -> float | None:
+    """A number, or a text that is one, as a float; None for anything else. True is 1."""
+    if not isinstance(value, str | numbers.Real):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def python_values(labels: Sequence[Any]) -> Sequence[Any]:

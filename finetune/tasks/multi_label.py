@@ -1,5 +1,6 @@
 """MultiLabel: every image has any number of classes, none included."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,13 @@ from finetune.interpret.labels_predictions import LabelsPredictions
 from finetune.tasks.answers import Answer, FilePrediction, LabelsPrediction
 from finetune.tasks.base import CardText, Task
 from finetune.tasks.checks import dtype_and_shape
-from finetune.tasks.labels import is_empty, number_classes, python_values
+from finetune.tasks.labels import (
+    is_empty,
+    list_in_text,
+    number_classes,
+    python_number,
+    python_values,
+)
 from finetune.tasks.losses import Loss, example_losses
 from finetune.tasks.metric_adapters import (
     MetricAdapter,
@@ -51,7 +58,7 @@ class MultiLabel(Task):
     def encode(
         self, labels: Sequence[Any], classes: Sequence[str] | None, *, of_training: bool = False
     ) -> tuple[Tensor, tuple[str, ...]]:
-        rows = [_names_of(label) for label in python_values(labels)]
+        rows = [_names_of(label, classes) for label in python_values(labels)]
         present = {name for row in rows for name in row}
         # one class is enough, since it may be absent
         classes, number_of = number_classes(present, classes, at_least=1, of_training=of_training)
@@ -60,13 +67,22 @@ class MultiLabel(Task):
             target[[number_of[name] for name in row]] = 1
         return targets, classes
 
+    def names_of_columns(self, columns: Sequence[str]) -> tuple[str, ...] | None:
+        """Several columns are a class each, whose cells say whether an image has it."""
+        return tuple(columns) if len(columns) > 1 else None
+
     def read_label(self, cells: Sequence[Any], where: str, delimiter: str) -> list[Any]:
+        if len(cells) > 1:
+            return [_is_present(cell, where) for cell in cells]
         (cell,) = cells
         is_array = hasattr(cell, "tolist") and not isinstance(cell, str)  # numpy's strings have it
         if is_array or isinstance(cell, list | tuple | set):
             return list(cell)
         if is_empty(cell):
             return []
+        listed_names = list_in_text(str(cell), where)
+        if listed_names is not None:
+            return listed_names
         names = [name.strip() for name in str(cell).split(delimiter)]
         return [name for name in names if name]
 
@@ -198,14 +214,31 @@ class MultiLabel(Task):
         return table.at_thresholds(post_processing.thresholds)
 
 
-def _names_of(label: Any) -> list[str]:
+def _is_present(cell: Any, where: str) -> bool:
+    """Whether a cell in the column of a class says that an image has it."""
+    number = python_number(cell)
+    if number in (0, 1):
+        return bool(number)
+    raise ValueError(f"{where}: the column of a class holds 1 or 0, got {cell!r}")
+
+
+def _names_of(label: Any, classes: Sequence[str] | None = None) -> list[str]:
+    """The names of an image's classes. label: the names, or a 1 or 0 for each of `classes`."""
     is_list = isinstance(label, Iterable) and not isinstance(label, str)
-    names = list(label) if is_list else None
-    if names is None or not all(isinstance(name, str) for name in names):
+    entries = list(label) if is_list else None
+    if entries is not None and all(isinstance(entry, str) for entry in entries):
+        return [unicodedata.normalize("NFC", name) for name in entries]
+    marks = [python_number(entry) for entry in entries or ()]
+    if not marks or not all(mark in (0, 1) for mark in marks):
         raise ValueError(
             f"the labels of an image are a list of names, which may be empty, got {label!r}"
         )
-    return names
+    if classes is None or len(classes) != len(marks):
+        raise ValueError(
+            f"the labels of an image are {len(marks)} numbers 1 and 0, which need classes= with as "
+            f"many names, got {classes!r}"
+        )
+    return [str(name) for name, mark in zip(classes, marks, strict=True) if mark]
 
 
 def targets_like_outputs(task: Task, outputs: Any, targets: Any) -> Tensor:

@@ -12,7 +12,14 @@ from finetune.interpret.predictions import Predictions
 from finetune.tasks.answers import Answer, FilePrediction, Prediction
 from finetune.tasks.base import CardText, Task
 from finetune.tasks.checks import dtype_and_shape
-from finetune.tasks.labels import class_name, class_names, is_empty, number_classes, python_values
+from finetune.tasks.labels import (
+    class_name,
+    class_names,
+    is_empty,
+    list_in_text,
+    number_classes,
+    python_values,
+)
 from finetune.tasks.losses import Loss, example_losses
 from finetune.tasks.metric_adapters import (
     MetricAdapter,
@@ -67,7 +74,13 @@ class SingleLabel(Task):
         (cell,) = cells
         if is_empty(cell):
             raise ValueError(f"{where} has no label; fill the cell or leave the row out")
-        return class_name(cell, where).strip()
+        name = class_name(cell, where).strip()
+        if list_in_text(name, where) is not None:
+            raise ValueError(
+                f"{where} needs one class name, got the list {name!r:.80}; for several labels an "
+                "image pass task='multi_label'"
+            )
+        return name
 
     def class_names_in(self, labels: Sequence[Any]) -> set[str]:
         return set(class_names(python_values(labels)))

@@ -74,3 +74,7 @@ def test_labels_have_room(count: int) -> None:
 
 def test_modules_that_began_at_0_count_as_if_they_had_begun_at_1() -> None:
     assert Moved("a", "g", 3.0, 0.0, 9).distance == 3.0 / math.sqrt(9)
+
+
+def test_no_row_is_merged_into_none() -> None:
+    assert merge_neighbours([]) == []

@@ -158,12 +158,14 @@ def _signed(draw: Tensor) -> Tensor:
 
 def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
     """Where each pixel of the view looks in the image: [B, size, size, 2]."""
-    steps = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
+    # with the numbers' own type, which need not be torch's default
+    numbers = torch.arange(size, dtype=matrices.dtype, device=matrices.device)
+    steps = (numbers * 2 + 1) / size - 1
     x, y = steps.view(1, 1, -1), steps.view(1, -1, 1)
     m = matrices.reshape(-1, 9, 1, 1).unbind(1)
     # row by row, 8 times as fast as a product with [B, size * size, 3] points
     depth = m[6] * x + (m[7] * y + m[8])
-    grid = torch.empty(len(matrices), size, size, 2, device=matrices.device)
+    grid = matrices.new_empty(len(matrices), size, size, 2)
     torch.div(m[0] * x + (m[1] * y + m[2]), depth, out=grid[..., 0])
     torch.div(m[3] * x + (m[4] * y + m[5]), depth, out=grid[..., 1])
     return grid

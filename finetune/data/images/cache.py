@@ -35,9 +35,9 @@ class ImageCache:
 
     workers: threads that decode; their number changes no result. Threads are enough, because PIL
     decodes outside the interpreter lock: two threads are as fast as two processes would be (2.0
-    and 1.95 s for 3,068 photos). folder: keeps images between runs. others: more images of the same
-    data set, which share a store in the folder with these, so that another split of the data set
-    finds its images there.
+    and 1.95 s for 3,068 photos). folder: keeps images between runs. stored_with:
+    more images of the same data set, which share a store in the folder with these, so that another
+    split of the data set finds its images there.
     """
 
     # R is the number of images that are kept together, N the number of images in this cache.
@@ -53,13 +53,13 @@ class ImageCache:
         workers: int,
         *,
         folder: CacheFolder | None = None,
-        others: Sequence[ImageSource] = (),
+        stored_with: Sequence[ImageSource] = (),
     ) -> None:
         self.items = items
         self.preprocessing = preprocessing
         self.workers = workers
         self._folder = folder
-        self._stored_with = others
+        self._stored_with = stored_with
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._lock = threading.Lock()
         self._is_open = False

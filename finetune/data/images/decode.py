@@ -163,10 +163,23 @@ def presize(image: Image.Image, side: int, method: Resize = "crop") -> np.ndarra
     if method == "crop":
         square = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     elif method == "pad":
-        square = ImageOps.pad(image, size, Image.Resampling.BILINEAR)
+        square = _padded(image, side)
     else:
         square = image.resize(size, Image.Resampling.BILINEAR)
     return np.array(square, dtype=np.uint8)
+
+
+def _padded(image: Image.Image, side: int) -> Image.Image:
+    """The whole image in the middle of a black square; at least one row or column of pixels."""
+    width = height = side
+    if image.width > image.height:
+        height = max(1, round(image.height / image.width * side))
+    elif image.height > image.width:
+        width = max(1, round(image.width / image.height * side))
+    square = Image.new("RGB", (side, side))
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    square.paste(resized, (round((side - width) / 2), round((side - height) / 2)))
+    return square
 
 
 def _to_pil(source: Any, value_range: ValueRange | None) -> Image.Image:

@@ -79,15 +79,15 @@ class ImagePipeline:
         return replace(self, preprocessing=preprocessing)
 
     def cache(
-        self, items: Sequence[ImageSource], *, others: Sequence[ImageSource] = ()
+        self, items: Sequence[ImageSource], *, stored_with: Sequence[ImageSource] = ()
     ) -> ImageCache:
-        """A cache of these images, decoded and presized. others: see `ImageCache`."""
+        """A cache of these images, decoded and presized. stored_with: see `ImageCache`."""
         return ImageCache(
             items,
             self.preprocessing.without_normalisation(),
             self.workers,
             folder=self.cache_folder,
-            others=others,
+            stored_with=stored_with,
         )
 
     def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:

@@ -72,7 +72,9 @@ def class_folders(folder: Path) -> dict[str, list[str]]:
     for entry in os.scandir(folder):
         is_left_out = entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS
         if entry.is_dir() and not is_left_out:
-            folders_of[unicodedata.normalize("NFC", entry.name)].append(entry.path)
+            # bytes that are no UTF-8 stay readable, and every file can hold the name
+            name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+            folders_of[unicodedata.normalize("NFC", name)].append(entry.path)
     for paths in folders_of.values():
         paths.sort()
     return folders_of

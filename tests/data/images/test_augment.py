@@ -17,6 +17,7 @@ from finetune.data.images.augment import (
     draw_numbers,
     homographies,
 )
+from finetune.data.images.preprocessing import Preprocessing
 
 STILL = {"flip": 0.0, "min_window": 1.0, "rotate": 0.0, "warp": 0.0, "lighting": 0.0}
 ZERO, ONE = torch.zeros(3), torch.ones(3)
@@ -322,3 +323,20 @@ def test_bad_lighting_or_warp_is_refused(value: dict[str, float]) -> None:
 def test_bad_rotation_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="rotate"):
         Augmentation(rotate=value)
+
+
+def test_views_do_not_depend_on_the_default_type() -> None:
+    images = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8)
+    preprocessing = Preprocessing(16, mean=(0.41, 0.42, 0.43))  # not made by another test
+
+    def views() -> Tensor:
+        draws = draw_numbers(0, 0, torch.arange(3), torch.device("cpu"))
+        mean, std = preprocessing.normalisation(torch.device("cpu"))
+        return augment(images, draws, Augmentation(), 16, mean, std)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        unusual = views()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(unusual, views())

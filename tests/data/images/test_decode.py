@@ -630,3 +630,8 @@ def test_presize_leaves_a_square_of_that_side_unchanged() -> None:
     array = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     for method in RESIZE_METHODS:
         assert np.array_equal(presize(Image.fromarray(array), 32, method), array)
+
+
+@pytest.mark.parametrize("size", [(3000, 20), (20, 3000), (5000, 1)])
+def test_pad_keeps_something_of_a_thin_image(size: tuple[int, int]) -> None:
+    assert presize(flat(size=size), 32, "pad").any()

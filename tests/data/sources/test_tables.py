@@ -123,6 +123,46 @@ def test_target_that_is_no_number_is_named_with_its_line(tmp_path: Path, cell: s
         read_csv(file, tmp_path, Layout(task=Regression()))
 
 
+def test_columns_of_ones_and_zeros_are_classes(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,cat,dog\n1.jpg,1,0\n2.jpg,1.0,1\n3.jpg,0,0\n4.jpg,0,1\n")
+    data = ImageDataLoaders.from_csv(
+        file, label_column=["dog", "cat"], task="multi_label", batch_size=1, valid_fraction=0.5
+    )
+    assert data.classes == ("dog", "cat")
+    labels = {}
+    for part in (data.train_examples, data.valid_examples):
+        labels |= dict(
+            zip((Path(str(item)).name for item in part.items), part.texts(), strict=True)
+        )
+    assert labels == {"1.jpg": "cat", "2.jpg": "dog, cat", "3.jpg": "(none)", "4.jpg": "dog"}
+
+
+def test_cell_of_a_class_that_is_neither_one_nor_zero_is_named(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,cat,dog\n1.jpg,1,maybe\n")
+    with pytest.raises(ValueError, match="line 2: the column of a class holds 1 or 0, got 'maybe'"):
+        read_csv(file, tmp_path, Layout(label=["cat", "dog"], task=MultiLabel()))
+
+
+@pytest.mark.parametrize("cell", ["\"['a b', 'c']\"", '"[""a b"", ""c""]"'])
+def test_list_that_was_saved_as_text_is_read(tmp_path: Path, cell: str) -> None:
+    file = write_csv(tmp_path, f"image,tags\n1.jpg,{cell}\n2.jpg,[]\n")
+    assert read_csv(file, tmp_path, Layout(task=MultiLabel())).labels == [["a b", "c"], []]
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", "['a'\n 'b']", "['a', b]"])
+def test_list_in_a_text_that_is_not_sure_is_refused(tmp_path: Path, cell: str) -> None:
+    """Python would read numpy's list as one name, ab."""
+    file = write_csv(tmp_path, f'image,tags\n1.jpg,"{cell}"\n')
+    with pytest.raises(ValueError, match=r"has a list as text, .* which can't be read for sure"):
+        read_csv(file, tmp_path, Layout(task=MultiLabel()))
+
+
+def test_list_as_text_is_no_class(tmp_path: Path) -> None:
+    file = write_csv(tmp_path, "image,label\n1.jpg,\"['a', 'b']\"\n")
+    with pytest.raises(ValueError, match=r"needs one class name, got the list .*'multi_label'"):
+        read_csv(file, tmp_path, Layout())
+
+
 def test_several_label_columns_are_for_numbers(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,x,y\n1.jpg,1,2\n")
     with pytest.raises(ValueError, match="several label columns are for task='regression'"):
