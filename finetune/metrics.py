@@ -9,7 +9,6 @@ from finetune import arguments
 from finetune.tasks import (
     DEFAULT_TASK,
     Loss,
-    SingleLabel,
     Task,
     TaskLike,
     registered_tasks,
@@ -49,9 +48,8 @@ def create_metrics(
     task = resolve_task(task)
     created: dict[str, Any] = {}
     for user_name, metric in _named(metrics):
-        name, updatable = _create(metric, class_count, task, loss)
-        if user_name is not None:
-            name = user_name
+        default_name, updatable = _create(metric, class_count, task, loss)
+        name = default_name if user_name is None else user_name
         if name in created or name == "loss":
             raise ValueError(
                 f"two metrics are called {name!r}; name them: metrics={{'first': ..., ...}}"
@@ -86,11 +84,8 @@ def _create(
         return metric, _by_name(metric, class_count, task)
     type_name = type(metric).__name__
     if _is_metric_object(metric):
-        if getattr(metric, "average", "") in (None, "none"):
-            raise ValueError(f"{type_name} has average=None; a metric is one number, say average=")
         return type_name.lower(), _adapted(metric, task, loss)
-    is_function = callable(metric) and not isinstance(metric, type)
-    if is_function:
+    if callable(metric) and not isinstance(metric, type):
         return getattr(metric, "__name__", type_name), WholeSetMetric(metric)
     raise TypeError(
         "metrics must be names, functions or torchmetrics objects, or a mapping of names to them, "
@@ -99,7 +94,14 @@ def _create(
 
 
 def _adapted(metric: Any, task: Task, loss: Loss | None) -> Any:
-    """An object of the user's, behind what it needs of outputs and targets."""
+    """An object of the user's, behind what it needs of outputs and targets.
+
+    Raises ValueError for a metric that gives a number for each class.
+    """
+    if getattr(metric, "average", "") in (None, "none"):
+        raise ValueError(
+            f"{type(metric).__name__} has average=None; a metric is one number, say average="
+        )
     adapted = task.adapt_metric(metric)
     if adapted is not metric:
         return adapted
@@ -123,7 +125,7 @@ def _unknown_name_message(name: str, task: Task) -> str:
         if name in registered.named_metrics():
             tasks_with_it.append(registered.name)
     for_task = ""
-    if tasks_with_it or not isinstance(task, SingleLabel):
+    if tasks_with_it or task != DEFAULT_TASK:
         for_task = f" for task={task.name!r}"
     it_is_for = ""
     if tasks_with_it:

@@ -55,7 +55,11 @@ def count_examples(*values: Any) -> int:
     >>> count_examples({"image": torch.zeros(5, 3)}, (torch.zeros(5), torch.tensor(0.1)))
     5
     """
-    sizes = {len(tensor) for tensor in tensors_in(values) if tensor.ndim}
+    sizes: set[int] = set()
+    for value in values:
+        # the usual case, in every step, is a tensor
+        tensors = (value,) if isinstance(value, Tensor) else tensors_in(value)
+        sizes.update(len(tensor) for tensor in tensors if tensor.ndim)
     if len(sizes) > 1:
         raise ValueError(
             "the first dimension of every tensor in a batch is its number of examples, here they "

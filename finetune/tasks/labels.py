@@ -112,17 +112,20 @@ def number_classes(
     number_of = {name: number for number, name in enumerate(names)}
     unknown = sorted(set(labels) - number_of.keys())
     if unknown:
-        unknown_list = ", ".join(map(repr, unknown))
-        known_list = ", ".join(map(repr, names))
-        if of_training:
-            raise ValueError(
-                f"validation has classes that training lacks: {unknown_list}; "
-                f"training has {known_list}"
-            )
-        raise ValueError(
-            f"there are labels that classes= lacks: {unknown_list}; it has {known_list}"
-        )
+        raise ValueError(_unknown_classes_message(unknown, names, of_training=of_training))
     return names, number_of
+
+
+def _unknown_classes_message(
+    unknown: Sequence[str], classes: Sequence[str], *, of_training: bool
+) -> str:
+    unknown_list = ", ".join(map(repr, unknown))
+    known_list = ", ".join(map(repr, classes))
+    if of_training:
+        return (
+            f"validation has classes that training lacks: {unknown_list}; training has {known_list}"
+        )
+    return f"there are labels that classes= lacks: {unknown_list}; it has {known_list}"
 
 
 def sorted_names(names: Collection[str]) -> list[str]:

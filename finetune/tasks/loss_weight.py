@@ -34,7 +34,7 @@ class LossWeight:
     >>> import torch
     >>> weight = LossWeight.of(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0])))
     >>> weight.of_batch(torch.tensor([0, 1, 1, -100]), examples=4)
-    tensor(11.)
+    11.0
     >>> LossWeight.of(F.mse_loss).of_batch(torch.zeros(4), examples=4)
     4
     """
@@ -78,20 +78,21 @@ class LossWeight:
         """Whether the caller asked for weights, or for a target that is ignored."""
         return self.class_weights is not None or self.ignore_index != _IGNORED
 
-    def of_batch(self, targets: Any, examples: int) -> Tensor | int:
+    def of_batch(self, targets: Any, examples: int) -> Tensor | float:
         """The weight of a batch, which is 0 if nothing in it counts.
 
-        targets: as the loss gets them. examples: their number. Where targets are class numbers it
-        is a scalar on their device, so that nothing waits for it; probabilities of classes count by
-        their examples, as in torch.
+        targets: as the loss gets them. examples: their number. For class numbers on an accelerator
+        it is a scalar there, so that nothing waits for it; elsewhere it is a number. Probabilities
+        of classes count by their examples, as in torch.
         """
         are_class_numbers = isinstance(targets, Tensor) and not targets.is_floating_point()
         if not self.is_of_classes or not are_class_numbers:
             return examples
         is_counted: Tensor = targets != self.ignore_index
-        if self.class_weights is None:
-            return is_counted.sum()
-        # what is no class is left to the loss, which raises an error
-        classes = targets.clamp(0, len(self.class_weights) - 1)
-        weights: Tensor = self.class_weights.to(targets.device)[classes]
-        return (weights * is_counted).sum()
+        weight = is_counted.sum()
+        if self.class_weights is not None:
+            # what is no class is left to the loss, which raises an error
+            classes = targets.clamp(0, len(self.class_weights) - 1)
+            weights = self.class_weights.to(targets.device)[classes]
+            weight = (weights * is_counted).sum()
+        return weight.item() if weight.device.type == "cpu" else weight

@@ -71,7 +71,7 @@ class MeanLoss:
         elif isinstance(weight, Tensor):
             # the mean over no target is NaN, and counts nothing
             self._loss_sum += torch.where(weight > 0, loss * weight, 0)
-        else:
+        elif weight:
             self._loss_sum += loss * weight
         self._weight_sum += weight
 

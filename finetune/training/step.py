@@ -114,9 +114,9 @@ class TrainStep:
 
     def _something_counts(self, targets: Any) -> bool:
         weight = self._loss_weight.of_batch(targets, examples=1)
-        is_on_host = not isinstance(weight, Tensor) or weight.device.type == "cpu"
         # targets are still where the loader made them; an accelerator would make the host wait
-        return bool(weight > 0) if is_on_host or self._loss_weight.is_uneven else True
+        would_wait = isinstance(weight, Tensor)
+        return bool(weight > 0) if self._loss_weight.is_uneven or not would_wait else True
 
     def _compute_gradients(
         self, batches: Sequence[Batch], view: int | None, epoch: int, step: int
@@ -149,23 +149,21 @@ class TrainStep:
 
     def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:
         """The gradients of all batches, as of one batch of their total size."""
-        device = self.setup.runtime.device
         several_processes = distributed.world_size() > 1
         weighs_processes = several_processes and self._loss_weight.is_uneven
         # the usual case, in which no example needs a weight and nothing is summed up
         is_one_piece = len(batches) == 1 and self._batch_parts == 1 and not weighs_processes
+        if is_one_piece:
+            return self._backward(self._prepared(batches[0], view), share=self._share(1, 1))
         # of several processes each counts by weight alone, since their numbers may differ
-        count = 1 if is_one_piece or weighs_processes else sum(map(len, batches))
+        count = 1 if weighs_processes else sum(map(len, batches))
         losses: list[Tensor] = []
-        weights: list[Tensor | int] = []
+        weights: list[Tensor | float] = []
         for number, raw_batch in enumerate(batches):
             is_last = number == len(batches) - 1
             # processes exchange gradients with the last batch only
             with nullcontext() if is_last else self._without_exchange():
-                batch = self._mixer(self.setup.data.prepare(raw_batch.to(device), view))
-                if is_one_piece:
-                    return self._backward(batch, share=self._share(1, count))
-                for part in batch.split(self._batch_parts):
+                for part in self._prepared(raw_batch, view).split(self._batch_parts):
                     if not len(part) and not several_processes:
                         continue
                     weight = self._loss_weight.of_batch(part.targets, len(part))
@@ -175,28 +173,32 @@ class TrainStep:
             raise ValueError("the training loader gave batches without examples")
         return self._rescaled(torch.stack(losses).sum(), weights, count)
 
-    def _share(self, weight: Tensor | int, count: int) -> Tensor | float:
+    def _prepared(self, raw_batch: Batch, view: int | None) -> Batch:
+        """A batch of the loader as the model gets it, on the device."""
+        on_device = raw_batch.to(self.setup.runtime.device)
+        return self._mixer(self.setup.data.prepare(on_device, view))
+
+    def _share(self, weight: Tensor | float, count: int) -> Tensor | float:
         """What the loss of a part is multiplied with. count: of the step's examples."""
         if self._loss_weight.is_sum:
             return float(distributed.world_size())  # processes exchange means
         return weight / count
 
-    def _rescaled(self, loss: Tensor, weights: Sequence[Tensor | int], count: int) -> Tensor:
+    def _rescaled(self, loss: Tensor, weights: Sequence[Tensor | float], count: int) -> Tensor:
         """The loss and the gradients as if each part had had its share of all weights.
 
         Each had its weight over `count`, the examples, because all weights are known only at the
         end. Where every example weighs 1 this changes nothing, to the bit.
         """
-        if self._loss_weight.is_sum or all(isinstance(weight, int) for weight in weights):
+        if self._loss_weight.is_sum:
             return loss
-        weight_sum = torch.zeros((), device=loss.device)
-        for weight in weights:
-            weight_sum += weight
+        total = sum(weights)
+        if total == count and not isinstance(total, Tensor):
+            return loss
+        weight_sum = torch.as_tensor(total, dtype=torch.float32, device=loss.device)
         if self._loss_weight.is_uneven:
             # a mean over processes, as of the gradients; elsewhere all have the same number
             weight_sum = distributed.total(weight_sum) / distributed.world_size()
-        if weight_sum.device.type == "cpu" and weight_sum == count:
-            return loss
         factor = torch.where(weight_sum > 0, count / weight_sum, 0)
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, factor)
@@ -214,9 +216,10 @@ class TrainStep:
             check_output_count(outputs, self.setup.data, self._loss_weight)
             self._outputs_are_checked = True
         loss = batch_loss(self._loss, in_float32(outputs), batch.targets)
-        if isinstance(share, Tensor):
+        if isinstance(share, Tensor) or share == 0:
             # the mean over no target is NaN, and counts nothing
-            loss = torch.where(share > 0, loss * share, 0)
+            has_weight = torch.as_tensor(share, device=loss.device) > 0
+            loss = torch.where(has_weight, loss * share, 0)
         elif share != 1:
             loss = loss * share
         scaled_loss = loss

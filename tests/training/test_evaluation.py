@@ -21,6 +21,7 @@ from torchmetrics.classification import (
 
 from finetune import DataLoaders, Learner, Runtime
 from finetune.nested import main_output, tensors_in
+from finetune.tasks import LossWeight
 
 
 def test_evaluation_is_the_mean_over_examples_of_unequal_batches():
@@ -226,3 +227,13 @@ def test_the_loss_of_kept_outputs_is_that_of_validation():
     assert predictor.evaluate(predictor.outputs())["loss"] == pytest.approx(
         learner.validate()["loss"]
     )
+
+
+def test_weights_that_stay_on_an_accelerator_give_the_same(monkeypatch: pytest.MonkeyPatch):
+    loss = nn.CrossEntropyLoss(weight=CLASS_WEIGHTS, ignore_index=0)
+    expected = validated(20, loss)
+    of_batch = LossWeight.of_batch
+    monkeypatch.setattr(
+        LossWeight, "of_batch", lambda *arguments: torch.as_tensor(of_batch(*arguments))
+    )
+    assert validated(2, loss) == pytest.approx(expected)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from finetune import Callback, DataLoaders, Learner
+from finetune.tasks import LossWeight
 from finetune.training.events import StepEnd
 from finetune.training.settings import StepSettings
 from finetune.training.setup import forward
@@ -146,6 +147,22 @@ def test_four_batches_of_5_are_one_of_20(loss: object, pairs: TensorDataset, cli
     assert [row.loss for row in four.history.steps] == pytest.approx(
         [row.loss for row in one.history.steps], rel=1e-5
     )
+
+
+def test_weights_that_stay_on_an_accelerator_give_the_same(monkeypatch: pytest.MonkeyPatch):
+    pairs = ignoring()
+    options = {"loss": nn.CrossEntropyLoss(weight=CLASS_WEIGHTS), "optimizer": plain_sgd}
+    one = linear_learner(DataLoaders(DataLoader(pairs, 20)), **options)
+    one.fit(3, 0.1)
+    of_batch = LossWeight.of_batch
+
+    def on_device(*arguments: object, **options: object) -> Tensor:
+        return torch.as_tensor(of_batch(*arguments, **options))
+
+    monkeypatch.setattr(LossWeight, "of_batch", on_device)
+    five = linear_learner(DataLoaders(DataLoader(pairs, 4)), accumulate=5, **options)
+    five.fit(3, 0.1)
+    assert largest_difference(five, one) < 1e-6
 
 
 def test_targets_in_a_dict_weigh_by_their_examples():

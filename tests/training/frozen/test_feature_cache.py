@@ -850,3 +850,33 @@ def test_a_body_of_which_only_the_beginning_is_kept_has_one_epoch():
     learner = points_learner(norm="train")
     learner.fine_tune(1)
     assert epochs_of(learner) == [("frozen", 0), ("unfrozen", 0)]
+
+
+class Labelled(Points):
+    """Points whose targets are a dict, with something beside the label."""
+
+    def __init__(self, points: Points) -> None:
+        vars(self).update(vars(points))
+        self.targets = {"label": points.targets, "weight": torch.ones(len(points.points))}
+
+    def fetch(self, order: list[Tensor]) -> Iterator[Batch]:
+        for numbers in order:
+            targets = {name: values[numbers] for name, values in self.targets.items()}
+            yield Batch(self.points[numbers], targets, numbers)
+
+
+def loss_of_label(outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+    losses = nn.functional.cross_entropy(outputs, targets["label"], reduction="none")
+    return (losses * targets["weight"]).mean()
+
+
+def test_targets_in_a_dict_are_kept_with_the_features() -> None:
+    learners = []
+    for cache_features in (True, False):
+        data = Moved()
+        data.train, data.valid = Labelled(data.train), Labelled(data.valid)
+        learner = points_learner(data=data, loss=loss_of_label)
+        told = train_head(learner, 2, views=1, cache_features=cache_features)
+        assert was_used(told) == cache_features
+        learners.append(learner)
+    assert_same_results(*learners)
