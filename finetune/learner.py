@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 from torch import nn
 from typing_extensions import Unpack
 
-from finetune import arguments, distributed, export, lr_finder
+from finetune import arguments, distributed, export, lr_finder, turns
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.data.images.preprocessing import Preprocessing
@@ -390,28 +390,33 @@ class Learner:
     def _current_predictor(self) -> Predictor:
         """One for each state of the weights: it keeps what need not be computed again."""
         post_processing = self.trainer.post_processing
-        weights_version = self.trainer.weights_version()
-        if self._predictor is None or self._predictor_is_of != weights_version:
-            setup = self.trainer.setup
-            loaders = [setup.data.train]
-            if setup.data.valid is not None:
-                loaders.append(setup.data.valid)
-            self._predictor = Predictor(
-                setup.model,
-                setup.data.classes,
-                setup.data,
-                task=setup.data.task,
-                post_processing=post_processing,
-                runtime=setup.runtime,
-                loss=setup.loss,
-                metrics=setup.metrics,
-                valid=setup.data.valid,
-                known_loaders=loaders,
-            )
-            self._predictor_is_of = weights_version
-        if self._predictor.post_processing != post_processing:
-            self._predictor = self._predictor.with_post_processing(post_processing)
-        return self._predictor
+        predictor = self._predictor
+        if predictor is None or self._predictor_is_of != self.trainer.weights_version():
+            # in the middle of a step of another thread, norms are folded into convolutions
+            with turns.alone():
+                predictor = self._new_predictor()
+                self._predictor_is_of = self.trainer.weights_version()
+        if predictor.post_processing != post_processing:
+            predictor = predictor.with_post_processing(post_processing)
+        self._predictor = predictor
+        return predictor
+
+    def _new_predictor(self) -> Predictor:
+        setup = self.trainer.setup
+        loaders = [setup.data.train]
+        if setup.data.valid is not None:
+            loaders.append(setup.data.valid)
+        return Predictor(
+            setup.model,
+            setup.data.classes,
+            setup.data,
+            task=setup.data.task,
+            runtime=setup.runtime,
+            loss=setup.loss,
+            metrics=setup.metrics,
+            valid=setup.data.valid,
+            known_loaders=loaders,
+        )
 
     def validate(self) -> dict[str, float]:
         """`{"loss": ..., metric: ...}` on the validation data. Raises ValueError without any."""

@@ -1,13 +1,19 @@
 """Stateless randomness: every random decision is a pure function of (seed, purpose, index)."""
 
 import hashlib
+import os
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from finetune import turns
 
 
 def key(seed: int, purpose: str, *index: int) -> int:
@@ -77,9 +83,49 @@ def seed_everything(seed: int, purpose: str, *index: int) -> None:
     np.random.seed(value % 2**32)
 
 
+@dataclass(frozen=True, slots=True)
+class _GeneratorState:
+    """The state of every global generator; None for devices that are not in use."""
+
+    python: tuple[Any, ...]
+    numpy: Any
+    cpu: Tensor
+    mps: Tensor | None
+    cuda: list[Tensor] | None
+
+    @classmethod
+    def now(cls) -> "_GeneratorState":
+        mps: Tensor | None = None
+        if torch.backends.mps.is_available():
+            mps = torch.mps.get_rng_state()
+        cuda: list[Tensor] | None = None
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            cuda = torch.cuda.get_rng_state_all()
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), mps, cuda)
+
+    def restore(self) -> None:
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.cpu)
+        if self.mps is not None:
+            torch.mps.set_rng_state(self.mps)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+
+
+# by the number of each thread that is inside of `isolated`, what it will restore last
+_states_to_restore: dict[int, _GeneratorState] = {}
+
+if hasattr(os, "register_at_fork"):
+    # a forked process has none of these threads
+    os.register_at_fork(after_in_child=_states_to_restore.clear)
+
+
 @contextmanager
 def isolated() -> Iterator[None]:
     """Restores the global generators of torch (every device), numpy and Python on leaving.
+
+    Blocks of several threads that overlap restore what was before the first of them.
 
     >>> torch.manual_seed(3) and None
     >>> with isolated():
@@ -87,22 +133,21 @@ def isolated() -> Iterator[None]:
     >>> float(torch.rand(())) == float(torch.rand((), generator=torch.Generator().manual_seed(3)))
     True
     """
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()
-    cpu_state = torch.get_rng_state()
-    mps_state: Tensor | None = None
-    if torch.backends.mps.is_available():
-        mps_state = torch.mps.get_rng_state()
-    cuda_states: list[Tensor] | None = None
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        cuda_states = torch.cuda.get_rng_state_all()
+    thread = threading.get_ident()
+    is_outermost = thread not in _states_to_restore
+    with turns.alone():
+        if is_outermost and _states_to_restore:
+            # the present state is that of another thread's work
+            state = next(iter(_states_to_restore.values()))
+        else:
+            state = _GeneratorState.now()
+        if is_outermost:
+            _states_to_restore[thread] = state
     try:
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(cpu_state)
-        if mps_state is not None:
-            torch.mps.set_rng_state(mps_state)
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
+        # not while a step in another thread draws
+        with turns.alone():
+            state.restore()
+            if is_outermost:
+                _states_to_restore.pop(thread, None)

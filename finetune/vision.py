@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from typing_extensions import Unpack
 
-from finetune import arguments, export
+from finetune import arguments, export, turns
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.inference.predictor import Predictor
@@ -68,7 +68,7 @@ def vision_learner(
         dropout,
         scaled=task.scales_outputs,
     )
-    with isolated():
+    with turns.alone(), isolated():
         seed_everything(data.seed, "head")
         model = architecture.build(weights)
     scale = scale_of(model)

@@ -4,7 +4,7 @@ An `EpochLoader` gives the batches of an epoch, from any batch on, as a pure fun
 and the epoch's number. `TorchLoader` makes one of a torch DataLoader.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from finetune import arguments
+from finetune import arguments, turns
 from finetune.data.fingerprints import of_loader
 from finetune.files.fingerprints import Fingerprint
 from finetune.nested import count_examples, map_tensors, rows_of
@@ -181,19 +181,22 @@ class TorchLoader:
         for generator in self._generators():
             generator.manual_seed(key(seed, "loader", epoch))
         self._set_epoch(epoch)
-        # seeded once for the sampler and the first batch: torch draws both from one stream
-        seed_everything(seed, "loader", epoch, 0)
         _end_persistent_workers(self.loader)
-        iterator = iter(self.loader)
+        iterator: Iterator[Any] | None = None
         for number in range(len(self)):
-            if number:
+            # what another thread draws meanwhile would be missing here
+            with turns.alone():
                 seed_everything(seed, "loader", epoch, number)
-            try:
-                item = next(iterator)
-            except StopIteration:
-                raise RuntimeError(
-                    f"the loader promised {len(self)} batches and gave {number} in epoch {epoch}"
-                ) from None
+                if iterator is None:
+                    # seeded with the first batch: torch draws both from one stream
+                    iterator = iter(self.loader)
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    raise RuntimeError(
+                        f"the loader promised {len(self)} batches and gave {number} in epoch "
+                        f"{epoch}"
+                    ) from None
             if number >= start:
                 yield _as_batch(item)
 

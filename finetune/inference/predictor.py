@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, overload
 import torch
 from torch import Tensor, nn
 
-from finetune import arguments
+from finetune import arguments, turns
 from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import ImageError
@@ -221,7 +221,8 @@ class Predictor:
 
     @torch.no_grad()
     def _probabilities_of(self, inputs: Any) -> Tensor:
-        outputs: Tensor = main_output(forward(self.model, inputs))
+        with turns.shared():
+            outputs: Tensor = main_output(forward(self.model, inputs))
         self._check_class_count(outputs)
         activated = self.task.activation(outputs, self.temperature).cpu()
         if not activated.isfinite().all():
@@ -449,7 +450,7 @@ class Predictor:
         def scores(outputs: Any) -> Tensor:
             return self.task.class_scores(main_output(outputs))
 
-        with torch.enable_grad():
+        with turns.shared(), torch.enable_grad():
             if layer is not None:
                 arguments.text("layer", layer)
             else:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from finetune import turns
 from finetune.models.model_change import ModelChange
 from finetune.models.normalisation import has_running_statistics
 
@@ -91,9 +92,10 @@ class Average:
         if not self._model_tensors:
             return
         aside = list(self._aside.values())
-        before = [tensor.clone() for tensor in self._model_tensors]
-        torch._foreach_copy_(self._model_tensors, aside)
-        torch._foreach_copy_(aside, before)
+        with turns.alone():
+            before = [tensor.clone() for tensor in self._model_tensors]
+            torch._foreach_copy_(self._model_tensors, aside)
+            torch._foreach_copy_(aside, before)
         self._model_has_average = not self._model_has_average
 
     def follow_change(self, change: ModelChange) -> None:

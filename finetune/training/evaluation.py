@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune import distributed
+from finetune import distributed, turns
 from finetune.data.loaders import Batch, EpochLoader, InputPipeline
 from finetune.nested import main_output, main_target
 from finetune.tasks import Loss, LossWeight, batch_loss
@@ -37,10 +37,12 @@ def run_through(
     for raw_batch in loader.epoch(pipeline.seed, 0):
         if not len(raw_batch):  # this process has no share of a short last batch
             continue
-        with (
-            torch.no_grad()
-        ):  # not inference mode: what a model keeps for later must be able to train
+        # not inference mode: what a model keeps for later must be able to train
+        with torch.no_grad():
             batch = pipeline.prepare(raw_batch.to(runtime.device), view)
+        # a step in another thread would take the weights that autocast converts here without
+        # gradients
+        with turns.shared(), torch.no_grad():
             if folded is None:
                 folded = folded_norms(model, runtime, batch.inputs, training=False)
             with runtime.autocast(), folded.active():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from finetune import distributed
+from finetune import distributed, turns
 from finetune.data.loaders import Batch
 from finetune.randomness import seed_everything
 from finetune.tasks import Loss, LossWeight, batch_loss
@@ -74,6 +74,10 @@ class TrainStep:
         """
         if self._nothing_counts(batches):
             return None
+        with turns.alone():
+            return self._step(batches, view, epoch, step)
+
+    def _step(self, batches: Sequence[Batch], view: int | None, epoch: int, step: int) -> Tensor:
         mean_loss = self._compute_gradients(batches, view, epoch, step)
         self._exchange_gradients_of_loss()
         # processes must agree on an error, so several of them look at the mean of all, later

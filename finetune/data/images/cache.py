@@ -60,7 +60,6 @@ class ImageCache:
         self.workers = workers
         self._folder = folder
         self._stored_with = stored_with
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._lock = threading.Lock()
         self._is_open = False
 
@@ -73,7 +72,10 @@ class ImageCache:
         numbers = indices.numpy()
         rows = self._rows[numbers]
         missing = np.unique(numbers[~self._is_ready[rows]]).tolist()
-        decoded = dict(zip(missing, self._threads.map(self._decode, missing), strict=True))
+        decoded: dict[int, np.ndarray] = {}
+        if missing:
+            with self._decoders() as threads:
+                decoded = dict(zip(missing, threads.map(self._decode, missing), strict=True))
         if self._images is not None:
             batch = self._images[rows]
         else:
@@ -96,10 +98,15 @@ class ImageCache:
 
         self._open()
         missing = np.flatnonzero(~self._is_ready[self._rows]).tolist()
-        errors = self._threads.map(decoding_error, missing)
-        for number, error in zip(missing, errors, strict=True):
-            if error is not None:
-                yield number, error
+        with self._decoders() as threads:
+            errors = threads.map(decoding_error, missing)
+            for number, error in zip(missing, errors, strict=True):
+                if error is not None:
+                    yield number, error
+
+    def _decoders(self) -> ThreadPoolExecutor:
+        """Threads for one use: those that outlive it would be missing in a forked process."""
+        return ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
 
     def select(self, indices: Tensor) -> "ImageCache":
         """A cache of the images with these numbers, which shares what is kept with this one."""

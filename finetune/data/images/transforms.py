@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune import turns
 from finetune.data.images.augment import Transform
 from finetune.randomness import isolated, seed_everything
 
@@ -23,7 +24,7 @@ def transformed(
     """
     name = getattr(transform, "__name__", type(transform).__name__)
     views = []
-    with isolated():
+    with turns.alone(), isolated():
         for image, index in zip(images, indices.tolist(), strict=True):
             seed_everything(seed, "augment", view, index)
             # a copy, because the images may be kept, and a transform may work in place

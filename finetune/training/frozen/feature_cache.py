@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from finetune import distributed
+from finetune import distributed, turns
 from finetune.data.loaders import Batch, Batches, DataLoaders, IndexedLoader
 from finetune.data.memory import memory_bytes
 from finetune.nested import concatenated, count_examples, map_tensors, rows_of
@@ -164,10 +164,12 @@ class FeatureCache:
         """The batch with features in place of its images."""
         runtime = self.whole.runtime
         batch = self.whole.data.prepare(raw_batch.to(runtime.device), view)
-        if self._folded is None:
-            self._folded = folded_norms(Prefix(self.suffix), runtime, batch.inputs, training=False)
-        with runtime.autocast(), self._folded.active():
-            return replace(batch, inputs=self.suffix.prefix(batch.inputs))
+        with turns.shared():
+            if self._folded is None:
+                prefix = Prefix(self.suffix)
+                self._folded = folded_norms(prefix, runtime, batch.inputs, training=False)
+            with runtime.autocast(), self._folded.active():
+                return replace(batch, inputs=self.suffix.prefix(batch.inputs))
 
 
 def _of_all_processes(rows: torch.Tensor, count: int) -> torch.Tensor:

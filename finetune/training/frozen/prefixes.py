@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from finetune import distributed
+from finetune import distributed, turns
 from finetune.data.loaders import IndexedLoader
 from finetune.nested import count_examples
 from finetune.randomness import isolated, seed_everything
@@ -139,7 +139,7 @@ def find_suffix(model: nn.Module, images: Tensor, autocast: Autocast) -> Suffix 
     model: with the modes and flags of training; it is left as it was. images: [N, ...], some to
     try it on. autocast: what goes around a forward pass.
     """
-    with _untouched(model), torch.no_grad():
+    with turns.alone(), _untouched(model), torch.no_grad():
         try:
             with autocast():
                 suffix = Suffix.find(model, images[[0, -1]])

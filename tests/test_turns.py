@@ -1,0 +1,236 @@
+"""Turns: what runs in another thread, or a forked process, changes no number of a training."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import copy_of, same_state, tiny_learner
+from torch import Tensor
+
+from finetune import Callback, ImageDataLoaders, Learner, turns, vision_learner
+from finetune.randomness import isolated, seed_everything
+from finetune.training.events import StepEnd
+
+SECONDS = 20
+"""After which a test that waits for another thread fails."""
+
+
+# --- turns
+
+
+def test_whoever_is_alone_has_the_turn_until_he_leaves():
+    order = []
+
+    def shares() -> None:
+        with turns.shared():
+            order.append("shared")
+
+    with turns.alone():
+        thread = threading.Thread(target=shares)
+        thread.start()
+        thread.join(0.05)
+        order.append("alone")
+    thread.join(SECONDS)
+    assert order == ["alone", "shared"]
+
+
+def test_predictions_share_a_turn():
+    meeting = threading.Barrier(2)
+
+    def shares() -> None:
+        with turns.shared():
+            meeting.wait(SECONDS)
+
+    with ThreadPoolExecutor(2) as threads:
+        for future in [threads.submit(shares) for _ in range(2)]:
+            future.result()
+
+
+def test_a_turn_inside_of_a_turn_is_a_part_of_it():
+    with turns.alone(), turns.shared(), turns.alone():
+        pass
+    with turns.shared(), turns.alone():
+        pass
+
+
+def test_a_step_waits_no_longer_than_for_the_predictions_that_were_there_before():
+    """And these do not have to wait for all steps that are to come."""
+    order: list[str] = []
+
+    def trains() -> None:
+        with turns.alone():
+            order.append("step")
+
+    def predicts() -> None:
+        with turns.shared():
+            order.append("prediction")
+
+    with turns.shared():
+        threads = []
+        for work in (trains, predicts, trains):
+            threads.append(threading.Thread(target=work))
+            threads[-1].start()
+            threads[-1].join(0.05)
+    for thread in threads:
+        thread.join(SECONDS)
+    assert order == ["step", "prediction", "step"]
+
+
+def test_an_error_ends_a_turn():
+    with pytest.raises(KeyError), turns.alone():
+        raise KeyError
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(turns.alone().__enter__).result(SECONDS) is None
+
+
+# --- training while another thread works
+
+
+class InAnotherThread(Callback):
+    """Does some work in another thread, again and again, for as long as a fit runs."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.count = 0
+        self.errors: list[BaseException] = []
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self._repeat)
+
+    def _repeat(self) -> None:
+        while not self.is_over.is_set():
+            try:
+                self.work()
+                self.count += 1
+            except BaseException as error:
+                self.errors.append(error)
+
+    def on_step_end(self, event: StepEnd) -> None:
+        if not self.thread.is_alive():
+            self.thread.start()
+
+    def on_fit_end(self, event: object) -> None:
+        self.is_over.set()
+        self.thread.join(SECONDS)
+
+
+WORKS: dict[str, Callable[[Learner, Any], Any]] = {
+    "predict": lambda learner, item: learner.predict(item),
+    "validate": lambda learner, item: learner.validate(),
+    "predictions": lambda learner, item: learner.predictions(),
+}
+
+
+def fit_beside(
+    new: Callable[[], Learner], work: Callable[[Learner, Any], Any], item: Any, epochs: int = 8
+) -> None:
+    """Asserts that a fit ends with the same weights as one beside which nothing happens."""
+    usual, watched = new(), new()
+    usual.fit(epochs, 1e-2, cache_features=False)
+    beside = InAnotherThread(lambda: work(watched, item))
+    generator = torch.get_rng_state()
+    watched.fit(epochs, 1e-2, cache_features=False, callbacks=[beside])
+    assert beside.errors == []
+    assert beside.count
+    assert same_state(usual.model.state_dict(), watched.model.state_dict())
+    assert torch.equal(generator, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_what_dropout_and_samplers_draw_is_not_disturbed(work: Callable[..., Any]):
+    fit_beside(lambda: tiny_learner(3), work, torch.ones(4))
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_norms_that_are_folded_for_a_step_are_not_seen(photos: Path, work: Callable[..., Any]):
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+
+    def new() -> Learner:
+        return vision_learner(
+            data, "test_resnet", weights=None, progress=False, norm="eval", precision="bf16"
+        )
+
+    fit_beside(new, work, photos / "red" / "000.jpg", epochs=4)
+
+
+def test_learners_train_in_several_threads_as_one_after_the_other():
+    def trained(seed: int) -> dict[str, Tensor]:
+        learner = learners[seed]
+        learner.fit(3, 1e-2)
+        return copy_of(learner.model.state_dict())
+
+    learners = [tiny_learner(3, dropout=0.5 / (1 + seed)) for seed in range(2)]
+    expected = [trained(seed) for seed in range(2)]
+    learners = [tiny_learner(3, dropout=0.5 / (1 + seed)) for seed in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(trained, range(2)))
+    assert all(map(same_state, expected, results))
+
+
+# --- generators
+
+
+def test_blocks_of_several_threads_restore_what_was_before_the_first():
+    before = torch.get_rng_state()
+    inner_has_begun, outer_has_ended = threading.Event(), threading.Event()
+
+    def inner() -> None:
+        with isolated():
+            inner_has_begun.set()
+            outer_has_ended.wait(SECONDS)
+            torch.rand(3)
+
+    thread = threading.Thread(target=inner)
+    with isolated():
+        seed_everything(0, "test")
+        thread.start()
+        inner_has_begun.wait(SECONDS)
+    outer_has_ended.set()
+    thread.join(SECONDS)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- forked processes
+
+
+FORKS = """
+import os, signal, sys, warnings
+from pathlib import Path
+import torch
+from finetune import ImageDataLoaders, vision_learner
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+photos = Path(sys.argv[1])
+data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+
+data.show_batch(4)
+photo = photos / "red" / "000.jpg"
+answer = learner.predict(photo).label
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    assert learner.predict(photo).label == answer
+    learner.fit(1)
+    learner.validate()
+    list(learner.predict_folder(photos, progress=False))
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this platform")
+def test_a_fork_trains_and_predicts_after_the_process_before_it_has(photos: Path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, str(photos)],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout == "0\n"
