@@ -67,7 +67,7 @@ class History(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         columns = [state["steps"][field.name] for field in fields(StepEnd)]
         self.steps = [StepEnd(*row) for row in zip(*columns, strict=True)]
-        self.epochs = [EpochEnd(**row) for row in state["epochs"]]
+        self.epochs = [EpochEnd(**{**row, "valid": dict(row["valid"])}) for row in state["epochs"]]
 
     def _repr_html_(self) -> str:
         return epoch_table.as_html([repr(self), *self.epochs])

@@ -196,7 +196,7 @@ class GroupOptimizer:
 
         Raises ValueError, and changes nothing, when a name is unknown or a shape does not fit.
         """
-        self._check_fits(saved)
+        self.check_fits(saved)
         for optimizer in self.torch_optimizers:
             state = {}
             # torch's own state has numbers in the place of names
@@ -213,7 +213,8 @@ class GroupOptimizer:
                 names.extend(param_group.names)
         return names
 
-    def _check_fits(self, saved: dict[str, dict[str, Any]]) -> None:
+    def check_fits(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises ValueError for state that is not of these parameters and their optimizers."""
         parameters: dict[str, Tensor] = {}
         for param_group in self._param_groups:
             parameters |= param_group.parameters
@@ -222,6 +223,9 @@ class GroupOptimizer:
             raise ValueError(f"optimizer state of parameters that are not here: {unknown[:5]}")
         for name, entries in saved.items():
             _check_shapes(name, entries, parameters[name].shape)
+        for optimizer in self.torch_optimizers:
+            shapes = {name: parameters[name].shape for name in self._names_of(optimizer)}
+            _check_state_of_torch(optimizer, shapes, saved)
 
     def settings(self) -> list[dict[str, Any]]:
         """The plain entries of torch's param groups, where some optimizers keep estimates."""
@@ -280,6 +284,46 @@ def _check_shapes(name: str, entries: Mapping[str, Any], parameter_shape: torch.
                 f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
                 f"the parameter {tuple(parameter_shape)}"
             )
+
+
+_OWN_SHAPES = ("Adafactor", "LBFGS")
+"""Optimizers of torch whose state of a parameter is not as large as the parameter."""
+
+
+def _check_state_of_torch(
+    optimizer: Optimizer, shapes: Mapping[str, torch.Size], saved: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raises ValueError for state that the step of one of torch's optimizers could not use.
+
+    All of its parameters have the same entries: tensors as large as the parameter, and a count of
+    steps. A buffer of momentum may come later, or be unused.
+    """
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim") or kind.__name__ in _OWN_SHAPES:
+        return
+    states = {name: saved[name] for name in shapes if saved.get(name)}
+    expected: set[str] = set().union(*states.values()) - {"momentum_buffer"}
+    if expected:
+        expected.add("step")
+    for name, entries in states.items():
+        missing = sorted(expected - entries.keys())
+        if missing:
+            raise ValueError(f"optimizer state of {name!r} has no {missing[0]}")
+        for key, value in entries.items():
+            if not _is_usable(key, value, shapes[name]):
+                shown = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+                raise ValueError(
+                    f"optimizer state {key} of {name!r} is {shown}, the parameter "
+                    f"{tuple(shapes[name])}"
+                )
+
+
+def _is_usable(key: str, value: object, shape: torch.Size) -> bool:
+    if key == "step":
+        return isinstance(value, int | float) or (isinstance(value, Tensor) and value.ndim == 0)
+    if value is None:
+        return key == "momentum_buffer"
+    return isinstance(value, Tensor) and value.shape in (shape, ())
 
 
 def _fits(state: torch.Size, parameter: torch.Size) -> bool:

@@ -124,6 +124,8 @@ def check_fits(path: Path, saved: Mapping[str, Tensor], present: Mapping[str, Te
         if name in saved and saved[name].shape != tensor.shape:
             saved_shape, shape = tuple(saved[name].shape), tuple(tensor.shape)
             differences.append(f"{name} has shape {saved_shape}, here {shape}")
+        elif name in saved and saved[name].dtype != tensor.dtype:
+            differences.append(f"{name} is in {saved[name].dtype}, here in {tensor.dtype}")
     if not differences:
         return
     listed = "; ".join(differences[:_MOST_DIFFERENCES])

@@ -19,6 +19,8 @@ from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
 from finetune.training.averaging import Average
 from finetune.training.checkpoint import CheckpointError
+from finetune.training.content import check as check_content
+from finetune.training.content import check_optimizer_fits
 from finetune.training.events import Callback, named
 from finetune.training.fingerprint import check_continues, check_same_run, fingerprint_of
 from finetune.training.frozen.feature_cache import features_fit
@@ -387,12 +389,14 @@ class Trainer:
         Everything is checked first, so that an error leaves model and optimizer as they were.
         """
         self.follow_model()
+        check_content(content, path)
         self._check_fits(content, path)
+        check_optimizer_fits(content, path, self.setup.optimizer)
+        self.origin.keep()
+        self._load_callback_states(content["callbacks"], path)
         model = self.setup.model
         optimizer = self.setup.optimizer
-        # raises for state that does not fit, before it takes anything
         optimizer.load_state_dict(content["optimizer"]["state"])
-        self.origin.keep()
         optimizer.load_settings(content["optimizer"]["settings"])
         self._use(self._runtime_to_continue(content["runtime"]))
         model.load_state_dict(content["model"])
@@ -414,17 +418,31 @@ class Trainer:
         self.run = None
         self._stored_run = content["run"]
         self._next_epoch = content["next_epoch"]
-        self._load_callback_states(content["callbacks"])
         # older files have no post-processing
         self.post_processing = PostProcessing.from_dict(content.get("post_processing", {}))
 
-    def _load_callback_states(self, states: dict[str, dict[str, Any]]) -> None:
-        """Loads those of the callbacks of every run; stores the others for the run to come."""
-        self._active = self.callbacks
-        self._stored_callbacks = dict(states)
+    def _load_callback_states(self, states: dict[str, dict[str, Any]], path: Path) -> None:
+        """Loads those of the callbacks of every run; stores the others for the run to come.
+
+        Only a callback itself knows what it can take, so that after an error all get their states
+        back. Raises CheckpointError with the callback's name.
+        """
+        states_of_others = dict(states)
+        states_before: list[tuple[Callback, dict[str, Any]]] = []
         for name, callback in named(self.callbacks):
-            if name in self._stored_callbacks:
-                callback.load_state_dict(self._stored_callbacks.pop(name))
+            if name not in states_of_others:
+                continue
+            states_before.append((callback, callback.state_dict()))
+            try:
+                callback.load_state_dict(states_of_others.pop(name))
+            except Exception as error:  # of a callback that somebody else wrote
+                for changed, state in states_before:
+                    changed.load_state_dict(state)
+                raise CheckpointError(
+                    f"{str(path)!r} has an entry 'callbacks.{name}' that it can't take: {error!r}"
+                ) from error
+        self._active = self.callbacks
+        self._stored_callbacks = states_of_others
 
     def _check_fits(self, content: dict[str, Any], path: Path) -> None:
         """Raises CheckpointError for a checkpoint of another model, optimizer or data."""
