@@ -38,6 +38,8 @@ class DataConfig:
         seed: number that decides the split, the order, the augmentation and the new head's weights
         augment: strength of the random changes to training images
         resize: how a rectangle becomes a square
+        value_range: the values that are black and white in images of more than 8 bits, such as
+            [0, 4095]; null finds them
         on_error: what happens at an unreadable image
         cache_folder: folder that keeps decoded images between runs
     """
@@ -57,6 +59,7 @@ class DataConfig:
     seed: int = 0
     augment: AugmentName = "standard"
     resize: Resize = "crop"
+    value_range: list[float] | None = None
     on_error: OnError = "raise"
     cache_folder: str | None = None
 

@@ -60,6 +60,7 @@ def _image_options(config: DataConfig) -> ImageOptions:
         "seed": config.seed,
         "augment": config.augment,
         "resize": config.resize,
+        "value_range": config.value_range,
         "on_error": config.on_error,
         "cache_folder": config.cache_folder,
     }

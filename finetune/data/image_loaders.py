@@ -21,6 +21,7 @@ from finetune.data.images.dataset_images import ImageDataset
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.value_range import checked_value_range
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
 from finetune.data.sources import datasets
@@ -97,7 +98,9 @@ class ImageDataLoaders(DataLoaders):
         self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
         image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
         pipeline = ImagePipeline.create(
-            Preprocessing(image_size, settings.resize, value_range=settings.value_range),
+            Preprocessing(
+                image_size, settings.resize, value_range=checked_value_range(settings.value_range)
+            ),
             augment=settings.augment,
             seed=settings.seed,
             workers=settings.workers,

@@ -1,3 +1,5 @@
+import io
+import json
 import random
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torchvision.transforms import v2
 from finetune import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
 from finetune.data.images.decode import ImageError, read_image
+from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import Batch
 
 CPU = torch.device("cpu")
@@ -124,6 +127,27 @@ def test_lists_may_hold_every_kind_of_image(photos: Path) -> None:
         data = ImageDataLoaders.from_lists(images * 2, list("ababa") * 2, is_valid=marks, **SMALL)
     assert len(train_views(data)) == 4
     assert [len(batch) for batch in valid_batches(data)] == [5]
+
+
+def test_content_of_a_file_is_an_image_like_its_path(photos: Path) -> None:
+    path = photos / "red" / "000.jpg"
+    content = path.read_bytes()
+    data = ImageDataLoaders.from_lists([path, content] * 4, list("abba") * 2, **SMALL)
+    sources = [path, content, io.BytesIO(content), {"bytes": content, "path": None}]
+    inputs = data.inputs(sources, CPU)
+    assert all(torch.equal(view, inputs[0]) for view in inputs)
+    assert data.summary(decode=True).unreadable == ()
+
+
+def test_range_of_pixels_is_kept_for_prediction() -> None:
+    images = [np.full((20, 20), 4095, np.uint16)] * 8
+    data = ImageDataLoaders.from_lists(images, list("ab") * 4, value_range=(0, 8190), **SMALL)
+    white = data.displayable(data.inputs(images[:1], CPU))
+    assert white.max() == pytest.approx(128 / 255, abs=1e-6)
+    described = Preprocessing.from_dict(json.loads(json.dumps(data.describe_inputs())))
+    assert described == data.preprocessing
+    assert "from 0 (black) to 8190 (white)" in described.steps()[1]
+    assert "value_range" not in Preprocessing(16).to_dict()
 
 
 def test_dataset_with_its_own_validation_set() -> None:
@@ -439,7 +463,6 @@ def test_backbones_of_one_size_share_the_decoded_images(photos: Path) -> None:
 
 
 def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
-    from finetune.data.images.preprocessing import Preprocessing
 
     data = from_photos(photos, resize="pad").for_backbone(16, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
     rebuilt = Preprocessing.from_dict(data.describe_inputs())

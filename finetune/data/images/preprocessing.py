@@ -14,7 +14,7 @@ from torch import Tensor
 from finetune import arguments
 from finetune.data.images.augment import center_crop
 from finetune.data.images.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
-from finetune.data.images.value_range import ValueRange, checked_value_range
+from finetune.data.images.value_range import checked_value_range
 
 _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
@@ -41,7 +41,7 @@ class Preprocessing:
     crop_fraction: float = 0.875
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    value_range: ValueRange | None = None
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         arguments.whole_number("image_size", self.image_size, at_least=1)
@@ -132,7 +132,7 @@ class Preprocessing:
             square = f"the longer side becomes {side}, the rest black"
         depth = "16-bit values to 8 bits"
         if self.value_range is not None:
-            depth = "values of more than 8 bits from {} (black) to {} (white) to 8 bits".format(
+            depth = "values of more than 8 bits from {:g} (black) to {:g} (white) to 8 bits".format(
                 *self.value_range
             )
         return [
@@ -155,7 +155,5 @@ class Preprocessing:
         # JSON has lists and knows no difference between 1 and 1.0
         fields["mean"] = tuple(map(float, fields["mean"]))
         fields["std"] = tuple(map(float, fields["std"]))
-        if fields.get("value_range") is not None:
-            black, white = fields["value_range"]
-            fields["value_range"] = (float(black), float(white))
+        fields["value_range"] = checked_value_range(fields.get("value_range"))
         return cls(**fields)

@@ -14,8 +14,8 @@ import numpy as np
 from finetune import arguments
 from finetune.wording import warn
 
-ValueRange: TypeAlias = tuple[float, float]
-"""The values that become black and white; what is beyond them, too."""
+ValueRange: TypeAlias = tuple[float, float] | list[float]
+"""Two numbers: the values that become black and white; what is beyond them, too."""
 
 _USUAL_DEPTHS = (8, 12, 16)
 _WAY_OUT = "pass value_range=(black, white) with the values that they have in these images"
@@ -24,8 +24,8 @@ _BITS_PER_SAMPLE = 258  # TIFF's tag
 _CONTAINERS = (8, 16, 32, 64)
 
 
-def checked_value_range(value_range: Any) -> ValueRange | None:
-    """The option `value_range`: None, or two numbers of which the first is smaller."""
+def checked_value_range(value_range: Any) -> tuple[float, float] | None:
+    """The option `value_range` as None, or as two numbers of which the first is smaller."""
     if value_range is None:
         return None
     if not isinstance(value_range, tuple | list) or len(value_range) != 2:

@@ -1,7 +1,6 @@
 """Images of a folder: one folder for each class, or any images in and below it."""
 
 import os
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,11 +11,8 @@ import torch
 from finetune.data.examples import Examples
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.listing import SYSTEM_FOLDERS, Listing, plugin_hint
+from finetune.data.sources.split_folders import refuse_parts_of_a_split
 from finetune.tasks.labels import number_classes
-
-_TRAIN_WORDS = frozenset({"train", "training", "trainset", "trn"})
-_VALID_WORDS = frozenset({"val", "valid", "validation", "valset", "dev", "devset", "holdout"})
-_TEST_WORDS = frozenset({"test", "testing", "testset", "tst", "eval", "evaluation"})
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
@@ -34,7 +30,7 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Examples:
         raise ValueError(f"{str(folder)!r} has no class folders; put images in {folder}/<class>/")
     names = sorted(folders_of)
     if classes is None:
-        _refuse_splits(folder, names)
+        refuse_parts_of_a_split(folder, names)
     listing = _beside_class_folders(folder)
     items: list[ImageSource] = []
     counts: list[int] = []
@@ -93,39 +89,6 @@ def _other_files(listing: Listing) -> str:
         return ""
     found = ", ".join(f"{count} {ending}" for ending, count in listing.left_out.items())
     return f" (but {found}{plugin_hint(listing.left_out)})"
-
-
-def _refuse_splits(folder: Path, names: Sequence[str]) -> None:
-    """Raises ValueError where the folders are the parts of a split and not classes.
-
-    The classes would be "train" and "valid", and the model would learn to tell them apart. The
-    words in the names tell: one is for training, and another one for validation or a test.
-    """
-    train = _first_with_word(names, _TRAIN_WORDS)
-    other_names = [name for name in names if name != train]
-    valid = _first_with_word(other_names, _VALID_WORDS) or _first_with_word(
-        other_names, _TEST_WORDS
-    )
-    words = _TRAIN_WORDS | _VALID_WORDS | _TEST_WORDS
-    are_all_parts = all(name.lower() in words for name in names)
-    if not are_all_parts and (train is None or valid is None):
-        return
-    train = train or names[0]
-    valid = valid or next((name for name in names if name != train), "valid")
-    raise ValueError(
-        f"{str(folder)!r} holds {' and '.join(names)}, which looks like a given split, not "
-        f"like classes; pass train={train!r}, valid={valid!r}"
-    )
-
-
-def _first_with_word(names: Sequence[str], words: frozenset[str]) -> str | None:
-    """The first of the names that has one of the words, such as "seg_train" or "val2017"."""
-    for name in names:
-        # letters in a row, but a capital begins a new word: "TrainSet"
-        parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-        if not words.isdisjoint(part.lower() for part in parts):
-            return name
-    return None
 
 
 def image_files(folder: str | Path) -> list[str]:

@@ -21,8 +21,9 @@ def from_names(
     that returns the label. Raises ValueError for a pattern without exactly one group, and for a
     name that does not match.
 
-    >>> from_names(["cats/tabby_12.jpg"], r"^(.+)_")
-    (['cats/tabby_12.jpg'], ['tabby'])
+    >>> paths, labels = from_names(["cats/tabby_12.jpg"], r"^(.+)_")
+    >>> labels
+    ['tabby']
     """
     if isinstance(files, str | Path):
         files = image_files(arguments.path("files", files))
