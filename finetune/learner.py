@@ -508,7 +508,7 @@ class Learner:
         arguments.choice("of", of, get_args(Part))
         predictor = self._current_predictor()
         if of == "valid" or not self.data.task.exclusive:
-            return predictor.suspicious_labels(count)
+            return predictor.suspicious_labels(count=count)
         if not isinstance(self.data.train, IndexedLoader):
             raise ValueError(
                 "the training loader does not number its examples, so that none could be named; "

@@ -282,6 +282,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "Predictor.with_post_processing": lambda world: {"post_processing": PostProcessing()},
     "Predictions.at_temperature": lambda world: {"temperature": 2.0},
     "Predictions.to_csv": lambda world: {"path": world.folder / "predictions.csv"},
+    "Predictions.to_jsonl": lambda world: {"path": world.folder / "predictions.jsonl"},
     "Runtime": lambda world: {"device": torch.device("cpu")},
     "Save": lambda world: {"path": Path("a.ckpt")},
     "SaveBest": lambda world: {"path": "best.ckpt"},

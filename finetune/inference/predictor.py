@@ -221,7 +221,9 @@ class Predictor:
 
     @torch.no_grad()
     def _probabilities_of(self, inputs: Any) -> Tensor:
-        with turns.shared():
+        # not the precision of passes over data: a single answer is computed in float32
+        in_float32 = Runtime(self.runtime.device).autocast()
+        with turns.shared(), in_float32:
             outputs: Tensor = main_output(forward(self.model, inputs))
         self._check_class_count(outputs)
         activated = self.task.activation(outputs, self.temperature).cpu()
@@ -380,7 +382,7 @@ class Predictor:
         )
 
     def suspicious_labels(
-        self, count: int = 20, source: LoaderLike | None = None
+        self, source: LoaderLike | None = None, *, count: int = 20
     ) -> SuspiciousLabels:
         """Labels that the model, which must not have learned from them, disagrees with confidently.
 
@@ -442,7 +444,7 @@ class Predictor:
         inputs = self.pipeline.inputs([item], self.runtime.device)
         activated = self._probabilities_of(inputs)[0]
         classes = self._names(len(activated))
-        has_probabilities = self.task.names_are == "classes"
+        has_probabilities = self.task.gives_probabilities
         number = int(activated.argmax()) if has_probabilities else 0
         if target is not None:
             number = _class_number(target, classes)

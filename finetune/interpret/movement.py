@@ -92,11 +92,13 @@ def plot_movement(rows: Sequence[Moved], groups: Sequence[str]) -> Figure:
 
     rows: first layers first. groups: names of the layer groups, first layers first.
     """
+    if not rows:
+        raise ValueError("rows is empty: there is nothing to show")
     bars = merge_neighbours(rows)
     names = [bar.module for bar in bars]
     distances = np.array([bar.distance for bar in bars])
     unmoved = np.flatnonzero(distances == 0)
-    unit = "module" if bars == rows else "block"
+    unit = "module" if len(bars) == len(rows) else "block"
     note = "x: has not moved" if len(unmoved) else ""
     label_height = 0.068 * max(map(len, names))  # inches, at 8 points
     width = min(13.0, 3.0 + 0.2 * len(bars))

@@ -56,14 +56,16 @@ def without_weights() -> Iterator[None]:
 def backbone_names(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names that match a shell pattern, or contain a plain word; torchvision's come last.
 
-    pretrained: of timm's, only those with weights, with their tags ("resnet18.a1_in1k").
+    pretrained: only those with weights; timm's with their tags ("resnet18.a1_in1k").
 
     >>> backbone_names("test_resnet")
     ['test_resnet']
     """
     names = timm.list_models(pretrained=pretrained)
     for name in torchvision.models.list_models(module=torchvision.models):
-        names.append(torchvision_backbones.PREFIX + name)
+        full_name = torchvision_backbones.PREFIX + name
+        if not pretrained or torchvision_backbones.has_weights(full_name):
+            names.append(full_name)
     is_plain_word = not any(sign in pattern for sign in "*?[")
     if is_plain_word:
         pattern = f"*{pattern}*"
@@ -77,8 +79,10 @@ def describe(name: str, *, count: bool = True) -> BackboneInfo:
     Raises ValueError for an unknown name.
     """
     check_name(name)
-    is_from_torchvision = torchvision_backbones.is_from_torchvision(name)
-    is_pretrained = is_from_torchvision or timm.models.get_pretrained_cfg(name) is not None
+    if torchvision_backbones.is_from_torchvision(name):
+        is_pretrained = torchvision_backbones.has_weights(name)
+    else:
+        is_pretrained = timm.models.get_pretrained_cfg(name) is not None
     parameters = parameters_of(name) if count else None
     return BackboneInfo(name, parameters, input_size_of(name), is_pretrained)
 

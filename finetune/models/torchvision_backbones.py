@@ -38,6 +38,11 @@ def check_name(name: str) -> None:
         raise ValueError(f"there is no classification model {name!r}; {hint}")
 
 
+def has_weights(name: str) -> bool:
+    """Whether torchvision has pretrained weights for the model."""
+    return len(torchvision.models.get_model_weights(name.removeprefix(PREFIX))) > 0
+
+
 def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
     """Makes the model without the layers that give the classes; what pools before them stays.
 

@@ -49,10 +49,11 @@ class Task(ABC):
     name: how files and the command line call it. names_are, name_is: what `classes` are the names
     of, in the plural and the singular. exclusive: whether every example has exactly one class, its
     targets being class numbers [N] int64. scales_outputs: whether the head ends with a
-    `TargetScale`, so that outputs are in the targets' unit. metrics_are_shares: whether the named
-    metrics lie in [0, 1]. default_metrics: what is measured unless it is said otherwise. strata: of
-    what a random split holds out its share. instead_of_calibration: what to do where there is no
-    one class per example, for an error.
+    `TargetScale`, so that outputs are in the targets' unit. gives_probabilities: whether
+    `activation` gives probabilities of classes, or else values. metrics_are_shares: whether the
+    named metrics lie in [0, 1]. default_metrics: what is measured unless it is said otherwise.
+    strata: of what a random split holds out its share. instead_of_calibration: what to do where
+    there is no one class per example, for an error.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Task(ABC):
     name_is: ClassVar[str] = "class"
     exclusive: ClassVar[bool] = False
     scales_outputs: ClassVar[bool] = False
+    gives_probabilities: ClassVar[bool] = True
     metrics_are_shares: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]]
     strata: ClassVar[str] = "the images"

@@ -30,6 +30,7 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     names_are: ClassVar[str] = "targets"
+    gives_probabilities: ClassVar[bool] = False
     name_is: ClassVar[str] = "target"
     scales_outputs: ClassVar[bool] = True
     metrics_are_shares: ClassVar[bool] = False

@@ -136,7 +136,7 @@ def test_a_loaded_model_can_do_all_that_a_learner_can(
     assert results["accuracy"] == pytest.approx(report.accuracy)
     assert len(loaded.features(photos)) == 24
     assert loaded.activation_map(item).target == answer.label
-    assert len(loaded.suspicious_labels(5, photos)) <= 5
+    assert len(loaded.suspicious_labels(photos, count=5)) <= 5
     with pytest.raises(ValueError, match="no augmentation"):
         loaded.tta(2, photos)
     with pytest.raises(ValueError, match="there is no validation data; pass a loader"):

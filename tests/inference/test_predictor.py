@@ -232,3 +232,13 @@ def test_a_model_of_nan_gives_no_prediction(photos: dict[str, Path]) -> None:
         predictor.predict(photos["red"])
     with pytest.raises(ValueError, match="the model gives values that are not finite"):
         list(predictor.predict_folder([photos["red"]]))
+
+
+def test_an_autocast_around_a_prediction_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    predictor = make_predictor(model)
+    image = torch.rand(3, 16, 16)
+    expected = predictor.predict(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert predictor.predict(image) == expected

@@ -78,3 +78,14 @@ def test_modules_that_began_at_0_count_as_if_they_had_begun_at_1() -> None:
 
 def test_no_row_is_merged_into_none() -> None:
     assert merge_neighbours([]) == []
+
+
+def test_modules_in_a_tuple_are_modules() -> None:
+    rows = (Moved("0", "body", 1.0, 2.0, 4), Moved("1", "head", 1.0, 2.0, 4))
+    figure = plot_movement(rows, ["body", "head"])
+    assert figure.axes[0].get_xlabel() == "module, first layers first"
+
+
+def test_nothing_moved_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="rows is empty"):
+        plot_movement([], ["body"])

@@ -82,14 +82,16 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[object]:
         """The context for a forward pass; the backward pass needs none."""
         convolutions = Convolutions() if self.convolutions else nullcontext()
-        if self.precision == "fp32":
+        if self.precision == "fp32" and not torch.is_autocast_enabled(self.device.type):
             return convolutions
         return self._autocast_with(convolutions)
 
     @contextmanager
     def _autocast_with(self, convolutions: AbstractContextManager[object]) -> Iterator[None]:
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype), convolutions:
+        # in fp32, an autocast of the caller's around all this is off inside
+        is_mixed = self.precision != "fp32"
+        with torch.autocast(self.device.type, dtype, enabled=is_mixed), convolutions:
             yield
 
     def gradient_scaler(self) -> torch.amp.GradScaler | None:
