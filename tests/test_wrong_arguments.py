@@ -2,7 +2,7 @@
 
 The public signatures are walked, so that a new argument is tried without a line here. A function
 that needs arguments has them in `RIGHT_CALLS`, and what is not called at all has its reason in
-`NOT_WALKED`.
+`NOT_WALKED`, which for a class is that of its methods, too.
 """
 
 import dataclasses
@@ -319,12 +319,9 @@ _EVENT_METHODS = re.compile(r"\.(on_\w+|state_dict|load_state_dict)$")
 
 NOT_WALKED = {
     "Batch": "made by loaders, in every step",
-    "Batch.split": _FROM_THE_LOOP,
-    "Batch.to": _FROM_THE_LOOP,
     "Callback": "has no arguments",
     "CheckpointError": _RESULT,
     "DivergenceError": _RESULT,
-    "DivergenceError.at": _RESULT,
     "FilePrediction": _RESULT,
     "ImageError": _RESULT,
     "LabelsPrediction": _RESULT,
@@ -342,8 +339,8 @@ NOT_WALKED = {
     "GroupOptimizer.step": _TENSORS,
     "GroupOptimizer.unscale": _TENSORS,
     "LayerGroup": "made by LayerGroups",
-    "LayerGroup.set_frozen": "made by LayerGroups",
     "LayerDecay.spread": _FROM_THE_LOOP,
+    "LayerGroups.add_loss": "called by Learner",
     "LayerGroups.begin_phase": _FROM_THE_LOOP,
     "LayerGroups.per_group": "takes values of any kind",
     "LayerGroups.set_values": _FROM_THE_LOOP,
@@ -431,7 +428,8 @@ FUNCTIONS = public_functions()
 
 def parameters_of(name: str) -> dict[str, Any]:
     """Parameter -> its annotation, of those that a caller passes."""
-    if name in NOT_WALKED or _EVENT_METHODS.search(name):
+    is_left_out = name in NOT_WALKED or name.partition(".")[0] in NOT_WALKED
+    if is_left_out or _EVENT_METHODS.search(name):
         return {}
     parameters = inspect.signature(FUNCTIONS[name]).parameters
     shared: set[str] = set()
