@@ -2,7 +2,7 @@
 
 The public signatures are walked, so that a new argument is tried without a line here. A function
 that needs arguments has them in `RIGHT_CALLS`, and what is not called at all has its reason in
-`NOT_WALKED`, which for a class is that of its methods, too.
+`NOT_WALKED`: a class with its methods, or by `.*` its methods alone.
 """
 
 import dataclasses
@@ -318,6 +318,9 @@ _STORED = "reads what the package wrote; files are checked where they are read"
 _EVENT_METHODS = re.compile(r"\.(on_\w+|state_dict|load_state_dict)$")
 
 NOT_WALKED = {
+    "Runtime.*": _FROM_THE_LOOP,
+    "Phase.*": _FROM_THE_LOOP,
+    "GroupOptimizer.*": _FROM_THE_LOOP,
     "Batch": "made by loaders, in every step",
     "Callback": "has no arguments",
     "CheckpointError": _RESULT,
@@ -335,9 +338,6 @@ NOT_WALKED = {
     "ImageDataLoaders.for_backbone": _FROM_THE_LOOP,
     "ImageDataLoaders.inputs": _FROM_THE_LOOP,
     "ImageDataLoaders.prepare": _FROM_THE_LOOP,
-    "GroupOptimizer.load_settings": _STORED,
-    "GroupOptimizer.step": _TENSORS,
-    "GroupOptimizer.unscale": _TENSORS,
     "LayerGroup": "made by LayerGroups",
     "LayerDecay.spread": _FROM_THE_LOOP,
     "LayerGroups.add_loss": "called by Learner",
@@ -346,10 +346,6 @@ NOT_WALKED = {
     "LayerGroups.set_values": _FROM_THE_LOOP,
     "LayerGroups.values_of": _FROM_THE_LOOP,
     "LivePlot": "only in a notebook; see tests/callbacks/test_notebook.py",
-    "Phase.at": _FROM_THE_LOOP,
-    "Phase.from_dict": _STORED,
-    "Phase.values": _FROM_THE_LOOP,
-    "Phase.view": _FROM_THE_LOOP,
     "PostProcessing.from_dict": _STORED,
     "Predictions.cells": _FROM_THE_LOOP,
     "Predictions.csv_values": _FROM_THE_LOOP,
@@ -358,11 +354,6 @@ NOT_WALKED = {
     "Predictions.worst": "see top_losses",
     "Predictions.worst_section": _FROM_THE_LOOP,
     "Predictor.suspicious_training_labels": "called by Learner.suspicious_labels",
-    "Runtime.alternatives": _FROM_THE_LOOP,
-    "Runtime.compiled": _FROM_THE_LOOP,
-    "Runtime.place": _FROM_THE_LOOP,
-    "Runtime.suited_to": _FROM_THE_LOOP,
-    "Runtime.updated": _STORED,
     "ScaledUpdates.step": "torch's interface",
     "adamw": "torch's own class",
     "muon": "called by GroupOptimizer",
@@ -428,8 +419,11 @@ FUNCTIONS = public_functions()
 
 def parameters_of(name: str) -> dict[str, Any]:
     """Parameter -> its annotation, of those that a caller passes."""
-    is_left_out = name in NOT_WALKED or name.partition(".")[0] in NOT_WALKED
-    if is_left_out or _EVENT_METHODS.search(name):
+    class_name, _, method_name = name.partition(".")
+    left_out = {name, class_name}
+    if method_name:
+        left_out.add(f"{class_name}.*")
+    if not left_out.isdisjoint(NOT_WALKED) or _EVENT_METHODS.search(name):
         return {}
     parameters = inspect.signature(FUNCTIONS[name]).parameters
     shared: set[str] = set()
