@@ -63,9 +63,10 @@ class Learner:
     """A model, data, an optimizer over layer groups, and the plans to train them.
 
     model: any module; a `Sequential(backbone, head)` splits itself into two layer groups.
-    loss: (outputs, targets) -> scalar mean; parameters of its own (ArcFace) train with the head's
-    rates. metrics: names, functions (outputs, targets) -> number,
-    or torchmetrics objects, or a mapping of names to them. split: where layer groups begin, see
+    loss: (outputs, targets) -> scalar, a mean over the examples; of torch's losses it is known what
+    they are a mean over, and which are sums; parameters of its own (ArcFace) train with the head's
+    rates. metrics: names, functions (outputs, targets) -> number, or torchmetrics objects, or a
+    mapping of names to them, see `create_metrics`. split: where layer groups begin, see
     `split_model`. The other options are those of `LearnerSettings`: optimizer, weight_decay, norm,
     device, precision, runtime, accumulate, clip_norm, mixup, cutmix, label_smoothing, ema,
     callbacks, progress.

@@ -147,6 +147,10 @@ class Task(ABC):
         loss of an exclusive task gets shares of the classes as targets, [B, C], too.
         """
 
+    def checked_loss(self, loss: Loss) -> Loss:
+        """The loss. Raises ValueError for one that takes outputs for something else than here."""
+        return loss
+
     @abstractmethod
     def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example, [B]; see `losses.example_losses`."""

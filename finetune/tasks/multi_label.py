@@ -19,7 +19,7 @@ from finetune.tasks.labels import (
     python_number,
     python_values,
 )
-from finetune.tasks.losses import Loss, example_losses
+from finetune.tasks.losses import Loss, example_losses, takes_probabilities
 from finetune.tasks.metric_adapters import (
     MetricAdapter,
     MetricFactory,
@@ -106,6 +106,15 @@ class MultiLabel(Task):
 
     def default_loss(self, target_std: Tensor | None = None) -> Loss:
         return F.binary_cross_entropy_with_logits
+
+    def checked_loss(self, loss: Loss) -> Loss:
+        if takes_probabilities(loss):
+            raise ValueError(
+                "outputs are logits for task='multi_label', and this loss takes probabilities, so "
+                "that metrics and predictions would take the sigmoid twice; leave it out of the "
+                "model and take nn.BCEWithLogitsLoss"
+            )
+        return loss
 
     def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
         return example_losses(

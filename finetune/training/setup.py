@@ -33,6 +33,7 @@ class Setup:
     scaler: torch.amp.GradScaler | None
 
     def __post_init__(self) -> None:
+        self.data.task.checked_loss(self.loss)
         # a loss that can't be smoothed or mixed is an error now, not at the first step
         _ = self.training_loss, self.loss_weight
 

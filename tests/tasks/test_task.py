@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from test_tasks import SIDE, draw_images, make_learner
+from torch import nn
 
 from finetune import ImageDataLoaders, load_learner, vision_learner
 
@@ -44,3 +45,12 @@ def test_evaluation_of_an_export_tells_the_same_loss(tmp_path: Path) -> None:
     results = predictor.evaluate(learner.data.valid_examples, metrics=["r2"])
     told = learner.validate()
     assert results == pytest.approx({"loss": told["loss"], "r2": told["r2"]}, rel=1e-4)
+
+
+def test_a_loss_of_probabilities_does_not_fit_outputs_that_are_logits() -> None:
+    images, labels = draw_images("multi_label")
+    data = ImageDataLoaders.from_lists(
+        images, labels, task="multi_label", image_size=SIDE, batch_size=12
+    )
+    with pytest.raises(ValueError, match=r"takes probabilities, .* take nn.BCEWithLogitsLoss"):
+        vision_learner(data, "test_efficientnet", weights=None, loss=nn.BCELoss())
