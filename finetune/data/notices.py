@@ -27,11 +27,11 @@ def check_classes(train: Examples) -> None:
     Raises ValueError where all images are of one class: the model would learn to say its name, and
     be right in all of validation.
     """
-    if not train.task.exclusive or not len(train):
-        return
     counts = train.counts()
+    if not counts or not any(counts):
+        return
     missing = [name for name, count in zip(train.classes, counts, strict=True) if not count]
-    if len(missing) == len(train.classes) - 1:
+    if train.task.exclusive and len(missing) == len(train.classes) - 1:
         (only,) = set(train.classes) - set(missing)
         raise ValueError(
             f"all {counted(len(train), 'training image')} are of the class {only!r}, of "

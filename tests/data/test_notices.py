@@ -74,3 +74,16 @@ def test_files_of_one_size_with_other_bytes_are_no_leak(leaking: Path) -> None:
 def test_many_files_are_not_compared(leaking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "FILES_COMPARED", 3)
     ImageDataLoaders.from_folder(leaking, train="train", valid="valid", **SMALL)
+
+
+def test_label_that_only_validation_has_is_named() -> None:
+    labels = [["usual"], ["usual", "rare"]]
+    with pytest.warns(UserWarning, match="1 of 2 classes have no training image: 'rare'"):
+        ImageDataLoaders.from_lists(
+            IMAGES[:4],
+            [labels[0]] * 3 + [labels[1]],
+            is_valid=[False, False, False, True],
+            classes=["rare", "usual"],
+            task="multi_label",
+            **SMALL,
+        )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from finetune import arguments
 from finetune.data.images.decode import ImageSource, image_extensions
 from finetune.data.sources.marks import is_marked
 from finetune.tasks import DEFAULT_TASK, Task
-from finetune.tasks.labels import is_empty, is_missing
+from finetune.tasks.labels import is_empty
 from finetune.wording import counted, did_you_mean
 
 Columns = Mapping[str, Sequence[Any]]
@@ -323,9 +325,13 @@ def _find_image_column(
 
 def _is_image(cell: Any, folder: Path | None) -> bool:
     """Whether a cell holds an image or names one; an empty cell may be one."""
+    if is_empty(cell):
+        return True
     if isinstance(cell, str | Path):
-        return is_empty(cell) or _is_image_path(cell, folder)
-    return not isinstance(cell, float | int) or is_missing(cell)
+        return _is_image_path(cell, folder)
+    if isinstance(cell, Image.Image | bytes | Mapping) or hasattr(cell, "read"):
+        return True
+    return getattr(cell, "ndim", 0) >= 2  # several labels of an image are an array of one dimension
 
 
 def _find_label_column(

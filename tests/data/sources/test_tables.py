@@ -298,6 +298,18 @@ def test_columns_that_can_not_be_told_are_asked_for(tmp_path: Path, text: str, f
         read_csv(write_csv(tmp_path, text), tmp_path, Layout())
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_lists_of_labels_are_no_images(kind: Any) -> None:
+    table = {"tags": [kind(["a", "b"]), kind(["a"])], "file": ["1.jpg", "2.jpg"]}
+    rows = read_table(table, None, Layout(task=MultiLabel()))
+    assert rows.items == [Path("1.jpg"), Path("2.jpg")]
+
+
+def test_content_of_files_may_stand_in_a_table() -> None:
+    table = {"label": ["a", "b"], "image": [{"bytes": b"1", "path": None}] * 2}
+    assert read_table(table, None, Layout()).labels == ["a", "b"]
+
+
 def test_column_of_labels_that_can_not_be_told_is_asked_for(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "id,label,image\n7,a,1.jpg\n")
     with pytest.raises(ValueError, match=r"holds the labels\? pass label_column=, one of \['id', "):
