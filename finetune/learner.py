@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from finetune import arguments, distributed, export, lr_finder, turns
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
+from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.export import FormatName
@@ -131,7 +132,33 @@ class Learner:
 
     @property
     def data(self) -> DataLoaders:
+        """The data that the learner trains on; assign others to go on with them.
+
+        With images of another size this is progressive resizing:
+
+            learner.fine_tune(3)
+            learner.data = ImageDataLoaders.from_folder("photos", image_size=224)
+            learner.fit_one_cycle(2, slice(1e-5, 1e-3))
+
+        Weights and optimizer state stay, images are normalised for the backbone as before, and what
+        `calibrate` and `tune_thresholds` fitted to the other images is given up, with a warning. An
+        unfinished run can't be resumed with other data. Raises ValueError for data of other
+        classes or another task, RuntimeError while a fit runs.
+        """
         return self.trainer.setup.data
+
+    @data.setter
+    def data(self, data: DataLoaders) -> None:
+        if not isinstance(data, DataLoaders):
+            raise TypeError(
+                f"data must be DataLoaders or ImageDataLoaders, got {type(data).__name__}; "
+                "DataLoaders(train, valid) makes them of torch's"
+            )
+        if isinstance(data, ImageDataLoaders) and isinstance(self.data, ImageDataLoaders):
+            before = self.data.preprocessing
+            data = data.for_backbone(before.image_size, before.mean, before.std)
+        self.trainer.use_data(data)
+        self._predictor = None
 
     @property
     def model(self) -> nn.Module:

@@ -40,16 +40,45 @@ def _forget_dead_owners() -> None:
 def memory_bytes() -> int:
     """The memory that this process may use, in bytes.
 
-    It is the machine's, or the container's where that is less. Under torchrun the processes on a
-    machine share it equally.
+    It is the machine's, or what a container, systemd or SLURM allows where that is less. Under
+    torchrun the processes on a machine share it equally.
     """
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this platform
         installed = 8 << 30
-    limits = [installed]
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # "max" is no limit
-            limits.append(int(Path(file).read_text()))
+    limits = [installed, *cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     local_processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     return min(limits) // local_processes
+
+
+def cgroup_limits(membership: Path, root: Path) -> list[int]:
+    """The limits in bytes of the control groups that a process is in; none on other systems.
+
+    A group is limited by all groups above it, too, and a process of a service or a batch job is
+    rarely in the topmost one. In a container the path of its group may be that on the host, and
+    the container sees its own group as the topmost.
+
+    membership: /proc/PID/cgroup, with a line "0::PATH" of version 2, and lines such as
+    "4:memory:PATH" of version 1. root: where the groups are mounted. See cgroups(7).
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            with suppress(OSError, ValueError):  # no such file, or "max", which is no limit
+                limits.append(int((folder / name).read_text()))
+    return limits

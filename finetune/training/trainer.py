@@ -266,6 +266,35 @@ class Trainer:
             if id(callback) not in lasting:
                 self._stored_callbacks[name] = callback.state_dict()
 
+    # --- data
+
+    def use_data(self, data: DataLoaders) -> None:
+        """Goes on with other data of the same classes and task; see `Learner.data`."""
+        if self._is_running:
+            raise RuntimeError("data can't be changed while a fit runs; stop it or let it end")
+        before = self.setup.data
+        if data.task.name != before.task.name:
+            raise ValueError(
+                f"data must be for task={before.task.name!r} as before, got {data.task.name!r}; "
+                "make a new learner for another task"
+            )
+        if data.classes != before.classes:
+            raise ValueError(
+                f"data must have the classes of before, {_as_list(before.classes)}, got "
+                f"{_as_list(data.classes)}; make a new learner for other classes"
+            )
+        if self._post_processing.temperature != 1:
+            _warn_of_other_data("calibrate()", "its temperature is", "calibrate")
+        if self._post_processing.thresholds:
+            _warn_of_other_data("tune_thresholds()", "its thresholds are", "tune them")
+        if self.run is not None:
+            # as a run of a file, it is compared with the data before it is resumed
+            settings = self.setup.settings.to_dict()
+            self._stored_run = self.run.to_dict(self.setup.steps_per_epoch, settings)
+            self.run = None
+        self.setup = replace(self.setup, data=data)
+        self.post_processing = PostProcessing()
+
     # --- the version of the weights, and what was fitted to one
 
     def weights_version(self) -> tuple[Any, ...]:
@@ -474,6 +503,10 @@ class Trainer:
             return
         runtime.place(self.setup.model)
         self.setup = replace(self.setup, runtime=runtime, scaler=runtime.gradient_scaler())
+
+
+def _warn_of_other_data(call: str, what_is: str, again: str) -> None:
+    warn(f"{call} was for other data; {what_is} given up, {again} again")
 
 
 def _warn_of_change(call: str, what_is: str, again: str) -> None:

@@ -1,9 +1,10 @@
 import threading
+from pathlib import Path
 
 import pytest
 
 from finetune.data import memory
-from finetune.data.memory import MEMORY_FRACTION, memory_bytes, reserve
+from finetune.data.memory import MEMORY_FRACTION, cgroup_limits, memory_bytes, reserve
 
 
 class Owner:
@@ -76,3 +77,47 @@ def test_processes_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = memory_bytes()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert memory_bytes() == whole // 4
+
+
+# --- limits of control groups
+
+
+def limits_of(folder: Path, membership: str, files: dict[str, str]) -> list[int]:
+    """The limits of a process in these groups, sorted, with the files of a mounted tree."""
+    (folder / "self").write_text(membership)
+    for name, text in files.items():
+        file = folder / "mount" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return sorted(cgroup_limits(folder / "self", folder / "mount"))
+
+
+def test_the_limits_of_all_groups_above_count(tmp_path: Path) -> None:
+    """As systemd sets them: `systemd-run --scope -p MemoryMax=...`."""
+    files = {
+        "user.slice/memory.max": "9000\n",
+        "user.slice/run-1.scope/memory.max": "max\n",
+        "user.slice/run-1.scope/job/memory.max": "5000\n",
+        "other.slice/memory.max": "7\n",
+    }
+    assert limits_of(tmp_path, "0::/user.slice/run-1.scope/job\n", files) == [5000, 9000]
+
+
+def test_limits_of_the_first_version_are_those_of_its_memory_controller(tmp_path: Path) -> None:
+    """As SLURM sets them on older systems."""
+    membership = "9:name=systemd:/a\n4:cpu,memory:/slurm/job_1/step_0\n0::/\n"
+    files = {
+        "memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "memory/slurm/job_1/memory.limit_in_bytes": "3000\n",
+        "memory/slurm/job_1/step_0/memory.limit_in_bytes": "4000\n",
+    }
+    assert limits_of(tmp_path, membership, files) == [3000, 4000, 9223372036854771712]
+
+
+def test_a_container_is_limited_by_the_group_that_it_sees_as_the_topmost(tmp_path: Path) -> None:
+    files = {"memory.max": "8000\n"}
+    assert limits_of(tmp_path, "0::/docker/0123\n", files) == [8000]
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert cgroup_limits(tmp_path / "missing", tmp_path) == []
