@@ -37,6 +37,7 @@ from finetune.models.layer_groups import LayerGroups
 from finetune.models.loss_group import module_of
 from finetune.models.splitting import Split
 from finetune.models.wrappers import check_not_wrapped
+from finetune.modes import check_trainable, usual_modes
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
 from finetune.options import takes_options
@@ -84,6 +85,7 @@ class Learner:
     [('frozen', 0), ('unfrozen', 0), ('unfrozen', 1)]
     """
 
+    @usual_modes()
     @takes_options(LearnerSettings)
     def __init__(
         self,
@@ -99,6 +101,7 @@ class Learner:
         arguments.instance("data", data, DataLoaders, "such as DataLoaders(train, valid)")
         arguments.instance("model", model, nn.Module)
         check_not_wrapped(model)
+        check_trainable(model)
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
         runtime.place(model)
@@ -149,11 +152,7 @@ class Learner:
 
     @data.setter
     def data(self, data: DataLoaders) -> None:
-        if not isinstance(data, DataLoaders):
-            raise TypeError(
-                f"data must be DataLoaders or ImageDataLoaders, got {type(data).__name__}; "
-                "DataLoaders(train, valid) makes them of torch's"
-            )
+        arguments.instance("data", data, DataLoaders, "such as DataLoaders(train, valid)")
         if isinstance(data, ImageDataLoaders) and isinstance(self.data, ImageDataLoaders):
             before = self.data.preprocessing
             data = data.for_backbone(before.image_size, before.mean, before.std)
@@ -687,6 +686,7 @@ class Learner:
         """
         self.trainer.load(arguments.path("path", path))
 
+    @usual_modes()
     def export(
         self,
         folder: str | Path,

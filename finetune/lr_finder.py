@@ -14,6 +14,7 @@ from finetune.interpret.range_test import plot_range_test
 from finetune.models.group_values import LearningRates
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
+from finetune.modes import usual_modes
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
 from finetune.training.divergence import DivergenceError
@@ -60,6 +61,7 @@ class LearningRateCurve:
         return plot_range_test(self.lrs, self.losses, judged, self.suggestions, groups=groups)
 
 
+@usual_modes()
 def range_test(
     setup: Setup,
     *,

@@ -17,12 +17,14 @@ from finetune.models.backbones import Weights, check_name, input_size_of, normal
 from finetune.models.classifier import Architecture, ImageClassifier
 from finetune.models.heads import HeadKind, TargetScale
 from finetune.models.splitting import Split
+from finetune.modes import usual_modes
 from finetune.options import takes_options
 from finetune.randomness import isolated, seed_everything
 from finetune.tasks import Loss, Task
 from finetune.training.runtime.runtime import Runtime, available_device
 
 
+@usual_modes()
 @takes_options(LearnerSettings)
 def vision_learner(
     data: ImageDataLoaders,
@@ -98,6 +100,7 @@ def _default_loss(task: Task, model: ImageClassifier) -> Loss:
     return task.default_loss(None if scale is None else scale.std)
 
 
+@usual_modes()
 def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
     """The model that `learner.export(folder)` wrote, ready to predict and to be evaluated.
 

@@ -127,7 +127,7 @@ def test_data_of_another_task_are_refused():
 
 
 def test_data_are_data_loaders():
-    with pytest.raises(TypeError, match=r"data must be DataLoaders .* got DataLoader; DataLoaders"):
+    with pytest.raises(TypeError, match=r"data must be .*DataLoaders.* got .*DataLoader"):
         tiny_learner().data = DataLoader(tiny_pairs(), 4)
 
 

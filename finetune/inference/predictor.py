@@ -27,6 +27,7 @@ from finetune.interpret.activation import ActivationMap
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.metrics import Metrics, create_metrics
+from finetune.modes import usual_modes
 from finetune.nested import main_output
 from finetune.tasks import (
     DEFAULT_TASK,
@@ -210,6 +211,7 @@ class Predictor:
             progress=progress,
         )
 
+    @usual_modes()
     def probabilities(self, items: Sequence[Any]) -> Tensor:
         """Probabilities of one batch, float32 [len(items), classes] on the CPU.
 
@@ -219,6 +221,7 @@ class Predictor:
             raise ValueError("items is empty; a batch has at least one")
         return self._probabilities_of(self.pipeline.inputs(items, self.runtime.device))
 
+    @usual_modes()
     @torch.no_grad()
     def _probabilities_of(self, inputs: Any) -> Tensor:
         # not the precision of passes over data: a single answer is computed in float32
@@ -258,6 +261,7 @@ class Predictor:
         outputs: Outputs = self._kept["outputs"]
         return outputs
 
+    @usual_modes()
     def _compute_outputs(self, source: Source, view: int | None = None) -> Outputs:
         outputs = compute_outputs(
             self._model_for_pass(),
@@ -303,6 +307,7 @@ class Predictor:
             image=outputs.image,
         )
 
+    @usual_modes()
     def evaluate(
         self, source: LoaderLike | Outputs | None = None, *, metrics: Metrics | None = None
     ) -> dict[str, float]:
@@ -376,6 +381,7 @@ class Predictor:
         """
         return self._features(self._reader.open(source, labelled=False), {})
 
+    @usual_modes()
     def _features(self, source: Source, weights: Mapping[str, Tensor]) -> Features:
         return compute_features(
             self._model_for_pass(), source, self.pipeline, self.runtime, weights=weights
@@ -430,6 +436,7 @@ class Predictor:
 
     # --- where in an image
 
+    @usual_modes()
     def activation_map(
         self, item: Any, target: str | int | None = None, *, layer: str | None = None
     ) -> ActivationMap:

@@ -14,6 +14,7 @@ from finetune.data.loaders import DataLoaders
 from finetune.files.fingerprints import Fingerprint
 from finetune.files.locks import held
 from finetune.files.names import beside
+from finetune.modes import usual_modes
 from finetune.tasks import PostProcessing
 from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
@@ -72,6 +73,7 @@ class Trainer:
             self.origin.follow(change)
             self.average.follow_change(change)
 
+    @usual_modes()
     def start(
         self,
         request: PlanRequest,
@@ -140,6 +142,7 @@ class Trainer:
             return None
         return FrozenPrefixes(self.setup)
 
+    @usual_modes()
     def resolve(self, request: PlanRequest, *, cache_features: bool = True) -> Plan:
         """The plan that `start` would run; nothing of the learner changes.
 
@@ -178,6 +181,7 @@ class Trainer:
         self.load_state_dict(content, checkpoint)
         return Run.from_dict(content["run"], plan)
 
+    @usual_modes()
     def resume(
         self,
         callbacks: Sequence[Callback],
