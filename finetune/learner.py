@@ -714,6 +714,12 @@ class Learner:
             return
         if not isinstance(self.model, ImageClassifier):
             raise ValueError(_ONLY_OF_VISION)
+        if not self.model.is_as_described:
+            raise ValueError(
+                "layers of the model were replaced after vision_learner made it, so that an "
+                "exported model could not be rebuilt; "
+                "save learner.model.state_dict() and rebuild the model in your own code"
+            )
         broken = non_finite_weights(self.model)
         if broken:
             raise ValueError(

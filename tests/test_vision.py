@@ -136,3 +136,28 @@ def test_checkpointed_activations_train_to_the_same_losses(photos: Path) -> None
         learner.fit_one_cycle(1)
         losses.append([row.loss for row in learner.history.steps])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+def test_an_exported_model_gives_its_backbone_to_another_learner(
+    photos: Path, tmp_path: Path, head: str
+) -> None:
+    learner = learner_on(photos, head=head)
+    learner.export(tmp_path / "model")
+    for weights in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+        other = learner_on(photos, seed=1, weights=weights)
+        assert same_state(other.model.backbone.state_dict(), learner.model.backbone.state_dict())
+
+
+def test_a_replaced_head_trains_and_predicts_and_is_not_exported(
+    photos: Path, tmp_path: Path
+) -> None:
+    learner = learner_on(photos)
+    width = learner.model.head[0].num_features
+    learner.model.head = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(width, 3))
+    before = learner.model.head[1].weight.detach().clone()
+    learner.fine_tune(1)
+    assert not torch.equal(learner.model.head[1].weight, before)
+    assert learner.predict(photos / "red" / "000.jpg").label in learner.data.classes
+    with pytest.raises(ValueError, match="layers of the model were replaced"):
+        learner.export(tmp_path / "model")

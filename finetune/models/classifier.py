@@ -68,6 +68,12 @@ class ImageClassifier(nn.Sequential):
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__(OrderedDict(backbone=backbone, head=head))
         self.architecture = architecture
+        self._as_made = repr(self)  # of the layers alone, which the description rebuilds
+
+    @property
+    def is_as_described(self) -> bool:
+        """Whether the layers are those that the description rebuilds, and none was replaced."""
+        return repr(self) == self._as_made
 
     def source(self) -> str:
         """Python code that makes `backbone` and `head` without finetune, and without weights."""
