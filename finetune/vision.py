@@ -42,8 +42,8 @@ def vision_learner(
     """A Learner with a pretrained backbone and a new head; images are normalised to suit it.
 
     backbone: any timm model name, or one of torchvision's as "torchvision/resnet50". weights:
-    "pretrained" downloads them; a path to a .safetensors or .pth file, or a mapping of tensors, is
-    used instead; None is random weights.
+    "pretrained" downloads them; a path to a .safetensors or .pth file or to an exported folder, or
+    a mapping of tensors, is used instead; None is random weights.
     head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
     outputs for the backward pass and compute the others again: less memory, more time.
     metrics, loss: None is what suits the task of the data: accuracy and cross-entropy; F1, accuracy

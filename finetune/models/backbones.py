@@ -12,7 +12,11 @@ from finetune import arguments
 from finetune.files.integrity import DamagedError, check_described, check_torch_file
 from finetune.models import hub, torchvision_backbones
 from finetune.models.finite import broken_in_words, non_finite_weights
+from finetune.models.weight_names import tensors_of
 from finetune.wording import did_you_mean
+
+_EXPORTED = "model.safetensors"
+"""The weights in a folder that `Learner.export` wrote."""
 
 Weights: TypeAlias = "Literal['pretrained'] | str | Path | Mapping[str, Tensor] | None"
 """What weights a backbone begins with, see `create_backbone`."""
@@ -45,8 +49,9 @@ def create_backbone(name: str, *, image_size: int, weights: Weights = "pretraine
     name: any timm model name, with or without a tag of pretrained weights, or one of torchvision's
     as "torchvision/resnet50".
     image_size: pixels; timm's architectures that are built for one size are built for this one.
-    weights: "pretrained" downloads them; a path (.safetensors, .pth) or a mapping of tensors is
-    used instead; None leaves random weights.
+    weights: "pretrained" downloads them; a path (.safetensors, .pth, an exported folder) or a
+    mapping of tensors is used instead; None leaves random weights. They may be of a model that has
+    the backbone as a part, and of another image size, see `weight_names.tensors_of`.
 
     Raises ValueError for an unknown name, and WeightsError when the weights are not available or do
     not fit: weights are random only where the caller asks for it.
@@ -156,11 +161,15 @@ def checkpoint_activations(backbone: nn.Module) -> None:
 
 
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """Reads names and tensors from a .safetensors or .pth file, without unpickling code.
+    """Reads names and tensors, without unpickling code.
+
+    path: of a .safetensors or .pth file, or of a folder that `Learner.export` wrote.
 
     Raises WeightsError if there is no such file, or it is damaged or holds something else.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / _EXPORTED
     if not path.is_file():
         raise WeightsError(f"there is no weights file {str(path)!r}")
     try:
@@ -191,13 +200,12 @@ def _why_unreadable(error: Exception) -> str:
 
 def _state_dict_of(content: object, path: Path) -> Mapping[str, Tensor]:
     """The tensors in what was saved to a .pth file, perhaps a whole training checkpoint."""
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not _all_tensors(content.values()):
         raise WeightsError(f"{str(path)!r} holds no mapping of names to tensors")
-    # torch's data parallel wrappers put "module." in front of every name
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return content
 
 
 def _all_tensors(values: Iterable[object]) -> bool:
@@ -211,6 +219,10 @@ def _load(backbone: nn.Module, name: str, weights: Mapping[str, Tensor], source:
     fit.
     """
     backbone_state = backbone.state_dict()
+    try:
+        weights = tensors_of(backbone, weights)
+    except ValueError as error:
+        raise WeightsError(f"{source} not fit {name!r}: it {error}") from None
     missing = [key for key in backbone_state if key not in weights]
     misshapen = []
     for key, tensor in backbone_state.items():

@@ -80,10 +80,35 @@ def test_a_pth_file_is_used_bit_for_bit(tmp_path: Path, nesting: str):
     assert same_state(load(str(tmp_path / "w.pth")).state_dict(), state)
 
 
-def test_the_prefix_of_data_parallel_is_dropped(tmp_path: Path):
+PREFIXES = ["module.", "model.", "backbone.", "_orig_mod.", "module._orig_mod.", "net.encoder."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_of_all_names_is_taken_away(tmp_path: Path, prefix: str):
     state = random_state()
-    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "w.pth")
+    content = {prefix + name: value for name, value in state.items()}
+    content["head.weight"] = torch.zeros(2, 2)
+    torch.save(content, tmp_path / "w.pth")
     assert same_state(load(tmp_path / "w.pth").state_dict(), state)
+
+
+def test_weights_of_two_models_that_fit_are_an_error():
+    state = random_state()
+    both = {f"{who}.{name}": t for who in ("student", "teacher") for name, t in state.items()}
+    with pytest.raises(WeightsError, match=r"models that fit, under 'student\.' and 'teacher\.'"):
+        load(both)
+
+
+def test_position_embeddings_are_resampled_for_another_image_size():
+    torch.manual_seed(0)
+    large = create_backbone("test_vit", image_size=160, weights=None)
+    small = create_backbone("test_vit", image_size=96, weights=large.state_dict())
+    plain = dict(large.named_parameters())
+    for name, parameter in small.named_parameters():
+        if name != "pos_embed":
+            assert torch.equal(parameter, plain[name])
+    mean_before, mean_after = plain["pos_embed"].mean(1), small.pos_embed.mean(1)
+    assert torch.allclose(mean_before, mean_after, atol=0.01)
 
 
 def test_a_mapping_of_tensors_is_used_bit_for_bit():
