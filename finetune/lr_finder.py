@@ -113,6 +113,7 @@ def _curve(
         isolated(),
         closing(_endless(setup, seed)) as batches,
         distributed.wrapped(groups.model) as net,
+        setup.optimizer.weights.training(),
     ):
         step = TrainStep(net, setup, seed)
         groups.set_training_modes()

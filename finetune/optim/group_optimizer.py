@@ -15,6 +15,14 @@ from finetune.models.layer_groups import LayerGroups
 from finetune.models.model_change import ModelChange
 from finetune.optim.factories import OptimizerFactory, adamw
 from finetune.optim.membership import make_param_groups
+from finetune.optim.protocols import (
+    Closure,
+    EvaluationWeights,
+    load_base_states,
+    needs_closure,
+    state_of,
+    without_base,
+)
 
 _KERNELS = ("fused", "foreach", "capturable", "differentiable")
 """Entries of a param group that are not saved: a run may go on where there are other kernels."""
@@ -66,6 +74,14 @@ class GroupOptimizer:
         self.torch_optimizers = tuple(optimizers.values())
         # made once: a gradient scaler remembers by identity what it has unscaled
         self._for_scaler = _as_one(self.torch_optimizers)
+        self.needs_closure = any(map(needs_closure, self.torch_optimizers))
+        if self.needs_closure and len(self.torch_optimizers) > 1:
+            names = ", ".join(type(optimizer).__name__ for optimizer in self.torch_optimizers)
+            raise ValueError(
+                "an optimizer that needs a closure, such as SAM, must be the only one, since it "
+                f"computes the gradients of all groups again; got {names}"
+            )
+        self.weights = EvaluationWeights(self.torch_optimizers)
         self._set_initial_values()
 
     def follow_model(self) -> ModelChange:
@@ -137,10 +153,7 @@ class GroupOptimizer:
     @property
     def has_momentum(self) -> bool:
         """Whether there is a momentum (or beta1) for a schedule to move."""
-        for optimizer in self.torch_optimizers:
-            if "momentum" in optimizer.defaults or "betas" in optimizer.defaults:
-                return True
-        return False
+        return any("momentum" in param_group.slots for param_group in self._param_groups)
 
     @property
     def base_momentum(self) -> tuple[float, ...] | None:
@@ -159,9 +172,13 @@ class GroupOptimizer:
         for param_group in self._param_groups:
             param_group.apply_values()
 
-    def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
+    def step(
+        self, scaler: torch.amp.GradScaler | None = None, closure: Closure | None = None
+    ) -> None:
         """Updates every parameter that has a gradient, once.
 
+        closure: where `needs_closure`, computes loss and gradients again at the weights that the
+        optimizer has put in place by then.
         A scaler skips the step of all optimizers when a gradient of any of them is not finite.
         """
         self.apply_values()
@@ -169,7 +186,10 @@ class GroupOptimizer:
             scaler.step(self._for_scaler)
             return
         for optimizer in self.torch_optimizers:
-            optimizer.step()
+            if self.needs_closure:
+                optimizer.step(closure)
+            else:
+                optimizer.step()
 
     def unscale(self, scaler: torch.amp.GradScaler) -> None:
         """Divides the gradients by the scaler's factor, in place."""
@@ -187,8 +207,9 @@ class GroupOptimizer:
         state = {}
         for param_group in self._param_groups:
             for name, parameter in param_group.parameters.items():
-                if parameter in param_group.optimizer.state:
-                    state[name] = dict(param_group.optimizer.state[parameter])
+                state_of_parameter = state_of(param_group.optimizer, parameter)
+                if state_of_parameter:
+                    state[name] = state_of_parameter
         return state
 
     def load_state_dict(self, saved: dict[str, dict[str, Any]]) -> None:
@@ -202,16 +223,54 @@ class GroupOptimizer:
             # torch's own state has numbers in the place of names
             for number, name in enumerate(self._names_of(optimizer)):
                 if name in saved:
-                    state[number] = dict(saved[name])
+                    state[number] = without_base(saved[name])
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            parameters = self._parameters_of(optimizer)
+            of_parameters = {parameters[name]: saved[name] for name in parameters if name in saved}
+            load_base_states(optimizer, of_parameters)
+
+    def _parameters_of(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """The parameters of one torch optimizer by name, in its order."""
+        parameters: dict[str, Tensor] = {}
+        for param_group in self._param_groups:
+            if param_group.optimizer is optimizer:
+                parameters |= param_group.parameters
+        return parameters
+
+    def mode(self) -> dict[str, Any]:
+        """Whether the weights are those of training, and if not, what those are, by name.
+
+        For optimizers that evaluate other weights than they train; empty for any other.
+        """
+        if not self.weights:
+            return {}
+        names = {}
+        for param_group in self._param_groups:
+            for name, parameter in param_group.parameters.items():
+                names[parameter] = name
+        aside = {}
+        if self.weights.aside:
+            for parameter, weight in zip(self.weights.parameters, self.weights.aside, strict=True):
+                aside[names[parameter]] = weight
+        return {"is_training": self.weights.is_training, "aside": aside}
+
+    def load_mode(self, saved: Mapping[str, Any]) -> None:
+        """Restores what `mode` returned, after the weights; the model gets those of evaluation."""
+        if not self.weights or not saved:
+            return
+        self.weights.is_training = saved["is_training"]
+        self.weights.to_evaluation()
+        aside = saved["aside"]
+        if aside:
+            weight_of = {}
+            for param_group in self._param_groups:
+                for name, parameter in param_group.parameters.items():
+                    weight_of[parameter] = aside.get(name, parameter)
+            self.weights.keep_aside([weight_of[p] for p in self.weights.parameters])
 
     def _names_of(self, optimizer: Optimizer) -> list[str]:
         """The names of the parameters of one torch optimizer, in its order."""
-        names: list[str] = []
-        for param_group in self._param_groups:
-            if param_group.optimizer is optimizer:
-                names.extend(param_group.names)
-        return names
+        return list(self._parameters_of(optimizer))
 
     def check_fits(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Raises ValueError for state that is not of these parameters and their optimizers."""
@@ -256,7 +315,8 @@ def _check_has_rate(optimizer: Optimizer) -> None:
     if "lr" not in optimizer.defaults:
         name = type(optimizer).__name__
         raise ValueError(
-            f"{name} has no lr for each group; scale its updates instead: "
+            f"{name} has no lr for each group; pass functools.partial({name}, ..., lr=0.1) if it "
+            "takes one, or else scale its updates: "
             f"optimizer=functools.partial(ScaledUpdates, optimizer={name})"
         )
 

@@ -19,6 +19,7 @@ from finetune import arguments
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.factories import OptimizerFactory, build_optimizer, split_by_factory
+from finetune.optim.protocols import has_modes
 
 _SHARED = ("lr", "momentum", "weight_decay")
 """Hyper-parameters that all optimizers of a layer group take from the group at every step.
@@ -165,7 +166,7 @@ def make_param_groups(
                 names=list(share.parameters),
                 optimizer=optimizer,
                 index=group_counts[factory_id],
-                slots=_slots(optimizer.defaults),
+                slots=_slots(optimizer),
                 owner=share.owner,
             )
         )
@@ -215,15 +216,17 @@ def _build_optimizers(shares: Sequence[_Share]) -> dict[int, Optimizer]:
     }
 
 
-def _slots(defaults: dict[str, Any]) -> dict[str, Slot]:
+def _slots(optimizer: Optimizer) -> dict[str, Slot]:
     """The hyper-parameters of an optimizer that are real numbers; betas are momentum, beta2, ..."""
     slots: dict[str, Slot] = {}
-    for key, value in defaults.items():
+    # a schedule-free optimizer tells its two kinds of weights by beta1, so no cycle may move it
+    first_beta = "beta1" if has_modes(optimizer) else "momentum"
+    for key, value in optimizer.defaults.items():
         if _is_real_number(key, value):
             slots[key] = Slot(key)
         elif key == "betas":
             for position in range(len(value)):
-                name = "momentum" if position == 0 else f"beta{position + 1}"
+                name = first_beta if position == 0 else f"beta{position + 1}"
                 slots[name] = Slot(key, position)
     return slots
 

@@ -61,9 +61,10 @@ class ScaledUpdates(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step of the inner optimizer, scaled. Parameters without a gradient stay."""
-        if closure is not None:
-            raise ValueError("ScaledUpdates takes no closure")
+        """One step of the inner optimizer, scaled. Parameters without a gradient stay.
+
+        closure: for an inner optimizer that needs one.
+        """
         moving = []
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -71,7 +72,10 @@ class ScaledUpdates(Optimizer):
             if parameters:  # torch's foreach functions refuse empty lists
                 moving.append((group, parameters, weights_before))
         self._hand_settings_to_inner()
-        self.inner.step()
+        if closure is None:
+            self.inner.step()
+        else:
+            self.inner.step(closure)
         self._take_settings_from_inner()
         for group, parameters, weights_before in moving:
             scaled = torch._foreach_lerp(weights_before, parameters, group["lr"])

@@ -87,7 +87,12 @@ class Loop:
             keep_freed_memory()
         self._saved_at = time.monotonic()
         try:
-            with isolated(), deferred_signals() as self._interruption, self.average.aside(model):
+            with (
+                isolated(),
+                deferred_signals() as self._interruption,
+                self.average.aside(model),
+                self.setup.optimizer.weights.training(),
+            ):
                 self._run_phases(run)
             self._overflow.warn_if_nothing_moved()
             self.average.forget()

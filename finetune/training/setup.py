@@ -36,6 +36,11 @@ class Setup:
         self.data.task.checked_loss(self.loss)
         # a loss that can't be smoothed or mixed is an error now, not at the first step
         _ = self.training_loss, self.loss_weight
+        if self.scaler is not None and self.optimizer.needs_closure:
+            raise ValueError(
+                "an optimizer that needs a closure, such as SAM, can't train in fp16, whose "
+                "gradients are scaled; use precision='bf16' or 'fp32'"
+            )
 
     @property
     def training_loss(self) -> Loss:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,12 +89,23 @@ class TrainStep:
         optimizer, scaler = self.setup.optimizer, self.setup.scaler
         with self.meter.measuring(optimizer.groups, step, scaler):
             self._clip()
-            optimizer.step(scaler)
+            optimizer.step(scaler, partial(self._gradients_again, batches, view, epoch, step))
         if scaler is not None:
             scaler.update()
         optimizer.zero_grad()
         self.average.update()
         return mean_loss
+
+    def _gradients_again(
+        self, batches: Sequence[Batch], view: int | None, epoch: int, step: int
+    ) -> Tensor:
+        """The same gradients at other weights; running statistics have seen the batch already."""
+        self.setup.optimizer.zero_grad()
+        with torch.enable_grad(), self._still.unmoved():
+            loss = self._compute_gradients(batches, view, epoch, step)
+        self._exchange_gradients_of_loss()
+        self._clip()
+        return loss
 
     def validate(self) -> dict[str, float]:
         """Loss and metrics of the averaged weights, or else of the present ones.
@@ -102,7 +114,10 @@ class TrainStep:
         """
         if self.setup.data.valid is None:
             return {}
-        with self.average.in_place():
+        if self.average.decay is not None:
+            with self.average.in_place():
+                return validate(self.setup)
+        with self.setup.optimizer.weights.evaluating():
             return validate(self.setup)
 
     def _nothing_counts(self, batches: Sequence[Batch]) -> bool:

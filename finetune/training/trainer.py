@@ -375,6 +375,7 @@ class Trainer:
                 "classes": [group.optimizer for group in groups],
                 "state": setup.optimizer.state_dict(),
                 "settings": setup.optimizer.settings(),
+                "mode": setup.optimizer.mode(),
             },
             "scaler": scaler_state,
             "groups": self._group_states(),
@@ -433,6 +434,7 @@ class Trainer:
         optimizer.load_settings(content["optimizer"]["settings"])
         self._use(self._runtime_to_continue(content["runtime"]))
         model.load_state_dict(content["model"])
+        optimizer.load_mode(content["optimizer"].get("mode", {}))
         loss_module = optimizer.groups.loss_module
         if loss_module is not None and content.get("loss"):
             loss_module.load_state_dict(content["loss"])

@@ -31,13 +31,26 @@ class StillStatistics:
         if not self._is_needed:
             yield
             return
-        before = [buffer.clone() for buffer in self._buffers]
+        before = self._copies()
         yield
         if not self._is_known:
             unmoved = map(torch.equal, self._buffers, before)
             self._is_needed = not all(unmoved)
             self._is_known = True
         if self._is_needed:
-            with torch.no_grad():
-                for buffer, value in zip(self._buffers, before, strict=True):
-                    buffer.copy_(value)
+            self._put_back(before)
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Put it around a forward pass that sees a batch for the second time."""
+        before = self._copies()
+        yield
+        self._put_back(before)
+
+    def _copies(self) -> list[Tensor]:
+        return [buffer.clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def _put_back(self, values: list[Tensor]) -> None:
+        for buffer, value in zip(self._buffers, values, strict=True):
+            buffer.copy_(value)
