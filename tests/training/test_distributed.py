@@ -33,6 +33,18 @@ from finetune.training import checkpoint
 from finetune.training.events import FitStart, Precompute, StepEnd
 from finetune.training.setup import Loss
 
+
+class Scaled(nn.Module):
+    """Cross-entropy of scaled outputs; the scales train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs * self.scale, targets)
+
+
 RUNS = {
     "plain": {},
     "accumulating": {"accumulate": 3},
@@ -40,6 +52,7 @@ RUNS = {
     "averaged": {"ema": 0.9, "label_smoothing": 0.1},
     "weighted": {"loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 7.0]))},
     "ignoring": {"loss": nn.CrossEntropyLoss(ignore_index=0), "accumulate": 3},
+    "learned": {"loss": Scaled(), "clip_norm": 0.5},
     "summed": {"loss": nn.CrossEntropyLoss(reduction="sum"), "accumulate": 2},
 }
 FROZEN_RUNS = {
@@ -133,8 +146,11 @@ def new_learner(loss: Loss = nn.functional.cross_entropy, **options: object) -> 
 
 
 def outcome(learner: Learner) -> dict:
+    state = learner.model.state_dict()
+    if learner.layer_groups.loss_group is not None:
+        state |= learner.layer_groups.loss_group.parameters
     return {
-        "model": {n: v.clone() for n, v in learner.model.state_dict().items()},
+        "model": {n: v.detach().clone() for n, v in state.items()},
         "steps": [(row.phase, row.loss) for row in learner.history.steps],
         "epochs": [(row.train_loss, dict(row.valid)) for row in learner.history.epochs],
     }
