@@ -1,5 +1,11 @@
 """finetune: from a folder of images to a classifier you trust."""
 
+# what takes seconds to import comes first: Ctrl-C meanwhile is said without all that is imported
+try:
+    import timm as _timm  # noqa: F401  (it brings torch and torchvision)
+except KeyboardInterrupt:
+    raise KeyboardInterrupt from None
+
 from finetune.callbacks.csv_log import CSVLog
 from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.history import History

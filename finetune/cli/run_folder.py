@@ -53,20 +53,23 @@ def _absolute(path: str | None) -> str | None:
 
 @contextmanager
 def claimed(output: Path, config: TrainConfig) -> Iterator[None]:
-    """Holds the folder for one run, and leaves it again; a folder with nothing in it is removed.
+    """Holds the folder for one run, and leaves it again; new folders without content are removed.
 
     Raises InUseError where another run is in it, and FileExistsError unless a run may begin or
     continue in it, see `check_free`.
     """
     if output.exists() and not output.is_dir():
         raise _no_run_folder(output)
+    # innermost first
+    new_folders = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         with locks.held(output / LOCK, repr(str(output))):
             check_free(output, config)
             yield
     finally:
-        with suppress(OSError):
-            output.rmdir()
+        for folder in new_folders:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def check_free(output: Path, config: TrainConfig) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import finetune_command
+import finetune
 from finetune.cli import main
+
+ROOT = Path(finetune.__file__).parents[1]
 
 
 def interrupted(name: str) -> None:
@@ -27,12 +29,11 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(
     assert capsys.readouterr().err == "interrupted; the same command continues the run\n"
 
 
-def test_ctrl_c_while_the_package_is_imported_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(importlib, "import_module", interrupted)
-    assert finetune_command.main() == 130
-    assert capsys.readouterr().err == "interrupted\n"
+def test_ctrl_c_while_the_package_is_imported_shows_one_place_of_it(tmp_path: Path) -> None:
+    (tmp_path / "timm.py").write_text("raise KeyboardInterrupt")
+    done = in_a_process(f"PYTHONPATH={tmp_path}:{ROOT} {sys.executable} -m finetune --help")
+    assert done.stderr.endswith("\nKeyboardInterrupt\n")
+    assert done.stderr.count("/finetune/") == 1
 
 
 def test_the_package_is_the_command_and_a_reader_may_leave_early() -> None:

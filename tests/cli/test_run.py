@@ -306,7 +306,7 @@ def test_export_of_a_model_without_a_record_of_its_training(
     old = tmp_path / "old"
     shutil.copytree(run_folder / "model", old)
     description = json.loads((old / "model.json").read_text())
-    for name in ("training", "data", "results", "formats"):
+    for name in ("training", "data", "results", "formats", "sha256"):
         description.pop(name, None)
     (old / "model.json").write_text(json.dumps({**description, "version": 1}))
     assert main(["export", str(old), "--output", str(tmp_path / "new")]) == 0
