@@ -24,7 +24,7 @@ class _Turns:
         self.of_thread = threading.local()
 
     @contextmanager
-    def taken(self, *, alone: bool) -> Iterator[None]:
+    def turn(self, *, alone: bool) -> Iterator[None]:
         # a turn inside of a turn is a part of it; whoever waited for himself would wait for ever
         if getattr(self.of_thread, "has_turn", False):
             yield
@@ -84,12 +84,12 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def alone() -> Iterator[None]:
     """For what changes weights, modules, or the global generators; a turn of nobody else."""
-    with _turns.taken(alone=True):
+    with _turns.turn(alone=True):
         yield
 
 
 @contextmanager
 def shared() -> Iterator[None]:
     """For what only reads them, such as a forward pass in evaluation; in turn with `alone`."""
-    with _turns.taken(alone=False):
+    with _turns.turn(alone=False):
         yield

@@ -112,8 +112,8 @@ def check_suffix(name: str, file: str, suffixes: Iterable[str]) -> None:
     """
     known = list(suffixes)
     if Path(file).suffix.lower() not in known:
-        *others, last = known
-        raise ValueError(f"{name}='{file}' must end in {', '.join(others)} or {last}")
+        *all_but_last, last = known
+        raise ValueError(f"{name}='{file}' must end in {', '.join(all_but_last)} or {last}")
 
 
 def in_options(message: str, names: Iterable[str]) -> str:

@@ -313,8 +313,8 @@ class DataLoaders:
         them. It takes one pass over names and targets, and reads no example.
         """
         fingerprint: Fingerprint = {"seed": self.seed, "task": self.task.name}
-        parts = (("training", self.train), ("validation", self.valid))
-        for name, loader in parts:
+        loaders = (("training", self.train), ("validation", self.valid))
+        for name, loader in loaders:
             if loader is not None:
                 # the caller's loader, if there is one behind ours
                 fingerprint |= of_loader(name, getattr(loader, "loader", loader))

@@ -21,7 +21,7 @@ def model_card(description: ModelDescription, source: str) -> str:
 
     source: Python that makes `backbone` and `head`.
     """
-    parts = [
+    sections = [
         _front_matter(description),
         _summary(description),
         _data(description),
@@ -32,7 +32,7 @@ def model_card(description: ModelDescription, source: str) -> str:
         _limits(description),
         _versions(description),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _front_matter(description: ModelDescription) -> str:

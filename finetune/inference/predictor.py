@@ -105,7 +105,7 @@ class Predictor:
         arguments.sequence("known_loaders", known_loaders, "loaders")
         self._reader = Reader(pipeline, self.classes, self.task, valid, known_loaders)
         # outputs and table of the default source; copies with other post-processing share them
-        self._kept: dict[str, Any] = {}
+        self._default_results: dict[str, Any] = {}
         self._adjusted_table: PredictionTable | None = None
 
     def __repr__(self) -> str:
@@ -256,9 +256,9 @@ class Predictor:
             return source
         if source is not None and source is not self._valid:
             return self._compute_outputs(self._reader.open(source, batch_size=batch_size))
-        if "outputs" not in self._kept:
-            self._kept["outputs"] = self._compute_outputs(self._reader.open(None))
-        outputs: Outputs = self._kept["outputs"]
+        if "outputs" not in self._default_results:
+            self._default_results["outputs"] = self._compute_outputs(self._reader.open(None))
+        outputs: Outputs = self._default_results["outputs"]
         return outputs
 
     @usual_modes()
@@ -286,10 +286,12 @@ class Predictor:
         """
         if source is not None and source is not self._valid:
             return self.task.adjust(self._table(self.outputs(source)), self.post_processing)
-        if "table" not in self._kept:
-            self._kept["table"] = self._table(self.outputs())
+        if "table" not in self._default_results:
+            self._default_results["table"] = self._table(self.outputs())
         if self._adjusted_table is None:
-            self._adjusted_table = self.task.adjust(self._kept["table"], self.post_processing)
+            self._adjusted_table = self.task.adjust(
+                self._default_results["table"], self.post_processing
+            )
         return self._adjusted_table
 
     def plain_predictions(self) -> PredictionTable:

@@ -40,11 +40,11 @@ def create_loss_group(loss: nn.Module | None, model: nn.Module) -> LayerGroup | 
     parameters = loss_parameters(loss, model)
     if loss is None or not parameters:
         return None
-    taken = parameters.keys() & {name for name, _ in model.named_parameters()}
-    if taken:
+    shared_names = parameters.keys() & {name for name, _ in model.named_parameters()}
+    if shared_names:
         raise ValueError(
-            f"the model has a parameter {min(taken)!r}, which is what a parameter of the loss is "
-            "called here; rename the model's module"
+            f"the model has a parameter {min(shared_names)!r}, which is what a parameter of the "
+            "loss is called here; rename the model's module"
         )
     group = LayerGroup(NAME, parameters, [], "follow")
     group.no_decay = undecayed_of_loss(loss) & parameters.keys()

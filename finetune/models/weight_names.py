@@ -43,9 +43,9 @@ def _prefix_of(wanted: Iterable[str], names: Iterable[str]) -> str:
     counts = {"": len(wanted & present)}
     # the end of a name may be that of a deeper layer, so all beginnings are tried
     for name in present:
-        parts = name.split(".")
-        for depth in range(1, len(parts)):
-            prefix = ".".join(parts[:depth]) + "."
+        modules = name.split(".")
+        for depth in range(1, len(modules)):
+            prefix = ".".join(modules[:depth]) + "."
             if name.removeprefix(prefix) in wanted:
                 counts[prefix] = counts.get(prefix, 0) + 1
     most = max(counts.values())

@@ -218,8 +218,8 @@ def _guessed_activation(metric: Any) -> Callable[[Tensor], Tensor] | None:
 
 def _names_of_classes(metric: Any) -> Iterator[str]:
     """The names of the torchmetrics classes that a metric and those inside it are of."""
-    parts = metric.modules() if isinstance(metric, torch.nn.Module) else [metric]
-    for part in parts:
-        for kind in type(part).__mro__:
+    metrics = metric.modules() if isinstance(metric, torch.nn.Module) else [metric]
+    for inner_metric in metrics:
+        for kind in type(inner_metric).__mro__:
             if kind.__module__.startswith("torchmetrics."):
                 yield kind.__name__

@@ -256,7 +256,7 @@ class Loop:
         if is_last and not self.setup.weights_are_finite():
             raise self._diverged(DivergenceError("the weights are no longer finite"), row)
         if is_last:
-            self._overflow.look()
+            self._overflow.check_steps()
         if is_time_to_read or distributed.world_size() == 1:
             self._check_interruption(run)
             if self._checkpoint_is_due():

@@ -32,8 +32,8 @@ class OverflowWatch:
         if self.scaler is not None:
             self._scale_before = self.scaler.get_scale()
 
-    def look(self) -> None:
-        """Looks at the steps since the last look.
+    def check_steps(self) -> None:
+        """Looks at the steps since the last call.
 
         Raises DivergenceError if no gradient was finite at any scale.
         """

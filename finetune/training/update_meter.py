@@ -43,24 +43,24 @@ class UpdateMeter:
         if not any(step % interval == 0 for interval in self._intervals):
             yield
             return
-        one = torch.ones((), device=next(groups.model.parameters()).device)
+        unit = torch.ones((), device=next(groups.model.parameters()).device)
         weights_by_group = [_weights_to_update(group) for group in groups]
         with torch.no_grad():
             # the scaler's factor, without waiting for the device
-            factor = one if scaler is None else scaler.scale(one)
+            factor = unit if scaler is None else scaler.scale(unit)
             gradients = []
             before = []
             for weights in weights_by_group:
-                gradients.append(_norm(_gradients_of(weights), one) / factor)
+                gradients.append(_norm(_gradients_of(weights), unit) / factor)
                 before.append([weight.detach().clone() for weight in weights])
         yield
         with torch.no_grad():
             ratios = []
             for weights, old_weights in zip(weights_by_group, before, strict=True):
-                size = _norm(old_weights, one)
+                size = _norm(old_weights, unit)
                 if weights:
                     torch._foreach_sub_(old_weights, weights)  # now they are the updates, negated
-                ratios.append(_norm(old_weights, one) / size)
+                ratios.append(_norm(old_weights, unit) / size)
             self._measured = torch.stack(gradients + ratios).view(2, -1)
 
 
@@ -75,10 +75,10 @@ def _gradients_of(weights: Iterable[Tensor]) -> list[Tensor]:
     return [weight.grad for weight in weights if weight.grad is not None]
 
 
-def _norm(tensors: list[Tensor], one: Tensor) -> Tensor:
-    """The norm over all tensors, in float32; NaN if there are none. one: 1.0 on their device."""
+def _norm(tensors: list[Tensor], unit: Tensor) -> Tensor:
+    """The norm over all tensors, in float32; NaN if there are none. unit: 1.0 on their device."""
     if not tensors:
-        return one * torch.nan
-    norms = [norm.to(one) for norm in torch._foreach_norm(tensors)]
+        return unit * torch.nan
+    norms = [norm.to(unit) for norm in torch._foreach_norm(tensors)]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total

@@ -141,13 +141,13 @@ def homographies(draws: Draws, spec: Augmentation) -> Tensor:
     # as far as the window stays inside of the image
     shift_x = _signed(draws["shift_x"]) * (1 - window)
     shift_y = _signed(draws["shift_y"]) * (1 - window)
-    zero, one = torch.zeros_like(window), torch.ones_like(window)
+    zeros, ones = torch.zeros_like(window), torch.ones_like(window)
     similarity = torch.stack(
-        [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y, zero, zero, one], dim=1
+        [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y, zeros, zeros, ones], dim=1
     )
     tilt_x = _signed(draws["tilt_x"]) * spec.warp * is_affine
     tilt_y = _signed(draws["tilt_y"]) * spec.warp * is_affine
-    tilt = torch.stack([one, zero, zero, zero, one, zero, tilt_x, tilt_y, one], dim=1)
+    tilt = torch.stack([ones, zeros, zeros, zeros, ones, zeros, tilt_x, tilt_y, ones], dim=1)
     return similarity.view(-1, 3, 3) @ tilt.view(-1, 3, 3)
 
 

@@ -87,8 +87,8 @@ def _other_files(listing: Listing) -> str:
     """What was found in place of images, in brackets; empty where there was nothing."""
     if not listing.left_out:
         return ""
-    found = ", ".join(f"{count} {ending}" for ending, count in listing.left_out.items())
-    return f" (but {found}{plugin_hint(listing.left_out)})"
+    counts = ", ".join(f"{count} {ending}" for ending, count in listing.left_out.items())
+    return f" (but {counts}{plugin_hint(listing.left_out)})"
 
 
 def image_files(folder: str | Path) -> list[str]:

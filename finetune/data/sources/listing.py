@@ -98,9 +98,9 @@ class Listing:
         files = {ending: n for ending, n in self.left_out.items() if ending not in _TEXTS}
         if not files and not self.system_folders:
             return
-        parts = [f"{count:,} {ending}" for ending, count in sorted(files.items())]
-        parts += [f"{counted(n, 'folder')} {name}" for name, n in self.system_folders.items()]
-        warn(f"left out in {os.fspath(folder)!r}: {', '.join(parts)}{plugin_hint(files)}")
+        counts = [f"{count:,} {ending}" for ending, count in sorted(files.items())]
+        counts += [f"{counted(n, 'folder')} {name}" for name, n in self.system_folders.items()]
+        warn(f"left out in {os.fspath(folder)!r}: {', '.join(counts)}{plugin_hint(files)}")
 
 
 def plugin_hint(endings: Mapping[str, int]) -> str:

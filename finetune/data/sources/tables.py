@@ -315,11 +315,11 @@ def _find_image_column(
             image_columns.append(name)
     if image_columns and (len(image_columns) == 1 or image_columns[0] == next(iter(columns))):
         return image_columns[0]
-    found = f"{image_columns} all do" if image_columns else "none does"
+    which_do = f"{image_columns} all do" if image_columns else "none does"
     where = "" if folder is None else f" below {str(folder)!r}"
     raise ValueError(
-        f"which column of {origin.name} names the images{where}? {found}, of {list(columns)}; pass "
-        "image_column= and label_column=, and the folder that the paths are relative to"
+        f"which column of {origin.name} names the images{where}? {which_do}, of {list(columns)}; "
+        "pass image_column= and label_column=, and the folder that the paths are relative to"
     )
 
 

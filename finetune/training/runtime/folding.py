@@ -28,8 +28,8 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 class FoldedNorms:
     """Convolutions of a model, each with the norm that is folded into it while `active()`."""
 
-    def __init__(self, pairs: list[tuple[nn.Module, nn.Module]], *, training: bool = True) -> None:
-        self.pairs = pairs
+    def __init__(self, folds: list[tuple[nn.Module, nn.Module]], *, training: bool = True) -> None:
+        self.folds = folds  # convolution and norm of each
         self.training = training
         # by convolution; outside of training the weights stay as they are, and are folded once
         self._folded_weights: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -51,8 +51,8 @@ class FoldedNorms:
         # outside of training another thread may be drawing, whose generators must not be set back
         keep_generators = isolated() if training else nullcontext()
         with keep_generators, eval_mode(model):
-            folded = cls(_find_pairs(model, inputs, norms, training), training=training)
-            if not folded.pairs:
+            folded = cls(_find_folds(model, inputs, norms, training), training=training)
+            if not folded.folds:
                 return folded
             expected = results_of(model, inputs, cls([]), training)
             results = results_of(model, inputs, folded, training)
@@ -67,14 +67,14 @@ class FoldedNorms:
         differs. A norm that is in train mode by now is left alone. The layers are patched and
         restored, so only one thread may use the model meanwhile.
         """
-        if not self.pairs:
+        if not self.folds:
             return nullcontext()
         return self._active()
 
     @contextmanager
     def _active(self) -> Iterator[None]:
         try:
-            for conv, norm in self.pairs:
+            for conv, norm in self.folds:
                 if norm.training:
                     continue
                 weight, bias = self._folded_weights.get(conv) or _fold(conv, norm)
@@ -85,7 +85,7 @@ class FoldedNorms:
                 norm.__dict__["forward"] = _Activation(norm)
             yield
         finally:
-            for conv, norm in self.pairs:
+            for conv, norm in self.folds:
                 conv.__dict__.pop("weight", None)
                 conv.__dict__.pop("bias", None)
                 norm.__dict__.pop("forward", None)
@@ -132,7 +132,7 @@ def _norms_in_eval_mode(model: nn.Module) -> set[nn.Module]:
 
 
 @torch.no_grad()
-def _find_pairs(
+def _find_folds(
     model: nn.Module, inputs: Tensor, norms: set[nn.Module], training: bool = True
 ) -> list[tuple[nn.Module, nn.Module]]:
     """Convolutions whose output one of the norms reads and nothing else; both are called once."""
@@ -147,15 +147,15 @@ def _find_pairs(
     finally:
         for hook in hooks:
             hook.remove()
-    pairs = []
+    folds = []
     for conv, readers in usage.readers.items():
         if len(readers) != 1:
             continue
         reader = readers[0]
         is_norm = isinstance(reader, nn.Module) and reader in usage.norms
         if is_norm and usage.calls[conv] == usage.calls[reader] == 1:
-            pairs.append((conv, reader))
-    return pairs
+            folds.append((conv, reader))
+    return folds
 
 
 class _Usage(TorchFunctionMode):

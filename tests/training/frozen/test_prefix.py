@@ -578,10 +578,10 @@ def test_norms_behind_the_boundary_are_folded(images):
     suffix = cache_of(half_frozen(images, "test_efficientnet", norm="eval")).suffix
     with suffix.active():
         features = torch.randn(2, *suffix.features.shape)
-        pairs = FoldedNorms.find(suffix, features).pairs
-    everywhere = FoldedNorms.find(suffix.model, torch.randn(2, 3, 64, 64)).pairs
-    assert pairs
-    assert pairs == everywhere
+        folds = FoldedNorms.find(suffix, features).folds
+    everywhere = FoldedNorms.find(suffix.model, torch.randn(2, 3, 64, 64)).folds
+    assert folds
+    assert folds == everywhere
 
 
 def test_what_trains_runs_without_torch_compile(images):

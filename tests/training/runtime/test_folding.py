@@ -64,7 +64,7 @@ def test_outputs_and_gradients_are_those_of_the_separate_layers(name: str, pairs
     torch.manual_seed(0)
     model = estimated(timm.create_model(name, num_classes=5))
     folded = FoldedNorms.find(model, images())
-    assert len(folded.pairs) == pairs if pairs is not None else folded.pairs
+    assert len(folded.folds) == pairs if pairs is not None else folded.folds
     together, separate = (results(model, images(), f) for f in (folded, FoldedNorms([])))
     assert together.keys() == separate.keys()
     for key, value in separate.items():
@@ -77,23 +77,23 @@ def test_outputs_and_gradients_are_those_of_the_separate_layers(name: str, pairs
 def test_biases_and_norms_without_weights_are_folded_too(bias: bool, affine: bool):
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine))
     folded = FoldedNorms.find(estimated(model), images())
-    assert len(folded.pairs) == 1
+    assert len(folded.folds) == 1
     together, separate = (results(model, images(), f) for f in (folded, FoldedNorms([])))
     for key, value in separate.items():
         torch.testing.assert_close(together[key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_a_norm_in_train_mode_is_left_alone():
-    assert not FoldedNorms.find(small().train(), images()).pairs
+    assert not FoldedNorms.find(small().train(), images()).folds
 
 
 def test_a_norm_without_statistics_is_left_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
-    assert not FoldedNorms.find(model.eval(), images()).pairs
+    assert not FoldedNorms.find(model.eval(), images()).folds
 
 
 def test_a_frozen_convolution_is_left_alone():
-    assert not FoldedNorms.find(small().requires_grad_(False), images()).pairs
+    assert not FoldedNorms.find(small().requires_grad_(False), images()).folds
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "densenet121"])
@@ -101,7 +101,7 @@ def test_all_are_folded_in_evaluation_and_give_the_same(name: str):
     torch.manual_seed(0)
     model = estimated(timm.create_model(name, num_classes=5)).requires_grad_(False)
     folded = FoldedNorms.find(model, images(), training=False)
-    assert len(folded.pairs) >= 49
+    assert len(folded.folds) >= 49
     with torch.no_grad():
         separate = model(images())
         with folded.active():
@@ -200,20 +200,20 @@ class Again(nn.Module):
     "kind", [Branching, Twice, Hidden, InPlace, Dropped, SometimesDropped, Again]
 )
 def test_a_convolution_that_serves_others_is_left_alone(kind: type[nn.Module]):
-    assert not FoldedNorms.find(estimated(kind()), images()).pairs
+    assert not FoldedNorms.find(estimated(kind()), images()).folds
 
 
 @pytest.mark.parametrize("kind", [Branching, Twice, Hidden, InPlace, Dropped, SometimesDropped])
 def test_every_other_use_of_a_convolutions_output_is_seen(kind: type[nn.Module]):
     model = estimated(kind())
     norms = {module for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
-    assert folding._find_pairs(model, images(), norms) == []
+    assert folding._find_folds(model, images(), norms) == []
 
 
 def test_a_network_that_saves_memory_by_itself_is_left_alone():
     torch.manual_seed(0)
     model = torchvision.models.densenet121(memory_efficient=True, num_classes=3)
-    assert not FoldedNorms.find(estimated(model), images()).pairs
+    assert not FoldedNorms.find(estimated(model), images()).folds
 
 
 def test_finding_draws_no_random_number():
@@ -223,7 +223,7 @@ def test_finding_draws_no_random_number():
 
     model, inputs = nn.Sequential(small(), Noisy()), images()
     random = torch.get_rng_state()
-    assert FoldedNorms.find(model, inputs).pairs
+    assert FoldedNorms.find(model, inputs).folds
     assert torch.equal(random, torch.get_rng_state())
 
 
@@ -256,20 +256,20 @@ def test_a_norm_that_is_in_train_mode_by_now_is_itself():
 def test_a_layer_that_somebody_listens_to_is_left_alone(listen: Callable):
     model = small()
     listen(model)
-    assert not FoldedNorms.find(model, images()).pairs
+    assert not FoldedNorms.find(model, images()).folds
 
 
 def test_a_model_that_computes_again_in_the_backward_pass_is_left_alone():
     model = estimated(timm.create_model("resnet18", num_classes=5))
     model.set_grad_checkpointing(True)
-    assert not FoldedNorms.find(model, images()).pairs
+    assert not FoldedNorms.find(model, images()).folds
 
 
 def test_finding_leaves_no_trace():
     model = nn.Sequential(small(), nn.BatchNorm2d(4).train(), nn.Dropout(0.5).train())
     modes = [module.training for module in model.modules()]
     state, random = copy_of(model.state_dict()), torch.get_rng_state()
-    assert FoldedNorms.find(model, images()).pairs
+    assert FoldedNorms.find(model, images()).folds
     assert modes == [module.training for module in model.modules()]
     assert same_state(state, model.state_dict())
     assert torch.equal(random, torch.get_rng_state())
