@@ -25,8 +25,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, np.ndarray):
         yield torch.as_tensor(value)
     else:
-        for part in _parts_of(value).values():
-            yield from tensors_in(part)
+        for entry in _entries_of(value).values():
+            yield from tensors_in(entry)
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -39,10 +39,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return function(value)
-    parts = _parts_of(value)
-    if not parts:
+    entries = _entries_of(value)
+    if not entries:
         return value
-    return _rebuilt(value, {name: map_tensors(function, part) for name, part in parts.items()})
+    mapped = {name: map_tensors(function, entry) for name, entry in entries.items()}
+    return _rebuilt(value, mapped)
 
 
 def count_examples(*values: Any) -> int:
@@ -92,14 +93,14 @@ def rows_of(value: Any, rows: slice | Tensor, count: int) -> Any:
     if isinstance(value, Tensor | np.ndarray):
         has_row_for_each = value.ndim > 0 and len(value) == count
         return value[rows] if has_row_for_each else value
-    is_list = isinstance(value, list | tuple)
-    if is_list and len(value) == count and next(tensors_in(value), None) is None:
-        numbers = torch.arange(count)[rows].tolist()
+    if _is_list_without_tensors(value) and len(value) == count:
+        numbers = torch.arange(count)[rows].tolist()  # a list can't be indexed by a tensor
         return tuple(value[number] for number in numbers)
-    parts = _parts_of(value)
-    if not parts:
+    entries = _entries_of(value)
+    if not entries:
         return value
-    return _rebuilt(value, {name: rows_of(part, rows, count) for name, part in parts.items()})
+    cut = {name: rows_of(entry, rows, count) for name, entry in entries.items()}
+    return _rebuilt(value, cut)
 
 
 def concatenated(values: Sequence[Any]) -> Any:
@@ -113,24 +114,33 @@ def concatenated(values: Sequence[Any]) -> Any:
         return _concatenated_tensors(values)
     if isinstance(first, np.ndarray):
         return np.concatenate(values)
-    if isinstance(first, list | tuple) and next(tensors_in(first), None) is None:
+    if _is_list_without_tensors(first):
         return tuple(chain.from_iterable(values))
-    parts_of_values = [_parts_of(value) for value in values]
-    if not parts_of_values[0]:
+    entries_of_values = [_entries_of(value) for value in values]
+    names = entries_of_values[0].keys()
+    if not names:
         return first
     joined = {}
-    for name in parts_of_values[0]:
-        joined[name] = concatenated([parts[name] for parts in parts_of_values])
+    for name in names:
+        joined[name] = concatenated([entries[name] for entries in entries_of_values])
     return _rebuilt(first, joined)
 
 
 def _concatenated_tensors(tensors: Sequence[Tensor]) -> Tensor:
     if tensors[0].ndim == 0:
         return torch.stack(list(tensors))
-    if len({tensor.shape[1:] for tensor in tensors}) > 1:
-        shapes = ", ".join(sorted({str(list(tensor.shape)) for tensor in tensors}))
-        raise ValueError(f"batches of different shapes can't be put together: {shapes}")
+    shapes_of_examples = {tensor.shape[1:] for tensor in tensors}
+    if len(shapes_of_examples) > 1:
+        shapes = sorted({str(list(tensor.shape)) for tensor in tensors})
+        raise ValueError(f"batches of different shapes can't be put together: {', '.join(shapes)}")
     return torch.cat(list(tensors))
+
+
+def _is_list_without_tensors(value: Any) -> bool:
+    """Whether it is a list or tuple of other things, such as the names of files."""
+    if not isinstance(value, list | tuple):
+        return False
+    return next(tensors_in(value), None) is None
 
 
 def main_output(outputs: Any) -> Any:
@@ -141,7 +151,7 @@ def main_output(outputs: Any) -> Any:
     >>> main_output({"logits": torch.ones(1), "features": torch.zeros(1)}).item()
     1.0
     """
-    return _main_part(outputs, _OUTPUT_NAMES, "the model's outputs")
+    return _main_entry(outputs, _OUTPUT_NAMES, "the model's outputs")
 
 
 def main_target(targets: Any) -> Any:
@@ -150,50 +160,60 @@ def main_target(targets: Any) -> Any:
 
     Raises ValueError for a mapping that says nothing.
     """
-    return _main_part(targets, _TARGET_NAMES, "the targets")
+    return _main_entry(targets, _TARGET_NAMES, "the targets")
 
 
-def _main_part(value: Any, names: tuple[str, ...], what: str) -> Any:
-    parts = _parts_of(value)
-    if not parts:
+def _main_entry(value: Any, names: tuple[str, ...], what: str) -> Any:
+    """The tensor that counts, however deep it is inside.
+
+    names: what it may be called in a mapping. what: the structure, for the error.
+    """
+    entries = _entries_of(value)
+    if not entries:
         return value
     for name in names:
-        if name in parts:
-            return _main_part(parts[name], names, what)
-    if len(parts) > 1 and not isinstance(value, list | tuple):
+        if name in entries:
+            return _main_entry(entries[name], names, what)
+    first_counts = len(entries) == 1 or isinstance(value, list | tuple)
+    if not first_counts:
+        present = ", ".join(map(repr, entries))
+        wanted = " or ".join(map(repr, names))
         raise ValueError(
-            f"which of {what} {', '.join(map(repr, parts))} counts? call it "
-            f"{' or '.join(map(repr, names))}, or return a tuple that begins with it"
+            f"which of {what} {present} counts? call it {wanted}, or return a tuple that begins "
+            "with it"
         )
-    return _main_part(next(iter(parts.values())), names, what)
+    first = next(iter(entries.values()))
+    return _main_entry(first, names, what)
 
 
-def _parts_of(value: Any) -> dict[Any, Any]:
-    """The parts of a structure by name or number; empty for anything else."""
+def _entries_of(value: Any) -> dict[Any, Any]:
+    """What a structure holds, by name or number; empty for anything else."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, list | tuple):
         names = getattr(value, "_fields", range(len(value)))
         return dict(zip(names, value, strict=True))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    is_data_class = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    if is_data_class:
+        # not dataclasses.asdict, which would copy every tensor
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return {}
 
 
-def _rebuilt(value: Any, parts: dict[Any, Any]) -> Any:
-    """A structure like `value` with other parts, by the names that `_parts_of` gave."""
+def _rebuilt(value: Any, entries: dict[Any, Any]) -> Any:
+    """A structure like `value` with other entries, by the names that `_entries_of` gave."""
     if isinstance(value, MutableMapping) and type(value) is not dict:
         # as a copy, since a type such as transformers' ModelOutput has a constructor of its own
         mapping: Any = copy.copy(value)
-        for name, part in parts.items():
-            mapping[name] = part
+        for name, entry in entries.items():
+            mapping[name] = entry
         return mapping
     if isinstance(value, Mapping):
-        return parts
+        return entries
     if isinstance(value, list | tuple):
         is_named_tuple = hasattr(value, "_fields")
-        return type(value)(**parts) if is_named_tuple else tuple(parts.values())
+        return type(value)(**entries) if is_named_tuple else tuple(entries.values())
     structure = copy.copy(value)
-    for name, part in parts.items():
-        object.__setattr__(structure, name, part)  # a data class may be frozen
+    for name, entry in entries.items():
+        object.__setattr__(structure, name, entry)  # a data class may be frozen
     return structure

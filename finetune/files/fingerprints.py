@@ -26,6 +26,13 @@ _MOST_BYTES = 64_000_000
 _MOST_NUMBERS = 100
 """A tensor with more numbers is known by its digest, one with fewer by the numbers."""
 
+_LARGEST_CONTAINER = 16
+"""A longer list is one of examples, and no list of data sets or of columns."""
+
+_DEEPEST_DATASET = 5
+"""Data sets further inside are not looked at: one that holds itself would never end."""
+
+_PLAIN_ENTRIES = (str, int, float, Path, np.generic)
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
@@ -39,10 +46,12 @@ def differences(saved: Mapping[str, Value], present: Mapping[str, Value]) -> lis
     for name, value in present.items():
         if name not in saved or saved[name] == value:
             continue
-        if _is_digest(saved[name]) or _is_digest(value):
+        saved_value = saved[name]
+        # a digest would say nothing to a reader
+        if _is_digest(saved_value) or _is_digest(value):
             words.append(name)
         else:
-            words.append(f"{name} was {saved[name]} and is {value}")
+            words.append(f"{name} was {saved_value} and is {value}")
     return words
 
 
@@ -66,7 +75,9 @@ def of_paths(paths: Sequence[str]) -> str:
     # what the first and the last one in the alphabet share, all between them share
     first, last = min(paths), max(paths)
     shared_length = 0
-    while first[: shared_length + 1] == last[: shared_length + 1] and shared_length < len(first):
+    for character_of_first, character_of_last in zip(first, last, strict=False):
+        if character_of_first != character_of_last:
+            break
         shared_length += 1
     folder_length = first.rfind("/", 0, shared_length) + 1
     return of_texts(path[folder_length:] for path in paths)
@@ -136,15 +147,25 @@ def _of_closure(name: str, function: Callable[..., Any]) -> Fingerprint:
 
 
 def _of_attribute(name: str, value: Any) -> Fingerprint:
-    if isinstance(value, Tensor):
-        return {name: of_tensor(value)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return {name: of_tensor(torch.from_numpy(np.ascontiguousarray(value)))}
+    """The value where it is plain or numbers; nothing where it is any other object."""
+    tensor = _as_tensor(value)
+    if tensor is not None:
+        return {name: of_tensor(tensor)}
     if value is None or isinstance(value, bool | int | float | str):
         return {name: value}
-    if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
+    is_list = isinstance(value, list | tuple)
+    if is_list and all(isinstance(item, int | float) for item in value):
         return {name: of_tensor(torch.tensor(value, dtype=torch.float64))}
     return {}
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    """A tensor, or an array of numbers as one; None for anything else."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return None
 
 
 def of_modules(modules: Iterable[nn.Module]) -> str:
@@ -173,44 +194,44 @@ def of_examples(name: str, dataset: Any) -> Fingerprint:
     }
 
 
-def _columns(thing: Any, count: int, *, depth: int) -> Iterable[tuple[str, str]]:
-    for key, value in getattr(thing, "__dict__", {}).items():
-        column = _column(value, count)
-        if column is not None:
-            yield key, column
-        elif isinstance(value, list | tuple) and len(value) <= 16:
+def _columns(dataset: Any, count: int, *, depth: int) -> Iterable[tuple[str, str]]:
+    """The columns among the attributes of a data set, by the names of the attributes."""
+    for key, value in getattr(dataset, "__dict__", {}).items():
+        is_short_list = isinstance(value, list | tuple) and len(value) <= _LARGEST_CONTAINER
+        if is_short_list and _column(value, count) is None:
             # the tensors of a TensorDataset, the parts of a ConcatDataset
             for position, item in enumerate(value):
-                yield from _inner(f"{key}.{position}", item, count, depth)
+                yield from _columns_of_value(f"{key}.{position}", item, count, depth)
         else:
-            yield from _inner(key, value, count, depth)
+            yield from _columns_of_value(key, value, count, depth)
 
 
-def _inner(key: str, value: Any, count: int, depth: int) -> Iterable[tuple[str, str]]:
+def _columns_of_value(key: str, value: Any, count: int, depth: int) -> Iterable[tuple[str, str]]:
+    """The value itself if it is a column, or the columns of the data set that it is."""
     column = _column(value, count)
     if column is not None:
         yield key, column
-    elif isinstance(value, torch.utils.data.Dataset) and depth < 5:
+    elif isinstance(value, torch.utils.data.Dataset) and depth < _DEEPEST_DATASET:
         inner_count = len(value) if hasattr(value, "__len__") else -1
-        for inner_key, inner in _columns(value, inner_count, depth=depth + 1):
-            yield f"{key}.{inner_key}", inner
+        for inner_key, inner_column in _columns(value, inner_count, depth=depth + 1):
+            yield f"{key}.{inner_key}", inner_column
 
 
 def _column(value: Any, count: int) -> str | None:
     """A digest of an attribute with one plain entry for each example; None for any other."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    if isinstance(value, Tensor):
-        return of_tensor(value) if value.ndim and len(value) == count else None
+    tensor = _as_tensor(value)
+    if tensor is not None:
+        has_row_for_each = tensor.ndim > 0 and len(tensor) == count
+        return of_tensor(tensor) if has_row_for_each else None
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, list | tuple | range) or len(value) != count:
         return None
     texts = []
     for entry in value:
-        fields = entry if isinstance(entry, tuple) else (entry,)
+        cells = entry if isinstance(entry, tuple) else (entry,)
         # anything else may be a cache that fills
-        if not all(isinstance(field, str | int | float | Path | np.generic) for field in fields):
+        if not all(isinstance(cell, _PLAIN_ENTRIES) for cell in cells):
             return None
-        texts.append("\t".join(map(str, fields)))
+        texts.append("\t".join(map(str, cells)))
     return of_paths(texts)
