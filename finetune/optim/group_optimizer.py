@@ -1,6 +1,6 @@
 """GroupOptimizer: the torch optimizers of all layer groups, as one object."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from finetune.optim.protocols import (
     state_of,
     without_base,
 )
+from finetune.optim.saved_state import check_entries, check_shapes
 
 _KERNELS = ("fused", "foreach", "capturable", "differentiable")
 """Entries of a param group that are not saved: a run may go on where there are other kernels."""
@@ -93,16 +94,18 @@ class GroupOptimizer:
         change = self.groups.follow_model()
         if change.is_empty:
             return change
-        state = self.state_dict()  # still under the names of before
-        values = [(dict(g.values), dict(g.base), dict(g.peaks)) for g in self.groups]
+        renamed_state = {}
+        for name, entries in self.state_dict().items():  # still under the names of before
+            if name in change.renamed:
+                renamed_state[change.renamed[name]] = entries
+        # to make optimizers gives the groups the values of their factories
+        hyper_parameters = [(dict(g.values), dict(g.base), dict(g.peaks)) for g in self.groups]
         param_groups_before = {p.key: p for p in self._param_groups}
         entries_before = {p.key: _plain_entries(p.torch_group) for p in self._param_groups}
         self._make_optimizers()
-        for group, (values_of_group, base, peaks) in zip(self.groups, values, strict=True):
-            group.values, group.base, group.peaks = values_of_group, base, peaks
-        self.load_state_dict(
-            {change.renamed[name]: state[name] for name in state if name in change.renamed}
-        )
+        for group, (values, base, peaks) in zip(self.groups, hyper_parameters, strict=True):
+            group.values, group.base, group.peaks = values, base, peaks
+        self.load_state_dict(renamed_state)
         # some optimizers keep estimates there, which are only overwritten by what somebody changes
         for param_group in self._param_groups:
             if param_group.key in param_groups_before:
@@ -219,23 +222,14 @@ class GroupOptimizer:
         """
         self.check_fits(saved)
         for optimizer in self.torch_optimizers:
-            state = {}
-            # torch's own state has numbers in the place of names
-            for number, name in enumerate(self._names_of(optimizer)):
+            state_by_number = {}  # torch's own state has numbers in the place of names
+            state_by_parameter = {}
+            for number, (name, parameter) in enumerate(self._parameters_of(optimizer).items()):
                 if name in saved:
-                    state[number] = without_base(saved[name])
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            parameters = self._parameters_of(optimizer)
-            of_parameters = {parameters[name]: saved[name] for name in parameters if name in saved}
-            load_base_states(optimizer, of_parameters)
-
-    def _parameters_of(self, optimizer: Optimizer) -> dict[str, Tensor]:
-        """The parameters of one torch optimizer by name, in its order."""
-        parameters: dict[str, Tensor] = {}
-        for param_group in self._param_groups:
-            if param_group.optimizer is optimizer:
-                parameters |= param_group.parameters
-        return parameters
+                    state_by_number[number] = without_base(saved[name])
+                    state_by_parameter[parameter] = saved[name]
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state_by_number})
+            load_base_states(optimizer, state_by_parameter)
 
     def mode(self) -> dict[str, Any]:
         """Whether the weights are those of training, and if not, what those are, by name.
@@ -244,14 +238,11 @@ class GroupOptimizer:
         """
         if not self.weights:
             return {}
-        names = {}
-        for param_group in self._param_groups:
-            for name, parameter in param_group.parameters.items():
-                names[parameter] = name
         aside = {}
         if self.weights.aside:
+            name_of = {parameter: name for name, parameter in self._named_parameters()}
             for parameter, weight in zip(self.weights.parameters, self.weights.aside, strict=True):
-                aside[names[parameter]] = weight
+                aside[name_of[parameter]] = weight
         return {"is_training": self.weights.is_training, "aside": aside}
 
     def load_mode(self, saved: Mapping[str, Any]) -> None:
@@ -261,30 +252,22 @@ class GroupOptimizer:
         self.weights.is_training = saved["is_training"]
         self.weights.to_evaluation()
         aside = saved["aside"]
-        if aside:
-            weight_of = {}
-            for param_group in self._param_groups:
-                for name, parameter in param_group.parameters.items():
-                    weight_of[parameter] = aside.get(name, parameter)
-            self.weights.keep_aside([weight_of[p] for p in self.weights.parameters])
-
-    def _names_of(self, optimizer: Optimizer) -> list[str]:
-        """The names of the parameters of one torch optimizer, in its order."""
-        return list(self._parameters_of(optimizer))
+        if not aside:
+            return
+        weight_of = {}
+        for name, parameter in self._named_parameters():
+            weight_of[parameter] = aside.get(name, parameter)
+        self.weights.keep_aside([weight_of[parameter] for parameter in self.weights.parameters])
 
     def check_fits(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Raises ValueError for state that is not of these parameters and their optimizers."""
-        parameters: dict[str, Tensor] = {}
-        for param_group in self._param_groups:
-            parameters |= param_group.parameters
+        parameters = dict(self._named_parameters())
         unknown = sorted(saved.keys() - parameters.keys())
         if unknown:
             raise ValueError(f"optimizer state of parameters that are not here: {unknown[:5]}")
-        for name, entries in saved.items():
-            _check_shapes(name, entries, parameters[name].shape)
+        check_shapes(saved, parameters)
         for optimizer in self.torch_optimizers:
-            shapes = {name: parameters[name].shape for name in self._names_of(optimizer)}
-            _check_state_of_torch(optimizer, shapes, saved)
+            check_entries(optimizer, self._parameters_of(optimizer), saved)
 
     def settings(self) -> list[dict[str, Any]]:
         """The plain entries of torch's param groups, where some optimizers keep estimates."""
@@ -294,6 +277,19 @@ class GroupOptimizer:
         """Restores what `settings` returned."""
         for param_group, entries in zip(self.param_groups, saved, strict=True):
             param_group.update(entries)
+
+    def _named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter with its name, in the order of the param groups."""
+        for param_group in self._param_groups:
+            yield from param_group.parameters.items()
+
+    def _parameters_of(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """The parameters of one torch optimizer by name, in its order."""
+        parameters: dict[str, Tensor] = {}
+        for param_group in self._param_groups:
+            if param_group.optimizer is optimizer:
+                parameters |= param_group.parameters
+        return parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,63 +331,3 @@ def _plain_entries(param_group: Mapping[str, Any]) -> dict[str, Any]:
         if is_plain and key not in _KERNELS:
             entries[key] = value
     return entries
-
-
-def _check_shapes(name: str, entries: Mapping[str, Any], parameter_shape: torch.Size) -> None:
-    for key, value in entries.items():
-        if isinstance(value, Tensor) and not _fits(value.shape, parameter_shape):
-            raise ValueError(
-                f"optimizer state {key} of {name!r} has shape {tuple(value.shape)}, "
-                f"the parameter {tuple(parameter_shape)}"
-            )
-
-
-_OWN_SHAPES = ("Adafactor", "LBFGS")
-"""Optimizers of torch whose state of a parameter is not as large as the parameter."""
-
-
-def _check_state_of_torch(
-    optimizer: Optimizer, shapes: Mapping[str, torch.Size], saved: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Raises ValueError for state that the step of one of torch's optimizers could not use.
-
-    All of its parameters have the same entries: tensors as large as the parameter, and a count of
-    steps. A buffer of momentum may come later, or be unused.
-    """
-    kind = type(optimizer)
-    if not kind.__module__.startswith("torch.optim") or kind.__name__ in _OWN_SHAPES:
-        return
-    states = {name: saved[name] for name in shapes if saved.get(name)}
-    expected: set[str] = set().union(*states.values()) - {"momentum_buffer"}
-    if expected:
-        expected.add("step")
-    for name, entries in states.items():
-        missing = sorted(expected - entries.keys())
-        if missing:
-            raise ValueError(f"optimizer state of {name!r} has no {missing[0]}")
-        for key, value in entries.items():
-            if not _is_usable(key, value, shapes[name]):
-                shown = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-                raise ValueError(
-                    f"optimizer state {key} of {name!r} is {shown}, the parameter "
-                    f"{tuple(shapes[name])}"
-                )
-
-
-def _is_usable(key: str, value: object, shape: torch.Size) -> bool:
-    if key == "step":
-        return isinstance(value, int | float) or (isinstance(value, Tensor) and value.ndim == 0)
-    if value is None:
-        return key == "momentum_buffer"
-    return isinstance(value, Tensor) and value.shape in (shape, ())
-
-
-def _fits(state: torch.Size, parameter: torch.Size) -> bool:
-    """Whether a tensor of this shape may be state of a parameter of that shape.
-
-    Of the same rank, each size must be 1 (Adafactor) or one of the parameter's; a state of another
-    rank may have any shape (Shampoo).
-    """
-    if len(state) != len(parameter):
-        return True
-    return all(size == 1 or size in parameter for size in state)
