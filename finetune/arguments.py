@@ -20,6 +20,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,40 @@ _LONGEST_VALUE = 200
 """Characters of a value in an error."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Where a number may lie; None leaves an end open."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        if self.at_least is not None and number < self.at_least:
+            return False
+        if self.above is not None and number <= self.above:
+            return False
+        if self.at_most is not None and number > self.at_most:
+            return False
+        return self.below is None or number < self.below
+
+    def __str__(self) -> str:
+        """The end of a sentence, such as " above 0 and below 1"; empty for any number."""
+        ends = []
+        if self.at_least is not None:
+            ends.append(f"of at least {self.at_least}")
+        if self.above is not None:
+            ends.append(f"above {self.above}")
+        if self.at_most is not None:
+            ends.append(f"at most {self.at_most}")
+        if self.below is not None:
+            ends.append(f"below {self.below}")
+        if not ends:
+            return ""
+        return " " + " and ".join(ends)
+
+
 def whole_number(
     name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None
 ) -> int:
@@ -41,11 +76,13 @@ def whole_number(
 
     name: of the argument, for the error. at_least, at_most: the range, both ends included.
     """
-    rule = f"{name} must be a whole number{_range_in_words(at_least=at_least, at_most=at_most)}"
+    limits = _Range(at_least=at_least, at_most=at_most)
+    rule = f"{name} must be a whole number{limits}"
+    # to Python, True is the number 1
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{rule}, got {shown(value)}")
     number = int(value)
-    if not _is_in_range(number, at_least=at_least, at_most=at_most):
+    if number not in limits:
         raise ValueError(f"{rule}, got {shown(value)}")
     if abs(number) > _LARGEST_NUMBER:
         raise ValueError(f"{rule}, got {shown(value)}, which takes more than 64 bits")
@@ -66,56 +103,17 @@ def real_number(
     name: of the argument, for the error. at_least, at_most: ends that belong to the range. above,
     below: ends that do not.
     """
-    limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    rule = f"{name} must be a finite number{_range_in_words(**limits)}"
+    limits = _Range(at_least, above, at_most, below)
+    rule = f"{name} must be a finite number{limits}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{rule}, got {shown(value)}")
     try:
         number = float(value)
     except OverflowError:  # 10**400 is a whole number, and no float
         number = math.inf
-    if not math.isfinite(number) or not _is_in_range(number, **limits):
+    if not math.isfinite(number) or number not in limits:
         raise ValueError(f"{rule}, got {shown(value)}")
     return number
-
-
-def _is_in_range(
-    number: float,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> bool:
-    if at_least is not None and number < at_least:
-        return False
-    if above is not None and number <= above:
-        return False
-    if at_most is not None and number > at_most:
-        return False
-    return below is None or number < below
-
-
-def _range_in_words(
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> str:
-    """The range as the end of a sentence, such as " above 0 and below 1"; empty for any number."""
-    ends = []
-    if at_least is not None:
-        ends.append(f"of at least {at_least}")
-    if above is not None:
-        ends.append(f"above {above}")
-    if at_most is not None:
-        ends.append(f"at most {at_most}")
-    if below is not None:
-        ends.append(f"below {below}")
-    if not ends:
-        return ""
-    return " " + " and ".join(ends)
 
 
 def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
@@ -131,14 +129,16 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     for known_value in known:
         if type(value) is type(known_value) and value == known_value:
             return value
-    message = f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}"
+    listed = ", ".join(map(repr, known))
+    message = f"{name} must be one of {listed}, got {shown(value)}"
+    if not isinstance(value, str):
+        raise TypeError(message)
     names = [known_value for known_value in known if isinstance(known_value, str)]
-    if isinstance(value, str):
-        hint = did_you_mean(value, names)
-        if hint.startswith("did"):
-            message += f"; {hint}"
-        raise ValueError(message)
-    raise TypeError(message)
+    hint = did_you_mean(value, names)
+    # where no name is near, the hint is a list of all, which the message has already
+    if hint.startswith("did"):
+        message += f"; {hint}"
+    raise ValueError(message)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -184,8 +184,10 @@ def sequence(name: str, value: Any, of: str) -> Sequence[Any]:
 
     of: what is in it, in the plural, for the error, such as "class names".
     """
+    # no isinstance of Sequence: arrays, tensors and columns of a table are none to Python
     has_items = hasattr(value, "__len__") and hasattr(value, "__getitem__")
-    if not has_items or isinstance(value, str | bytes | Mapping | type):
+    is_something_else = isinstance(value, str | bytes | Mapping | type)
+    if not has_items or is_something_else:
         raise TypeError(f"{name} must be a list of {of}, got {shown(value)}")
     items: Sequence[Any] = value
     return items

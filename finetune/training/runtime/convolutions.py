@@ -74,7 +74,8 @@ def _conv2d(
     differentiates = torch.is_grad_enabled() and (weight.requires_grad or input.requires_grad)
     has_known_dtype = autocasts or input.dtype == weight.dtype == torch.float32
     is_batch = input.dim() == 4
-    if not (differentiates and has_known_dtype and is_batch) or isinstance(padding, str):
+    may_be_ours = differentiates and has_known_dtype and is_batch
+    if not may_be_ours or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     options = _Options(_pair(stride), _pair(padding), _pair(dilation), groups)
     ours = _our_gradients(input, weight, bias, options, half=autocasts)
@@ -106,14 +107,17 @@ def _our_gradients(
     """
     is_depthwise = options.groups > 1 and options.groups == input.shape[1] == len(weight)
     bias_trains = bias is not None and bias.requires_grad
+    if not is_depthwise:
+        # in half precision the library has the bias's gradient from that of the weights
+        return _Gradients(of_input=False, of_weight=False, of_bias=bias_trains and not half)
     is_dense = options.stride == (1, 1)
     kernel = weight.shape[2:]
     reach = _reach(kernel, options.dilation)
     # a larger padding would need a negative one in the convolution that gives the gradient
     is_padding_small = options.padding[0] <= reach[0] and options.padding[1] <= reach[1]
-    of_input = is_depthwise and is_padding_small and (is_dense or half)
+    of_input = is_padding_small and (is_dense or half)
     is_fast = half or (is_dense and options.dilation == (1, 1))
-    of_weight = is_depthwise and weight.requires_grad and max(kernel) >= SMALLEST_KERNEL and is_fast
+    of_weight = weight.requires_grad and is_fast and max(kernel) >= SMALLEST_KERNEL
     # for the gradient of a half-precision bias alone the library would compute the weights', too
     of_bias = bias_trains and (of_weight or not half)
     return _Gradients(of_input, of_weight, of_bias)

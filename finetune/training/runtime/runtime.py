@@ -56,12 +56,11 @@ class Runtime:
         layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         on_cpu = self.device.type == "cpu"
         is_unsuited = _breaks_in_channels_last if on_cpu else _is_slow_in_channels_last
+        takes_channels_last = _has_channels_last(model) and not any(map(is_unsuited, layers))
         can_speed_up = bool(layers) and not computes_again(model)
         return replace(
             self,
-            channels_last=self.channels_last
-            and _has_channels_last(model)
-            and not any(map(is_unsuited, layers)),
+            channels_last=self.channels_last and takes_channels_last,
             convolutions=self.convolutions and can_speed_up,
             fold=self.fold and can_speed_up,
         )
@@ -109,7 +108,8 @@ class Runtime:
         What an older version did not record stays as it is.
         """
         names = ("precision", "channels_last", "convolutions", "fold", "compile")
-        return replace(self, **{name: saved[name] for name in names if name in saved})
+        choices = {name: saved[name] for name in names if name in saved}
+        return replace(self, **choices)
 
     def __str__(self) -> str:
         words = [str(self.device), self.precision]
