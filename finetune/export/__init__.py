@@ -136,6 +136,7 @@ def read_description(folder: Path) -> ModelDescription:
 
     Raises FileNotFoundError, or ValueError for what is no exported model, or a damaged one.
     """
+    _check_has_files(folder)
     content = _read_json(folder)
     try:
         return ModelDescription.from_dict(content)
@@ -145,7 +146,8 @@ def read_description(folder: Path) -> ModelDescription:
         raise ValueError(f"{str(folder / DESCRIPTION)!r} can't be used: {error}") from error
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
+def _check_has_files(folder: Path) -> None:
+    """Raises FileNotFoundError for a folder without description or weights."""
     if not (folder / DESCRIPTION).is_file():
         raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {DESCRIPTION}")
     if not (folder / WEIGHTS).is_file():
@@ -154,6 +156,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
         if written:
             hint = f"; it was exported as {' and '.join(written)} without 'safetensors'"
         raise FileNotFoundError(f"{str(folder)!r} is no exported model: it has no {WEIGHTS}{hint}")
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    """What model.json holds, of a version that this package reads, and undamaged."""
     file = str(folder / DESCRIPTION)
     try:
         content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))

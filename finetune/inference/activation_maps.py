@@ -59,19 +59,30 @@ def layout_of(output: Any, prefix: int | None) -> Layout | None:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
     if output.ndim == 4:
-        _, second, third, fourth = output.shape
-        if third == fourth and third > 1:
-            return Layout("first")
-        if second == third and second > 1:
-            return Layout("last")
+        return _layout_of_map(output.shape)
     if output.ndim == 3:
-        count = output.shape[1]
-        if prefix is None:
-            prefix = count - math.isqrt(count) ** 2
-        patches = count - prefix
-        if patches > 1 and math.isqrt(patches) ** 2 == patches:
-            return Layout("tokens", prefix)
+        return _layout_of_tokens(output.shape[1], prefix)
     return None
+
+
+def _layout_of_map(shape: torch.Size) -> Layout | None:
+    """Where the channels are, told by the two sides of a square, which are alike."""
+    _, second, third, fourth = shape
+    if third == fourth and third > 1:
+        return Layout("first")
+    if second == third and second > 1:
+        return Layout("last")
+    return None
+
+
+def _layout_of_tokens(count: int, prefix: int | None) -> Layout | None:
+    """The layout of this many tokens, if those behind the prefix are the places of a square."""
+    if prefix is None:
+        # the largest square that there is
+        prefix = count - math.isqrt(count) ** 2
+    patches = count - prefix
+    is_square = math.isqrt(patches) ** 2 == patches
+    return Layout("tokens", prefix) if is_square and patches > 1 else None
 
 
 class _SeenLayer(NamedTuple):

@@ -37,8 +37,9 @@ def warn_of_disorder(loader: Any) -> None:
     Rows are numbered in the order in which they come, so that the numbers would mislead.
     """
     batch_sampler = getattr(loader, "batch_sampler", None)
-    has_sampler = loader if batch_sampler is None else batch_sampler
-    sampler = getattr(has_sampler, "sampler", None)
+    # a loader made with batch_size=None has no batch sampler
+    sampler = getattr(loader if batch_sampler is None else batch_sampler, "sampler", None)
+    # torch's DistributedSampler says by an attribute whether it shuffles
     is_shuffled = isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True
     problems = []
     if is_shuffled:
@@ -109,10 +110,8 @@ def check_classes(
     if task.names_are != "classes":
         return
     names = _class_names_of(loader)
-    accepted = []
-    for candidate in (classes, *map(_class_names_of, known_loaders)):
-        if candidate:
-            accepted.append(candidate)
+    candidates = [classes, *map(_class_names_of, known_loaders)]
+    accepted = [candidate for candidate in candidates if candidate]
     if not names or not accepted:
         return
     if names not in accepted:

@@ -1,6 +1,6 @@
 """The order in which the modules of a network run, as far as its tree of modules tells it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -40,13 +40,15 @@ def modules_in_order(
     >>> [path for path, _ in modules_in_order(nn.Sequential(nn.ReLU(), nn.Flatten()))]
     ['', '0', '1']
     """
-    seen = set() if seen is None else seen
+    if seen is None:
+        seen = set()
     if id(module) in seen:
         return
     seen.add(id(module))
     yield path, module
     for child in children_in_order(module):
-        for child_path, child_module in [*child.before, (child.path, child.module)]:
+        in_order = [*child.before, (child.path, child.module)]
+        for child_path, child_module in in_order:
             yield from modules_in_order(child_module, join_path(path, child_path), seen)
 
 
@@ -59,16 +61,7 @@ def children_in_order(module: nn.Module) -> list[Child]:
     templates = _STAGED.get(type(module).__name__)
     if templates is None:
         return children
-    stages: list[Child] = []
-    holders: set[str] = set()  # names of the children that hold the stages
-    modules = dict(module.named_modules())
-    for number in _STAGE_NUMBERS:
-        paths = [template.format(number) for template in templates]
-        holders.update(path.partition(".")[0] for path in paths)
-        present = [(path, modules[path]) for path in paths if path in modules]
-        if present:
-            (path, stage), *before = present
-            stages.append(Child(path, stage, before))
+    stages, holders = _read_stages(module, templates)
     in_order: list[Child] = []
     for child in children:
         if child.path not in holders:
@@ -77,6 +70,24 @@ def children_in_order(module: nn.Module) -> list[Child]:
             in_order.extend(stages)
             stages = []
     return in_order
+
+
+def _read_stages(module: nn.Module, templates: Sequence[str]) -> tuple[list[Child], set[str]]:
+    """The stages of a network, and the names of the children that hold them.
+
+    templates: the entry of the network's class in `_STAGED`.
+    """
+    modules = dict(module.named_modules())
+    stages: list[Child] = []
+    holders: set[str] = set()
+    for number in _STAGE_NUMBERS:
+        paths = [template.format(number) for template in templates]
+        holders.update(path.partition(".")[0] for path in paths)
+        present = [(path, modules[path]) for path in paths if path in modules]
+        if present:
+            (path, stage), *before = present
+            stages.append(Child(path, stage, before))
+    return stages, holders
 
 
 def join_path(path: str, name: str) -> str:

@@ -39,8 +39,12 @@ def class_names(labels: Sequence[Any]) -> list[str]:
 
 def is_missing(value: Any) -> bool:
     """Whether a value is None, NaN, or pandas' NA or NaT."""
-    is_nan = isinstance(value, float) and math.isnan(value)
-    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+    if value is None:
+        return True
+    if isinstance(value, float):
+        return math.isnan(value)
+    # by name, since pandas may not be there
+    return type(value).__name__ in ("NAType", "NaTType")
 
 
 def is_empty(cell: Any) -> bool:
@@ -59,14 +63,16 @@ def list_in_text(text: str, where: str) -> list[str] | None:
     (['a', 'b'], ['a'], None)
     """
     stripped = text.strip()
-    if not (stripped.startswith(("['", '["')) and stripped.endswith("]")) and stripped != "[]":
+    is_list_of_texts = stripped.startswith(("['", '["')) and stripped.endswith("]")
+    if not is_list_of_texts and stripped != "[]":
         return None
     try:
         names = ast.literal_eval(stripped)
     except (ValueError, SyntaxError):
         names = None
     # written again it must be the same text: Python joins 'a' 'b' to 'ab'
-    if stripped not in (repr(names), json.dumps(names), json.dumps(names, ensure_ascii=False)):
+    spellings = (repr(names), json.dumps(names), json.dumps(names, ensure_ascii=False))
+    if stripped not in spellings:
         raise ValueError(
             f"{where} has a list as text, {text!r:.80}, which can't be read for sure; write its "
             "names with one delimiter between them, or pass a table whose cells are lists"

@@ -234,11 +234,12 @@ def _is_present(cell: Any, where: str) -> bool:
 def _names_of(label: Any, classes: Sequence[str] | None = None) -> list[str]:
     """The names of an image's classes. label: the names, or a 1 or 0 for each of `classes`."""
     is_list = isinstance(label, Iterable) and not isinstance(label, str)
-    entries = list(label) if is_list else None
-    if entries is not None and all(isinstance(entry, str) for entry in entries):
+    entries = list(label) if is_list else []
+    if is_list and all(isinstance(entry, str) for entry in entries):
+        # letters with accents have two spellings, which look the same
         return [unicodedata.normalize("NFC", name) for name in entries]
-    marks = [python_number(entry) for entry in entries or ()]
-    if not marks or not all(mark in (0, 1) for mark in marks):
+    marks = [python_number(entry) for entry in entries]
+    if not is_list or any(mark not in (0, 1) for mark in marks):
         raise ValueError(
             f"the labels of an image are a list of names, which may be empty, got {label!r}"
         )

@@ -34,12 +34,10 @@ class StepSettings:
 
     def to_dict(self) -> dict[str, float | None]:
         """The settings that a resumed run must have, too, as plain data."""
-        ema = self.ema
-        if ema is not None:
-            ema = float(ema)
+        # plain floats, since no numpy number may get into a checkpoint
         return {
             "mixup": float(self.mixup),
             "cutmix": float(self.cutmix),
             "label_smoothing": float(self.label_smoothing),
-            "ema": ema,
+            "ema": None if self.ema is None else float(self.ema),
         }
