@@ -103,9 +103,10 @@ class LayerGroup:
     def trains_if(self, frozen: bool) -> bool:
         """Whether any parameter would train in the group, frozen or not."""
         trainable = self.parameters.keys() - self.frozen_by_hand
-        if frozen:
-            trainable = trainable & self.norm_parameters if self.norm == "train" else set()
-        return bool(trainable)
+        if not frozen:
+            return bool(trainable)
+        # norms that use the batch's statistics train in a frozen group, too
+        return self.norm == "train" and bool(trainable & self.norm_parameters)
 
     def set_training_modes(self) -> None:
         """Puts frozen layers, and normalisation layers as the policy says, into eval mode.

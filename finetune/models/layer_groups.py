@@ -131,6 +131,24 @@ class LayerGroups(Sequence[LayerGroup]):
         return change
 
     def _apply(self, change: ModelChange) -> None:
+        by_group = self._parameters_after(change)
+        # where a module without parameters belongs, the group that had it knows
+        members = [(group.name, list(group.modules)) for group in self._groups]
+        modules_by_group = modules_of_groups(self.model, by_group[: len(self)], members)
+        for group, parameters_of_group in zip(self.trained_groups, by_group, strict=True):
+            group.rename(change.renamed)
+            group.parameters = parameters_of_group
+        for group, modules in zip(self._groups, modules_by_group, strict=True):
+            group.modules = modules
+        self._read_model()
+        for group in self._groups:
+            group.set_frozen(group.frozen)  # what is new, too
+
+    def _parameters_after(self, change: ModelChange) -> list[dict[str, nn.Parameter]]:
+        """The parameters of each group by their names now: those that stayed, then the new ones.
+
+        Raises ValueError for a group that would have none.
+        """
         parameters = dict(self.model.named_parameters())
         parameters |= loss_parameters(self.loss_module, self.model)
         by_group: list[dict[str, nn.Parameter]] = []
@@ -143,17 +161,7 @@ class LayerGroups(Sequence[LayerGroup]):
                     "make a new Learner for the changed model"
                 )
             by_group.append({name: parameters[name] for name in names})
-        # where a module without parameters belongs, the group that had it knows
-        members = [(group.name, list(group.modules)) for group in self._groups]
-        modules_by_group = modules_of_groups(self.model, by_group[: len(self)], members)
-        for group, parameters_of_group in zip(self.trained_groups, by_group, strict=True):
-            group.rename(change.renamed)
-            group.parameters = parameters_of_group
-        for group, modules in zip(self._groups, modules_by_group, strict=True):
-            group.modules = modules
-        self._read_model()
-        for group in self._groups:
-            group.set_frozen(group.frozen)  # what is new, too
+        return by_group
 
     def _notice_what_is_set_by_hand(self) -> None:
         for group in self._groups:

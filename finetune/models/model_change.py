@@ -39,6 +39,7 @@ def find_change(
     of_loss: the parameters of the loss by name; if there are any, the last group is theirs.
     Raises ValueError, with the names, for a new parameter that trains and has no clear place.
     """
+    # by identity: a name may be another parameter's by now
     name_now = {id(p): name for name, p in model.named_parameters()}
     name_now |= {id(p): name for name, p in of_loss.items()}
     renamed: dict[str, str] = {}
@@ -55,21 +56,31 @@ def find_change(
                 gone[name] = number
 
     adopted: dict[str, int] = {}
-    without_place: list[str] = []
-    places: _Places | None = None
+    for name, parameter in of_loss.items():
+        if id(parameter) not in known:
+            adopted[name] = len(groups) - 1
+    new: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
-        if id(parameter) in known or not can_train(parameter):
-            continue
-        if places is None:
-            places = _Places(model, present, gone)
+        if id(parameter) not in known and can_train(parameter):
+            new[name] = parameter
+    if new:  # places take a pass over the model, and there is rarely something new
+        adopted |= _adopted_by_place(new, _Places(model, present, gone))
+    return ModelChange(renamed, frozenset(gone), adopted)
+
+
+def _adopted_by_place(new: Mapping[str, nn.Parameter], places: "_Places") -> dict[str, int]:
+    """The number of the group in whose place each new parameter is, of those that have a place.
+
+    Raises ValueError for a parameter that trains and has none.
+    """
+    adopted: dict[str, int] = {}
+    without_place: list[str] = []
+    for name, parameter in new.items():
         number_of_group = places.group_at(name)
         if number_of_group is not None:
             adopted[name] = number_of_group
         elif parameter.requires_grad:
             without_place.append(name)
-    for name, parameter in of_loss.items():
-        if id(parameter) not in known:
-            adopted[name] = len(groups) - 1
     if without_place:
         raise ValueError(
             f"the model has {len(without_place)} new parameters whose layer group can't be told "
@@ -77,7 +88,7 @@ def find_change(
             "lies in one group, set requires_grad_(False) for what is not to train, or make a new "
             "Learner with split="
         )
-    return ModelChange(renamed, frozenset(gone), adopted)
+    return adopted
 
 
 class _Places:
@@ -129,5 +140,6 @@ class _Places:
         position = inside.index(name)
         before = [name_now for name_now in inside[:position] if name_now in self._present]
         behind = [name_now for name_now in inside[position:] if name_now in self._present]
-        neighbours = {self._present[nearest] for nearest in (*before[-1:], *behind[:1])}
-        return neighbours.pop() if len(neighbours) == 1 else None
+        nearest = [*before[-1:], *behind[:1]]  # at an end there is one only
+        groups = {self._present[name_now] for name_now in nearest}
+        return groups.pop() if len(groups) == 1 else None

@@ -33,18 +33,7 @@ def from_dataset(
     random transform of the data set would give only one view; a warning says so.
     Raises ValueError for labels that are no class indices, and for columns that aren't there.
     """
-    if isinstance(dataset, Mapping):
-        raise ValueError(
-            f"this is a mapping of {', '.join(map(repr, dataset))}; pass one data set of it for "
-            "training and one for validation"
-        )
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"a data set needs a length and items by number, which {type(dataset).__name__} lacks; "
-            "load it whole (streaming=False), or list what it gives: list(dataset)"
-        )
-    if len(dataset) == 0:
-        raise ValueError("the data set is empty")
+    _check_has_items(dataset)
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping) and not _has_transform(dataset):
         return _from_rows(dataset, features, classes, image_column, label_column)
@@ -69,6 +58,22 @@ def from_dataset(
     if classes is None:
         classes = classes_of(dataset)
     return _from_class_indices(_images_of(dataset), targets, classes)
+
+
+def _check_has_items(dataset: Any) -> None:
+    """Raises TypeError or ValueError unless the data set has items by number, one at least."""
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"this is a mapping of {', '.join(map(repr, dataset))}; pass one data set of it for "
+            "training and one for validation"
+        )
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"a data set needs a length and items by number, which {type(dataset).__name__} lacks; "
+            "load it whole (streaming=False), or list what it gives: list(dataset)"
+        )
+    if len(dataset) == 0:
+        raise ValueError("the data set is empty")
 
 
 def _read_labels(dataset: Any, column: int | str, first: Any) -> list[Any]:
