@@ -56,7 +56,8 @@ class Examples:
 
         valid_fraction: share of each class that is held out, in (0, 1); where images have several
         labels, or numbers, of all images. Every class keeps at least one training example, and has
-        one for validation if it has two. root: folder that the paths of the images are below.
+        one for validation if it has two. root: folder that the paths of the images are below; None
+        takes the one that all of them are in.
 
         Which side an example is on depends on its path below `root` (or its row, where it is no
         file), not on the other examples: those that are added later leave it where it is, and rows

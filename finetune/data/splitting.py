@@ -25,6 +25,7 @@ from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.decode import ImageSource
+from finetune.files.names import shared_folder
 from finetune.randomness import uniforms
 
 _LEAST_SHARE, _LARGEST_SHARE = 0.5, 1.5
@@ -34,7 +35,8 @@ _LEAST_SHARE, _LARGEST_SHARE = 0.5, 1.5
 def identities_of(items: Sequence[ImageSource], root: str | Path | None = None) -> list[str]:
     """What the images are called: their paths below `root`, or else their positions.
 
-    root: None leaves paths as they are. Two spellings of one path are one identity.
+    root: None takes the folder that all files are in, so that data which are copied elsewhere are
+    split as before. Two spellings of one path are one identity.
 
     >>> identities_of(["photos/a/1.jpg", "photos/./b.jpg"], "photos")
     ['a/1.jpg', 'b.jpg']
@@ -43,10 +45,13 @@ def identities_of(items: Sequence[ImageSource], root: str | Path | None = None) 
         return list(map(str, items.identities))
     if not isinstance(items, list | tuple):  # an array or a tensor of images
         return list(map(str, range(len(items))))
-    prefix = "" if root is None else os.path.join(_spelling(str(root)), "")
     identities = [str(item) if isinstance(item, str | Path) else "" for item in items]
     if not _are_plain(identities):
         identities = [_spelling(path) if path else "" for path in identities]
+    if root is None:
+        prefix = shared_folder([path for path in identities if path])
+    else:
+        prefix = os.path.join(_spelling(str(root)), "")
     for position, path in enumerate(identities):
         identities[position] = path.removeprefix(prefix) or str(position)
     return identities

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.files.names import shared_folder
+
 Value: TypeAlias = str | int | float | bool | None
 Fingerprint: TypeAlias = dict[str, Value]
 
@@ -70,17 +72,8 @@ def of_texts(texts: Iterable[str]) -> str:
 
 def of_paths(paths: Sequence[str]) -> str:
     """A digest of paths, relative to the folder that they have in common."""
-    if not paths:
-        return of_texts([])
-    # what the first and the last one in the alphabet share, all between them share
-    first, last = min(paths), max(paths)
-    shared_length = 0
-    for character_of_first, character_of_last in zip(first, last, strict=False):
-        if character_of_first != character_of_last:
-            break
-        shared_length += 1
-    folder_length = first.rfind("/", 0, shared_length) + 1
-    return of_texts(path[folder_length:] for path in paths)
+    prefix = shared_folder(paths)
+    return of_texts(path.removeprefix(prefix) for path in paths)
 
 
 def of_tensor(tensor: Tensor) -> str:

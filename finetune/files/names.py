@@ -1,7 +1,8 @@
-"""Names of hidden files that stand beside another file and belong to it."""
+"""Paths: the hidden file that belongs to another one, and the folder that several share."""
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 _LONGEST = 200
@@ -21,3 +22,17 @@ def beside(path: Path, ending: str) -> Path:
     if len(encoded) > _LONGEST:
         name = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     return path.with_name(f".{name}.{ending}")
+
+
+def shared_folder(paths: Sequence[str]) -> str:
+    """The beginning of all paths, up to and with a slash: the folder that all of them are in.
+
+    >>> shared_folder(["/data/photos/cat/1.jpg", "/data/photos/cow/1.jpg"])
+    '/data/photos/'
+    """
+    if not paths:
+        return ""
+    # what the first and the last one in the alphabet share, all between them share; character by
+    # character, because this is fast, and cut behind a slash below
+    beginning = os.path.commonprefix([min(paths), max(paths)])  # noqa: RUF071
+    return beginning[: beginning.rfind("/") + 1]

@@ -155,6 +155,24 @@ def test_split_does_not_depend_on_where_the_folder_is() -> None:
     assert sides[0] == sides[1]
 
 
+def test_split_of_files_is_the_same_where_they_are_copied_to() -> None:
+    sides = []
+    for folder in ("/scratch/job_17/photos", "/scratch/job_18/photos", "photos"):
+        whole = from_pairs([f"{folder}/{number}.jpg" for number in range(30)], ["a", "b"] * 15)
+        sides.append([Path(str(i)).name for i in whole.split(0.3, 0)[1].items])
+    assert sides[0] == sides[1] == sides[2]
+
+
+@pytest.mark.parametrize("kind", [str, object])
+def test_paths_of_an_array_are_split_as_those_of_a_list(kind: Any) -> None:
+    names = [f"{number}.jpg" for number in range(20)] * 2
+    labels = ["a", "b"] * 20
+    listed = from_pairs(names, labels).split(0.3, 0)
+    train, valid = from_pairs(np.array(names, dtype=kind), labels).split(0.3, 0)
+    assert train.items == listed[0].items
+    assert not set(train.items) & set(valid.items)  # type: ignore[arg-type]
+
+
 def test_class_of_one_image_in_many_rows_stays_in_training() -> None:
     whole = from_pairs(["1.jpg"] * 5 + list("abcdefgh"), ["a"] * 5 + ["b"] * 8)
     train, _ = whole.split(0.4, seed=0)

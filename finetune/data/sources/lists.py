@@ -22,8 +22,11 @@ def by_position(items: Sequence[ImageSource]) -> Sequence[ImageSource]:
     """A sequence whose `[i]` is the image at position i.
 
     `[i]` of a data frame's column is the image whose index label is i instead, so that such a
-    column becomes a list.
+    column becomes a list. So does an array of paths or other objects: only numbers are pixels.
     """
+    if isinstance(items, np.ndarray) and items.dtype.kind in "OU":
+        listed_items: list[ImageSource] = items.tolist()
+        return listed_items
     if isinstance(items, Sequence | np.ndarray | Tensor):
         return items
     return list(items)
