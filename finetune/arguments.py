@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from finetune.wording import did_you_mean
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -125,10 +127,12 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     ValueError: resize must be one of 'crop', 'squash', 'pad', got 'corp'; did you mean 'crop'?
     """
     known = list(choices)
-    # equal is not enough: True == 1, and a list can't be looked up in a dict later
+    # equal is not enough: True == 1, and a list, or a member of an Enum, can't be found in a dict
+    # later; a text of numpy's can
+    plain_value = str(value) if isinstance(value, np.str_) else value
     for known_value in known:
-        if type(value) is type(known_value) and value == known_value:
-            return value
+        if type(plain_value) is type(known_value) and plain_value == known_value:
+            return plain_value
     listed = ", ".join(map(repr, known))
     message = f"{name} must be one of {listed}, got {shown(value)}"
     if not isinstance(value, str):
@@ -142,10 +146,13 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 
 def flag(name: str, value: Any) -> bool:
-    """The value, True or False. A text such as "no" is refused: to Python it would be true."""
-    if not isinstance(value, bool):
+    """The value as a bool: True or False, also numpy's, which comparisons of arrays give.
+
+    A text such as "no" is refused: to Python it would be true.
+    """
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
-    return value
+    return bool(value)
 
 
 def function(name: str, value: Function, takes: str) -> Function:

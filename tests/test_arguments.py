@@ -59,6 +59,10 @@ def test_a_choice_of_another_kind_is_refused(value: Any) -> None:
         arguments.choice("resize", value, ["crop", "pad"])
 
 
+def test_a_choice_may_be_a_text_of_an_array() -> None:
+    assert arguments.choice("resize", np.array(["crop"])[0], ["crop", "pad"]) == "crop"
+
+
 def test_a_choice_may_be_none_where_none_is_one() -> None:
     assert arguments.choice("weights", None, ["pretrained", None]) is None
 
@@ -67,6 +71,11 @@ def test_a_choice_may_be_none_where_none_is_one() -> None:
 def test_a_flag_is_true_or_false(value: Any) -> None:
     with pytest.raises(TypeError, match="progress must be True or False, got"):
         arguments.flag("progress", value)
+
+
+def test_a_flag_may_come_from_a_comparison_of_arrays() -> None:
+    assert arguments.flag("progress", np.float32(2) > 1) is True
+    assert arguments.flag("progress", np.float32(0) > 1) is False
 
 
 def test_a_function_is_callable() -> None:

@@ -28,6 +28,8 @@ def checked_value_range(value_range: Any) -> tuple[float, float] | None:
     """The option `value_range` as None, or as two numbers of which the first is smaller."""
     if value_range is None:
         return None
+    if isinstance(value_range, np.ndarray):
+        value_range = value_range.tolist()
     if not isinstance(value_range, tuple | list) or len(value_range) != 2:
         raise TypeError(
             "value_range must be two numbers (black, white), such as (0, 4095), "

@@ -30,7 +30,8 @@ def is_marked(mark: Any, place: str) -> bool:
         return False
     raise ValueError(
         f"{place} says {mark!r} where it should say whether the image is for validation: one of "
-        f"{', '.join(sorted(_VALID_WORDS))}, or {', '.join(sorted(_TRAIN_WORDS))}, or nothing"
+        f"{', '.join(sorted(_VALID_WORDS))}, or {', '.join(sorted(_TRAIN_WORDS))}, or nothing; "
+        "leave out images that are for neither, such as those of a test set"
     )
 
 

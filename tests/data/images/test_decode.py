@@ -409,6 +409,11 @@ def test_other_number_type_is_refused(dtype: type) -> None:
         read_image(np.zeros((5, 7, 3), dtype=dtype))
 
 
+@pytest.mark.parametrize("value_range", [(0, 4095), [0, 4095], np.array([0, 4095])])
+def test_range_may_be_any_two_numbers(value_range: Any) -> None:
+    assert checked_value_range(value_range) == (0, 4095)
+
+
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan"))])
 def test_range_that_is_none_is_refused(value_range: Any) -> None:
     with pytest.raises(ValueError, match=r"value_range.* (needs black < white|must be a)"):

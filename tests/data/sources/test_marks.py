@@ -30,6 +30,11 @@ def test_other_mark_is_refused_with_its_place(mark: Any) -> None:
         is_marked(mark, "line 7")
 
 
+def test_mark_of_a_test_set_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"'test' where .*; leave out images that are for neither"):
+        is_marked("test", "line 7")
+
+
 def test_marks_of_lists_are_read_by_the_same_rule() -> None:
     _, valid = from_marked(list("abc"), list("xyx"), ["1", "0", ""], 0.2, 0, classes=("x", "y"))
     assert valid.items == ["a"]
