@@ -95,6 +95,7 @@ class Loop:
             ):
                 self._run_phases(run)
             self._overflow.warn_if_nothing_moved()
+            # a run that ends otherwise can be resumed, and then needs the weights that train
             self.average.forget()
             run.ended = reason
             self._write_checkpoint()
@@ -213,6 +214,7 @@ class Loop:
         with self.average.in_place():
             answers = self._deliver(epoch_end)
         self._act(answers)
+        # after the last epoch `run` does it, when the run is marked as ended
         if run.phase < len(run.plan):
             self._write_checkpoint()
         self._check_interruption(run)

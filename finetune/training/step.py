@@ -133,9 +133,11 @@ class TrainStep:
 
     def _something_counts(self, targets: Any) -> bool:
         weight = self._loss_weight.of_batch(targets, examples=1)
-        # targets are still where the loader made them; an accelerator would make the host wait
-        would_wait = isinstance(weight, Tensor)
-        return bool(weight > 0) if self._loss_weight.is_uneven or not would_wait else True
+        # targets are where the loader made them: on an accelerator the host would have to wait
+        is_on_accelerator = isinstance(weight, Tensor)
+        if is_on_accelerator and not self._loss_weight.is_uneven:
+            return True
+        return bool(weight > 0)
 
     def _compute_gradients(
         self, batches: Sequence[Batch], view: int | None, epoch: int, step: int
@@ -183,6 +185,7 @@ class TrainStep:
             # processes exchange gradients with the last batch only
             with nullcontext() if is_last else self._without_exchange():
                 for part in self._prepared(raw_batch, view).split(self._batch_parts):
+                    # the backward pass of an empty part takes part in the exchange of gradients
                     if not len(part) and not several_processes:
                         continue
                     weight = self._loss_weight.of_batch(part.targets, len(part))
@@ -244,6 +247,7 @@ class TrainStep:
         scaled_loss = loss
         if self.setup.scaler is not None:
             scaled_loss = self.setup.scaler.scale(loss)
+        # activations that are computed again would move running statistics again
         with self._still.during_backward():
             scaled_loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -251,6 +255,7 @@ class TrainStep:
     def _clip(self) -> None:
         if self.setup.settings.clip_norm is None:
             return
+        # the norm is that of the gradients themselves, not of what the scaler made of them
         if self.setup.scaler is not None:
             self.setup.optimizer.unscale(self.setup.scaler)
         torch.nn.utils.clip_grad_norm_(self._parameters(), self.setup.settings.clip_norm)

@@ -153,6 +153,7 @@ class ImageCache:
         other_paths = _file_paths(self._stored_with)
         if paths is None or other_paths is None:
             return None
+        # sorted, and of all parts: another split of the same files has the same store
         files = sorted({*paths, *other_paths})
         side = self.preprocessing.presized_side
         settings = f"{self.preprocessing.resize} {self.preprocessing.value_range}"

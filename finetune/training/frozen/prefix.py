@@ -43,6 +43,7 @@ class _Template:
     @classmethod
     def of(cls, output: object, image_count: int) -> "_Template | None":
         """None for what is no tensor of floats with the same number of rows for each image."""
+        # integers have no NaN that would show where they go
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None
         if output.dim() == 0 or len(output) == 0 or len(output) % image_count:
@@ -250,6 +251,7 @@ def _find_skippable(
         model(images)
     if not counts_at_ends:
         return {}
+    # of a module that is called twice, one of the calls may be behind the end
     call_counts = Counter(module for module, _ in calls)
     skippable: dict[nn.Module, _Template] = {}
     for module, template in calls[: counts_at_ends[0]]:
