@@ -161,6 +161,7 @@ class Learner:
 
     @property
     def model(self) -> nn.Module:
+        """The model, which trains in place."""
         return self.trainer.setup.model
 
     @property
@@ -176,6 +177,7 @@ class Learner:
 
     @property
     def optimizer(self) -> GroupOptimizer:
+        """The optimizers of all layer groups of the model as it is now, as one object."""
         self.trainer.follow_model()
         return self.trainer.setup.optimizer
 
@@ -196,6 +198,37 @@ class Learner:
         self.layer_groups.freeze_to(0)
 
     # --- training
+
+    def lr_find(
+        self,
+        *,
+        factors: LearningRates | None = None,
+        group: str | None = None,
+        start_lr: float = 1e-7,
+        end_lr: float = 10.0,
+        steps: int = 100,
+        stop_factor: float = 4.0,
+    ) -> lr_finder.LearningRateCurve:
+        """Tries learning rates from low to high, on copies of the model and its optimizer.
+
+        `fine_tune(base_lr=...)` takes the `.suggestion` of the curve. That is a rate of the head
+        alone at first, so `freeze()` before, or say `group="head"`.
+        factors: how the rates of the groups relate, in any way of `LayerGroups.spread`; the curve
+        is over the largest of those that train. None: as the rates in force relate, that is all
+        alike in a new learner, and as the last fit spread them. group: only this one's rate moves,
+        all others are 0.
+        Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
+        """
+        self.trainer.follow_model()
+        return lr_finder.range_test(
+            self.trainer.setup,
+            factors=factors,
+            group=group,
+            start_lr=start_lr,
+            end_lr=end_lr,
+            steps=steps,
+            stop_factor=stop_factor,
+        )
 
     @takes_options(FitSettings)
     def fine_tune(
@@ -255,9 +288,11 @@ class Learner:
         pct_start: float = 0.25,
         **options: Unpack[FitOptions],
     ) -> None:
-        """One cycle: `lr / div -> lr -> lr / div_final`, peak at `pct_start`; momentum opposite,
-        0.95 -> 0.85 -> 0.95, for every optimizer that has one, plain SGD included.
+        """Trains with one cycle of the learning rate: up to a peak, then down almost to zero.
 
+        It goes `lr / div -> lr -> lr / div_final`, with the peak at `pct_start` of all steps.
+        Momentum goes the other way, 0.95 -> 0.85 -> 0.95, for every optimizer that has one, plain
+        SGD included.
         lr: a number, `slice(lo, hi)`, `slice(hi)` or one rate per group, see `LayerGroups.spread`.
         options: see `FitSettings`.
         """
@@ -276,7 +311,7 @@ class Learner:
         pct_start: float = 0.75,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Constant rates until `pct_start`, then a cosine down to `lr / div_final`.
+        """Trains with constant rates until `pct_start`, then along a cosine to `lr / div_final`.
 
         options: see `FitSettings`.
         """
@@ -300,7 +335,9 @@ class Learner:
         cycle_mult: int = 2,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Cosine to zero with restarts; every cycle is `cycle_mult` times as long as the last.
+        """Trains in cycles: along a cosine to zero, then again from `lr` (warm restarts).
+
+        Every cycle is `cycle_mult` times as long as the last; the first has `cycle_epochs` epochs.
 
         options: see `FitSettings`.
         """
@@ -324,7 +361,7 @@ class Learner:
         schedules: Mapping[str, PerGroup[Schedule]] | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Constant learning rates, or any schedule for each hyper-parameter and group.
+        """Trains with constant learning rates, or any schedule for a hyper-parameter and group.
 
         peaks: other hyper-parameters: `{"weight_decay": {"head": 0.1, "*": 0.01}}`. schedules:
         multipliers of the peaks, functions of the progress in [0, 1], for all groups or by group:
@@ -349,7 +386,7 @@ class Learner:
         lr_mult: float = 100.0,
         **options: Unpack[FitOptions],
     ) -> None:
-        """The head alone, then one group more in each phase, until everything trains.
+        """Trains the head alone, then one group more in each phase, until everything trains.
 
         Rates as in `fine_tune`. What is frozen runs once a view where its outputs can be kept.
         options: see `FitSettings`.
@@ -454,10 +491,10 @@ class Learner:
     @overload
     def predict(self, item: Any) -> Answer: ...
     def predict(self, item: Any) -> Answer | list[Answer]:
-        """A `Prediction` (label, probability, probabilities by class); a list of them for a list.
+        """Answers for one image, or for each image of a list, in a list.
 
-        Of several labels an image, (labels, probabilities); of a regression, (values,).
-
+        An answer is a `Prediction` with label, probability and the probabilities by class; of
+        several labels an image it has labels and probabilities; of a regression, values.
         item: for images a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W].
         """
         answer: Answer | list[Answer] = self.predictor().predict(item)
@@ -476,9 +513,10 @@ class Learner:
         return self.predictor().predict_folder(files, batch_size=batch_size, progress=progress)
 
     def predictions(self, source: LoaderLike | None = None) -> PredictionTable:
-        """A table over the validation data, or another source, and what can be counted and plotted
-        of it: `report`, `plot_confusion_matrix`, `most_confused`, `to_csv`, ...
+        """A table of the predictions for the validation data, or for another source.
 
+        It has what can be counted and plotted of them: `report`, `plot_confusion_matrix`,
+        `most_confused`, `to_csv`, ...
         source: a folder with one folder of images a class; a torch DataLoader with targets; or a
         loader of ours such as `learner.data.train`, whose examples are all read, in order and
         without augmentation. A DataLoader's images are taken to be normalised and in size already,
@@ -496,12 +534,12 @@ class Learner:
         return self.predictions().show_results(count)
 
     def tta(self, views: int = 4, source: LoaderLike | None = None) -> PredictionTable:
-        """Test-time augmentation: mean probabilities, of a regression values, over the usual view
-        of each example and `views` random ones, as a table like that of `predictions`. Everything
-        stays in eval mode, so BatchNorm statistics do not move.
+        """Test-time augmentation: a table of predictions that are means over several views.
 
-        The temperature of `calibrate` is not in it: a mean of views is less sure already. Raises
-        ValueError for data without augmentation, whose views are all the same.
+        The means are of probabilities, of a regression of values, over the usual view of each
+        example and `views` random ones. Everything stays in eval mode, so BatchNorm statistics do
+        not move. The temperature of `calibrate` is not in it: a mean of views is less sure already.
+        Raises ValueError for data without augmentation, whose views are all the same.
         """
         return self._current_predictor().tta(views, source)
 
@@ -548,12 +586,12 @@ class Learner:
     # --- what is fitted to the weights after training
 
     def calibrate(self) -> float:
-        """Finds the temperature that makes the probabilities of the validation data likeliest, for
-        `predict`, `predictions` and `export` to use until the weights change. Returns it.
+        """Finds and returns the temperature that fits the probabilities to the validation data.
 
-        Above 1 the model was too sure of itself. Predicted classes stay as they are. See
-        `Predictions.temperature`; `predictions().plot_calibration()` shows what it does. Raises
-        ValueError for another task than one class per example.
+        It is the one that makes their labels likeliest; `predict`, `predictions` and `export` use
+        it until the weights change. Above 1 the model was too sure of itself. Predicted classes
+        stay as they are. See `Predictions.temperature`; `predictions().plot_calibration()` shows
+        what it does. Raises ValueError for another task than one class per example.
         """
         task = self.data.task
         if not task.exclusive:
@@ -561,18 +599,18 @@ class Learner:
                 f"calibrate() is for one class per example, this is task={task.name!r}; "
                 f"{task.instead_of_calibration}"
             )
-        # of the outputs, not on top of an earlier temperature
+        # fitted to the outputs as they are, not on top of an earlier temperature
         temperature = self._current_predictor().plain_predictions().temperature()
         fitted = replace(self.trainer.post_processing, temperature=temperature)
         self.trainer.post_processing = fitted
         return temperature
 
     def tune_thresholds(self) -> dict[str, float]:
-        """For several labels an image: the probability from which on each class is predicted.
+        """Finds from which probability on each class is predicted, for several labels an image.
 
-        They give the best F1 of each class on the validation data; `predict`, `predictions` and
-        `export` use them until the weights change, `validate` does not. Raises ValueError for
-        another task, or without validation data.
+        The thresholds give the best F1 of each class on the validation data; `predict`,
+        `predictions` and `export` use them until the weights change, `validate` does not. Raises
+        ValueError for another task, or without validation data.
         """
         thresholds = self._current_predictor().plain_predictions().best_thresholds()
         fitted = replace(self.trainer.post_processing, thresholds=thresholds)
@@ -581,10 +619,13 @@ class Learner:
 
     @property
     def thresholds(self) -> dict[str, float] | None:
-        """What `tune_thresholds` found; None before, and, with a warning, after more training."""
+        """The thresholds that `tune_thresholds` found, by class.
+
+        None before it, and, with a warning, after more training.
+        """
         return dict(self.trainer.post_processing.thresholds) or None
 
-    # --- figures and the rate finder
+    # --- figures
 
     def plot_plan(self, plan: Plan | int | None = None) -> "Figure":
         """Learning rate and momentum of every layer group over all phases, before training.
@@ -632,36 +673,6 @@ class Learner:
         """Which layers moved: `movement()` as bars along the depth; of a block if they are many."""
         return plot_movement(self.movement(), self.layer_groups.names)
 
-    def lr_find(
-        self,
-        *,
-        factors: LearningRates | None = None,
-        group: str | None = None,
-        start_lr: float = 1e-7,
-        end_lr: float = 10.0,
-        steps: int = 100,
-        stop_factor: float = 4.0,
-    ) -> lr_finder.LearningRateCurve:
-        """A learning-rate range test on copies; for `fine_tune(base_lr=...)` pass `.suggestion`.
-
-        That is a rate of the head alone at first, so `freeze()` before, or say `group="head"`.
-        factors: how the rates of the groups relate, in any way of `LayerGroups.spread`; the curve
-        is over the largest of those that train. None: as the rates in force relate, that is all
-        alike in a new learner, and as the last fit spread them. group: only this one's rate moves,
-        all others are 0.
-        Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
-        """
-        self.trainer.follow_model()
-        return lr_finder.range_test(
-            self.trainer.setup,
-            factors=factors,
-            group=group,
-            start_lr=start_lr,
-            end_lr=end_lr,
-            steps=steps,
-            stop_factor=stop_factor,
-        )
-
     # --- files
 
     def save(self, path: str | Path) -> None:
@@ -694,7 +705,7 @@ class Learner:
         *,
         overwrite: bool = False,
     ) -> None:
-        """Model, classes and preprocessing as a folder that needs no finetune; a model card in it.
+        """Writes model, classes and preprocessing to a folder that can be used without finetune.
 
         format: one or several of "safetensors" (weights, for `load_learner`, and for a model made
         of timm's or torchvision's backbone and torch's head; with `head="linear"`, but for a

@@ -126,12 +126,12 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float = 0.2,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
-        """Images in `<folder>/<class>/`, split at random, or in `<folder>/<train>/<class>/` and
-        `<folder>/<valid>/<class>/`.
+        """Images in one folder for each class, `<folder>/<class>/`, split at random.
 
-        valid_fraction: share of each class held out, where no split is given. options: see
-        `ImageSettings`. Raises FileNotFoundError or ValueError for a folder that makes no
-        classifier.
+        train, valid: names of folders inside, where the images are split already, into
+        `<folder>/<train>/<class>/` and `<folder>/<valid>/<class>/`. valid_fraction: share of each
+        class held out, where no split is given. options: see `ImageSettings`. Raises
+        FileNotFoundError or ValueError for a folder that makes no classifier.
         """
         seed = ImageSettings(**options).seed
         root = arguments.path("folder", folder)
@@ -193,12 +193,12 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float = 0.2,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
-        """Images and labels from a data frame (pandas, polars, pyarrow, or whatever speaks their
-        protocols), or from a mapping of names to lists; the columns are as in `from_csv`.
+        """Images and labels from a data frame, or from a mapping of names to lists.
 
-        folder: what the paths are relative to, by default the present folder. Instead of paths
-        there may be images, and instead of labels with a delimiter lists of them. options: see
-        `ImageSettings`.
+        table: of pandas, polars, pyarrow, or whatever speaks their protocols; the columns are as in
+        `from_csv`. folder: what the paths are relative to, by default the present folder. Instead
+        of paths there may be images, and instead of labels with a delimiter lists of them. options:
+        see `ImageSettings`.
         """
         base = None if folder is None else arguments.path("folder", folder)
         layout = Layout(
@@ -241,12 +241,12 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float = 0.2,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
-        """Images (paths, PIL images, arrays or tensors) with one class name each; or, as task
-        says, a list of names each, or a number or a list of numbers.
+        """Images in a list (paths, PIL images, arrays or tensors), with a list of their labels.
 
-        is_valid: which of them are for validation; without it the split is random. classes: the
-        names in the order of the model's outputs, by default sorted; of a regression the targets'.
-        options: see `ImageSettings`.
+        labels: one class name for each image; or, as task says, a list of names, a number or a list
+        of numbers. is_valid: which of them are for validation; without it the split is random.
+        classes: the names in the order of the model's outputs, by default sorted; of a regression
+        the targets'. options: see `ImageSettings`.
         """
         seed = ImageSettings(**options).seed
         examples = from_marked(
@@ -273,12 +273,13 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float = 0.2,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
-        """Images with labels in their names: files, or all in and below a folder.
+        """Images whose file names hold their labels.
 
-        pattern: a regular expression whose one group is the label, searched in the file's name:
-        `r"^(.+)_\\d+"` for "tabby_12.jpg"; or a function of the path that gives the label.
-        is_valid: a function of the path; without it the split is random. classes: see `from_lists`.
-        options: see `ImageSettings`.
+        files: paths, or a folder, for all images in and below it. pattern: a regular expression
+        whose one group is the label, searched in the file's name: `r"^(.+)_\\d+"` for
+        "tabby_12.jpg"; or a function of the path that gives the label. is_valid: a function of the
+        path; without it the split is random. classes: see `from_lists`. options: see
+        `ImageSettings`.
         """
         seed = ImageSettings(**options).seed
         if is_valid is not None:
@@ -311,12 +312,12 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float = 0.2,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
-        """Data sets of (image, class index), as torchvision's are, without a transform; or of rows
-        with an image and a class index or name, as those of Hugging Face.
+        """Images and labels from data sets of torchvision, Hugging Face, or your own.
 
-        classes: names, by default the data set's own. Without `valid` the split is random.
-        image_column, label_column: of rows, where their types don't tell. Images are read when
-        they are needed, labels at once. options: see `ImageSettings`.
+        train, valid: data sets of pairs (image, class index), without a transform; or of rows with
+        an image and a class index or name. classes: names, by default the data set's own. Without
+        `valid` the split is random. image_column, label_column: of rows, where their types don't
+        tell. Images are read when they are needed, labels at once. options: see `ImageSettings`.
         """
         seed = ImageSettings(**options).seed
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
@@ -405,7 +406,10 @@ class ImageDataLoaders(DataLoaders):
     def for_backbone(
         self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> "Self":
-        """The same images, normalised for a backbone, and in its size unless one was given."""
+        """The same images, normalised for a backbone, and in its size unless one was given.
+
+        mean, std: of each channel, for pixels in [0, 1].
+        """
         preprocessing = replace(
             self.preprocessing, image_size=self.image_size or image_size, mean=mean, std=std
         )
