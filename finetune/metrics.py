@@ -64,6 +64,7 @@ def _named(metrics: Metrics) -> list[tuple[str | None, MetricLike]]:
     """Pairs of the user's name for a metric, or None, and the metric."""
     if isinstance(metrics, Mapping):
         return list(metrics.items())
+    # before it is taken for a list: a collection of torchmetrics is callable, and has items
     is_single = isinstance(metrics, str) or callable(metrics) or _is_metric_object(metrics)
     if is_single:
         return [(None, metrics)]
@@ -98,6 +99,7 @@ def _adapted(metric: Any, task: Task, loss: Loss | None) -> Any:
 
     Raises ValueError for a metric that gives a number for each class.
     """
+    # "" for a metric without averages: None is one of the ways to say "none"
     if getattr(metric, "average", "") in (None, "none"):
         raise ValueError(
             f"{type(metric).__name__} has average=None; a metric is one number, say average="

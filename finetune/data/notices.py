@@ -64,7 +64,7 @@ def check_leaks(train: Examples, valid: Examples) -> None:
             continue
         candidates = train_by_size[size]
         budget -= size * (len(files) + len(candidates))
-        if budget < 0:
+        if budget < 0:  # the leaks so far are said all the same
             break
         leaks.extend(_same_content(candidates, files))
     if leaks:

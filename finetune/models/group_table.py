@@ -28,16 +28,7 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
         titles.append(Column("frozen by hand"))
     rows = []
     for group, values_of_group in zip(groups, values, strict=True):
-        modules = {name.rpartition(".")[0] for name in group.parameters}
-        row = [
-            group.name,
-            _module_range(group),
-            f"{len(modules):,}",
-            f"{group.parameter_count:,}",
-            f"{group.trainable_count:,}",
-            group.norm if group.modules else "-",
-            group.optimizer,
-        ]
+        row = _facts(group)
         for name in names:
             value = values_of_group.get(name)
             row.append("-" if value is None else f"{value:.3g}")
@@ -46,6 +37,21 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
             row.append(f"{sum(frozen):,}")
         rows.append(row)
     return Table([*_FIXED_COLUMNS, *titles], rows)
+
+
+def _facts(group: LayerGroup) -> list[str]:
+    """The cells of `_FIXED_COLUMNS`."""
+    modules = {name.rpartition(".")[0] for name in group.parameters}
+    return [
+        group.name,
+        _module_range(group),
+        f"{len(modules):,}",
+        f"{group.parameter_count:,}",
+        f"{group.trainable_count:,}",
+        # the parameters of a loss lie in no module of the model
+        group.norm if group.modules else "-",
+        group.optimizer,
+    ]
 
 
 def _shown_hyper_parameters(values: Sequence[dict[str, float]]) -> list[str]:

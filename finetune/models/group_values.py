@@ -222,8 +222,8 @@ def _path_that_counts(
     """
     # A group that is named after a module may have something behind it, such as a norm. The paths
     # that cover the group are then those that cover the module.
-    of_its_module = [name for name in parameters if f".{group}." in f".{name}"]
-    names_to_cover = of_its_module or parameters
+    names_in_module = [name for name in parameters if f".{group}." in f".{name}"]
+    names_to_cover = names_in_module or parameters
     covering = []
     for path in value_at:
         if path == group or all(_covers(path, name) for name in names_to_cover):

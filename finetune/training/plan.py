@@ -73,27 +73,36 @@ def fit_plan(
     schedules: hyper-parameter -> multiplier over the progress, for all groups or by group:
     `{"lr": {"head": one_cycle(), "*": delayed(0.3, one_cycle())}}`.
     """
+    peaks = {} if peaks is None else peaks
+    schedules = {} if schedules is None else schedules
     phase_peaks = {"lr": groups.spread(lr)}
     if momentum is not None:
         phase_peaks["momentum"] = groups.per_group(momentum, "momentum")
-    if peaks is not None:
-        arguments.mapping("peaks", peaks, "hyper-parameters to values")
-    if schedules is not None:
-        arguments.mapping("schedules", schedules, "hyper-parameters to schedules")
-    for name, values in (peaks or {}).items():
-        if name == "lr":
-            raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
-        present = groups.values_of(name)
-        of_groups = groups.per_group(values, name)
-        phase_peaks[name] = checked_values(of_groups, name, present, shown=values)
+    arguments.mapping("peaks", peaks, "hyper-parameters to values")
+    arguments.mapping("schedules", schedules, "hyper-parameters to schedules")
+    phase_peaks |= _checked_peaks(groups, peaks)
     phase_schedules: dict[str, Schedule | tuple[Schedule, ...]] = {}
-    for name, schedule in (schedules or {}).items():
+    for name, schedule in schedules.items():
         if name not in phase_peaks:
             phase_peaks[name] = groups.values_of(name)
         by_group = groups.per_group(schedule, f"schedule of {name}")
         all_alike = all(of_group == by_group[0] for of_group in by_group)
         phase_schedules[name] = by_group[0] if all_alike else by_group
     return (Phase("fit", epochs, groups.frozen_count, phase_peaks, phase_schedules),)
+
+
+def _checked_peaks(
+    groups: LayerGroups, peaks: Mapping[str, PerGroup[float]]
+) -> dict[str, tuple[float, ...]]:
+    """One value per group of each hyper-parameter besides lr."""
+    checked = {}
+    for name, values in peaks.items():
+        if name == "lr":
+            raise ValueError("the peaks of lr are the argument lr; leave them out of peaks")
+        present = groups.values_of(name)
+        by_group = groups.per_group(values, name)
+        checked[name] = checked_values(by_group, name, present, shown=values)
+    return checked
 
 
 def one_cycle_plan(
