@@ -23,6 +23,7 @@ def reserve(owner: object, size: int) -> bool:
     with _lock:
         _forget_dead_owners()
         reserved = sum(owner_size for _, owner_size in _reservations)
+        # a share of all memory, not of what is free: on a busy machine a run is the same
         if size > MEMORY_FRACTION * memory_bytes() - reserved:
             return False
         _reservations.append((weakref.ref(owner), size))

@@ -118,6 +118,7 @@ def evaluate(
 
     model: in eval mode. Losses stay on the device until the end, so that nothing waits for it.
     """
+    # running statistics: each process has moved its own, by its own batches
     distributed.share_buffers(model)
     for metric in metrics.values():
         metric.reset()

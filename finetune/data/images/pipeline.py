@@ -111,6 +111,7 @@ class ImagePipeline:
             return replace(batch, inputs=center_crop(images, size, mean, std))
         assert batch.indices is not None
         if isinstance(self.augmentation, Augmentation):
+            # drawn by seed, view and image, so that an image looks the same in any batch
             draws = draw_numbers(self.seed, view, batch.indices, images.device)
             inputs = augment(images, draws, self.augmentation, size, mean, std)
         else:  # a function of the user's own
