@@ -90,8 +90,12 @@ def _columns(rows: Iterable[EpochEnd | str]) -> list[str]:
 
 
 def _texts(row: EpochEnd, names: Sequence[str]) -> list[str]:
+    """The cells of a row; empty for a name that this epoch does not have."""
     values = results(row)
-    return [number(values[name]) if name in values else "" for name in names]
+    texts = []
+    for name in names:
+        texts.append(number(values[name]) if name in values else "")
+    return texts
 
 
 def _width(name: str) -> int:

@@ -159,10 +159,12 @@ def _numbers_of(label: Any) -> list[float]:
     """The finite numbers that a label is; empty if it is something else."""
     is_list = isinstance(label, Iterable) and not isinstance(label, str)
     try:
-        numbers = [float(value) for value in (label if is_list else [label])]
+        values = list(label) if is_list else [label]
+        numbers = [float(value) for value in values]
     except (TypeError, ValueError):
         return []
-    return numbers if all(map(math.isfinite, numbers)) else []
+    all_are_finite = all(map(math.isfinite, numbers))
+    return numbers if all_are_finite else []
 
 
 def _default_names(count: int) -> list[str]:

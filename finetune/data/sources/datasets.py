@@ -220,8 +220,11 @@ def _from_dicts(
     types = {name: features.get(name) for name in first}
     image_column = _column(types, image_column, "Image", "image")
     label_column = _column(types, label_column, "ClassLabel", "label")
-    labels = _read_labels(dataset, label_column, first)
-    labels = [label.item() if getattr(label, "ndim", None) == 0 else label for label in labels]
+    labels = []
+    for label in _read_labels(dataset, label_column, first):
+        # a transform that makes tensors makes them of the labels, too
+        is_scalar = getattr(label, "ndim", None) == 0
+        labels.append(label.item() if is_scalar else label)
     images = DatasetImages(dataset, range(len(dataset)), image_column)
     if classes is None:
         classes = getattr(types[label_column], "names", None)

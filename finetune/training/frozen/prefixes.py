@@ -65,9 +65,13 @@ class FrozenPrefixes:
             self._planned[_state_of(self._setup.model)] = suffix
         if suffix is None:
             return None
-        skipped = {id(p) for module in suffix.skipped for p in module.parameters()}
-        frozen = [p for group in groups[:-1] for p in group.parameters.values()]
-        return suffix if all(id(parameter) in skipped for parameter in frozen) else None
+        skipped: set[int] = set()
+        for module in suffix.skipped:
+            skipped.update(map(id, module.parameters()))
+        for group in groups[:-1]:
+            if any(id(parameter) not in skipped for parameter in group.parameters.values()):
+                return None
+        return suffix
 
     def of(self, setup: Setup) -> "FrozenPrefixes":
         """These for the same setup; none yet for one with another runtime, whose outputs differ."""
