@@ -20,6 +20,7 @@ class _Turns:
         self.changed = threading.Condition()
         self.waiting: deque[object] = deque()  # in the order in which they came
         self.is_taken = False  # by one thread alone
+        self.has_begun = False  # with the first turn
         self.sharing = 0  # threads
         self.of_thread = threading.local()
 
@@ -45,6 +46,7 @@ class _Turns:
     def _wait(self, alone: bool) -> None:
         place = object()
         with self.changed:
+            self.has_begun = True
             self.waiting.append(place)
             try:
                 self.changed.wait_for(lambda: self._is_due(place, alone))
@@ -69,12 +71,14 @@ _turns = _Turns()
 def _begin_forked_process() -> None:
     """A fork has one thread: those that had turns never end them, nor do torch's own ever answer.
 
-    So torch computes in the present thread, as in the workers of its DataLoader; a fork may set
-    another number of threads if the process before it has computed nothing.
+    So torch computes in the present thread, as in the workers of its DataLoader. Where nothing has
+    taken a turn before, torch's threads are not ours to change.
     """
     global _turns
+    has_computed = _turns.has_begun
     _turns = _Turns()
-    torch.set_num_threads(1)
+    if has_computed:
+        torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

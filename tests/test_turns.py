@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import copy_of, same_state, tiny_learner
+from support import FILES_ALONE, copy_of, same_state, tiny_learner
 from torch import Tensor
 
 from finetune import Callback, ImageDataLoaders, Learner, turns, vision_learner
@@ -234,3 +234,25 @@ def test_a_fork_trains_and_predicts_after_the_process_before_it_has(photos: Path
         capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
     assert done.stdout == "0\n"
+
+
+IMPORTED_ALONE = """
+import os
+import torch
+import finetune.turns
+
+torch.set_num_threads(2)
+child = os.fork()
+if not child:
+    os._exit(torch.get_num_threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this platform")
+def test_the_forks_of_a_process_that_has_computed_nothing_keep_their_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", FILES_ALONE + IMPORTED_ALONE],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "2\n"
