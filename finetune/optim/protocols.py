@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from finetune import turns
+
 Closure: TypeAlias = Callable[[], Any]
 """Computes loss and gradients again, with the weights as they are then."""
 
@@ -138,8 +140,9 @@ class EvaluationWeights:
         if not self._optimizers or not self.is_training:
             return
         self._aside = [parameter.detach().clone() for parameter in self.parameters]
-        for optimizer in self._optimizers:
-            optimizer.eval()
+        with turns.alone():
+            for optimizer in self._optimizers:
+                optimizer.eval()
         self._shown = [parameter.detach().clone() for parameter in self.parameters]
         self.is_training = False
 
@@ -155,10 +158,11 @@ class EvaluationWeights:
             return
         parameters = self.parameters
         unchanged = bool(self._aside) and all(map(torch.equal, parameters, self._shown))
-        for optimizer in self._optimizers:
-            optimizer.train()
-        if unchanged:
-            torch._foreach_copy_(parameters, self._aside)
+        with turns.alone():
+            for optimizer in self._optimizers:
+                optimizer.train()
+            if unchanged:
+                torch._foreach_copy_(parameters, self._aside)
         self._aside = []
         self._shown = []
         self.is_training = True

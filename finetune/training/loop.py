@@ -12,6 +12,7 @@ from finetune.data.loaders import next_batches
 from finetune.randomness import isolated
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
+from finetune.training.evaluation import validate
 from finetune.training.events import (
     Answer,
     Callback,
@@ -204,14 +205,14 @@ class Loop:
         else:
             # a run that was interrupted behind its last step ends with the values of that step
             self._set_values(run, phase, steps_per_epoch - 1)
-        results = step.validate()
-        self._mention_nan(results, phase.name, run.epoch)
-        mean_loss = run.mean_loss(steps_per_epoch)
-        seconds = time.perf_counter() - started_at
-        epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
-        run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
-        # what a callback exports, predicts or validates now is what was validated
-        with self.average.in_place():
+        # what a callback exports, predicts or validates is what was validated
+        with step.evaluating():
+            results = {} if step.setup.data.valid is None else validate(step.setup)
+            self._mention_nan(results, phase.name, run.epoch)
+            mean_loss = run.mean_loss(steps_per_epoch)
+            seconds = time.perf_counter() - started_at
+            epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
+            run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
             answers = self._deliver(epoch_end)
         self._act(answers)
         # after the last epoch `run` does it, when the run is marked as ended

@@ -41,6 +41,11 @@ class Setup:
                 "an optimizer that needs a closure, such as SAM, can't train in fp16, whose "
                 "gradients are scaled; use precision='bf16' or 'fp32'"
             )
+        if self.settings.ema is not None and self.optimizer.weights:
+            raise ValueError(
+                f"ema={self.settings.ema} averages weights, which a schedule-free optimizer does "
+                "by itself; leave ema out"
+            )
 
     @property
     def training_loss(self) -> Loss:

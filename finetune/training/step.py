@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +17,6 @@ from finetune.randomness import seed_everything
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
-from finetune.training.evaluation import validate
 from finetune.training.explained import batch_of_one_explained, check_output_count
 from finetune.training.mixing import Mixer
 from finetune.training.runtime.folding import FoldedNorms
@@ -107,18 +106,14 @@ class TrainStep:
         self._clip()
         return loss
 
-    def validate(self) -> dict[str, float]:
-        """Loss and metrics of the averaged weights, or else of the present ones.
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Gives the model the weights to be judged by inside of the block.
 
-        Empty without validation data.
+        These are the average, or what the optimizer evaluates, or else those that train.
         """
-        if self.setup.data.valid is None:
-            return {}
         if self.average.decay is not None:
-            with self.average.in_place():
-                return validate(self.setup)
-        with self.setup.optimizer.weights.evaluating():
-            return validate(self.setup)
+            return self.average.in_place()
+        return self.setup.optimizer.weights.evaluating()
 
     def _nothing_counts(self, batches: Sequence[Batch]) -> bool:
         """Whether the loss ignores all targets of all batches, in all processes."""

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW, Optimizer
 
-from finetune import Learner, Runtime, ScaledUpdates
+from finetune import Callback, Learner, Runtime, SaveBest, ScaledUpdates
+from finetune.training.events import EpochEnd
 
 
 class SAM(Optimizer):
@@ -240,3 +241,44 @@ def test_a_cycle_leaves_the_beta_of_a_schedule_free_optimizer_alone():
     learner = tiny_learner(2, optimizer=ScheduleFree)
     learner.fit_one_cycle(1, 0.05)
     assert {group["betas"][0] for group in learner.optimizer.param_groups} == {0.9}
+
+
+class ValidateAndSave(Callback):
+    """Validates and saves at the end of each epoch."""
+
+    def __init__(self, learner: Learner, path: Path) -> None:
+        self.learner, self.path = learner, path
+        self.losses: list[float] = []
+
+    def on_epoch_end(self, event: EpochEnd) -> None:
+        self.losses.append(self.learner.validate()["loss"])
+        self.learner.save(self.path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_callback_has_what_was_validated_and_saves_it(tmp_path: Path, name: str):
+    learner = tiny_learner(2, optimizer=schedule_free(name))
+    callback = ValidateAndSave(learner, tmp_path / "saved.ckpt")
+    learner.fit(2, 0.05, callbacks=[callback])
+    assert callback.losses == [row.valid["loss"] for row in learner.history.epochs]
+    loaded = tiny_learner(2, optimizer=schedule_free(name))
+    loaded.load(callback.path)
+    assert loaded.validate()["loss"] == callback.losses[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_best_epoch_comes_back_as_it_was_validated(tmp_path: Path, name: str):
+    learner = tiny_learner(2, optimizer=schedule_free(name))
+    learner.fit(3, 0.05, callbacks=[SaveBest(tmp_path / "best.ckpt", mode="max")])
+    losses = [row.valid["loss"] for row in learner.history.epochs]
+    assert losses.index(max(losses)) < 2
+    loaded = tiny_learner(2, optimizer=schedule_free(name))
+    loaded.load(tmp_path / "best.ckpt")
+    assert loaded.validate()["loss"] == max(losses)
+    loaded.resume()
+    assert same_state(learner.model.state_dict(), loaded.model.state_dict())
+
+
+def test_weights_are_not_averaged_twice():
+    with pytest.raises(ValueError, match=r"ema=0\.9 averages weights.*leave ema out"):
+        tiny_learner(2, optimizer=ScheduleFree, ema=0.9)
