@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,7 +47,7 @@ def differences(saved: Mapping[str, Value], present: Mapping[str, Value]) -> lis
     """
     words = []
     for name, value in present.items():
-        if name not in saved or saved[name] == value:
+        if name not in saved or _are_same(saved[name], value):
             continue
         saved_value = saved[name]
         # a digest would say nothing to a reader
@@ -55,6 +56,11 @@ def differences(saved: Mapping[str, Value], present: Mapping[str, Value]) -> lis
         else:
             words.append(f"{name} was {saved_value} and is {value}")
     return words
+
+
+def _are_same(saved: Value, present: Value) -> bool:
+    are_both_nan = saved != saved and present != present
+    return saved == present or are_both_nan
 
 
 def _is_digest(value: Value) -> bool:
@@ -144,7 +150,12 @@ def _of_attribute(name: str, value: Any) -> Fingerprint:
     tensor = _as_tensor(value)
     if tensor is not None:
         return {name: of_tensor(tensor)}
-    if value is None or isinstance(value, bool | int | float | str):
+    # a file can hold no other types than Python's own
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or type(value) in (bool, int, float, str):
         return {name: value}
     is_list = isinstance(value, list | tuple)
     if is_list and all(isinstance(item, int | float) for item in value):

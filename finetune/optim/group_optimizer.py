@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -329,5 +330,12 @@ def _plain_entries(param_group: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in param_group.items():
         is_plain = isinstance(value, (int, float, str, tuple, type(None)))
         if is_plain and key not in _KERNELS:
-            entries[key] = value
+            entries[key] = _without_numpy(value)
     return entries
+
+
+def _without_numpy(value: Any) -> Any:
+    """The numbers as Python's own, which alone a file can hold."""
+    if isinstance(value, tuple):
+        return tuple(map(_without_numpy, value))
+    return value.item() if isinstance(value, np.generic) else value

@@ -107,7 +107,8 @@ def _check_optimizer(entries: Entries) -> None:
     for name in state.content:
         of_parameter = state.inside(name)
         for key in of_parameter.content:
-            of_parameter.get(key, Tensor, Real, bool, str, type(None))
+            # some optimizers have a list of tensors for each parameter
+            of_parameter.get(key, Tensor, Real, bool, str, type(None), list, tuple, dict)
     for settings in entries.get("settings", list):
         if not isinstance(settings, dict):
             raise entries.wrong("settings")

@@ -41,7 +41,9 @@ def _of_groups(groups: LayerGroups) -> Fingerprint:
     versions = f"in torch {torch.__version__} and timm {timm.__version__}"
     fingerprint: Fingerprint = {}
     for group in groups:
-        fingerprint[f"parameters of {group.name}"] = fingerprints.of_texts(group.parameters)
+        # sorted, since those of a layer that was replaced come last
+        names = sorted(group.parameters)
+        fingerprint[f"parameters of {group.name}"] = fingerprints.of_texts(names)
         fingerprint[f"layers of {group.name} {versions}"] = fingerprints.of_modules(group.modules)
         fingerprint[f"norm of {group.name}"] = group.norm
         for name, value in group.base.items():

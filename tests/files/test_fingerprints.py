@@ -1,6 +1,8 @@
 """Fingerprints tell runs apart, and not where or when they run."""
 
+from enum import Enum
 from functools import partial
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,19 @@ def test_a_name_that_only_one_of_them_has_is_of_another_version() -> None:
 def test_names_beside_a_file_fit_into_a_folder(tmp_path: Path) -> None:
     beside(tmp_path / ("n" * 250), "lock").write_text("")
     assert beside(tmp_path / "run", "lock").name == ".run.lock"
+
+
+def test_values_are_of_types_that_a_file_can_hold() -> None:
+    class Kind(str, Enum):
+        FOCAL = "focal"
+
+    loss = partial(nn.functional.mse_loss, gamma=np.float64(2), count=np.int64(3), kind=Kind.FOCAL)
+    fingerprint = fingerprints.of_object("loss", loss)
+    assert {name: type(value) for name, value in fingerprint.items()} == {
+        "loss": str, "loss gamma": float, "loss count": int, "loss kind": str,
+    }  # fmt: skip
+
+
+def test_no_number_is_the_same_as_no_number() -> None:
+    assert fingerprints.differences({"scale": nan}, {"scale": nan}) == []
+    assert fingerprints.differences({"scale": nan}, {"scale": 1.0}) == ["scale was nan and is 1.0"]

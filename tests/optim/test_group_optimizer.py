@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import StopAt, copy_of, same_state, setup_of, tiny_data, tiny_learner
@@ -667,3 +668,31 @@ def test_a_second_optimizer_over_the_same_groups_starts_anew():
     GroupOptimizer(groups, partial(torch.optim.SGD, lr=0.5))
     GroupOptimizer(groups, partial(torch.optim.AdamW, lr=0.1))
     assert [group.values["lr"] for group in groups] == [0.1, 0.1]
+
+
+class Listing(torch.optim.SGD):
+    """Keeps lists of tensors for each parameter, as Kron and SOAP do."""
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                factors = self.state[parameter].setdefault("factors", [torch.zeros(2)])
+                factors[0] += 1
+                self.state[parameter]["words"] = ("ab", "c")
+
+
+def test_state_of_lists_is_saved_and_loaded(tmp_path: Path):
+    learner, loaded = (tiny_learner(2, optimizer=partial(Listing, momentum=0.9)) for _ in range(2))
+    learner.fit(1, 1e-2)
+    learner.save(tmp_path / "learner.pt")
+    loaded.load(tmp_path / "learner.pt")
+    for state in loaded.optimizer.state_dict().values():
+        assert state["factors"][0].tolist() == [8, 8]
+
+
+def test_settings_in_numbers_of_numpy_are_saved(tmp_path: Path):
+    betas = (np.float64(0.9), np.float64(0.99))
+    learner = tiny_learner(2, optimizer=partial(torch.optim.AdamW, betas=betas))
+    learner.fit(1, 1e-2, checkpoint=tmp_path / "run.pt")
+    learner.load(tmp_path / "run.pt")

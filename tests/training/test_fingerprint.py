@@ -128,6 +128,22 @@ def test_workers_callbacks_and_progress_do_not_matter(tmp_path: Path) -> None:
     assert same_state(first.model.state_dict(), second.model.state_dict())
 
 
+def test_a_layer_may_be_replaced_before_or_after_the_learner_is_made(tmp_path: Path) -> None:
+    def learner(*, before: bool) -> Learner:
+        backbone = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        if before:
+            backbone[0] = nn.Linear(4, 4)
+        model = nn.Sequential(backbone, nn.Linear(4, 2))
+        loss = nn.functional.cross_entropy
+        made = Learner(fold(range(32)), model, loss=loss, progress=False, device="cpu")
+        if not before:
+            backbone[0] = nn.Linear(4, 4)
+        return made
+
+    learner(before=False).fit(1, checkpoint=tmp_path / "run.pt")
+    learner(before=True).fit(1, checkpoint=tmp_path / "run.pt")
+
+
 def learner_of(folder: Path, **options: object) -> Learner:
     data = ImageDataLoaders.from_folder(folder, **{**SMALL, **options})
     return vision_learner(data, "test_resnet", weights=None, progress=False, device="cpu")
