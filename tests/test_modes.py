@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import same_state, tiny_data, tiny_learner, tiny_model
+from support import StopAt, same_state, tiny_data, tiny_learner, tiny_model
 from torch import nn
 
 from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
@@ -99,3 +99,15 @@ def test_a_model_of_the_users_trains(mode: Callable[[], object]):
     with mode():
         learner.fit(1)
     assert same_state(expected.model.state_dict(), learner.model.state_dict())
+
+
+@in_each_mode
+def test_a_learner_that_was_loaded_goes_on(tmp_path: Path, mode: Callable[[], object]):
+    whole, half, loaded = (tiny_learner(ema=0.9) for _ in range(3))
+    whole.fit(2)
+    half.fit(2, callbacks=[StopAt(5)])
+    with mode():
+        half.save(tmp_path / "half.pt")
+        loaded.load(tmp_path / "half.pt")
+    loaded.resume()
+    assert same_state(whole.model.state_dict(), loaded.model.state_dict())

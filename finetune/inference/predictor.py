@@ -224,9 +224,8 @@ class Predictor:
     @usual_modes()
     @torch.no_grad()
     def _probabilities_of(self, inputs: Any) -> Tensor:
-        # not the precision of passes over data: a single answer is computed in float32
-        in_float32 = Runtime(self.runtime.device).autocast()
-        with turns.shared(), in_float32:
+        # not in the precision of passes over data: a single answer is computed in float32
+        with turns.shared():
             outputs: Tensor = main_output(forward(self.model, inputs))
         self._check_class_count(outputs)
         activated = self.task.activation(outputs, self.temperature).cpu()

@@ -59,6 +59,7 @@ class Trainer:
 
     # --- runs
 
+    @usual_modes()
     def follow_model(self) -> None:
         """Takes over what the user changed in the model since the last run.
 
@@ -347,6 +348,7 @@ class Trainer:
         if distributed.rank() == 0:
             checkpoints.write(path, self.state_dict())
 
+    @usual_modes()
     def load(self, path: Path) -> None:
         """Loads what `save` wrote; an error leaves everything as it was."""
         self.load_state_dict(checkpoints.read(path), path)

@@ -79,18 +79,19 @@ class Runtime:
         return torch.compile(model)  # type: ignore[return-value]
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context for a forward pass; the backward pass needs none."""
+        """The context for a forward pass; the backward pass needs none.
+
+        In fp32 it is none: `usual_modes` has left an autocast of the caller's.
+        """
         convolutions = Convolutions() if self.convolutions else nullcontext()
-        if self.precision == "fp32" and not torch.is_autocast_enabled(self.device.type):
+        if self.precision == "fp32":
             return convolutions
         return self._autocast_with(convolutions)
 
     @contextmanager
     def _autocast_with(self, convolutions: AbstractContextManager[object]) -> Iterator[None]:
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        # in fp32, an autocast of the caller's around all this is off inside
-        is_mixed = self.precision != "fp32"
-        with torch.autocast(self.device.type, dtype, enabled=is_mixed), convolutions:
+        with torch.autocast(self.device.type, dtype), convolutions:
             yield
 
     def gradient_scaler(self) -> torch.amp.GradScaler | None:
