@@ -164,9 +164,13 @@ def _of_attribute(name: str, value: Any) -> Fingerprint:
 
 
 def _as_tensor(value: Any) -> Tensor | None:
-    """A tensor, or an array of numbers as one; None for anything else."""
+    """A tensor, or an array of numbers as one; None for anything else.
+
+    A tensor that is sparse or without values has no memory to be read, and counts as anything else.
+    """
     if isinstance(value, Tensor):
-        return value
+        has_memory = value.layout == torch.strided and not value.is_meta
+        return value if has_memory else None
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(np.ascontiguousarray(value))
     return None
@@ -187,15 +191,22 @@ def of_examples(name: str, dataset: Any) -> Fingerprint:
     That is every attribute with as many plain entries as there are examples: tensors, arrays, names
     of files, labels, indices; also those of a data set inside of it. Nothing is read by index.
     """
-    try:
-        count = len(dataset)
-    except TypeError:  # no data set of a fixed length
+    count = _length_of(dataset)
+    if count is None:
         return {name: type(dataset).__qualname__}
     columns = dict(_columns(dataset, count, depth=0))
     return {
         f"number of {name}": count,
         name: of_texts(f"{key}: {value}" for key, value in sorted(columns.items())),
     }
+
+
+def _length_of(dataset: Any) -> int | None:
+    """None for a data set without a fixed length, which may say so by an error of its own."""
+    try:
+        return len(dataset)
+    except Exception:
+        return None
 
 
 def _columns(dataset: Any, count: int, *, depth: int) -> Iterable[tuple[str, str]]:
@@ -216,7 +227,9 @@ def _columns_of_value(key: str, value: Any, count: int, depth: int) -> Iterable[
     if column is not None:
         yield key, column
     elif isinstance(value, torch.utils.data.Dataset) and depth < _DEEPEST_DATASET:
-        inner_count = len(value) if hasattr(value, "__len__") else -1
+        inner_count = _length_of(value)
+        if inner_count is None:
+            inner_count = -1  # which no column has
         for inner_key, inner_column in _columns(value, inner_count, depth=depth + 1):
             yield f"{key}.{inner_key}", inner_column
 

@@ -30,7 +30,8 @@ def held(lock_file: Path, what: str) -> Iterator[None]:
     ended, is free. Raises InUseError, with the process that holds the lock, where it is not. On a
     file system without locks nothing is locked.
     """
-    path = lock_file.absolute()
+    # a folder may have several names
+    path = lock_file.parent.resolve() / lock_file.name
     if _held.get(path) == os.getpid():
         raise InUseError(f"{what} is in use by another run in this process; name another path")
     descriptor = _acquire(path, what)

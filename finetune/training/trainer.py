@@ -127,7 +127,8 @@ class Trainer:
         for callback in (*self.callbacks, *callbacks):
             if callback.saves_to is not None:
                 paths.append(callback.saves_to)
-        paths = [path.absolute() for path in paths]
+        # a folder may have several names; a link in the place of a file is replaced, not followed
+        paths = [path.parent.resolve() / path.name for path in paths]
         for path in paths:
             if paths.count(path) > 1:
                 raise ValueError(f"{str(path)!r} is to be written as two checkpoints; name another")

@@ -140,3 +140,23 @@ def test_values_are_of_types_that_a_file_can_hold() -> None:
 def test_no_number_is_the_same_as_no_number() -> None:
     assert fingerprints.differences({"scale": nan}, {"scale": nan}) == []
     assert fingerprints.differences({"scale": nan}, {"scale": 1.0}) == ["scale was nan and is 1.0"]
+
+
+class Endless(Dataset):
+    def __len__(self) -> int:
+        raise TypeError("it has no end")
+
+
+class Around(Dataset):
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    "inner", [Endless(), torch.eye(3).to_sparse(), torch.empty(3, device="meta")]
+)
+def test_what_can_not_be_read_is_left_out(inner: object) -> None:
+    assert fingerprints.of_examples("examples", Around(inner))["number of examples"] == 3

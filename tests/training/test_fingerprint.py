@@ -244,3 +244,11 @@ def test_one_run_does_not_write_two_checkpoints_to_one_file(tmp_path: Path) -> N
     first, second = SaveBest(tmp_path / "best.pt"), SaveBest(tmp_path / "best.pt", "train_loss")
     with pytest.raises(ValueError, match=r"best.pt' is to be written as two checkpoints"):
         tiny_learner().fit(1, callbacks=[first, second])
+
+
+def test_two_names_of_a_folder_are_one(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    best = SaveBest(tmp_path / "link" / "run.pt")
+    with pytest.raises(ValueError, match=r"is to be written as two checkpoints; name another"):
+        tiny_learner().fit(1, checkpoint=tmp_path / "runs" / "run.pt", callbacks=[best])
