@@ -11,8 +11,9 @@ from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.decode import ImageSource
 from finetune.wording import counted, warn
 
-FILES_COMPARED = 50_000
-"""Data of more files are compared by `summary()` only: to ask for so many sizes takes seconds."""
+FILES_COMPARED = 10_000
+"""Data of more files are compared by `summary()` only: on a network disk, to ask for
+more sizes takes seconds."""
 
 _BYTES_COMPARED = 500e6
 """So much is read at most. Of large files the first part tells whether they may be the same."""
