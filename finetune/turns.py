@@ -9,8 +9,6 @@ So whoever uses them takes a turn, in the order in which the threads ask.
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -24,45 +22,66 @@ class _Turns:
         self.sharing = 0  # threads
         self.of_thread = threading.local()
 
-    @contextmanager
-    def turn(self, *, alone: bool) -> Iterator[None]:
-        # a turn inside of a turn is a part of it; whoever waited for himself would wait for ever
-        if getattr(self.of_thread, "has_turn", False):
-            yield
-            return
-        self._wait(alone)
-        self.of_thread.has_turn = True
-        try:
-            yield
-        finally:
-            self.of_thread.has_turn = False
-            with self.changed:
-                if alone:
-                    self.is_taken = False
-                else:
-                    self.sharing -= 1
-                self.changed.notify_all()
+    def take(self, alone: bool) -> None:
+        """Waits until it is this thread's turn."""
+        with self.changed:
+            self.has_begun = True
+            if self.waiting or not self._is_free(alone):
+                self._wait(alone)
+            elif alone:
+                self.is_taken = True
+            else:
+                self.sharing += 1
+
+    def end(self, alone: bool) -> None:
+        with self.changed:
+            if alone:
+                self.is_taken = False
+            else:
+                self.sharing -= 1
+            self.changed.notify_all()
 
     def _wait(self, alone: bool) -> None:
         place = object()
-        with self.changed:
-            self.has_begun = True
-            self.waiting.append(place)
-            try:
-                self.changed.wait_for(lambda: self._is_due(place, alone))
-                if alone:
-                    self.is_taken = True
-                else:
-                    self.sharing += 1
-            finally:
-                # also after Ctrl-C, or all that came later would wait for ever
-                self.waiting.remove(place)
-                self.changed.notify_all()
+        self.waiting.append(place)
+        try:
+            self.changed.wait_for(lambda: self.waiting[0] is place and self._is_free(alone))
+            if alone:
+                self.is_taken = True
+            else:
+                self.sharing += 1
+        finally:
+            # also after Ctrl-C, or all that came later would wait for ever
+            self.waiting.remove(place)
+            self.changed.notify_all()
 
-    def _is_due(self, place: object, alone: bool) -> bool:
-        if self.waiting[0] is not place or self.is_taken:
-            return False
-        return not (alone and self.sharing)
+    def _is_free(self, alone: bool) -> bool:
+        return not self.is_taken and not (alone and self.sharing)
+
+
+class _Turn:
+    """One turn of a thread, as a block; a class, since each training step takes two.
+
+    A turn inside of a turn is a part of it; whoever waited for himself would wait for ever.
+    """
+
+    __slots__ = ("_alone", "_is_part", "_turns")
+
+    def __init__(self, turns: _Turns, *, alone: bool) -> None:
+        self._turns = turns
+        self._alone = alone
+        self._is_part = False
+
+    def __enter__(self) -> None:
+        self._is_part = getattr(self._turns.of_thread, "has_turn", False)
+        if not self._is_part:
+            self._turns.take(self._alone)
+            self._turns.of_thread.has_turn = True
+
+    def __exit__(self, *error: object) -> None:
+        if not self._is_part:
+            self._turns.of_thread.has_turn = False
+            self._turns.end(self._alone)
 
 
 _turns = _Turns()
@@ -85,15 +104,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_forked_process)
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """For what changes weights, modules, or the global generators; a turn of nobody else."""
-    with _turns.turn(alone=True):
-        yield
+def alone() -> _Turn:
+    """A block for what changes weights, modules, or the global generators; nobody else's turn."""
+    return _Turn(_turns, alone=True)
 
 
-@contextmanager
-def shared() -> Iterator[None]:
-    """For what only reads them, such as a forward pass in evaluation; in turn with `alone`."""
-    with _turns.turn(alone=False):
-        yield
+def shared() -> _Turn:
+    """A block for what only reads them, such as a forward pass in evaluation; see `alone`."""
+    return _Turn(_turns, alone=False)

@@ -78,6 +78,16 @@ class LossWeight:
         """Whether the caller asked for weights, or for a target that is ignored."""
         return self.class_weights is not None or self.ignore_index != _IGNORED
 
+    def first_counts(self, targets: Any) -> bool:
+        """Whether the first target surely counts; asks targets on the host alone.
+
+        In nearly every batch it does, and to see it takes a tenth of the time of `of_batch`.
+        """
+        is_on_host = isinstance(targets, Tensor) and targets.device.type == "cpu"
+        if not is_on_host or self.class_weights is not None or not targets.numel():
+            return False
+        return bool(targets.flatten()[0].item() != self.ignore_index)
+
     def of_batch(self, targets: Any, examples: int) -> Tensor | float:
         """The weight of a batch, which is 0 if nothing in it counts.
 

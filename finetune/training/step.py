@@ -127,6 +127,8 @@ class TrainStep:
         return not distributed.any_process(something_counts, device)
 
     def _something_counts(self, targets: Any) -> bool:
+        if self._loss_weight.first_counts(targets):
+            return True
         weight = self._loss_weight.of_batch(targets, examples=1)
         # targets are where the loader made them: on an accelerator the host would have to wait
         is_on_accelerator = isinstance(weight, Tensor)
