@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support import tiny_learner, write_photos
+from support import same, tiny_learner, write_photos
 
 from finetune import ImageDataLoaders, Learner, SaveBest, export, vision_learner
 from finetune.cli import main
@@ -122,17 +122,6 @@ def outcome_of_train(folder: Path) -> dict[str, Any]:
         "validation": metrics["validation"],
         "report": (folder / "report.html").stat().st_size > 10_000,
     }
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bit for bit, all the way down."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b) or a is b
 
 
 def kill_runs(folder: Path, kills: int, chance: random.Random) -> dict[str, Any]:

@@ -140,3 +140,15 @@ def plan_values(
         for epoch in range(phase.epochs):
             for step in range(steps_per_epoch):
                 yield phase, phase.at(epoch, step, steps_per_epoch)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, all the way down."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    # the same NaN is the same
+    return bool(a == b) or a is b

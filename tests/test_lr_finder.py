@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
-from support import golden_figures, same_state, tiny_data, tiny_learner, tiny_pairs
+from support import golden_figures, same, same_state, tiny_data, tiny_learner, tiny_pairs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -241,14 +241,6 @@ def traces(learner: Learner) -> dict:
             "files": sorted(os.listdir()),
         }
     )
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
 
 
 def learner_with_generator(**options: object) -> Learner:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import StopAt, tiny_learner
+from support import StopAt, same, tiny_learner
 
 from finetune import CheckpointError, Learner
 from finetune.training import checkpoint
@@ -50,17 +50,6 @@ def changed(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict
     else:
         owner[place[-1]] = value
     return content
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bit for bit, all the way down."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 @pytest.fixture(scope="module")

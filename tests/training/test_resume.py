@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import StopAt, copy_of, same_state, tiny_data, tiny_learner, tiny_model, write_photos
+from support import (
+    StopAt,
+    copy_of,
+    same,
+    same_state,
+    tiny_data,
+    tiny_learner,
+    tiny_model,
+    write_photos,
+)
 from torch import nn
 
 from finetune import (
@@ -106,17 +115,6 @@ def outcome(learner: Learner) -> dict:
         row["seconds"] = 0.0
     names = ("model", "optimizer", "groups", "frozen", "next_epoch")
     return {**{n: content[n] for n in names}, "history": content["callbacks"]["History"]}
-
-
-def same(a: object, b: object) -> bool:
-    """Bit for bit, all the way down."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 @pytest.fixture(scope="module")
