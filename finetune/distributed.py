@@ -68,6 +68,15 @@ def share_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
+def share_moving_buffers(model: nn.Module) -> None:
+    """As `share_buffers`, of the modules in train mode: as `wrapped` does in each forward pass."""
+    if dist.is_initialized():
+        for module in model.modules():
+            if module.training:
+                for buffer in module.buffers(recurse=False):
+                    dist.broadcast(buffer, 0)
+
+
 def share_weights(model: nn.Module) -> None:
     """Copies weights and buffers of the first process to all, as `wrapped` does for its model."""
     share_buffers(model)

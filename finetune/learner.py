@@ -34,7 +34,7 @@ from finetune.models.classifier import ImageClassifier
 from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_groups import LayerGroups
-from finetune.models.loss_group import module_of
+from finetune.models.loss_group import placed
 from finetune.models.splitting import Split
 from finetune.models.wrappers import check_not_wrapped
 from finetune.modes import check_trainable, usual_modes
@@ -105,9 +105,7 @@ class Learner:
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
         runtime.place(model)
-        loss_module = module_of(loss)
-        if loss_module is not None:
-            loss_module.to(runtime.device)
+        loss = placed(loss, runtime.device)
         groups = LayerGroups.from_model(model, split, norm=settings.norm)
         groups.add_loss(loss)
         class_count = None if data.classes is None else len(data.classes)

@@ -17,7 +17,6 @@ from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.inference.activation_maps import find_layer, grad_cam
-from finetune.inference.evaluation_view import evaluation_view
 from finetune.inference.features import Features, backbone_of, compute_features
 from finetune.inference.files import Files, predict_files
 from finetune.inference.label_issues import cross_probabilities, suspicious_labels
@@ -27,6 +26,7 @@ from finetune.interpret.activation import ActivationMap
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.metrics import Metrics, create_metrics
+from finetune.models.evaluation_view import evaluation_view
 from finetune.modes import usual_modes
 from finetune.nested import main_output
 from finetune.tasks import (

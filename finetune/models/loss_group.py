@@ -1,10 +1,12 @@
-"""The layer group of a loss that has parameters of its own, as ArcFace and its relatives do."""
+"""The module behind a loss, and the layer group of its parameters, as ArcFace and others have."""
 
 import functools
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from finetune.models.evaluation_view import evaluation_view
 from finetune.models.layer_group import LayerGroup
 from finetune.models.partition import can_train
 from finetune.models.weight_decay import undecayed_parameters
@@ -18,6 +20,40 @@ def module_of(loss: Any) -> nn.Module | None:
         loss = loss.func
     owner = getattr(loss, "__self__", loss)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def placed(loss: Any, device: torch.device) -> Any:
+    """The loss on a device: its module, and the tensors and modules that a partial passes to it.
+
+    A module is moved in place. A partial is made anew, because it can't be changed.
+    """
+    if isinstance(loss, functools.partial):
+        positional = [_moved(argument, device) for argument in loss.args]
+        named = {name: _moved(argument, device) for name, argument in loss.keywords.items()}
+        return functools.partial(placed(loss.func, device), *positional, **named)
+    module = module_of(loss)
+    if module is not None:
+        module.to(device)
+    return loss
+
+
+def _moved(argument: Any, device: torch.device) -> Any:
+    return argument.to(device) if isinstance(argument, Tensor | nn.Module) else argument
+
+
+def evaluation_loss(loss: Any) -> Any:
+    """The loss to evaluate with: in eval mode, and what it counts there is not kept.
+
+    It shares the parameters of the loss, whose mode and buffers stay as they are.
+    """
+    if isinstance(loss, functools.partial):
+        return functools.partial(evaluation_loss(loss.func), *loss.args, **loss.keywords)
+    module = module_of(loss)
+    if module is None:
+        return loss
+    view = evaluation_view(module, copies_buffers=True)
+    is_method = module is not loss
+    return getattr(view, loss.__name__) if is_method else view
 
 
 def loss_parameters(loss: nn.Module | None, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -13,6 +13,9 @@ from finetune.files.replacing import replacing
 
 FORMAT = "finetune checkpoint"
 VERSION = 1
+EXTRA_STATE = "_extra_state"
+"""How the name of what `get_extra_state` of a module gives ends, in torch."""
+
 _PLAIN_TYPES = (str, int, float, bool, type(None))
 _MOST_DIFFERENCES = 3
 """Differences between a file and the model that an error message lists."""
@@ -113,26 +116,37 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_fits(path: Path, saved: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
+def check_fits(
+    path: Path, saved: Mapping[str, Any], present: Mapping[str, Any], *, of: str = "model"
+) -> None:
     """Raises CheckpointError unless the model has the names and shapes of what was saved.
 
-    saved, present: weights and buffers by name, in the file and in the model.
+    saved, present: weights, buffers and extra state by name, in the file and in the model. of: what
+    they belong to.
     """
     differences = [f"{name} is missing" for name in present if name not in saved]
-    differences += [f"{name} is not in this model" for name in saved if name not in present]
-    for name, tensor in present.items():
-        if name in saved and saved[name].shape != tensor.shape:
-            saved_shape, shape = tuple(saved[name].shape), tuple(tensor.shape)
-            differences.append(f"{name} has shape {saved_shape}, here {shape}")
-        elif name in saved and saved[name].dtype != tensor.dtype:
-            differences.append(f"{name} is in {saved[name].dtype}, here in {tensor.dtype}")
+    differences += [f"{name} is not in this {of}" for name in saved if name not in present]
+    for name, value in present.items():
+        if name in saved:
+            differences += _difference(name, saved[name], value)
     if not differences:
         return
     listed = "; ".join(differences[:_MOST_DIFFERENCES])
     unlisted = len(differences) - _MOST_DIFFERENCES
     if unlisted > 0:
         listed += f"; and {unlisted} more differences"
-    raise CheckpointError(f"{str(path)!r} is a checkpoint of another model: {listed}")
+    raise CheckpointError(f"{str(path)!r} is a checkpoint of another {of}: {listed}")
+
+
+def _difference(name: str, saved: Any, present: Any) -> list[str]:
+    """At most one difference, in words, between an entry of a file and that of the model."""
+    if name.endswith(EXTRA_STATE):  # which only the module itself can judge
+        return []
+    if saved.shape != present.shape:
+        return [f"{name} has shape {tuple(saved.shape)}, here {tuple(present.shape)}"]
+    if saved.dtype != present.dtype:
+        return [f"{name} is in {saved.dtype}, here in {present.dtype}"]
+    return []
 
 
 def check_same(path: Path, values: Mapping[str, tuple[Any, Any]]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune.models.normalisation import NORM_POLICIES
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.tasks import PostProcessing
-from finetune.training.checkpoint import CheckpointError
+from finetune.training.checkpoint import EXTRA_STATE, CheckpointError
 from finetune.training.runtime.runtime import Precision
 
 _COUNTS_OF_RUN = ("steps", "first_epoch", "phase", "epoch", "step")
@@ -60,6 +60,12 @@ class Entries:
         tensors = self.inside(key)
         return {name: tensors.get(name, Tensor) for name in tensors.content}
 
+    def module_state(self, key: str) -> dict[str, Tensor]:
+        """The tensors of the entry, a module's `state_dict`; its extra state may be anything."""
+        state = self.inside(key)
+        names = [name for name in state.content if not name.endswith(EXTRA_STATE)]
+        return {name: state.get(name, Tensor) for name in names}
+
     def wrong(self, key: str) -> CheckpointError:
         """The error for an entry that can't be what was saved."""
         shown = repr(self.content[key])
@@ -78,9 +84,11 @@ def check(content: Mapping[str, Any], path: Path) -> None:
     and `check_optimizer_fits`. Older files lack some entries.
     """
     entries = Entries(path, content)
-    model = entries.tensors("model")
+    model = entries.module_state("model")
     if "loss" in content:
-        entries.tensors("loss")
+        entries.module_state("loss")
+    if "loss_buffers" in content:
+        entries.tensors("loss_buffers")
     _check_optimizer(entries.inside("optimizer"))
     _check_scaler(entries)
     groups = entries.inside("groups")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from finetune import distributed, turns
 from finetune.data.loaders import Batch, EpochLoader, InputPipeline
+from finetune.models.loss_group import evaluation_loss, module_of
 from finetune.nested import main_output, main_target
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.tasks.metric_adapters import takes_whole_outputs
@@ -54,11 +55,11 @@ class MeanLoss:
     """The loss of all batches together, which does not depend on how examples are batched.
 
     Sums stay on the device until the end, so that nothing waits for it. The loss of no example is
-    NaN.
+    NaN. A loss that is a module is in eval mode, and its buffers stay as they are.
     """
 
     def __init__(self, loss: Loss, device: torch.device) -> None:
-        self._loss = loss
+        self._loss: Loss = evaluation_loss(loss)
         self._weight = LossWeight.of(loss)
         self._loss_sum = torch.zeros((), device=device)
         self._weight_sum = torch.zeros((), device=device)
@@ -120,6 +121,9 @@ def evaluate(
     """
     # running statistics: each process has moved its own, by its own batches
     distributed.share_buffers(model)
+    loss_module = module_of(loss)
+    if loss_module is not None:
+        distributed.share_buffers(loss_module)
     for metric in metrics.values():
         metric.reset()
     mean_loss = MeanLoss(loss, runtime.device)

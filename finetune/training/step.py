@@ -18,6 +18,7 @@ from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
 from finetune.training.explained import batch_of_one_explained, check_output_count
+from finetune.training.loss_state import unmoved_buffers
 from finetune.training.mixing import Mixer
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.statistics import StillStatistics
@@ -41,6 +42,7 @@ class TrainStep:
     meter: UpdateMeter = field(default_factory=UpdateMeter)
     average: Average = field(default_factory=Average)
     _loss: Loss = field(init=False)
+    _loss_module: nn.Module | None = field(init=False)
     _loss_weight: LossWeight = field(init=False)
     _mixer: Mixer = field(init=False)
     _still: StillStatistics = field(init=False)
@@ -55,9 +57,9 @@ class TrainStep:
         self._loss = self.setup.training_loss
         self._loss_weight = self.setup.loss_weight
         self._still = StillStatistics(self.setup.model)
-        groups = self.setup.optimizer.groups
-        if groups.loss_module is not None and groups.loss_group is not None:
-            distributed.share_weights(groups.loss_module)
+        self._loss_module = self.setup.optimizer.groups.loss_module
+        if self._loss_module is not None:
+            distributed.share_weights(self._loss_module)
         self._mixer = Mixer(settings.mixup, settings.cutmix, self.setup.data.classes)
 
     def __call__(
@@ -80,6 +82,8 @@ class TrainStep:
     def _step(self, batches: Sequence[Batch], view: int | None, epoch: int, step: int) -> Tensor:
         mean_loss = self._compute_gradients(batches, view, epoch, step)
         self._exchange_gradients_of_loss()
+        if self._loss_module is not None:
+            distributed.share_moving_buffers(self._loss_module)
         # processes must agree on an error, so several of them look at the mean of all, later
         looking_is_free = mean_loss.device.type == "cpu" and distributed.world_size() == 1
         if looking_is_free and not math.isfinite(mean_loss.item()):
@@ -100,7 +104,7 @@ class TrainStep:
     ) -> Tensor:
         """The same gradients at other weights; running statistics have seen the batch already."""
         self.setup.optimizer.zero_grad()
-        with torch.enable_grad(), self._still.unmoved():
+        with torch.enable_grad(), self._still.unmoved(), unmoved_buffers(self._loss_module):
             loss = self._compute_gradients(batches, view, epoch, step)
         self._exchange_gradients_of_loss()
         self._clip()

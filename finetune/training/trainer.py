@@ -27,6 +27,7 @@ from finetune.training.fingerprint import check_continues, check_same_run, finge
 from finetune.training.frozen.feature_cache import features_fit
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.loop import Loop
+from finetune.training.loss_state import LossState
 from finetune.training.origin import Origin
 from finetune.training.phase import Phase, Plan
 from finetune.training.plan import FineTune, PlanRequest
@@ -46,6 +47,7 @@ class Trainer:
         self.setup = setup
         self.callbacks = list(callbacks)
         self.origin = Origin(setup.optimizer.groups)
+        self.loss_state = LossState(setup.optimizer.groups)
         self.run: Run | None = None
         self.average = Average()
         self._next_epoch = 0
@@ -295,8 +297,7 @@ class Trainer:
             _warn_of_other_data("tune_thresholds()", "its thresholds are", "tune them")
         if self.run is not None:
             # as a run of a file, it is compared with the data before it is resumed
-            settings = self.setup.settings.to_dict()
-            self._stored_run = self.run.to_dict(self.setup.steps_per_epoch, settings)
+            self._stored_run = self._described(self.run)
             self.run = None
         self.setup = replace(self.setup, data=data)
         self.post_processing = PostProcessing()
@@ -362,7 +363,7 @@ class Trainer:
         run = self._stored_run
         next_epoch = self._next_epoch
         if self.run is not None:
-            run = self.run.to_dict(setup.steps_per_epoch, setup.settings.to_dict())
+            run = self._described(self.run)
             next_epoch = self.run.epochs_begun
         scaler_state = None
         if setup.scaler is not None:
@@ -373,7 +374,8 @@ class Trainer:
             post_processing = self._post_processing
         return {
             "model": setup.model.state_dict(),
-            "loss": self._loss_state(),
+            "loss": self.loss_state.learned(),
+            "loss_buffers": self.loss_state.moved_buffers(),
             "optimizer": {
                 "classes": [group.optimizer for group in groups],
                 "state": setup.optimizer.state_dict(),
@@ -394,12 +396,13 @@ class Trainer:
             "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
         }
 
-    def _loss_state(self) -> dict[str, Any]:
-        """What the loss has learned; empty if it has no parameters."""
-        groups = self.setup.optimizer.groups
-        if groups.loss_module is None or groups.loss_group is None:
-            return {}
-        return dict(groups.loss_module.state_dict())
+    def _described(self, run: Run) -> dict[str, Any]:
+        """A run as plain data; its fingerprint is without what has moved in the loss."""
+        setup = self.setup
+        described = run.to_dict(setup.steps_per_epoch, setup.settings.to_dict())
+        for name in self.loss_state.moved_buffers():
+            described["fingerprint"].pop(f"loss {name}", None)
+        return described
 
     def _group_states(self) -> dict[str, dict[str, Any]]:
         states = {}
@@ -438,9 +441,7 @@ class Trainer:
         self._use(self._runtime_to_continue(content["runtime"]))
         model.load_state_dict(content["model"])
         optimizer.load_mode(content["optimizer"].get("mode", {}))
-        loss_module = optimizer.groups.loss_module
-        if loss_module is not None and content.get("loss"):
-            loss_module.load_state_dict(content["loss"])
+        self.loss_state.load(content.get("loss", {}), content.get("loss_buffers", {}))
         self.average = Average.restored(content.get("average"), model)
         if self.setup.scaler is not None and content["scaler"] is not None:
             self.setup.scaler.load_state_dict(content["scaler"])
@@ -488,7 +489,8 @@ class Trainer:
         groups = setup.optimizer.groups
         checkpoints.check_fits(path, content["model"], setup.model.state_dict())
         if "loss" in content:  # older files have none
-            checkpoints.check_fits(path, content["loss"], self._loss_state())
+            expected = self.loss_state.expected(content["loss"])
+            checkpoints.check_fits(path, content["loss"], expected, of="loss")
         saved_and_present = {
             "layer groups": (list(content["groups"]), list(groups.names)),
             "optimizer": (

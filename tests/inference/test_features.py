@@ -7,9 +7,9 @@ import torch
 from support import tiny_learner
 
 from finetune import ImageDataLoaders, Learner, vision_learner
-from finetune.inference.evaluation_view import evaluation_view
 from finetune.inference.features import compute_features
 from finetune.inference.reading import Reader
+from finetune.models.evaluation_view import evaluation_view
 
 
 def test_features_are_what_the_head_sees(trained: Learner) -> None:

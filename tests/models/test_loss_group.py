@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from finetune import Learner
+from finetune.models.loss_group import placed
 
 
 class Scaled(nn.Module):
@@ -125,3 +126,26 @@ def test_a_new_parameter_of_the_loss_trains():
     loss.scale = nn.Parameter(torch.ones(2))
     learner.fit_one_cycle(1, 1e-2)
     assert not torch.equal(loss.scale.detach(), torch.ones(2))
+
+
+# --- where a loss is, and in which mode
+
+
+def test_what_a_partial_holds_goes_to_the_device():
+    module = nn.CrossEntropyLoss(weight=torch.ones(2))
+    loss = functools.partial(cross_entropy, weight=torch.ones(2), reduction="mean")
+    meta = torch.device("meta")
+    moved = placed(loss, meta)
+    assert moved.keywords["weight"].device == meta
+    assert moved.keywords["reduction"] == "mean"
+    assert placed(functools.partial(max, torch.ones(2), key=module), meta).args[0].device == meta
+    assert module.weight.device == meta
+
+
+def test_a_partial_of_weights_trains_as_the_module_does():
+    weight = torch.tensor([1.0, 5.0])
+    by_partial = tiny_learner(2, loss=functools.partial(cross_entropy, weight=weight))
+    by_module = tiny_learner(2, loss=nn.CrossEntropyLoss(weight=weight))
+    for learner in (by_partial, by_module):
+        learner.fit(1)
+    assert same_state(by_partial.model.state_dict(), by_module.model.state_dict())

@@ -101,6 +101,26 @@ sam_of_adamw = partial(ScaledUpdates, optimizer=partial(SAM, base_optimizer=Adam
 # --- closures
 
 
+class Counting(nn.Module):
+    """Cross-entropy that counts its batches, by assignment as a running mean may do it."""
+
+    batches: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.batches = self.batches + 1
+        return cross_entropy(outputs, targets)
+
+
+def test_a_loss_counts_a_batch_once_that_sam_looks_at_twice():
+    loss = Counting()
+    tiny_learner(2, optimizer=sam, loss=loss).fit(1)
+    assert loss.batches == 8
+
+
 def test_sam_takes_the_gradients_at_the_weights_that_it_asks_for():
     learner = tiny_learner(2, optimizer=partial(SAM, base_optimizer=SGD, lr=0.1), dropout=0.0)
     model = nn.Sequential(nn.Sequential(*learner.model[0]), learner.model[1])

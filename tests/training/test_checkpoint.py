@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import copy_of, same_state, tiny_learner
+from support import copy_of, same, same_state, tiny_data, tiny_learner
 from torch import nn
 
-from finetune import CheckpointError
+from finetune import CheckpointError, Learner
 from finetune.training import checkpoint
 
 LIMITS = (100, 10_000, 300_000)
@@ -183,6 +183,41 @@ def test_loading_into_another_model_leaves_it_as_it_was(tmp_path: Path):
     with pytest.raises(CheckpointError, match="another model"):
         learner.load(tmp_path / "three.pt")
     assert same_state(before, learner.model.state_dict())
+
+
+class Remembering(nn.Linear):
+    """A layer with extra state, as torch calls what is no parameter and no buffer."""
+
+    def __init__(self, memory: object) -> None:
+        super().__init__(4, 2)
+        self.memory = memory
+
+    def get_extra_state(self) -> object:
+        return self.memory
+
+    def set_extra_state(self, state: object) -> None:
+        self.memory = state
+
+
+def remembering_learner(memory: object) -> Learner:
+    model = nn.Sequential(nn.Linear(4, 4), Remembering(memory))
+    loss = nn.functional.cross_entropy
+    return Learner(tiny_data(), model, loss=loss, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("memory", [{"seen": [1, 2], "name": "a"}, torch.ones(2), None])
+def test_extra_state_of_a_module_is_saved_and_loaded(tmp_path: Path, memory: object):
+    remembering_learner(memory).save(tmp_path / "run.pt")
+    learner = remembering_learner(memory=None if memory is None else type(memory)())
+    learner.load(tmp_path / "run.pt")
+    assert same(learner.model[1].memory, memory)
+
+
+def test_extra_state_that_only_unpickling_could_read_is_refused_when_it_is_saved(tmp_path: Path):
+    learner = remembering_learner({"path": tmp_path})
+    with pytest.raises(TypeError, match=r"but model.1._extra_state.path is a pathlib\..*Path"):
+        learner.save(tmp_path / "run.pt")
+    assert not (tmp_path / "run.pt").exists()
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,24 @@ class Scaled(nn.Module):
         return nn.functional.cross_entropy(outputs * self.scale, targets)
 
 
+class Counted(nn.Module):
+    """Cross-entropy of outputs without their running mean, which each process would see its own of.
+
+    The mean is of the training batches alone.
+    """
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * outputs.detach().mean(0)
+        return nn.functional.cross_entropy(outputs - self.mean, targets)
+
+
 RUNS = {
     "plain": {},
     "accumulating": {"accumulate": 3},
@@ -274,6 +292,13 @@ def test_a_loss_that_is_no_number_in_one_process_is_an_error_in_both(ranks):
     assert [rank["diverged"] for rank in ranks] == [True, True]
 
 
+def test_what_a_loss_counts_is_the_same_in_both_processes_and_after_a_resume(ranks):
+    first, second = (rank["counted"] for rank in ranks)
+    assert torch.equal(first["whole"], second["whole"])
+    assert torch.equal(first["whole"], first["resumed"])
+    assert torch.equal(first["resumed"], second["resumed"])
+
+
 def test_without_torchrun_there_is_one_process():
     model = nn.Linear(2, 2)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
@@ -364,6 +389,20 @@ def _logs(folder: Path) -> dict:
     }
 
 
+def _counted(folder: Path) -> dict:
+    """The running mean of a loss after a whole run, and after one that was stopped and resumed."""
+    whole, resumed = Counted(), Counted()
+    new_learner(whole).fit(2, 1e-2)
+    learner = new_learner(Counted())
+    learner.fit(2, 1e-2, callbacks=[StopAt(5)])
+    learner.save(folder / "counted.pt")
+    dist.barrier()
+    learner = new_learner(resumed)
+    learner.load(folder / "counted.pt")
+    learner.resume()
+    return {"whole": whole.mean, "resumed": resumed.mean}
+
+
 def _runs(folder: Path) -> dict:
     results: dict = {}
     writes = []
@@ -395,6 +434,7 @@ def _runs(folder: Path) -> dict:
     learner.load(folder / "stopped.pt")
     learner.resume()
     results["resumed"] = outcome(learner)
+    results["counted"] = _counted(folder)
     learner = new_learner()
     try:
         learner.fit(2, callbacks=[InterruptFirst()])

@@ -17,15 +17,17 @@ _HOOK_DICTIONARIES = (
 )
 
 
-def evaluation_view(model: nn.Module) -> nn.Module:
+def evaluation_view(model: nn.Module, *, copies_buffers: bool = False) -> nn.Module:
     """A copy of the modules, in eval mode, that shares all parameters and buffers.
 
     It costs no memory to speak of, follows every change of the weights, and leaves the modes of
     `model` alone, so that a prediction in the middle of a fit, or in another thread, disturbs
     nothing. Hooks that are there already are called; those that come later are not.
+    copies_buffers: buffers are copied, for modules that may move them in eval mode, too.
     """
     shared: dict[int, Any] = {}
-    for tensor in chain(model.parameters(), model.buffers()):
+    shared_buffers = [] if copies_buffers else model.buffers()
+    for tensor in chain(model.parameters(), shared_buffers):
         shared[id(tensor)] = tensor
     for module in model.modules():
         for value in vars(module).values():

@@ -10,7 +10,7 @@ from support import tiny_learner, tiny_model
 from torch import Tensor, nn
 
 from finetune import Callback, ImageDataLoaders, Learner, Prediction, load_learner, vision_learner
-from finetune.inference.evaluation_view import evaluation_view
+from finetune.models.evaluation_view import evaluation_view
 from finetune.training.events import StepEnd
 
 
