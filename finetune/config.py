@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from finetune.data.image_options import OnError
 from finetune.data.images.augment import AugmentName
 from finetune.data.images.decode import Resize
+from finetune.data.sampling import Sampling
 from finetune.export import FormatName
 from finetune.models.heads import HeadKind
 from finetune.models.normalisation import NormPolicy
@@ -37,6 +38,8 @@ class DataConfig:
         batch_size: images per batch
         seed: number that decides the split, the order, the augmentation and the new head's weights
         augment: strength of the random changes to training images
+        sampling: how often an epoch has each class - balanced is all alike, sqrt in between; null
+            is as often as it is there
         resize: how a rectangle becomes a square
         value_range: the values that are black and white in images of more than 8 bits, such as
             [0, 4095]; null finds them
@@ -58,6 +61,7 @@ class DataConfig:
     batch_size: int = 64
     seed: int = 0
     augment: AugmentName = "standard"
+    sampling: Sampling | None = None
     resize: Resize = "crop"
     value_range: list[float] | None = None
     on_error: OnError = "raise"
@@ -80,6 +84,8 @@ class LearnerConfig(DataConfig):
         weight_decay: weight decay of all layer groups, or a mapping by group; null is the
             optimizer's default
         metrics: name of a metric or a list of names; null is what suits the task
+        class_weights: what an image of each class counts in the loss - balanced, or a mapping by
+            class; null is 1 for all
         precision: number format of the forward pass
         accumulate: batches per update of the weights
         clip_norm: largest norm of the gradient; null does not clip
@@ -100,6 +106,7 @@ class LearnerConfig(DataConfig):
     norm: NormPolicy | dict[str, NormPolicy] | None = None
     weight_decay: float | dict[str, float] | None = None
     metrics: list[str] | str | None = None
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
     precision: PrecisionChoice = "auto"
     accumulate: int = 1
     clip_norm: float | None = None

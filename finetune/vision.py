@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 from typing_extensions import Unpack
 
 from finetune import arguments, export, turns
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.pipeline import ImagePipeline
+from finetune.export import ModelDescription
 from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.learner_options import LearnerOptions, LearnerSettings
@@ -20,7 +22,7 @@ from finetune.models.splitting import Split
 from finetune.modes import usual_modes
 from finetune.options import takes_options
 from finetune.randomness import isolated, seed_everything
-from finetune.tasks import Loss, Task
+from finetune.tasks import ClassWeights, Loss, Task
 from finetune.training.runtime.runtime import Runtime, available_device
 
 
@@ -36,6 +38,7 @@ def vision_learner(
     checkpoint_activations: bool = False,
     metrics: Metrics | None = None,
     loss: Loss | None = None,
+    class_weights: ClassWeights | None = None,
     split: Split = "halves",
     **options: Unpack[LearnerOptions],
 ) -> Learner:
@@ -50,6 +53,10 @@ def vision_learner(
     and binary cross-entropy for several labels an image; the mean absolute error, R2 and the mean
     squared error for a regression, whose outputs are scaled to the targets of training. That loss
     is divided by the variance of each target in training; the metric "mse" is in their own unit.
+    Where classes are uneven, the balanced accuracy is measured, too.
+    class_weights: how much an image of each class counts in that loss: "balanced" makes all classes
+    count alike, a mapping has weights by class, 1 for those that are left out. For several labels
+    it is the weight of an image that has the class beside one that has not.
     split: by default three layer groups, two halves of the backbone and the head. options: see
     `LearnerSettings`.
     Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
@@ -61,6 +68,21 @@ def vision_learner(
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
     LearnerSettings(**options)  # before the weights are read
     task = data.task
+    if class_weights is not None:
+        if loss is not None:
+            raise ValueError(
+                "class_weights= are weights of the task's own loss, and loss= is another one; put "
+                "the weights into it, or leave one of the two out"
+            )
+        loss = task.weighted_loss(class_weights, data.classes, data.train_examples.labels)
+        if loss is None:
+            raise ValueError(
+                "class_weights= are for classes, and the loss of "
+                f"task={task.name!r} has no weights for them; leave class_weights= out, or pass a "
+                "loss= of your own"
+            )
+    if metrics is None:
+        metrics = task.standard_metrics(data.train_examples.counts())
     image_size = data.image_size or input_size_of(backbone)
     architecture = Architecture(
         backbone,
@@ -83,7 +105,7 @@ def vision_learner(
         data.for_backbone(image_size, *normalisation_of(body)),
         model,
         loss=_default_loss(task, model) if loss is None else loss,
-        metrics=task.default_metrics if metrics is None else metrics,
+        metrics=metrics,
         split=split,
         **options,
     )
@@ -114,6 +136,12 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
     model = description.architecture.build(weights=None)
     export.read_weights(path, model)
     runtime.place(model).eval()
+    loss = _described_loss(description, model)
+    if isinstance(loss, nn.Module):
+        loss.to(runtime.device)
+    counts: list[int] = []
+    if "train" in description.data:
+        counts = list(description.data["train"].classes.values())
     return Predictor(
         model,
         description.classes,
@@ -121,5 +149,16 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
         task=description.task,
         post_processing=description.post_processing,
         runtime=runtime,
-        loss=_default_loss(description.task, model),
+        loss=loss,
+        metrics=description.task.standard_metrics(counts),
     )
+
+
+def _described_loss(description: ModelDescription, model: ImageClassifier) -> Loss:
+    """The loss of the task, with the class weights of training."""
+    task, training = description.task, description.training
+    weighted_loss: Loss | None = None
+    if training is not None and training.class_weights:
+        no_targets = torch.empty(0)
+        weighted_loss = task.weighted_loss(training.class_weights, description.classes, no_targets)
+    return _default_loss(task, model) if weighted_loss is None else weighted_loss

@@ -12,6 +12,7 @@ from finetune.data.examples import Examples
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageSource
 from finetune.data.loaders import Batch, Batches
+from finetune.data.sampling import Sampling, draw
 from finetune.randomness import generator
 
 
@@ -20,14 +21,22 @@ class ImageLoader:
 
     examples: images with targets. cache: of the same images. In a distributed run every process
     takes its share of each batch, so that `batch_size` is the size over all processes. Training
-    (shuffle=True) drops the last, short batch; validation keeps it.
+    (shuffle=True) drops the last, short batch; validation keeps it. sampling: how often the classes
+    come in an epoch of training, see `sampling.draw`.
     """
 
     def __init__(
-        self, examples: Examples, cache: ImageCache, batch_size: int, *, shuffle: bool
+        self,
+        examples: Examples,
+        cache: ImageCache,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        sampling: Sampling | None = None,
     ) -> None:
         self.examples, self.cache = examples, cache
         self.batch_size, self.shuffle = batch_size, shuffle
+        self.sampling = sampling
         count = len(examples)
         if not count:
             raise ValueError(f"there are no {'training' if shuffle else 'validation'} images")
@@ -61,7 +70,9 @@ class ImageLoader:
     def order(self, seed: int, epoch: int) -> list[Tensor]:
         """The numbers of the examples in each batch of an epoch; this process's share of them."""
         order = torch.arange(len(self.examples))
-        if self.shuffle:
+        if self.sampling is not None:
+            order = draw(self.targets, self.sampling, seed, epoch)
+        elif self.shuffle:
             shuffler = generator(seed, "shuffle", epoch)
             order = torch.randperm(len(self.examples), generator=shuffler)
         rank, world_size = distributed.rank(), distributed.world_size()

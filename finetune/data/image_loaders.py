@@ -24,6 +24,7 @@ from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.value_range import checked_value_range
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
+from finetune.data.sampling import class_shares
 from finetune.data.sources import datasets
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
@@ -47,8 +48,8 @@ _ERRORS_LISTED = 10
 class ImageDataLoaders(DataLoaders):
     """Training and validation images; make one with `from_folder` and its sisters.
 
-    All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment, resize,
-    value_range, on_error, workers, cache_folder and cache_gigabytes.
+    All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment,
+    sampling, resize, value_range, on_error, workers, cache_folder and cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
     image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
@@ -92,6 +93,12 @@ class ImageDataLoaders(DataLoaders):
         self.valid_examples = arguments.instance("valid_examples", valid_examples, Examples, how)
         self.image_size, self.batch_size = settings.image_size, settings.batch_size
         self.seed = settings.seed
+        self.sampling = settings.sampling
+        if self.sampling is not None and not self.train_examples.task.exclusive:
+            raise ValueError(
+                f"sampling={self.sampling!r} is for one class an image, and this is "
+                f"task={self.train_examples.task.name!r}; leave it out"
+            )
         self.folders = tuple(arguments.sequence("folders", folders, "paths"))
         self.skipped: tuple[ImageError, ...] = ()
         # caches of training and validation, by how their images are presized
@@ -354,7 +361,7 @@ class ImageDataLoaders(DataLoaders):
             )
         train_cache, valid_cache = self._caches[presizing]
         super().__init__(
-            ImageLoader(train, train_cache, self.batch_size, shuffle=True),
+            ImageLoader(train, train_cache, self.batch_size, shuffle=True, sampling=self.sampling),
             # no gradients are kept, so that twice as many fit
             ImageLoader(valid, valid_cache, 2 * self.batch_size, shuffle=False),
             seed=self.seed,
@@ -446,6 +453,7 @@ class ImageDataLoaders(DataLoaders):
             "resize": preprocessing.resize,
             "value range": str(preprocessing.value_range),
             **of_object("augmentation", self.pipeline.augmentation),
+            "sampling": self.sampling,
         }
 
     def class_counts(self) -> dict[str, dict[str, Any]]:
@@ -454,6 +462,14 @@ class ImageDataLoaders(DataLoaders):
             by_class = dict(zip(examples.classes, examples.counts(), strict=False))
             counts[part] = {"images": len(examples), "classes": by_class}
         return counts
+
+    def class_shares(self) -> dict[str, float]:
+        counts = self.train_examples.counts()
+        if self.task.exclusive:
+            return dict(zip(self.classes, class_shares(counts, self.sampling), strict=True))
+        count = len(self.train_examples)
+        # a regression has no counts
+        return {name: n / count for name, n in zip(self.classes, counts, strict=False)}
 
     def test_loader(
         self, items: str | Path | Sequence[ImageSource], *, batch_size: int | None = None

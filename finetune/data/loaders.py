@@ -320,6 +320,13 @@ class DataLoaders:
                 fingerprint |= of_loader(name, getattr(loader, "loader", loader))
         return fingerprint
 
+    def class_shares(self) -> dict[str, float]:
+        """How often training sees each class: the share of an epoch's examples that have it.
+
+        Empty where it is not known, and for a regression.
+        """
+        return {}
+
     def class_counts(self) -> dict[str, dict[str, Any]]:
         """`{"train": {"images": how many, "classes": {class: how many}}, "valid": ...}`.
 

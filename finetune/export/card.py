@@ -13,6 +13,10 @@ from finetune.wording import number
 MOST_CLASSES = 100
 """So many have a row of their own; all of them are in model.json."""
 
+_SAMPLING = {
+    "balanced": "All classes came equally often in an epoch.",
+    "sqrt": "A class came as often in an epoch as the square root of its images says.",
+}
 _PART_NAMES = {"train": "training images", "valid": "validation images"}
 
 
@@ -67,9 +71,7 @@ def _data(description: ModelDescription) -> str:
         f"{part_counts.images:,} {_PART_NAMES[part]}" for part, part_counts in counts.items()
     )
     if not any(part_counts.classes for part_counts in counts.values()):
-        names = ", ".join(description.classes[:MOST_CLASSES])
-        if len(description.classes) > MOST_CLASSES:
-            names += ", ..."
+        names = _shortened(list(description.classes))
         sentences = [f"{description.task.names_are.capitalize()}: {names}."]
         if totals:
             sentences.insert(0, f"{totals}.")
@@ -130,7 +132,20 @@ def _training(training: TrainingRecord | None) -> str:
         Column("weight decay"),
     ]
     groups = Table(group_columns, group_rows).markdown()
-    return f"## Training\n\n{phases}\n\n{groups}\n\nSeed {training.seed}."
+    sentences = [f"Seed {training.seed}."]
+    if training.class_weights:
+        weights = [f"{name} {value:.3g}" for name, value in training.class_weights.items()]
+        sentences.append(f"An image counted by its class: {_shortened(weights)}.")
+    if training.sampling is not None:
+        sentences.append(_SAMPLING.get(training.sampling, f"Sampling: {training.sampling}."))
+    return f"## Training\n\n{phases}\n\n{groups}\n\n{' '.join(sentences)}"
+
+
+def _shortened(words: list[str]) -> str:
+    """The words, joined by commas; of a long list the first ones."""
+    if len(words) > MOST_CLASSES:
+        words = [*words[:MOST_CLASSES], "..."]
+    return ", ".join(words)
 
 
 def _inputs(description: ModelDescription) -> str:

@@ -45,11 +45,17 @@ class GroupRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How a model was trained, first layers and first phases first."""
+    """How a model was trained, first layers and first phases first.
+
+    class_weights: what an image of each class counted in the loss; empty where they were alike.
+    sampling: how often the classes came in an epoch, see `ImageSettings`.
+    """
 
     phases: tuple[PhaseRecord, ...]
     groups: tuple[GroupRecord, ...]
     seed: int
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    sampling: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,4 +145,10 @@ def _training(content: Mapping[str, Any] | None) -> TrainingRecord | None:
         names, rates = tuple(phase["frozen"]), tuple(phase["peak_lr"])
         phases.append(PhaseRecord(**{**phase, "frozen": names, "peak_lr": rates}))
     groups = tuple(GroupRecord(**group) for group in content["groups"])
-    return TrainingRecord(tuple(phases), groups, content["seed"])
+    return TrainingRecord(
+        tuple(phases),
+        groups,
+        content["seed"],
+        dict(content.get("class_weights", {})),
+        content.get("sampling"),
+    )

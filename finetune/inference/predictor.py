@@ -59,7 +59,8 @@ class Predictor:
     inputs, an `ImagePipeline` or `DataLoaders`. task: what the outputs mean. post_processing: the
     temperature and thresholds that were fitted to these weights. runtime: how passes over whole
     data sets run; None: in float32 where the model is. Single answers are always computed in
-    float32. loss, metrics: of `evaluate`; None: what suits the task. valid: what is read where no
+    float32. loss, metrics: of `evaluate`, metrics as names or as a mapping of names to objects, see
+    `create_metrics`; None: what suits the task. valid: what is read where no
     source is named. known_loaders: those that the model was trained with.
     """
 
@@ -73,7 +74,7 @@ class Predictor:
         post_processing: PostProcessing | None = None,
         runtime: Runtime | None = None,
         loss: Loss | None = None,
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | Sequence[str] | None = None,
         valid: EpochLoader | None = None,
         known_loaders: Sequence[EpochLoader] = (),
     ) -> None:
@@ -96,8 +97,9 @@ class Predictor:
         if loss is None:
             loss = self.task.default_loss()
         self._loss = arguments.function("loss", loss, "(outputs, targets) -> scalar")
-        if metrics is not None:
-            arguments.mapping("metrics", metrics, "names to objects, see create_metrics")
+        if metrics is not None and not isinstance(metrics, Mapping):
+            # names are made objects when they are needed, which imports torchmetrics
+            arguments.sequence("metrics", metrics, "names, or a mapping to objects")
         self._metrics = metrics
         if valid is not None:
             valid = epoch_loader("valid", valid)
@@ -339,10 +341,12 @@ class Predictor:
 
     def _fresh_metrics(self, metrics: Metrics | None) -> dict[str, Any]:
         """Metrics that nobody else counts with."""
-        if metrics is None and self._metrics is not None:
+        if metrics is None and isinstance(self._metrics, Mapping):
             return copy.deepcopy(dict(self._metrics))
         class_count = None if self.classes is None else len(self.classes)
-        wanted = self.task.default_metrics if metrics is None else metrics
+        wanted = self._metrics if metrics is None else metrics
+        if wanted is None:
+            wanted = self.task.default_metrics
         return create_metrics(wanted, class_count, self.runtime.device, self.task, loss=self._loss)
 
     def tta(self, views: int = 4, source: LoaderLike | None = None) -> PredictionTable:

@@ -22,11 +22,13 @@ from finetune.tasks.registry import (
 )
 from finetune.tasks.regression import Regression
 from finetune.tasks.single_label import SingleLabel
+from finetune.tasks.unevenness import ClassWeights
 
 __all__ = [
     "DEFAULT_TASK",
     "Answer",
     "CardText",
+    "ClassWeights",
     "FilePrediction",
     "LabelsPrediction",
     "Loss",

@@ -20,6 +20,7 @@ from finetune.tasks.answers import Answer, FilePrediction
 from finetune.tasks.losses import Loss
 from finetune.tasks.metric_adapters import MetricFactory
 from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.unevenness import ClassWeights
 from finetune.wording import number
 
 
@@ -147,6 +148,20 @@ class Task(ABC):
         loss of an exclusive task gets shares of the classes as targets, [B, C], too.
         """
 
+    def weighted_loss(
+        self, class_weights: ClassWeights, classes: Sequence[str], targets: Tensor
+    ) -> Loss | None:
+        """The default loss with a weight for each class; None for a task whose loss has none.
+
+        class_weights: "balanced", or weights by class, 1 for those that are left out. targets: of
+        training, [N, ...]. Raises ValueError for a weight of no class.
+        """
+        return None
+
+    def class_weights_of(self, loss: Loss) -> Tensor | None:
+        """The weight that each class has in a loss, [C]; None where they are alike, or unknown."""
+        return None
+
     def checked_loss(self, loss: Loss) -> Loss:
         """The loss. Raises ValueError for one that takes outputs for something else than here."""
         return loss
@@ -184,6 +199,10 @@ class Task(ABC):
     @abstractmethod
     def named_metrics(self) -> Mapping[str, MetricFactory]:
         """The metrics that can be asked for by name."""
+
+    def standard_metrics(self, counts: Sequence[int]) -> tuple[str, ...]:
+        """What is measured unless it is said otherwise. counts: training images of each class."""
+        return self.default_metrics
 
     def metric_text(self, name: str, value: float) -> str:
         """The value of a metric, or of the loss, for a headline.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune import arguments
 from finetune.interpret.labels_predictions import LabelsPredictions
 from finetune.tasks.answers import Answer, FilePrediction, LabelsPrediction
 from finetune.tasks.base import CardText, Task
@@ -30,6 +31,7 @@ from finetune.tasks.metric_adapters import (
     torch_metric,
 )
 from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.unevenness import ClassWeights, named_weights
 from finetune.wording import labels_in_words
 
 
@@ -106,6 +108,29 @@ class MultiLabel(Task):
 
     def default_loss(self, target_std: Tensor | None = None) -> Loss:
         return F.binary_cross_entropy_with_logits
+
+    def weighted_loss(
+        self, class_weights: ClassWeights, classes: Sequence[str], targets: Tensor
+    ) -> Loss | None:
+        """Binary cross-entropy in which an image that has a class weighs so much for this class.
+
+        One without it weighs 1. "balanced" is (N - n) / n for a class that n of N images have, so
+        that those with it and those without it count alike.
+        """
+        if isinstance(class_weights, str):
+            arguments.choice("class_weights", class_weights, ["balanced"])
+            weights = []
+            for count in self.class_counts(targets, classes):
+                without = len(targets) - count
+                is_mixed = count > 0 and without > 0
+                weights.append(without / count if is_mixed else 1.0)
+        else:
+            weights = named_weights(class_weights, classes)
+        return nn.BCEWithLogitsLoss(pos_weight=torch.tensor(weights))
+
+    def class_weights_of(self, loss: Loss) -> Tensor | None:
+        weights = getattr(loss, "pos_weight", None)
+        return weights if isinstance(weights, Tensor) else None
 
     def checked_loss(self, loss: Loss) -> Loss:
         if takes_probabilities(loss):

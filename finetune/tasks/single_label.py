@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune import arguments
 from finetune.interpret.predictions import Predictions
 from finetune.tasks.answers import Answer, FilePrediction, Prediction
 from finetune.tasks.base import CardText, Task
@@ -20,6 +21,7 @@ from finetune.tasks.labels import (
     number_classes,
     python_values,
 )
+from finetune.tasks.loss_weight import LossWeight
 from finetune.tasks.losses import Loss, example_losses
 from finetune.tasks.metric_adapters import (
     MetricAdapter,
@@ -30,6 +32,12 @@ from finetune.tasks.metric_adapters import (
     torch_metric,
 )
 from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.unevenness import (
+    ClassWeights,
+    are_uneven,
+    balanced_weights,
+    named_weights,
+)
 
 UNKNOWN_CLASS = -1
 """Stands for the class of an image that has no label."""
@@ -105,6 +113,25 @@ class SingleLabel(Task):
     def default_loss(self, target_std: Tensor | None = None) -> Loss:
         return F.cross_entropy
 
+    def weighted_loss(
+        self, class_weights: ClassWeights, classes: Sequence[str], targets: Tensor
+    ) -> Loss | None:
+        """Cross-entropy, as a mean by the weights of the images' classes.
+
+        "balanced" is N / (C * n) for a class of n images, so that all classes count alike.
+        """
+        if self.default_loss() is not F.cross_entropy:
+            return None  # a subclass has a loss of its own
+        if isinstance(class_weights, str):
+            arguments.choice("class_weights", class_weights, ["balanced"])
+            weights = balanced_weights(self.class_counts(targets, classes))
+        else:
+            weights = named_weights(class_weights, classes)
+        return nn.CrossEntropyLoss(torch.tensor(weights))
+
+    def class_weights_of(self, loss: Loss) -> Tensor | None:
+        return LossWeight.of(loss).class_weights
+
     def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
         return example_losses(
             loss, outputs, targets, functions=[F.cross_entropy], modules=[nn.CrossEntropyLoss]
@@ -151,6 +178,12 @@ class SingleLabel(Task):
             "auroc": self._area_under_curve,
             "error_rate": self._error_rate,
         }
+
+    def standard_metrics(self, counts: Sequence[int]) -> tuple[str, ...]:
+        """The balanced accuracy, too, where classes are uneven: a large one hides the others."""
+        if are_uneven(counts) and "accuracy" in self.default_metrics:
+            return (*self.default_metrics, "balanced_accuracy")
+        return self.default_metrics
 
     def _of_scores(self, metric_name: str, **options: Any) -> MetricFactory:
         """A metric that needs to know which class scores highest."""

@@ -37,8 +37,22 @@ def training_record(setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[Epo
         spans = step_spans(steps, setup.steps_per_epoch)
         phases = [_phase_record(span, steps, groups) for span in spans]
         validation = _last_validation(spans, steps, epochs)
-    training = TrainingRecord(tuple(phases), _group_records(groups), setup.data.seed)
+    training = TrainingRecord(
+        tuple(phases),
+        _group_records(groups),
+        setup.data.seed,
+        _class_weights(setup),
+        getattr(setup.data, "sampling", None),
+    )
     return Record(data, training, validation)
+
+
+def _class_weights(setup: Setup) -> dict[str, float]:
+    """What an image of each class counts in the loss, by name; empty where they are alike."""
+    weights = setup.data.task.class_weights_of(setup.loss)
+    if weights is None or setup.data.classes is None:
+        return {}
+    return dict(zip(setup.data.classes, weights.tolist(), strict=True))
 
 
 def _phase_record(span: Span, steps: Sequence[StepEnd], groups: LayerGroups) -> PhaseRecord:

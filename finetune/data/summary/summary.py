@@ -21,6 +21,7 @@ from finetune.data.sources.listing import Listing
 from finetune.data.summary.duplicates import Twins, find_duplicates
 from finetune.tables import Column, Table, facts_html
 from finetune.tasks import Task
+from finetune.tasks.unevenness import are_uneven, imbalance
 from finetune.wording import counted
 
 CLASSES_SHOWN = 20
@@ -159,7 +160,7 @@ def summarise(
         classes=class_counts,
         targets=() if class_counts else _target_ranges(train, valid),
         unlabelled=_count_unlabelled(train, valid),
-        imbalance=_imbalance([count.train for count in class_counts]),
+        imbalance=imbalance([count.train for count in class_counts]),
         widths=_spread([header.width for header in readable]),
         heights=_spread([header.height for header in readable]),
         formats=dict(Counter(header.format for header in readable).most_common()),
@@ -177,15 +178,6 @@ def _headers(
 ) -> list[Header]:
     read = partial(read_header, examples.items, decode=decode, value_range=value_range)
     return list(threads.map(read, range(len(examples))))
-
-
-def _imbalance(counts: Sequence[int]) -> float | None:
-    """The largest count over the smallest; None where there are no classes."""
-    if not counts:
-        return None
-    if min(counts) == 0:
-        return float("inf")
-    return max(counts) / min(counts)
 
 
 def _spread(sides: Sequence[int]) -> tuple[int, float, int] | None:
@@ -307,7 +299,28 @@ def _problems(summary: DataSummary) -> list[_Problem]:
         pair_count = counted(len(summary.duplicates), "pair")
         title = f"duplicates in training: {pair_count} (.duplicates)"
         problems.append(_Problem(title, _twin_lines(summary.duplicates)))
+    counts = [count.train for count in summary.classes]
+    if are_uneven(counts):
+        problems.append(_unevenness(summary))
     return problems
+
+
+def _unevenness(summary: DataSummary) -> _Problem:
+    """That classes are uneven, and what can be done about it."""
+    largest = max(summary.classes, key=lambda count: count.train)
+    smallest = min(summary.classes, key=lambda count: count.train)
+    title = (
+        f"UNEVEN classes: {counted(largest.train, 'training image')} of {largest.name}, "
+        f"{smallest.train:,} of {smallest.name} (.imbalance)"
+    )
+    ways = []
+    if summary.task.exclusive:
+        ways.append("look at balanced_accuracy: accuracy is mostly that of the large classes")
+        ways.append('learner.adjust_priors("uniform") after training costs nothing')
+    ways.append('or train with vision_learner(..., class_weights="balanced")')
+    if summary.task.exclusive:
+        ways.append('or with sampling="sqrt" or "balanced" of the data')
+    return _Problem(title, ways)
 
 
 def _twin_lines(all_twins: Sequence[Twins]) -> list[str]:

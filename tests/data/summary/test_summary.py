@@ -213,3 +213,12 @@ def test_broken_image_in_memory_has_no_twin() -> None:
     items: list[Any] = [np.zeros((4, 4, 3), np.uint8), Broken()]
     assert _digest(items, 0) is not None
     assert _digest(items, 1) is None
+
+
+def test_uneven_classes_are_said_with_what_to_do(split: Path) -> None:
+    for i in range(1, 6):
+        (split / f"train/red/00{i}.jpg").unlink()
+    first, *ways = str(summary_of(split)).splitlines()
+    assert first == "UNEVEN classes: 6 training images of blue, 1 of red (.imbalance)"
+    assert any('class_weights="balanced"' in way for way in ways)
+    assert any("adjust_priors" in way for way in ways)
