@@ -43,6 +43,10 @@ class DataConfig:
         resize: how a rectangle becomes a square
         value_range: the values that are black and white in images of more than 8 bits, such as
             [0, 4095]; null finds them
+        groups: what images of one patient, video or product have in common, so that they are
+            never divided between training and validation. Of a table, a column; of a folder, a
+            regular expression whose group in brackets is found in the path, such as
+            "(patient_[0-9]+)"
         on_error: what happens at an unreadable image
         cache_folder: folder that keeps decoded images between runs
     """
@@ -64,6 +68,7 @@ class DataConfig:
     sampling: Sampling | None = None
     resize: Resize = "crop"
     value_range: list[float] | None = None
+    groups: str | None = None
     on_error: OnError = "raise"
     cache_folder: str | None = None
 

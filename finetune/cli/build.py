@@ -62,6 +62,7 @@ def _image_options(config: DataConfig) -> ImageOptions:
         "sampling": config.sampling,
         "resize": config.resize,
         "value_range": config.value_range,
+        "groups": config.groups,
         "on_error": config.on_error,
         "cache_folder": config.cache_folder,
     }

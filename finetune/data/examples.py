@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune import arguments
+from finetune.data.groups import Groups, check_several, check_shares, groups_of
 from finetune.data.images.dataset_images import select_items
 from finetune.data.images.decode import ImageSource
 from finetune.data.splitting import held_out, identities_of
@@ -23,7 +24,8 @@ class Examples:
 
     items: paths, or images in memory. labels: [N, ...], the targets of the task, in terms of
     `classes`. numbers: [N] int64, where each example was in what the user gave, before it was
-    split; None: where it is here.
+    split; None: where it is here. groups: the name of each one's group, see `groups`; None where
+    there are none.
     """
 
     items: Sequence[ImageSource]
@@ -31,15 +33,32 @@ class Examples:
     classes: tuple[str, ...]
     task: Task = DEFAULT_TASK
     numbers: Tensor | None = None
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def select(self, indices: Tensor) -> "Examples":
         """The examples at these positions. indices: [M] int64."""
-        items = select_items(self.items, indices.tolist())
+        positions = indices.tolist()
+        items = select_items(self.items, positions)
         numbers = torch.arange(len(self)) if self.numbers is None else self.numbers
-        return replace(self, items=items, labels=self.labels[indices], numbers=numbers[indices])
+        groups = self.groups
+        if groups is not None:
+            groups = tuple(groups[position] for position in positions)
+        return replace(
+            self,
+            items=items,
+            labels=self.labels[indices],
+            numbers=numbers[indices],
+            groups=groups,
+        )
+
+    def in_groups(self, groups: Groups | None, root: str | Path | None = None) -> "Examples":
+        """The same examples, with the groups that they are in; see `groups_of`."""
+        if groups is None:
+            return self
+        return replace(self, groups=groups_of(self.items, groups, root))
 
     def counts(self) -> list[int]:
         """How many images each class has; empty for a regression."""
@@ -54,22 +73,33 @@ class Examples:
     ) -> tuple["Examples", "Examples"]:
         """Training and validation examples, drawn at random; the same for the same seed.
 
-        valid_fraction: share of each class that is held out, in (0, 1); where images have several
-        labels, or numbers, of all images. Every class keeps at least one training example, and has
-        one for validation if it has two. root: folder that the paths of the images are below; None
-        takes the one that all of them are in.
+        valid_fraction: share of each class that is held out, in (0, 1); of a regression, of all
+        images. Every class keeps at least one training example, and has one for validation if it
+        has two. root: folder that the paths of the images are below; None takes the one that all of
+        them are in.
 
         Which side an example is on depends on its path below `root` (or its row, where it is no
         file), not on the other examples: those that are added later leave it where it is, and rows
         of one file are on one side. The share is therefore met approximately, see `splitting`.
+        Where there are groups, the side depends on the name of the group; a warning says which
+        shares are far off. Raises ValueError for groups that can't be split.
         """
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
-        identities = identities_of(self.items, root)
+        identities: Sequence[str]
+        if self.groups is None:
+            identities = identities_of(self.items, root)
+        else:
+            check_several(self.groups)
+            identities = self.groups
         strata = self.task.stratify(self.labels, self.classes)
         is_held_out = held_out(identities, strata, valid_fraction, seed)
-        train = torch.nonzero(~is_held_out).flatten()
-        valid = torch.nonzero(is_held_out).flatten()
-        return self.select(train), self.select(valid)
+        train = self.select(torch.nonzero(~is_held_out).flatten())
+        valid = self.select(torch.nonzero(is_held_out).flatten())
+        if self.groups is not None:
+            check_shares(
+                self.counts(), valid.counts(), self.classes, len(self), len(valid), valid_fraction
+            )
+        return train, valid
 
     def in_classes(self, classes: tuple[str, ...], task: Task) -> "Examples":
         """The same images with targets in terms of `classes`; what has no class stays without.

@@ -15,6 +15,7 @@ from finetune import arguments
 from finetune.data.batching import ImageLoader, UnlabelledLoader
 from finetune.data.examples import Examples
 from finetune.data.fingerprints import of_images
+from finetune.data.groups import Groups, check_apart, refuse_list
 from finetune.data.image_options import ImageOptions, ImageSettings
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.dataset_images import ImageDataset
@@ -62,6 +63,12 @@ class ImageDataLoaders(DataLoaders):
     are; or a `Task` of your own. A random split holds out a share of each class, or else of all
     images.
 
+    groups: images of one group are never divided by a random split; one that is given and divides
+    them is an error. It is a list with the group of each image; the name of a table's column; a
+    function of the path; or a regular expression whose group in brackets is found in the path
+    below the folder: `groups=r"(patient_\\d+)"`. Which side a group is on depends on its name,
+    so that images that join it later follow it.
+
     Images are decoded once and kept, for as long as the loaders live, in memory (a quarter of it
     for the whole process) or else in a temporary file. With a cache_folder those that are files
     are kept there between runs, decoded again if their file changes. It holds up to
@@ -100,6 +107,8 @@ class ImageDataLoaders(DataLoaders):
                 f"task={self.train_examples.task.name!r}; leave it out"
             )
         self.folders = tuple(arguments.sequence("folders", folders, "paths"))
+        if settings.groups is not None:
+            self._divide_no_group(settings.groups)
         self.skipped: tuple[ImageError, ...] = ()
         # caches of training and validation, by how their images are presized
         self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
@@ -119,6 +128,21 @@ class ImageDataLoaders(DataLoaders):
             self._skip_unreadable()
         check_classes(self.train_examples)
         check_leaks(self.train_examples, self.valid_examples)
+
+    def _divide_no_group(self, groups: Groups) -> None:
+        """Finds the groups, where it was not done for a split; raises ValueError for divided ones.
+
+        groups: see `groups_of`.
+        """
+        train, valid = self.train_examples, self.valid_examples
+        if train.groups is None or valid.groups is None:
+            refuse_list(groups)
+            roots = [*self.folders, None, None]
+            train, valid = train.in_groups(groups, roots[0]), valid.in_groups(groups, roots[1])
+            self.train_examples, self.valid_examples = train, valid
+        assert train.groups is not None
+        assert valid.groups is not None
+        check_apart(train.groups, valid.groups)
 
     # --- where images come from
 
@@ -140,13 +164,15 @@ class ImageDataLoaders(DataLoaders):
         class held out, where no split is given. options: see `ImageSettings`. Raises
         FileNotFoundError or ValueError for a folder that makes no classifier.
         """
-        seed = ImageSettings(**options).seed
+        settings = ImageSettings(**options)
         root = arguments.path("folder", folder)
+        refuse_list(settings.groups)
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
         if (train is None) != (valid is None):
             raise ValueError(f"give both train= and valid=, or neither; got {train=}, {valid=}")
         if train is None or valid is None:
-            examples = from_folder(root).split(valid_fraction, seed, root=root)
+            whole = from_folder(root).in_groups(settings.groups, root)
+            examples = whole.split(valid_fraction, settings.seed, root=root)
             return cls(*examples, folders=[root], **options)
         folders = [root / arguments.path("train", train), root / arguments.path("valid", valid)]
         train_examples = from_folder(folders[0])
@@ -180,7 +206,12 @@ class ImageDataLoaders(DataLoaders):
         path = arguments.path("file", file)
         base = path.parent if folder is None else arguments.path("folder", folder)
         layout = Layout(
-            image_column, label_column, valid_column, resolve_task(task), label_delimiter
+            image_column,
+            label_column,
+            valid_column,
+            resolve_task(task),
+            label_delimiter,
+            _group_column(**options),
         )
         rows = read_csv(path, base, layout)
         return cls._from_rows(rows, base, layout, valid_fraction, **options)
@@ -209,7 +240,12 @@ class ImageDataLoaders(DataLoaders):
         """
         base = None if folder is None else arguments.path("folder", folder)
         layout = Layout(
-            image_column, label_column, valid_column, resolve_task(task), label_delimiter
+            image_column,
+            label_column,
+            valid_column,
+            resolve_task(task),
+            label_delimiter,
+            _group_column(**options),
         )
         rows = read_table(table, base, layout)
         return cls._from_rows(rows, base, layout, valid_fraction, **options)
@@ -223,14 +259,16 @@ class ImageDataLoaders(DataLoaders):
         valid_fraction: float,
         **options: Unpack[ImageOptions],
     ) -> "ImageDataLoaders":
+        settings = ImageSettings(**options)
         examples = from_marked(
             rows.items,
             rows.labels,
             rows.is_valid,
             valid_fraction,
-            ImageSettings(**options).seed,
+            settings.seed,
             classes=rows.names,
             task=layout.task,
+            groups=settings.groups if rows.groups is None else rows.groups,
             root=folder,
         )
         return cls(*examples, **options)
@@ -255,15 +293,16 @@ class ImageDataLoaders(DataLoaders):
         classes: the names in the order of the model's outputs, by default sorted; of a regression
         the targets'. options: see `ImageSettings`.
         """
-        seed = ImageSettings(**options).seed
+        settings = ImageSettings(**options)
         examples = from_marked(
             arguments.sequence("images", images, "images"),
             arguments.sequence("labels", labels, "labels, one for each image"),
             is_valid,
             valid_fraction,
-            seed,
+            settings.seed,
             classes=classes,
             task=task,
+            groups=settings.groups,
         )
         return cls(*examples, **options)
 
@@ -288,20 +327,23 @@ class ImageDataLoaders(DataLoaders):
         path; without it the split is random. classes: see `from_lists`. options: see
         `ImageSettings`.
         """
-        seed = ImageSettings(**options).seed
+        settings = ImageSettings(**options)
         if is_valid is not None:
             arguments.function("is_valid", is_valid, "path -> whether it is for validation")
         items, labels = from_names(files, pattern)
         marks = None if is_valid is None else [is_valid(Path(item)) for item in items]
         folders = [Path(files)] if isinstance(files, str | Path) else []
+        if folders:
+            refuse_list(settings.groups)
         examples = from_marked(
             items,
             labels,
             marks,
             valid_fraction,
-            seed,
+            settings.seed,
             classes=classes,
             task=task,
+            groups=settings.groups,
             root=folders[0] if folders else None,
         )
         return cls(*examples, folders=folders, **options)
@@ -326,7 +368,7 @@ class ImageDataLoaders(DataLoaders):
         `valid` the split is random. image_column, label_column: of rows, where their types don't
         tell. Images are read when they are needed, labels at once. options: see `ImageSettings`.
         """
-        seed = ImageSettings(**options).seed
+        settings = ImageSettings(**options)
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
         _check_dataset("train", train)
         if valid is not None:
@@ -337,15 +379,18 @@ class ImageDataLoaders(DataLoaders):
             if column is not None:
                 arguments.text(name, column)
         whole = datasets.from_dataset(train, classes, image_column, label_column)
+        if valid is not None:
+            refuse_list(settings.groups)
+        whole = datasets.in_groups(whole, train, settings.groups)
         if valid is None:
-            examples = whole.split(valid_fraction, seed)
-            return cls(*examples, **options)
+            return cls(*whole.split(valid_fraction, settings.seed), **options)
         valid_classes = datasets.classes_of(valid) if classes is None else classes
         has_named_columns = isinstance(getattr(valid, "features", None), dict)
         if valid_classes is None and not has_named_columns:
             valid_classes = whole.classes
         valid_examples = datasets.from_dataset(valid, valid_classes, image_column, label_column)
-        return cls(whole, datasets.in_classes(valid_examples, whole.classes), **options)
+        valid_examples = datasets.in_classes(valid_examples, whole.classes)
+        return cls(whole, datasets.in_groups(valid_examples, valid, settings.groups), **options)
 
     # --- how images become batches
 
@@ -527,6 +572,12 @@ class ImageDataLoaders(DataLoaders):
             f"{len(self.valid_examples)} validation images, {len(self.classes)} {names}, "
             f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
         )
+
+
+def _group_column(**options: Unpack[ImageOptions]) -> str | None:
+    """The column of a table that `groups` names, if it names one."""
+    groups = ImageSettings(**options).groups
+    return groups if isinstance(groups, str) else None
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict, get_args
 
 from finetune import arguments
+from finetune.data.groups import Groups, checked_groups
 from finetune.data.images.augment import Augment, resolve
 from finetune.data.images.decode import RESIZE_METHODS, Resize
 from finetune.data.images.value_range import ValueRange, checked_value_range
@@ -24,6 +25,7 @@ class ImageOptions(TypedDict, total=False):
     image_size: int | None
     batch_size: int
     seed: int
+    groups: Groups | None
     augment: Augment
     sampling: Sampling | None
     resize: Resize
@@ -40,19 +42,22 @@ class ImageSettings:
 
     image_size: side of the model's input in pixels; None: what the backbone was trained with.
     batch_size: images per batch. seed: of the split, the order, the augmentation and the new head.
-    augment: random views of the training images, see `ImageDataLoaders`. sampling: how often an
-    epoch has each class: None is as often as it is there, "balanced" all classes alike, "sqrt" in
-    between, see `sampling.draw`. resize: how a rectangle becomes a square. value_range: the two
-    values that become black and white, such as (0, 4095), in images of more than 8 bits a channel;
-    None finds them. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in
-    `skipped`, never replaced by another). workers: decoding threads; None: one for each core, up to
-    eight. cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow,
-    in units of 1e9 bytes.
+    groups: images that belong together, such as those of one patient, video or product, and are
+    never divided between training and validation, see `ImageDataLoaders`. augment: random views of
+    the training images, see `ImageDataLoaders`. sampling: how often an epoch has each class: None
+    is as often as it is there, "balanced" all classes alike, "sqrt" in between, see
+    `sampling.draw`. resize: how a rectangle becomes a square. value_range: the two values that
+    become black and white, such as (0, 4095), in images of more than 8 bits a channel; None finds
+    them. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in `skipped`, never
+    replaced by another). workers: decoding threads; None: one for each core, up to eight.
+    cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow, in
+    units of 1e9 bytes.
     """
 
     image_size: int | None = None
     batch_size: int = 64
     seed: int = 0
+    groups: Groups | None = None
     augment: Augment = "standard"
     sampling: Sampling | None = None
     resize: Resize = "crop"
@@ -67,6 +72,7 @@ class ImageSettings:
             arguments.whole_number("image_size", self.image_size, at_least=1, at_most=LARGEST_SIZE)
         arguments.whole_number("batch_size", self.batch_size, at_least=1)
         arguments.whole_number("seed", self.seed)
+        checked_groups(self.groups)
         resolve(self.augment)
         if self.sampling is not None:
             arguments.choice("sampling", self.sampling, get_args(Sampling))

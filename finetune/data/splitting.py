@@ -1,15 +1,19 @@
 """The random split: on which side an example is depends on its identity, its class and the seed.
 
-An example's identity is what its owner calls it: the path of its file below the folder of the data
-set, or else its row. It is hashed, together with the seed, to a number in [0, 1), and those below
-`valid_fraction` are for validation. So an example that is added later, or left out, moves no other
-one from validation to training, and a model that is trained again on grown data is not validated on
-images that an earlier one was trained on.
+An example's identity is what its owner calls it: the name of its group, where there are groups; or
+else the path of its file below the folder of the data set, or its row. Examples of one identity are
+one unit, which is never divided. The identity is hashed, together with the seed, to a number in
+[0, 1), and units below `valid_fraction` are for validation. So an example that is added later, or
+left out, moves no other one from validation to training, and a model that is trained again on grown
+data is not validated on images that an earlier one was trained on.
 
 The price is that the share is met on average only, like heads in tosses of a coin. A bound keeps
 small classes from having bad luck: each holds out at least half and at most one and a half times
-its share. Where a class meets the bound, the limit for its numbers is moved as little as possible,
-and then, rarely, an added example moves another one.
+its share of units. Where a class meets the bound, the limit for its numbers is moved as little as
+possible, and then, rarely, an added unit moves another one. Units are counted, not the examples in
+them, so that an example that is added to a group moves nothing.
+
+Where a unit has several classes, the rarest one decides: it has the fewest units to choose from.
 """
 
 import math
@@ -28,7 +32,7 @@ from finetune.data.images.decode import ImageSource
 from finetune.files.names import shared_folder
 from finetune.randomness import uniforms
 
-_LEAST_SHARE, _LARGEST_SHARE = 0.5, 1.5
+LEAST_SHARE, LARGEST_SHARE = 0.5, 1.5
 """How much a class holds out, as multiples of `valid_fraction` times its size."""
 
 
@@ -76,21 +80,23 @@ def held_out(
     """Which examples are for validation, bool [N].
 
     identities: of the N examples; those that are the same are on the same side. strata: positions
-    of the examples of each class, int64; each holds out its share. A stratum keeps an example for
-    training, and has one for validation if it has two that differ. valid_fraction: in (0, 1).
+    of the examples of each class, int64; each holds out its share. An example may be in several,
+    or in none, which keeps it for training. valid_fraction: in (0, 1).
+
+    A stratum keeps a unit for training, and has one for validation if it has two. There are two
+    exceptions where units have several classes: rarer classes may keep all of a class's units for
+    training; and a class of one unit may lose it to validation, where otherwise so many units were
+    kept for such classes that less than half of the share would be held out.
     """
     hashes = np.fromiter(map(_hash, identities), np.int64, len(identities))
-    (numbers,) = uniforms(seed, "split", 0, torch.from_numpy(hashes), ["valid"]).numpy()
-    limits = np.zeros(len(identities), numbers.dtype)
-    for members in strata:
-        positions = members.numpy()
-        limits[positions] = _limit(numbers[positions], valid_fraction)
-    is_held_out = numbers < limits
-    # an image in two classes with different limits may be on both sides: then it is for training
-    between = np.flatnonzero((limits.min() <= numbers) & (numbers < limits.max()))
-    trained = hashes[between[~is_held_out[between]]]
-    is_held_out[between] &= ~np.isin(hashes[between], trained)
-    return torch.from_numpy(is_held_out)
+    units, unit_of = np.unique(hashes, return_inverse=True)
+    (numbers,) = uniforms(seed, "split", 0, torch.from_numpy(units), ["valid"]).numpy()
+    units_of_strata = [np.unique(unit_of[members.numpy()]) for members in strata]
+    is_held_out = _held_out_units(numbers, units_of_strata, valid_fraction)
+    if is_held_out.sum() < LEAST_SHARE * valid_fraction * len(units):
+        divisible = [members for members in units_of_strata if len(members) > 1]
+        is_held_out = _held_out_units(numbers, divisible, valid_fraction)
+    return torch.from_numpy(is_held_out[unit_of])
 
 
 def _hash(identity: str) -> int:
@@ -98,21 +104,43 @@ def _hash(identity: str) -> int:
     return zlib.crc32(identity.encode("utf-8", "surrogatepass"))
 
 
-def _limit(numbers: np.ndarray, valid_fraction: float) -> float:
-    """The number below which the examples of a class are held out. numbers: [M], in [0, 1)."""
-    share = valid_fraction * len(numbers)
-    most = min(max(math.floor(_LARGEST_SHARE * share), 1), len(numbers) - 1)
-    fewest = min(math.ceil(_LEAST_SHARE * share), most)
+def _held_out_units(
+    numbers: np.ndarray, strata: Sequence[np.ndarray], valid_fraction: float
+) -> np.ndarray:
+    """Which units are for validation, bool [U]. numbers: [U]. strata: the units of each class."""
+    is_held_out = np.zeros(len(numbers), bool)
+    is_decided = np.zeros(len(numbers), bool)
+    for members in sorted(strata, key=len):
+        undecided = members[~is_decided[members]]
+        decided_count = int(is_held_out[members].sum())
+        limit = _limit(numbers[undecided], valid_fraction, len(members), decided_count)
+        is_held_out[undecided] = numbers[undecided] < limit
+        is_decided[undecided] = True
+    for members in strata:
+        # rarer classes decided about all units of this one, and each for validation
+        if len(members) and is_held_out[members].all():
+            is_held_out[members[numbers[members].argmax()]] = False
+    return is_held_out
+
+
+def _limit(
+    numbers: np.ndarray, valid_fraction: float, class_size: int, decided_count: int
+) -> float:
+    """The number below which the undecided units of a class are held out.
+
+    numbers: of the undecided units, in [0, 1). class_size: of all its units. decided_count: how
+    many of the others are held out.
+    """
+    share = valid_fraction * class_size
+    most = min(max(math.floor(LARGEST_SHARE * share), 1), class_size - 1) - decided_count
+    most = min(most, len(numbers))
+    fewest = min(math.ceil(LEAST_SHARE * share) - decided_count, most)
     count = int((numbers < valid_fraction).sum())
     if fewest <= count <= most:
         return valid_fraction
-    if most <= 0:  # a lone example is for training
+    if most <= 0:  # a lone unit is for training
         return 0.0
     count = min(max(count, fewest), most)
-    ordered = np.sort(numbers)
-    smallest, limit = float(ordered[0]), float(ordered[count])
-    if limit > smallest:
-        return limit
-    # the first ones are one image, which can't be divided
-    larger = ordered[ordered > smallest]
-    return float(larger[0]) if len(larger) else 0.0
+    if count == len(numbers):
+        return 1.0
+    return float(np.sort(numbers)[count])

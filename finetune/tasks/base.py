@@ -131,7 +131,10 @@ class Task(ABC):
         return None
 
     def stratify(self, targets: Tensor, classes: Sequence[str]) -> Sequence[Tensor]:
-        """Numbers of the examples, in groups of which a split holds out the same share."""
+        """Numbers of the examples of each stratum, of which a split holds out the same share.
+
+        An example may be in several strata.
+        """
         return [torch.arange(len(targets))]
 
     # --- training

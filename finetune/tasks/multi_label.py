@@ -40,6 +40,7 @@ class MultiLabel(Task):
 
     name: ClassVar[str] = "multi_label"
     default_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
+    strata: ClassVar[str] = "each class"
     instead_of_calibration: ClassVar[str] = (
         "tune_thresholds() finds from which probability on to predict each"
     )
@@ -103,6 +104,12 @@ class MultiLabel(Task):
 
     def count_unlabelled(self, targets: Tensor) -> int:
         return int((targets.sum(dim=1) == 0).sum())
+
+    def stratify(self, targets: Tensor, classes: Sequence[str]) -> Sequence[Tensor]:
+        is_present = targets > 0.5
+        # images without any class are a stratum, too
+        columns = [*is_present.T, ~is_present.any(dim=1)]
+        return [torch.nonzero(column).flatten() for column in columns]
 
     # --- training
 

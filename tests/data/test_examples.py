@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finetune.data.examples import Examples
 from finetune.data.sources.folders import from_folder, image_files
 from finetune.data.sources.lists import from_marked, from_pairs, without_labels
-from finetune.tasks import SingleLabel
+from finetune.tasks import MultiLabel, SingleLabel
 
 
 def numbered(counts: tuple[int, ...]) -> Examples:
@@ -194,6 +194,64 @@ def test_split_is_a_partition_with_each_class_in_both(
     for label, count in enumerate(counts):
         assert bool((train.labels == label).any()) == (count >= 1)
         assert bool((valid.labels == label).any()) == (count >= 2)
+
+
+# --- the random split of several labels
+
+
+def labelled(rows: list[list[bool]]) -> Examples:
+    """An example for each row of labels, whose item is its number."""
+    names = tuple(f"c{number}" for number in range(len(rows[0])))
+    items = [str(number) for number in range(len(rows))]
+    return Examples(items, torch.tensor(rows).float(), names, MultiLabel())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=2, max_size=30),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_split_of_several_labels_leaves_none_of_two_images_without_training(
+    rows: list[list[bool]], fraction: float, seed: int
+) -> None:
+    whole = labelled(rows)
+    train, valid = whole.split(fraction, seed)
+    assert sorted([*train.items, *valid.items], key=lambda item: int(str(item))) == whole.items
+    for before, left in zip(whole.counts(), train.counts(), strict=True):
+        assert left >= 1 or before < 2
+
+
+def test_label_whose_images_rarer_labels_decide_about_keeps_one_for_training() -> None:
+    """Each of the first two labels may hold out the image that has the third label, too."""
+    rows = [[True, False, True], [True, False, False], [False, True, True], [False, True, False]]
+    for seed in range(20):
+        train, _ = labelled(rows).split(0.5, seed)
+        assert all(train.counts())
+
+
+def test_split_of_several_labels_holds_out_the_fraction_of_each_label() -> None:
+    """A rare label, too, which a split of all images often leaves without validation."""
+    for seed in range(20):
+        rows = [[True, number % 2 == 0, number % 20 == 0, False] for number in range(200)]
+        valid = labelled(rows).split(0.2, seed)[1].counts()
+        assert 20 <= valid[0] <= 60
+        assert 10 <= valid[1] <= 30
+        assert 1 <= valid[2] <= 3
+
+
+def test_images_with_a_label_of_their_own_each_are_split_all_the_same() -> None:
+    rows = [[column == number for column in range(40)] + [True] for number in range(40)]
+    train, valid = labelled(rows).split(0.2, seed=0)
+    assert 4 <= len(valid) <= 12
+    assert train.counts()[-1] == len(train)
+
+
+def test_image_that_is_added_to_several_labels_moves_no_other_one() -> None:
+    rows = [[number % 2 == 0, number % 3 == 0, number % 7 == 0] for number in range(300)]
+    _, valid = labelled(rows).split(0.2, seed=0)
+    _, grown = labelled([*rows, [True, True, True]]).split(0.2, seed=0)
+    assert set(valid.items) <= set(grown.items)  # type: ignore[arg-type]
 
 
 def test_split_keeps_items_and_labels_together() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from finetune.data.examples import Examples
+from finetune.data.groups import Groups
 from finetune.data.images.dataset_images import DatasetImages, ImageDataset, read_one
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.lists import from_pairs
@@ -267,6 +268,19 @@ def _column(features: Mapping[str, Any], name: str | None, type_name: str, usual
     raise ValueError(
         f"which column is the {usual}? pass {usual}_column=; there are {', '.join(features)}"
     )
+
+
+def in_groups(examples: Examples, dataset: Any, groups: Groups | None) -> Examples:
+    """The examples of a data set with their groups; a text is the column of rows that has them."""
+    features = getattr(dataset, "features", None)
+    if not isinstance(groups, str) or not isinstance(features, Mapping):
+        return examples.in_groups(groups)
+    if groups not in features:
+        raise ValueError(
+            f"groups={groups!r} is no column of the data set; {did_you_mean(groups, features)}"
+        )
+    rows = dataset.with_format(None)
+    return examples.in_groups(list(rows.select_columns([groups])[groups]))
 
 
 def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:

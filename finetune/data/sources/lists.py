@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetune import arguments
 from finetune.data.examples import Examples
+from finetune.data.groups import Groups, groups_of
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.folders import image_files
 from finetune.data.sources.marks import are_marked
@@ -67,13 +68,15 @@ def from_marked(
     *,
     classes: Sequence[str] | None = None,
     task: TaskLike = DEFAULT_TASK,
+    groups: Groups | None = None,
     root: str | Path | None = None,
 ) -> tuple[Examples, Examples]:
     """Training and validation examples, from images of which some may be marked for validation.
 
     is_valid: which images are for validation, see `is_marked`; None draws a share of
-    `valid_fraction` at random, the same for the same seed. classes, task: see `from_pairs`. root:
-    see `Examples.split`. Raises ValueError where all images or none are marked.
+    `valid_fraction` at random, the same for the same seed. classes, task: see `from_pairs`.
+    groups: see `groups_of`. root: see `Examples.split`. Raises ValueError where all images or none
+    are marked.
     """
     task = resolve_task(task)
     arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
@@ -81,7 +84,7 @@ def from_marked(
         arguments.sequence("classes", classes, "class names")
     if is_valid is None:
         whole = from_pairs(items, labels, classes, task, of_training=False)
-        return whole.split(valid_fraction, seed, root=root)
+        return whole.in_groups(groups, root).split(valid_fraction, seed, root=root)
     arguments.sequence("is_valid", is_valid, "True and False, one for each image")
     if not len(is_valid) == len(items) == len(labels):
         raise ValueError(
@@ -107,7 +110,16 @@ def from_marked(
     is_held_out = torch.tensor(marks)
     train = replace(train, numbers=numbers[~is_held_out])
     valid = replace(valid, numbers=numbers[is_held_out])
-    return train, valid
+    if groups is None:
+        return train, valid
+    names = groups_of(by_position(items), groups, root)
+    return train.in_groups(_at(names, train)), valid.in_groups(_at(names, valid))
+
+
+def _at(names: Sequence[str], examples: Examples) -> list[str]:
+    """Those of the names that belong to the examples, by their numbers."""
+    assert examples.numbers is not None
+    return [names[number] for number in examples.numbers.tolist()]
 
 
 def _marked(

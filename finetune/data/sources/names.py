@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from finetune import arguments
+from finetune.data.patterns import finder
 from finetune.data.sources.folders import image_files
 
 Pattern: TypeAlias = "str | re.Pattern[str] | Callable[[Path], Any]"
@@ -30,24 +31,7 @@ def from_names(
     arguments.sequence("files", files, "paths, or a folder")
     paths: list[str | Path] = [arguments.path("files", path) for path in files]
     if isinstance(pattern, str | re.Pattern):
-        label_of = _label_finder(re.compile(pattern))
-    else:
-        label_of = arguments.function("pattern", pattern, "path -> label, or a regular expression")
+        find = finder("pattern", pattern, "label")
+        return paths, [find(Path(path).name) for path in paths]
+    label_of = arguments.function("pattern", pattern, "path -> label, or a regular expression")
     return paths, [label_of(Path(path)) for path in paths]
-
-
-def _label_finder(expression: re.Pattern[str]) -> Callable[[Path], str]:
-    """A function that finds a path's label with the expression's only group."""
-    if expression.groups != 1:
-        raise ValueError(
-            f"pattern={expression.pattern!r} needs one group in brackets, which is the label; it "
-            f"has {expression.groups}"
-        )
-
-    def label_of(path: Path) -> str:
-        match = expression.search(path.name)
-        if match is None or not match[1]:
-            raise ValueError(f"pattern={expression.pattern!r} finds no label in {path.name!r}")
-        return match[1]
-
-    return label_of

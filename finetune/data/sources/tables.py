@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from finetune import arguments
+from finetune.data.groups import group_name
 from finetune.data.images.decode import ImageSource, image_extensions
 from finetune.data.sources.marks import is_marked
 from finetune.tasks import DEFAULT_TASK, Task
@@ -30,13 +31,15 @@ class Rows(NamedTuple):
     """What the rows of a table say.
 
     is_valid: which rows are for validation; None where no column says that. names: names of the
-    targets, where the names of the columns are those; else None.
+    targets, where the names of the columns are those; else None. groups: the group of each row;
+    None where no column says that.
     """
 
     items: list[ImageSource]
     labels: list[Any]
     is_valid: list[bool] | None
     names: tuple[str, ...] | None
+    groups: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Layout:
     label: the column of labels; None is the one after that of the images, or else the only other
     one; several columns are one target each, see `Task.names_of_columns`. valid: the column that
     marks rows for validation; None where there is none. delimiter: what separates several labels
-    in a cell.
+    in a cell. group: the column of groups; None where there is none.
     """
 
     image: str | None = None
@@ -55,6 +58,7 @@ class Layout:
     valid: str | None = None
     task: Task = DEFAULT_TASK
     delimiter: str = " "
+    group: str | None = None
 
     def __post_init__(self) -> None:
         for name, column in (("image_column", self.image), ("valid_column", self.valid)):
@@ -251,6 +255,7 @@ def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _O
     items: list[ImageSource] = []
     labels: list[Any] = []
     marks: list[bool] = []
+    groups: list[str] = []
     for row, image_cell in enumerate(columns[image_column]):
         place = origin.place(row)
         items.append(_read_item(image_cell, folder, place))
@@ -259,8 +264,10 @@ def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _O
         if layout.valid is not None:
             mark = columns[layout.valid][row]
             marks.append(is_marked(mark, f"{place}, column {layout.valid!r}"))
+        if layout.group is not None:
+            groups.append(group_name(columns[layout.group][row], f"{place}, {layout.group!r}"))
     is_valid = None if layout.valid is None else marks
-    return Rows(items, labels, is_valid, target_names)
+    return Rows(items, labels, is_valid, target_names, None if layout.group is None else groups)
 
 
 def _checked_columns(
@@ -278,13 +285,14 @@ def _checked_columns(
             f"{origin.name} needs {header}two columns, found {names}{_other_delimiter_hint(names)}"
         )
     label_columns = _named_label_columns(layout)
-    for column in (layout.image, layout.valid, *label_columns):
+    for column in (layout.image, layout.valid, layout.group, *label_columns):
         if column is not None and column not in names:
             hint = did_you_mean(str(column), names)
             raise ValueError(f"{origin.name} has no column {column!r}, only {names}; {hint}")
     image_column = layout.image
     if image_column is None:
-        image_column = _find_image_column(columns, {layout.valid, *label_columns}, folder, origin)
+        other_uses = {layout.valid, layout.group, *label_columns}
+        image_column = _find_image_column(columns, other_uses, folder, origin)
     if not label_columns:
         label_columns = [_find_label_column(names, image_column, layout, origin)]
     return image_column, label_columns
@@ -338,7 +346,8 @@ def _find_label_column(
     names: Sequence[str], image_column: str, layout: Layout, origin: _Origin
 ) -> str:
     """The column after that of the images, or else the only other one."""
-    candidates = [name for name in names if name not in (image_column, layout.valid)]
+    other_uses = (image_column, layout.valid, layout.group)
+    candidates = [name for name in names if name not in other_uses]
     behind = [name for name in candidates if names.index(name) > names.index(image_column)]
     if behind:
         return behind[0]

@@ -16,7 +16,7 @@ def write_csv(folder: Path, text: str) -> Path:
 
 def test_csv_has_images_and_labels_in_its_first_columns(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,label\n1.jpg,a\nsub/2.jpg,b\n")
-    items, labels, marks, _ = read_csv(file, tmp_path, Layout())
+    items, labels, marks, *_ = read_csv(file, tmp_path, Layout())
     assert items == [tmp_path / "1.jpg", tmp_path / "sub/2.jpg"]
     assert (labels, marks) == (["a", "b"], None)
 
