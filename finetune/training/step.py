@@ -126,19 +126,20 @@ class TrainStep:
         # to ask the others takes time, so it is done only where targets are meant to be ignored
         if not weight.is_of_classes or (several_processes and not weight.is_uneven):
             return False
-        something_counts = any(self._something_counts(batch.targets) for batch in batches)
+        may_count = any(self._may_count(batch.targets) for batch in batches)
         device = self.setup.runtime.device
-        return not distributed.any_process(something_counts, device)
+        return not distributed.any_process(may_count, device)
 
-    def _something_counts(self, targets: Any) -> bool:
+    def _may_count(self, targets: Any) -> bool:
+        """Whether a target of a batch counts, or might, where to look would take too long."""
         if self._loss_weight.first_counts(targets):
             return True
-        weight = self._loss_weight.of_batch(targets, examples=1)
-        # targets are where the loader made them: on an accelerator the host would have to wait
-        is_on_accelerator = isinstance(weight, Tensor)
+        # targets are where the loader made them; the host has to wait for those of an accelerator,
+        # which is worth it only where the caller asked that targets be ignored or weighed
+        is_on_accelerator = isinstance(targets, Tensor) and targets.device.type != "cpu"
         if is_on_accelerator and not self._loss_weight.is_uneven:
             return True
-        return bool(weight > 0)
+        return bool(self._loss_weight.of_batch(targets, examples=1) > 0)
 
     def _compute_gradients(
         self, batches: Sequence[Batch], view: int | None, epoch: int, step: int
