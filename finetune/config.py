@@ -142,6 +142,8 @@ class TrainConfig(LearnerConfig):
         early_stopping: a phase ends after so many epochs without a lower validation loss; null is
             off
         save_best: the result is the epoch with the lowest validation loss, not the last one
+        adjust_priors: after training, shares of the classes that answers are for - uniform, or a
+            mapping of classes to shares that add up to 1; null is as in training
         formats: format of the exported model - onnx, torch_export, safetensors, which is always
             written, or a list of them
     """
@@ -156,4 +158,5 @@ class TrainConfig(LearnerConfig):
     layer_decay: float | None = None
     early_stopping: int | None = None
     save_best: bool = False
+    adjust_priors: Literal["uniform"] | dict[str, float] | None = None
     formats: list[FormatName] | FormatName = "safetensors"

@@ -41,7 +41,7 @@ from finetune.modes import check_trainable, usual_modes
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
 from finetune.options import takes_options
-from finetune.tasks import Answer, FilePrediction, Loss
+from finetune.tasks import Answer, FilePrediction, Loss, PriorChoice
 from finetune.training import plan as plans
 from finetune.training import tables
 from finetune.training.events import Callback
@@ -478,6 +478,7 @@ class Learner:
             metrics=setup.metrics,
             valid=setup.data.valid,
             known_loaders=loaders,
+            training_shares=setup.data.class_shares(),
         )
 
     def validate(self) -> dict[str, float]:
@@ -610,10 +611,34 @@ class Learner:
         `predictions` and `export` use them until the weights change, `validate` does not. Raises
         ValueError for another task, or without validation data.
         """
-        thresholds = self._current_predictor().plain_predictions().best_thresholds()
-        fitted = replace(self.trainer.post_processing, thresholds=thresholds)
+        without_thresholds = replace(self.trainer.post_processing, thresholds={})
+        predictor = self._current_predictor().with_post_processing(without_thresholds)
+        thresholds = predictor.predictions().best_thresholds()
+        fitted = replace(without_thresholds, thresholds=thresholds)
         self.trainer.post_processing = fitted
         return dict(thresholds)
+
+    def adjust_priors(self, priors: PriorChoice | None) -> dict[str, float]:
+        """Answers for other shares of the classes than training saw, without training again.
+
+        Where classes are uneven, a model rarely answers with a small one. With "uniform" all
+        classes count alike, which raises the balanced accuracy and costs some accuracy; a mapping
+        has the share of each class where the model is to be used, adding up to 1. `predict`,
+        `predictions`, `validate`, checkpoints and `export` use them until the weights change; None
+        undoes it. What training saw counts images, `sampling=` and `class_weights=`: after training
+        with balanced ones "uniform" changes nothing. Returns the shares.
+
+        It adds log(share / share in training) to the logits, for several labels the difference of
+        the shares' logits, where "uniform" is one half of the images. Source: Menon et al. (2021).
+        Raises ValueError for shares that do not add up to 1, for a regression, and where the sizes
+        of the classes are not known.
+        """
+        fitted = self.trainer.post_processing
+        adjusted = self.predictor().with_priors(priors).post_processing
+        if fitted.thresholds:
+            warn("tune_thresholds() was for other priors; its thresholds are given up, tune again")
+        self.trainer.post_processing = adjusted
+        return {} if adjusted.priors is None else dict(adjusted.priors.target)
 
     @property
     def thresholds(self) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ from typing_extensions import Unpack
 from finetune import arguments, export, turns
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.pipeline import ImagePipeline
+from finetune.data.sampling import seen_shares
 from finetune.export import ModelDescription
 from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
@@ -140,8 +141,12 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
     if isinstance(loss, nn.Module):
         loss.to(runtime.device)
     counts: list[int] = []
-    if "train" in description.data:
-        counts = list(description.data["train"].classes.values())
+    shares: dict[str, float] = {}
+    train = description.data.get("train")
+    if train is not None:
+        counts = list(train.classes.values())
+        sampling = None if description.training is None else description.training.sampling
+        shares = seen_shares(description.task, train.classes, train.images, sampling)
     return Predictor(
         model,
         description.classes,
@@ -151,6 +156,7 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
         runtime=runtime,
         loss=loss,
         metrics=description.task.standard_metrics(counts),
+        training_shares=shares,
     )
 
 

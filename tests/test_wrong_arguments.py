@@ -163,6 +163,7 @@ _OF_VISION = {
     f"Learner.{name}"
     for name in (
         "activation_map",
+        "adjust_priors",
         "calibrate",
         "export",
         "features",
@@ -249,6 +250,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "device": "cpu",
     },
     "Learner.activation_map": lambda world: {"item": world.image},
+    "Learner.adjust_priors": lambda world: {"priors": "uniform"},
     "Learner.export": lambda world: {"folder": world.folder / "model", "overwrite": True},
     "Learner.fine_tune": _fit(epochs=1),
     "Learner.fit": _fit(epochs=1),
@@ -279,7 +281,12 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "Predictor.predict_folder": lambda world: {"files": [world.image]},
     "Predictor.probabilities": lambda world: {"items": [world.image]},
     "Predictor.tta": lambda world: {"views": 1},
+    "Predictor.with_priors": lambda world: {"priors": "uniform"},
     "Predictor.with_post_processing": lambda world: {"post_processing": PostProcessing()},
+    "Predictions.adjusted": lambda world: {
+        "scores": world.predictions.scores,
+        "temperature": 2.0,
+    },
     "Predictions.at_temperature": lambda world: {"temperature": 2.0},
     "Predictions.to_csv": lambda world: {"path": world.folder / "predictions.csv"},
     "Predictions.to_jsonl": lambda world: {"path": world.folder / "predictions.jsonl"},

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm.std import tqdm
 
@@ -34,6 +34,12 @@ def parser() -> CommandParser:
     made.add_argument("model", help="run folder, or folder of an exported model")
     made.add_argument("images", nargs="+", help="image files and folders")
     made.option("output", str | None, help="file for the results: .csv or .jsonl")
+    made.option(
+        "adjust_priors",
+        Literal["uniform"] | dict[str, float] | None,
+        help="shares of the classes that answers are for: uniform, or a mapping; null is the "
+        "model's own",
+    )
     made.option("batch_size", int, 64, help="images at a time")
     made.option("device", str, "cpu", help="cuda, mps or cpu")
     made.switch("json", help="results as JSON on standard output, all else on standard error")
@@ -53,6 +59,8 @@ def run(options: dict[str, Any]) -> tuple[Any, int]:
     model = run_folder.model_in(options["model"])
     paths = find_images(options["images"])
     predictor = load_learner(model, device=options["device"])
+    if options["adjust_priors"] is not None:
+        predictor = predictor.with_priors(options["adjust_priors"])
     predictions = predictor.predict_folder(
         paths,
         batch_size=options["batch_size"],

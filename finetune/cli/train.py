@@ -66,6 +66,9 @@ def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
     learner = build.learner_of(config, loaders)
     data = learner.data  # the loaders, with the image size of the backbone
     assert isinstance(data, ImageDataLoaders)
+    if config.adjust_priors is not None:
+        # what can't be adjusted is an error now, not after hours
+        learner.predictor().with_priors(config.adjust_priors)
     print(f"{data}\n\n{learner.layer_groups}\n")
     run_folder.write_config(output, config)
     try:
@@ -93,6 +96,9 @@ def _finish(
     results = dict(epochs[-1].valid)
     if config.save_best and (output / run_folder.BEST).is_file():
         learner.load(output / run_folder.BEST)  # its history ends there
+        results = learner.validate()
+    if config.adjust_priors is not None:
+        learner.adjust_priors(config.adjust_priors)
         results = learner.validate()
     learner.export(output / run_folder.MODEL, overwrite=True)
     table = learner.predictions()

@@ -25,7 +25,7 @@ from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.value_range import checked_value_range
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
-from finetune.data.sampling import class_shares
+from finetune.data.sampling import seen_shares
 from finetune.data.sources import datasets
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
@@ -509,12 +509,10 @@ class ImageDataLoaders(DataLoaders):
         return counts
 
     def class_shares(self) -> dict[str, float]:
-        counts = self.train_examples.counts()
-        if self.task.exclusive:
-            return dict(zip(self.classes, class_shares(counts, self.sampling), strict=True))
-        count = len(self.train_examples)
+        images = len(self.train_examples)
         # a regression has no counts
-        return {name: n / count for name, n in zip(self.classes, counts, strict=False)}
+        counts = dict(zip(self.classes, self.train_examples.counts(), strict=False))
+        return seen_shares(self.task, counts, images, self.sampling)
 
     def test_loader(
         self, items: str | Path | Sequence[ImageSource], *, batch_size: int | None = None

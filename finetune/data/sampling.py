@@ -1,12 +1,13 @@
 """Sampling: how often the classes come in an epoch, where they are of uneven size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from finetune.randomness import generator
+from finetune.tasks import Task
 
 Sampling: TypeAlias = Literal["balanced", "sqrt"]
 
@@ -25,6 +26,19 @@ def class_shares(counts: Sequence[int], sampling: Sampling | None) -> list[float
     exponent = 1.0 if sampling is None else _EXPONENTS[sampling]
     sizes = [count**exponent if count else 0.0 for count in counts]
     return [size / sum(sizes) for size in sizes]
+
+
+def seen_shares(
+    task: Task, counts: Mapping[str, int], images: int, sampling: Sampling | None
+) -> dict[str, float]:
+    """The share of an epoch's images that have each class, by name.
+
+    counts: images of each class; empty for a regression. images: all of training.
+    """
+    if not task.exclusive:
+        return {name: count / images for name, count in counts.items()}
+    shares = class_shares(list(counts.values()), sampling)
+    return dict(zip(counts, shares, strict=True))
 
 
 def draw(labels: Tensor, sampling: Sampling, seed: int, epoch: int) -> Tensor:

@@ -30,6 +30,7 @@ def model_card(description: ModelDescription, source: str) -> str:
         _summary(description),
         _data(description),
         _results(description),
+        _priors(description),
         _training(description.training),
         _inputs(description),
         recipes.usage(description, source),
@@ -99,6 +100,22 @@ def _results(description: ModelDescription) -> str:
         rows.append([name, "unknown" if value is None else number(value)])
     table = Table.of(["metric", "value"], rows).markdown()
     return f"## Validation\n\n{data_name}, after the last epoch:\n\n{table}"
+
+
+def _priors(description: ModelDescription) -> str:
+    """What the answers are for, where that is not what training saw."""
+    priors = description.post_processing.priors
+    if priors is None:
+        return ""
+    rows = []
+    for name in description.classes[:MOST_CLASSES]:
+        rows.append([name, f"{priors.training[name]:.3g}", f"{priors.target[name]:.3g}"])
+    table = Table.of(["class", "share in training", "share in answers"], rows).markdown()
+    return (
+        "## Shares of the classes\n\nThe answers are for other shares of the classes than "
+        "training saw: to the logits is added what lies between them (Menon et al., 2021). The "
+        f"figures above are of the answers without it.\n\n{table}"
+    )
 
 
 def _training(training: TrainingRecord | None) -> str:

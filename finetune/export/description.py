@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.sampling import Sampling
 from finetune.models.classifier import Architecture
 from finetune.tasks import DEFAULT_TASK, PostProcessing, Task, resolve_task
 
-FORMAT, VERSION = "finetune model", 5
+FORMAT, VERSION = "finetune model", 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class TrainingRecord:
     groups: tuple[GroupRecord, ...]
     seed: int
     class_weights: Mapping[str, float] = field(default_factory=dict)
-    sampling: str | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)

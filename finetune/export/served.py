@@ -19,6 +19,7 @@ class Served(nn.Module):
 
     mean: Tensor
     std: Tensor
+    shift: Tensor | None
 
     def __init__(self, model: nn.Module, description: ModelDescription) -> None:
         super().__init__()
@@ -28,6 +29,11 @@ class Served(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
         self.task = description.task
         self.temperature = description.post_processing.temperature
+        shift: Tensor | None = None
+        if description.post_processing.priors is not None:
+            zeros = torch.zeros(len(description.classes))
+            shift = description.post_processing.shifted(zeros, description.classes)
+        self.register_buffer("shift", shift)
 
     @classmethod
     def copy_of(cls, model: nn.Module, description: ModelDescription) -> "Served":
@@ -40,6 +46,8 @@ class Served(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         outputs: Tensor = self.model((images - self.mean) / self.std)
+        if self.shift is not None:
+            outputs = outputs + self.shift
         return self.task.activation(outputs, self.temperature)
 
 

@@ -38,7 +38,12 @@ _RUN = """
 mean, std = (torch.tensor(spec["preprocessing"][k]).view(3, 1, 1) for k in ("mean", "std"))
 with torch.no_grad():
     logits = model((torch.from_numpy(images) - mean) / std)
-probabilities = {activation}.numpy()
+{shift}probabilities = {activation}.numpy()
+"""
+
+_SHIFT = """\
+shift = spec["post_processing"]["priors"]["shift"]
+shift = torch.tensor([shift[name] for name in spec["classes"]])
 """
 
 _STANDARD_LIBRARY = ("from collections", "from functools")
@@ -63,7 +68,9 @@ class Safetensors(ExportFormat):
         return f"From `{self.file}`{made_by}. The model takes normalised images and gives logits:"
 
     def usage(self, description: ModelDescription, source: str) -> str:
-        run = _RUN.format(activation=_activation(description))
+        has_priors = description.post_processing.priors is not None
+        shift = _SHIFT if has_priors else ""
+        run = _RUN.format(activation=_activation(description), shift=shift)
         if classifier_of(description.architecture) is not None:
             return _TIMM.format(model=timm_source(description.architecture, self.file)) + run
         imports, _, construction = source.partition("\n\n")
@@ -208,4 +215,6 @@ def _activation(description: ModelDescription) -> str:
     logits = "logits"
     if temperature != 1:
         logits = f"(logits / {temperature!r})"
+    if description.post_processing.priors is not None:
+        logits = f"({logits} + shift)"
     return description.task.card.activation.format(logits=logits, temperature=temperature)

@@ -35,6 +35,8 @@ from finetune.tasks import (
     FilePrediction,
     Loss,
     PostProcessing,
+    PriorChoice,
+    Priors,
     TaskLike,
     resolve_task,
 )
@@ -61,7 +63,8 @@ class Predictor:
     data sets run; None: in float32 where the model is. Single answers are always computed in
     float32. loss, metrics: of `evaluate`, metrics as names or as a mapping of names to objects, see
     `create_metrics`; None: what suits the task. valid: what is read where no
-    source is named. known_loaders: those that the model was trained with.
+    source is named. known_loaders: those that the model was trained with. training_shares: how
+    often training saw each class, see `DataLoaders.class_shares`.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Predictor:
         metrics: Mapping[str, Any] | Sequence[str] | None = None,
         valid: EpochLoader | None = None,
         known_loaders: Sequence[EpochLoader] = (),
+        training_shares: Mapping[str, float] | None = None,
     ) -> None:
         self.model = evaluation_view(arguments.instance("model", model, nn.Module))
         self.classes: tuple[str, ...] | None = None
@@ -105,6 +109,11 @@ class Predictor:
             valid = epoch_loader("valid", valid)
         self._valid = valid
         arguments.sequence("known_loaders", known_loaders, "loaders")
+        if training_shares is None:
+            training_shares = {}
+        self._training_shares = arguments.mapping(
+            "training_shares", training_shares, "class names to shares"
+        )
         self._reader = Reader(pipeline, self.classes, self.task, valid, known_loaders)
         # outputs and table of the default source; copies with other post-processing share them
         self._default_results: dict[str, Any] = {}
@@ -121,6 +130,25 @@ class Predictor:
         predictor.post_processing = post_processing
         predictor._adjusted_table = None
         return predictor
+
+    def with_priors(self, priors: PriorChoice | None) -> "Predictor":
+        """The same model with its answers for other shares of the classes.
+
+        See `Learner.adjust_priors`. What was tuned to the present shares is not in it.
+        """
+        adjusted: Priors | None = None
+        if priors is not None:
+            # of values there are none, and the task says so
+            if not self._training_shares and self.task.gives_probabilities:
+                raise ValueError(
+                    "priors can't be adjusted: how many images each class had in training is not "
+                    "known; train on ImageDataLoaders"
+                )
+            training = self.task.training_priors(self._training_shares, self._loss)
+            adjusted = self.task.priors(priors, training)
+        return self.with_post_processing(
+            replace(self.post_processing, priors=adjusted, thresholds={})
+        )
 
     @property
     def temperature(self) -> float:
@@ -230,7 +258,7 @@ class Predictor:
         with turns.shared():
             outputs: Tensor = main_output(forward(self.model, inputs))
         self._check_class_count(outputs)
-        activated = self.task.activation(outputs, self.temperature).cpu()
+        activated = self.task.activation(self._shifted(outputs), self.temperature).cpu()
         if not activated.isfinite().all():
             raise ValueError(
                 "the model gives values that are not finite, so that there is no answer: its "
@@ -317,12 +345,15 @@ class Predictor:
         """`{"loss": ..., metric: ...}`. source: see `outputs`, or what `outputs` gave.
 
         metrics: names, functions or torchmetrics objects, see `create_metrics`; None: those that
-        the predictor was made with, or else those that suit the task.
+        the predictor was made with, or else those that suit the task. They count what `predict`
+        answers at the present priors, but at the thresholds that are usual; the loss is that of the
+        outputs as training computes it.
         """
         measured = self._fresh_metrics(metrics)
         if isinstance(source, Outputs):
             device = self.runtime.device
-            update_metrics(measured, source.outputs.to(device), source.targets.to(device))
+            adjusted = self._shifted(source.outputs.to(device))
+            update_metrics(measured, adjusted, source.targets.to(device))
             return {"loss": source.loss, **computed(measured)}
         loader = self._valid
         if source is not None and source is not self._valid:
@@ -337,7 +368,14 @@ class Predictor:
                 self.runtime,
                 loss=self._loss,
                 metrics=measured,
+                adjust=None if self.post_processing.priors is None else self._shifted,
             )
+
+    def _shifted(self, outputs: Tensor) -> Tensor:
+        """The outputs with what the priors add, see `with_priors`."""
+        if self.post_processing.priors is None:
+            return outputs
+        return self.post_processing.shifted(outputs, self._class_names())
 
     def _fresh_metrics(self, metrics: Metrics | None) -> dict[str, Any]:
         """Metrics that nobody else counts with."""

@@ -52,11 +52,15 @@ class LabelsPredictions(OutputsTable):
 
     def at_thresholds(self, thresholds: Mapping[str, float]) -> LabelsPredictions:
         """The same probabilities with other thresholds; 0.5 for a class that is left out."""
+        return self.adjusted(self.outputs, thresholds)
+
+    def adjusted(self, outputs: Any, thresholds: Mapping[str, float]) -> LabelsPredictions:
+        """The same examples with other probabilities [N, C]; the losses stay as they are."""
         return LabelsPredictions(
             self.items,
             self.classes,
             self.targets,
-            self.outputs,
+            outputs,
             self.losses,
             thresholds=thresholds,
             image=self.image,

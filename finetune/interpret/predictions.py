@@ -184,11 +184,15 @@ class Predictions(PredictionTable):
 
     def at_temperature(self, temperature: float) -> Predictions:
         """The same predictions with other probabilities; the losses stay as they are."""
+        return self.adjusted(self.scores, temperature)
+
+    def adjusted(self, scores: Any, temperature: float) -> Predictions:
+        """The same examples with other scores [N, C]; the losses stay as they are."""
         return Predictions(
             self.items,
             self.classes,
             self.targets,
-            self.scores,
+            scores,
             self.losses,
             temperature=temperature,
             image=self.image,

@@ -12,6 +12,7 @@ from finetune.tasks.loss_weight import LossWeight
 from finetune.tasks.losses import Loss, SquaredError, batch_loss
 from finetune.tasks.multi_label import MultiLabel
 from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.priors import PriorChoice, Priors
 from finetune.tasks.registry import (
     DEFAULT_TASK,
     TaskLike,
@@ -36,6 +37,8 @@ __all__ = [
     "MultiLabel",
     "PostProcessing",
     "Prediction",
+    "PriorChoice",
+    "Priors",
     "Regression",
     "SingleLabel",
     "SquaredError",

@@ -20,6 +20,7 @@ from finetune.tasks.answers import Answer, FilePrediction
 from finetune.tasks.losses import Loss
 from finetune.tasks.metric_adapters import MetricFactory
 from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.priors import PriorChoice, Priors, between_classes
 from finetune.tasks.unevenness import ClassWeights
 from finetune.wording import number
 
@@ -185,6 +186,21 @@ class Task(ABC):
     def class_scores(self, outputs: Tensor) -> Tensor:
         """A score for each class or target, [B, C]: the outputs, unless a model has others."""
         return outputs
+
+    def training_priors(self, shares: Mapping[str, float], loss: Loss) -> dict[str, float]:
+        """The share that training saw of each class, by name.
+
+        shares: how often an epoch has them. loss: its class weights count like more images. Raises
+        ValueError for a task whose outputs are not a score for each class.
+        """
+        raise ValueError(
+            f"adjust_priors() is for classes, and task={self.name!r} has no output for each of "
+            "them that holds its share in training: what it predicts can't be moved to other shares"
+        )
+
+    def priors(self, wanted: PriorChoice, training: Mapping[str, float]) -> Priors:
+        """The way from the shares of `training_priors` to others; see `Learner.adjust_priors`."""
+        return between_classes(wanted, training)
 
     @abstractmethod
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:

@@ -31,6 +31,7 @@ from finetune.tasks.metric_adapters import (
     torch_metric,
 )
 from finetune.tasks.post_processing import PostProcessing
+from finetune.tasks.priors import PriorChoice, Priors, of_each_class
 from finetune.tasks.unevenness import ClassWeights, named_weights
 from finetune.wording import labels_in_words
 
@@ -162,6 +163,19 @@ class MultiLabel(Task):
 
     # --- what outputs mean
 
+    def training_priors(self, shares: Mapping[str, float], loss: Loss) -> dict[str, float]:
+        weights = self.class_weights_of(loss)
+        if weights is None:
+            return dict(shares)
+        weighted = {}
+        for (name, share), weight in zip(shares.items(), weights.tolist(), strict=True):
+            with_class = share * weight
+            weighted[name] = with_class / (with_class + 1 - share)
+        return weighted
+
+    def priors(self, wanted: PriorChoice, training: Mapping[str, float]) -> Priors:
+        return of_each_class(wanted, training)
+
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return (outputs.float() / temperature).sigmoid()
 
@@ -250,9 +264,13 @@ class MultiLabel(Task):
     def adjust(
         self, table: LabelsPredictions, post_processing: PostProcessing
     ) -> LabelsPredictions:
-        if not post_processing.thresholds:
+        if not post_processing.thresholds and post_processing.priors is None:
             return table
-        return table.at_thresholds(post_processing.thresholds)
+        outputs = table.outputs
+        if post_processing.priors is not None:
+            logits = self.inverse_activation(torch.as_tensor(outputs, dtype=torch.float64))
+            outputs = self.activation(post_processing.shifted(logits, table.classes)).numpy()
+        return table.adjusted(outputs, post_processing.thresholds)
 
 
 def _is_present(cell: Any, where: str) -> bool:

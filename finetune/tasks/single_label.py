@@ -160,6 +160,18 @@ class SingleLabel(Task):
 
     # --- what outputs mean
 
+    def training_priors(self, shares: Mapping[str, float], loss: Loss) -> dict[str, float]:
+        if type(self).class_scores is not SingleLabel.class_scores:
+            return super().training_priors(shares, loss)
+        weights = self.class_weights_of(loss)
+        if weights is None:
+            return dict(shares)
+        weighted = {}
+        for (name, share), weight in zip(shares.items(), weights.tolist(), strict=True):
+            weighted[name] = share * weight
+        total = sum(weighted.values())
+        return {name: value / total for name, value in weighted.items()}
+
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return (self.class_scores(outputs).float() / temperature).softmax(dim=1)
 
@@ -264,6 +276,7 @@ class SingleLabel(Task):
         )
 
     def adjust(self, table: Predictions, post_processing: PostProcessing) -> Predictions:
-        if post_processing.temperature == 1:
+        if post_processing.temperature == 1 and post_processing.priors is None:
             return table
-        return table.at_temperature(post_processing.temperature)
+        scores = post_processing.shifted(torch.as_tensor(table.scores), table.classes)
+        return table.adjusted(scores.numpy(), post_processing.temperature)

@@ -217,7 +217,7 @@ def _check_post_processing(entries: Entries) -> None:
         fitted.numbers("thresholds")
     try:
         PostProcessing.from_dict(fitted.content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{str(entries.path)!r}: {error}") from error
 
 

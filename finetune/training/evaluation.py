@@ -1,7 +1,7 @@
 """One evaluation: every batch through the model, the loss and the metrics."""
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
@@ -114,10 +114,13 @@ def evaluate(
     *,
     loss: Loss,
     metrics: Mapping[str, Any],
+    adjust: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """ "loss", as of one batch of all the loader's examples, and each metric, over all processes.
 
-    model: in eval mode. Losses stay on the device until the end, so that nothing waits for it.
+    model: in eval mode. adjust: what is done to the main outputs before metrics see them; the loss
+    is of the outputs as they are. Losses stay on the device until the end, so that nothing waits
+    for it.
     """
     # running statistics: each process has moved its own, by its own batches
     distributed.share_buffers(model)
@@ -129,6 +132,8 @@ def evaluate(
     mean_loss = MeanLoss(loss, runtime.device)
     for batch, outputs in run_through(model, loader, pipeline, runtime):
         mean_loss.update(outputs, batch)
+        if adjust is not None:
+            outputs = adjust(main_output(outputs))
         update_metrics(metrics, outputs, batch.targets)
     return {"loss": mean_loss.compute(), **computed(metrics)}
 

@@ -55,4 +55,6 @@ class Fitted:
             losses.append(("calibrate()", "its temperature is given up, calibrate again"))
         if self.post_processing.thresholds:
             losses.append(("tune_thresholds()", "its thresholds are given up, tune them again"))
+        if self.post_processing.priors is not None:
+            losses.append(("adjust_priors()", "its priors are given up, adjust them again"))
         return losses

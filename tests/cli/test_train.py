@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import Callback, Learner
+from finetune import Callback, Learner, load_learner
 from finetune.cli import build, main, report
 from finetune.export.onnx import Onnx
 from finetune.export.served import ModelToExport
@@ -197,3 +197,25 @@ def test_without_a_reader_of_its_output_a_run_does_not_count_as_done(
     monkeypatch.setattr(build, "fit", fail)
     monkeypatch.setattr("os.dup2", lambda *_: None)
     assert main(["train", str(photos), *small, "--output", str(tmp_path / "run")]) == 1
+
+
+def test_answers_for_other_shares_of_the_classes_are_those_of_the_run(
+    photos: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(photos), *small, "--schedule", "one_cycle", "--epochs", "1"]
+    wrong = [*command, "--adjust-priors", "{red: 0.5}", "--output", str(tmp_path / "wrong")]
+    assert main(wrong) == 1
+    assert "priors need a share of every class" in capsys.readouterr().err
+    shares = "{blue: 0.01, green: 0.01, red: 0.98}"
+    output = tmp_path / "run"
+    assert main([*command, "--adjust-priors", shares, "--output", str(output)]) == 0
+    priors = load_learner(output / "model").post_processing.priors
+    assert priors is not None
+    assert priors.target["red"] == 0.98
+    image = str(next((photos / "blue").iterdir()))
+    rows = []
+    for words in ([], ["--adjust-priors", "{blue: 0.98, green: 0.01, red: 0.01}"]):
+        capsys.readouterr()
+        assert main(["predict", str(output), image, "--json", *words]) == 0
+        rows += json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in rows] == ["red", "blue"]
