@@ -26,7 +26,7 @@ from finetune import (
 )
 from finetune.export import ModelDescription
 from finetune.models.backbones import read_weights
-from finetune.training.events import EpochEnd
+from finetune.training.events import EpochEnd, Precompute
 
 
 @pytest.fixture
@@ -261,6 +261,35 @@ def test_in_the_middle_of_a_fit_it_has_the_averaged_weights(photos: Path, tmp_pa
     loaded = load_learner(tmp_path / "model").model.state_dict()
     for name, value in learner.model.state_dict().items():
         assert torch.equal(loaded[name], value), name
+
+
+@pytest.mark.slow
+def test_in_a_phase_on_kept_features_the_graph_is_of_the_whole_model(
+    photos: Path, tmp_path: Path
+) -> None:
+    class Look(Callback):
+        def on_epoch_end(self, event: EpochEnd) -> None:
+            learner.export(tmp_path / "model", ["safetensors", "torch_export"])
+            images = torch.rand(2, 3, 32, 32)
+            graph = torch.export.load(tmp_path / "model" / "model.pt2").module()
+            loaded = load_learner(tmp_path / "model")
+            mean, std = torch.tensor(
+                [learner.data.preprocessing.mean, learner.data.preprocessing.std]
+            )
+            outputs = loaded.model((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+            assert torch.allclose(graph(images), outputs.softmax(1), atol=1e-5)
+            precomputed.append(True)
+
+        def on_precompute(self, event: Precompute) -> None:
+            precomputed.append(False)
+
+    precomputed: list[bool] = []
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_resnet", weights=None, progress=False, device="cpu")
+    learner.freeze()
+    learner.fit(1, 1e-2, callbacks=[Look()])
+    assert precomputed[0] is False
+    assert precomputed[-1] is True
 
 
 def test_what_was_calibrated_survives_files_and_the_export(

@@ -17,14 +17,23 @@ def write_csv(folder: Path, text: str) -> Path:
 def test_csv_has_images_and_labels_in_its_first_columns(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,label\n1.jpg,a\nsub/2.jpg,b\n")
     items, labels, marks, *_ = read_csv(file, tmp_path, Layout())
-    assert items == [tmp_path / "1.jpg", tmp_path / "sub/2.jpg"]
+    assert items == [str(tmp_path / "1.jpg"), str(tmp_path / "sub/2.jpg")]
     assert (labels, marks) == (["a", "b"], None)
+
+
+@pytest.mark.parametrize(
+    "cell", ["1.jpg", "./1.jpg", "a//1.jpg", "a/./1.jpg", "../1.jpg", "/a/1.jpg", "a.jpg/", "b./1"]
+)
+def test_paths_are_spelled_as_pathlib_does(tmp_path: Path, cell: str) -> None:
+    for folder in (tmp_path, Path(), tmp_path / "..", None):
+        rows = read_table({"image": [cell], "label": ["a"]}, folder, Layout("image"))
+        assert rows.items == [str(Path(cell) if folder is None else folder / cell)]
 
 
 def test_csv_columns_can_be_named(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "id,kind,file\n7,a,1.jpg\n8,b,2.jpg\n")
     items, labels, *_ = read_csv(file, tmp_path, Layout("file", "kind"))
-    assert items == [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    assert items == [str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")]
     assert labels == ["a", "b"]
 
 
@@ -43,7 +52,7 @@ def test_csv_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 def test_csv_cell_may_be_quoted(tmp_path: Path) -> None:
     file = write_csv(tmp_path, 'image,label\n"1, old.jpg","a ""b"""\n')
-    assert read_csv(file, tmp_path, Layout())[:2] == ([tmp_path / "1, old.jpg"], ['a "b"'])
+    assert read_csv(file, tmp_path, Layout())[:2] == ([str(tmp_path / "1, old.jpg")], ['a "b"'])
 
 
 @pytest.mark.parametrize("columns", [("fil", None, None), (None, "x", None), (None, None, "y")])
@@ -193,7 +202,7 @@ def test_every_kind_of_table_is_read_alike() -> None:
     assert len(frames(FRAME)) >= 3
     for table in frames(FRAME):
         rows = read_table(table, Path("folder"), Layout(valid="held out"))
-        assert rows.items == [Path("folder/1.jpg"), Path("folder/2.jpg")]
+        assert rows.items == ["folder/1.jpg", "folder/2.jpg"]
         assert (rows.labels, rows.is_valid) == (["a", "b"], [False, True])
 
 
@@ -278,7 +287,7 @@ def test_csv_with_a_repeated_header_is_refused(tmp_path: Path) -> None:
 )
 def test_columns_are_found_by_what_they_hold(tmp_path: Path, text: str, layout: Layout) -> None:
     items, labels, *_ = read_csv(write_csv(tmp_path, text), tmp_path, layout)
-    assert items == [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    assert items == [str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg")]
     assert labels == ["a", "b"]
 
 
@@ -286,7 +295,10 @@ def test_files_tell_the_column_of_images_where_names_have_no_ending(tmp_path: Pa
     for name in ("scan1", "scan2"):
         (tmp_path / name).touch()
     file = write_csv(tmp_path, "label,scan\na,scan1\nb,scan2\n")
-    assert read_csv(file, tmp_path, Layout()).items == [tmp_path / "scan1", tmp_path / "scan2"]
+    assert read_csv(file, tmp_path, Layout()).items == [
+        str(tmp_path / "scan1"),
+        str(tmp_path / "scan2"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +314,7 @@ def test_columns_that_can_not_be_told_are_asked_for(tmp_path: Path, text: str, f
 def test_lists_of_labels_are_no_images(kind: Any) -> None:
     table = {"tags": [kind(["a", "b"]), kind(["a"])], "file": ["1.jpg", "2.jpg"]}
     rows = read_table(table, None, Layout(task=MultiLabel()))
-    assert rows.items == [Path("1.jpg"), Path("2.jpg")]
+    assert rows.items == ["1.jpg", "2.jpg"]
 
 
 def test_content_of_files_may_stand_in_a_table() -> None:
