@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
-from support import golden_figures, same, same_state, tiny_data, tiny_learner, tiny_pairs
+from support import (
+    StopAt,
+    golden_figures,
+    same,
+    same_state,
+    tiny_data,
+    tiny_learner,
+    tiny_pairs,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -362,3 +370,13 @@ def test_rates_must_rise_from_a_positive_one(low: float, high: float):
 def test_a_curve_needs_some_steps():
     with pytest.raises(ValueError, match="steps must be a whole number of at least 20, got 19"):
         tiny_learner().lr_find(steps=19)
+
+
+def test_after_load_it_sees_what_it_saw_before(tmp_path):
+    saved, loaded = tiny_learner(3), tiny_learner(3)
+    saved.fine_tune(1, base_lr=1e-2, callbacks=[StopAt(11)])
+    saved.save(tmp_path / "run.pt")
+    loaded.load(tmp_path / "run.pt")
+    before, after = saved.lr_find(steps=20), loaded.lr_find(steps=20)
+    assert before.factors == after.factors != dict.fromkeys(saved.layer_groups.names, 1.0)
+    assert before.losses == after.losses

@@ -65,7 +65,10 @@ class History(Callback):
         return {"steps": steps, "epochs": epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        columns = [state["steps"][field.name] for field in fields(StepEnd)]
+        stored_columns = {**state["steps"]}
+        # files of older versions do not number the epochs
+        stored_columns.setdefault("epoch_number", [None] * len(stored_columns["step"]))
+        columns = [stored_columns[field.name] for field in fields(StepEnd)]
         self.steps = [StepEnd(*row) for row in zip(*columns, strict=True)]
         self.epochs = [EpochEnd(**{**row, "valid": dict(row["valid"])}) for row in state["epochs"]]
 

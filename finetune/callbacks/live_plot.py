@@ -9,7 +9,7 @@ from finetune import arguments, distributed
 from finetune.callbacks.notebook import Output, in_notebook
 from finetune.interpret.losses import plot_losses
 from finetune.training import tables
-from finetune.training.events import Callback, EpochEnd, EpochStart, FitEnd, FitStart, StepEnd
+from finetune.training.events import Callback, EpochEnd, FitEnd, FitStart, StepEnd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,6 @@ class LivePlot(Callback):
         self._steps: list[StepEnd] = []
         self._epochs: list[EpochEnd] = []
         self._steps_per_epoch = 1
-        self._has_all_steps = True  # of the present epoch
         self._next_drawing_at = 0.0
         self._output = Output()
 
@@ -47,18 +46,13 @@ class LivePlot(Callback):
         self._output = Output()
         self._next_drawing_at = time.perf_counter() + self.every
 
-    def on_epoch_start(self, event: EpochStart) -> None:
-        self._has_all_steps = event.first_step == 0
-
     def on_step_end(self, event: StepEnd) -> None:
         self._steps.append(event)
         if time.perf_counter() >= self._next_drawing_at:
             self._draw()
 
     def on_epoch_end(self, event: EpochEnd) -> None:
-        # the place of an epoch is found by the mean loss of all its steps
-        if self._has_all_steps:
-            self._epochs.append(event)
+        self._epochs.append(event)
         # an epoch's end is worth a drawing a little early
         if time.perf_counter() >= self._next_drawing_at - self.every / 2:
             self._draw()

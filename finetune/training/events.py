@@ -96,7 +96,8 @@ class StepEnd:
 
     step: within the epoch, from 0. loss: of all its batches together. lr, momentum: one value per
     layer group, in force at this step; momentum is () for an optimizer without. frozen: how many
-    groups, from the first, did not train.
+    groups, from the first, did not train. epoch_number: of the epoch among all epochs that the
+    learner has begun; None in files of older versions.
     """
 
     phase: str
@@ -106,6 +107,7 @@ class StepEnd:
     lr: tuple[float, ...]
     momentum: tuple[float, ...]
     frozen: int = 0
+    epoch_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ class EpochEnd:
     """An epoch is over, validation included.
 
     train_loss: the mean over the epoch's steps that have a loss. valid: "loss" and each metric ->
-    value, or empty without validation. seconds: how long the epoch took.
+    value, or empty without validation. seconds: how long the epoch took. epoch_number: as that of
+    its steps, see `StepEnd`.
     """
 
     phase: str
@@ -143,6 +146,7 @@ class EpochEnd:
     train_loss: float
     valid: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    epoch_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,9 @@ class Loop:
             self._mention_nan(results, phase.name, run.epoch)
             mean_loss = run.mean_loss(steps_per_epoch)
             seconds = time.perf_counter() - started_at
-            epoch_end = EpochEnd(phase.name, run.epoch, mean_loss, results, seconds)
+            epoch_end = EpochEnd(
+                phase.name, run.epoch, mean_loss, results, seconds, run.epoch_number
+            )
             run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
             answers = self._deliver(epoch_end)
         self._act(answers)
@@ -291,7 +293,9 @@ class Loop:
         momentum: tuple[float, ...] = ()
         if optimizer.has_momentum:
             momentum = tuple(group.values.get("momentum", 0.0) for group in optimizer.groups)
-        return StepEnd(phase.name, run.epoch, step, math.nan, lr, momentum, phase.frozen)
+        return StepEnd(
+            phase.name, run.epoch, step, math.nan, lr, momentum, phase.frozen, run.epoch_number
+        )
 
     def _emit_pending(self, run: Run) -> None:
         """Reads the numbers of the pending steps and emits their events."""

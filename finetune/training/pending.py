@@ -35,7 +35,16 @@ class Pending:
         for row, loss, updates in steps:
             kind, value = (EmptyStep, math.nan) if loss is None else (StepEnd, next(values))
             # dataclasses.replace takes four times as long, in every step
-            yield kind(row.phase, row.epoch, row.step, value, row.lr, row.momentum, row.frozen)
+            yield kind(
+                row.phase,
+                row.epoch,
+                row.step,
+                value,
+                row.lr,
+                row.momentum,
+                row.frozen,
+                row.epoch_number,
+            )
             if updates is not None:
                 gradient, ratio = updates.tolist()
                 yield GroupUpdates(row.phase, row.epoch, row.step, tuple(gradient), tuple(ratio))

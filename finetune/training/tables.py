@@ -55,32 +55,16 @@ def valid_points(
     """Pairs of an epoch's end on the axis of epochs and its results of validation.
 
     steps, epochs: the rows of the history. An epoch that was interrupted has steps but no row of
-    its own, so that rows are matched to epochs by phase, number and mean loss.
+    its own; rows of older versions, which do not say their epoch's number, are left out.
     """
-    points: list[tuple[float, Mapping[str, float]]] = []
-    next_row = 0
+    ends: dict[int | None, float] = {}
     for span in spans:
-        span_steps = steps[span.first : span.last]
-        first_epoch, last_epoch = span_steps[0].epoch, span_steps[-1].epoch
-        for epoch in range(first_epoch, last_epoch + 1):
-            if next_row == len(epochs):
-                return points
-            row = epochs[next_row]
-            losses = [step.loss for step in span_steps if step.epoch == epoch]
-            if not losses or not _is_end_of(row, span.name, epoch, losses):
-                continue
-            next_row += 1
-            if row.valid:
-                end = span.start + epoch - first_epoch + 1
-                points.append((end, row.valid))
+        first_epoch = steps[span.first].epoch
+        for step in steps[span.first : span.last]:
+            ends[step.epoch_number] = span.start + step.epoch - first_epoch + 1
+    ends.pop(None, None)
+    points: list[tuple[float, Mapping[str, float]]] = []
+    for row in epochs:
+        if row.valid and row.epoch_number in ends:
+            points.append((ends[row.epoch_number], row.valid))
     return points
-
-
-def _is_end_of(row: EpochEnd, phase: str, epoch: int, losses: Sequence[float]) -> bool:
-    if (row.phase, row.epoch) != (phase, epoch):
-        return False
-    finite = [loss for loss in losses if math.isfinite(loss)]  # a step may have none
-    if not finite:
-        return not math.isfinite(row.train_loss)
-    # the row's mean was made of the same numbers in the same order
-    return math.isclose(row.train_loss, sum(finite) / len(finite), rel_tol=1e-12)

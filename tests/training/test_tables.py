@@ -1,7 +1,7 @@
 """Plans and histories as tables."""
 
 import pytest
-from support import tiny_learner
+from support import StopAt, tiny_learner
 
 from finetune.optim.schedules import delayed, one_cycle
 from finetune.training import tables
@@ -9,8 +9,8 @@ from finetune.training.events import EpochEnd, StepEnd
 from finetune.training.plan import fine_tune_plan, fit_plan
 
 
-def step(phase: str, epoch: int, number: int, loss: float = 1.0) -> StepEnd:
-    return StepEnd(phase, epoch, number, loss, (0.1,), ())
+def step(phase: str, epoch: int, number: int, epoch_number: int) -> StepEnd:
+    return StepEnd(phase, epoch, number, 1.0, (0.1,), (), epoch_number=epoch_number)
 
 
 def test_the_table_of_a_plan_is_what_the_fit_does() -> None:
@@ -52,20 +52,50 @@ def test_before_the_first_fit_there_are_no_spans() -> None:
 
 
 def test_every_epoch_has_its_validation_at_its_end() -> None:
-    steps = [step("a", 0, 0), step("a", 0, 1), step("a", 1, 0), step("a", 1, 1), step("b", 0, 0)]
-    epochs = [EpochEnd("a", i, 1.0, {"loss": float(i)}) for i in range(2)]
-    epochs.append(EpochEnd("b", 0, 1.0, {"loss": 7.0}))
+    positions = [("a", 0, 0), ("a", 0, 0), ("a", 1, 1), ("a", 1, 1), ("b", 0, 2)]
+    steps = [
+        step(phase, epoch, i % 2, number) for i, (phase, epoch, number) in enumerate(positions)
+    ]
+    epochs = [EpochEnd("a", i, 1.0, {"loss": float(i)}, epoch_number=i) for i in range(2)]
+    epochs.append(EpochEnd("b", 0, 1.0, {"loss": 7.0}, epoch_number=2))
     points = tables.valid_points(tables.step_spans(steps, 2), steps, epochs)
     assert points == [(1, {"loss": 0.0}), (2, {"loss": 1.0}), (3, {"loss": 7.0})]
 
 
 def test_an_epoch_that_was_interrupted_has_no_validation() -> None:
-    steps = [step("a", 0, 0, 9.0), step("a", 0, 0, 1.0), step("a", 0, 1, 2.0)]
-    epochs = [EpochEnd("a", 0, 1.5, {"loss": 3.0})]
+    steps = [step("a", 0, 0, 0), step("a", 0, 0, 1), step("a", 0, 1, 1)]
+    epochs = [EpochEnd("a", 0, 1.5, {"loss": 3.0}, epoch_number=1)]
     points = tables.valid_points(tables.step_spans(steps, 2), steps, epochs)
     assert points == [(2, {"loss": 3.0})]
 
 
+def test_an_epoch_that_ends_after_a_resume_is_found_among_others_with_the_same_losses() -> None:
+    """All losses are 0, as of a model that has learned by heart."""
+    learner = tiny_learner(loss=lambda outputs, targets: outputs.sum() * 0)
+    learner.fit(1)
+    for _ in range(2):  # one is given up, the next one goes on
+        learner.fit(1, callbacks=[StopAt(3)])
+    learner.resume()
+    history = learner.history
+    spans = tables.step_spans(history.steps, 8)
+    points = tables.valid_points(spans, history.steps, history.epochs)
+    assert [end for end, _ in points] == [1, 3]
+    assert [row.epoch_number for row in history.epochs] == [0, 2]
+
+
+def test_rows_of_older_files_are_without_points() -> None:
+    learner = tiny_learner()
+    learner.fit(1)
+    state = learner.history.state_dict()
+    del state["steps"]["epoch_number"], state["epochs"][0]["epoch_number"]
+    learner.history.load_state_dict(state)
+    learner.fit(1)
+    steps, epochs = learner.history.steps, learner.history.epochs
+    points = tables.valid_points(tables.step_spans(steps, 8), steps, epochs)
+    assert [end for end, _ in points] == [2]
+
+
 def test_without_validation_there_are_no_points() -> None:
-    steps = [step("a", 0, 0)]
-    assert tables.valid_points(tables.step_spans(steps, 1), steps, [EpochEnd("a", 0, 1.0)]) == []
+    steps = [step("a", 0, 0, 0)]
+    epochs = [EpochEnd("a", 0, 1.0, epoch_number=0)]
+    assert tables.valid_points(tables.step_spans(steps, 1), steps, epochs) == []
