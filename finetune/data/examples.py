@@ -9,9 +9,9 @@ from torch import Tensor
 
 from finetune import arguments
 from finetune.data.groups import Groups, check_several, check_shares, groups_of
-from finetune.data.images.dataset_images import select_items
+from finetune.data.images.dataset_images import join_items, select_items
 from finetune.data.images.decode import ImageSource
-from finetune.data.splitting import held_out, identities_of
+from finetune.data.splitting import fold_numbers, held_out, identities_of
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
@@ -101,6 +101,16 @@ class Examples:
             )
         return train, valid
 
+    def fold_numbers(self, count: int, seed: int) -> Tensor:
+        """The fold, of `count`, in which each example is for validation, int64 [N].
+
+        Every class is divided evenly over the folds, and no group, see `splitting.fold_numbers`.
+        """
+        identities: Sequence[str]
+        identities = identities_of(self.items) if self.groups is None else self.groups
+        strata = self.task.stratify(self.labels, self.classes)
+        return fold_numbers(identities, strata, count, seed)
+
     def in_classes(self, classes: tuple[str, ...], task: Task) -> "Examples":
         """The same images with targets in terms of `classes`; what has no class stays without.
 
@@ -131,3 +141,29 @@ class Examples:
         # the last entry is for examples without a class, whose number is -1
         translation = torch.tensor([*new_numbers, NO_CLASS])
         return replace(self, labels=translation[self.labels], classes=classes)
+
+
+def join(train: Examples, valid: Examples) -> tuple[Examples, Tensor]:
+    """All examples of a split, in the order in which they were before it.
+
+    Where that is not known, those for training come first. Also returns where each of them is among
+    those for training and, behind them, those for validation: int64 [N].
+    """
+    count = len(train) + len(valid)
+    numbers = torch.arange(count)
+    if train.numbers is not None and valid.numbers is not None:
+        numbers_before = torch.cat([train.numbers, valid.numbers])
+        if len(set(numbers_before.tolist())) == count:  # else they are of two data sets
+            numbers = numbers_before
+    groups = None
+    if train.groups is not None and valid.groups is not None:
+        groups = (*train.groups, *valid.groups)
+    together = replace(
+        train,
+        items=join_items(train.items, valid.items),
+        labels=torch.cat([train.labels, valid.labels]),
+        numbers=numbers,
+        groups=groups,
+    )
+    order = numbers.argsort()
+    return together.select(order), order

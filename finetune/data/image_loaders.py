@@ -13,12 +13,12 @@ from typing_extensions import Unpack
 
 from finetune import arguments
 from finetune.data.batching import ImageLoader, UnlabelledLoader
-from finetune.data.examples import Examples
+from finetune.data.examples import Examples, join
 from finetune.data.fingerprints import of_images
 from finetune.data.groups import Groups, check_apart, refuse_list
 from finetune.data.image_options import ImageOptions, ImageSettings
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.dataset_images import ImageDataset
+from finetune.data.images.dataset_images import ImageDataset, join_items
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
@@ -110,8 +110,13 @@ class ImageDataLoaders(DataLoaders):
         if settings.groups is not None:
             self._divide_no_group(settings.groups)
         self.skipped: tuple[ImageError, ...] = ()
-        # caches of training and validation, by how their images are presized
-        self._caches: dict[Preprocessing, tuple[ImageCache, ImageCache]] = {}
+        # one cache for all images, by how they are presized, and the numbers in it of those for
+        # training and for validation; folds of these data share the caches
+        self._cached_items = join_items(train_examples.items, valid_examples.items)
+        self._caches: dict[Preprocessing, ImageCache] = {}
+        numbers = torch.arange(len(self._cached_items))
+        self._train_numbers = numbers[: len(train_examples)]
+        self._valid_numbers = numbers[len(train_examples) :]
         image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
         pipeline = ImagePipeline.create(
             Preprocessing(
@@ -400,11 +405,10 @@ class ImageDataLoaders(DataLoaders):
         presizing = pipeline.preprocessing.without_normalisation()
         train, valid = self.train_examples, self.valid_examples
         if presizing not in self._caches:
-            self._caches[presizing] = (
-                pipeline.cache(train.items, stored_with=valid.items),
-                pipeline.cache(valid.items, stored_with=train.items),
-            )
-        train_cache, valid_cache = self._caches[presizing]
+            self._caches[presizing] = pipeline.cache(self._cached_items)
+        cache = self._caches[presizing]
+        train_cache = cache.select(self._train_numbers)
+        valid_cache = cache.select(self._valid_numbers)
         super().__init__(
             ImageLoader(train, train_cache, self.batch_size, shuffle=True, sampling=self.sampling),
             # no gradients are kept, so that twice as many fit
@@ -439,11 +443,8 @@ class ImageDataLoaders(DataLoaders):
         self.skipped = tuple(errors)
         self.train_examples = train
         self.valid_examples = self.valid_examples.select(readable[1])
-        presizing = self.preprocessing.without_normalisation()
-        self._caches[presizing] = (
-            caches[0].select(readable[0]),
-            caches[1].select(readable[1]),
-        )
+        self._train_numbers = self._train_numbers[readable[0]]
+        self._valid_numbers = self._valid_numbers[readable[1]]
         self._use(self.pipeline)
         listed = "\n".join(f"  {error}" for error in errors[:_ERRORS_LISTED])
         if len(errors) > _ERRORS_LISTED:
@@ -468,6 +469,40 @@ class ImageDataLoaders(DataLoaders):
         loaders = copy.copy(self)
         loaders._use(self.pipeline.with_preprocessing(preprocessing))
         return loaders
+
+    def folds(self, count: int = 5) -> "list[Self]":
+        """The same images, divided anew `count` times, so that each is for validation once.
+
+        All images take part, those for validation, too. Each class is divided evenly over the
+        folds, as are the labels where an image may have several; groups are not divided. Which fold
+        an image is in depends on the seed and on what the images are called, not on their order.
+        What has been decoded is shared by all. A warning says which classes have one image, or
+        group, and so none for training in the fold that validates it. `cross_validate` trains on
+        each fold. Raises ValueError for fewer images, or groups, than folds.
+
+        >>> import numpy as np
+        >>> images = [np.full((8, 8, 3), number, np.uint8) for number in range(10)]
+        >>> data = ImageDataLoaders.from_lists(images, ["a", "b"] * 5, batch_size=4)
+        >>> [len(fold.valid_examples) for fold in data.folds(3)]
+        [4, 3, 3]
+        """
+        arguments.whole_number("count", count, at_least=2)
+        whole, places = join(self.train_examples, self.valid_examples)
+        cached_numbers = torch.cat([self._train_numbers, self._valid_numbers])[places]
+        fold_of = whole.fold_numbers(count, self.seed)
+        folds = []
+        for fold in range(count):
+            train = torch.nonzero(fold_of != fold).flatten()
+            valid = torch.nonzero(fold_of == fold).flatten()
+            loaders = copy.copy(self)
+            loaders.train_examples = whole.select(train)
+            loaders.valid_examples = whole.select(valid)
+            loaders._train_numbers = cached_numbers[train]
+            loaders._valid_numbers = cached_numbers[valid]
+            check_classes(loaders.train_examples)
+            loaders._use(self.pipeline)
+            folds.append(loaders)
+        return folds
 
     def prepare(self, batch: Batch, view: int | None) -> Batch:
         return self.pipeline.prepare(batch, view)

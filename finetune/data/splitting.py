@@ -20,7 +20,7 @@ import math
 import os
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +88,7 @@ def held_out(
     training; and a class of one unit may lose it to validation, where otherwise so many units were
     kept for such classes that less than half of the share would be held out.
     """
-    hashes = np.fromiter(map(_hash, identities), np.int64, len(identities))
-    units, unit_of = np.unique(hashes, return_inverse=True)
+    units, unit_of = _units(identities)
     (numbers,) = uniforms(seed, "split", 0, torch.from_numpy(units), ["valid"]).numpy()
     units_of_strata = [np.unique(unit_of[members.numpy()]) for members in strata]
     is_held_out = _held_out_units(numbers, units_of_strata, valid_fraction)
@@ -97,6 +96,12 @@ def held_out(
         divisible = [members for members in units_of_strata if len(members) > 1]
         is_held_out = _held_out_units(numbers, divisible, valid_fraction)
     return torch.from_numpy(is_held_out[unit_of])
+
+
+def _units(identities: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The hash of each unit, int64 [U], and the number of the unit of each example, int64 [N]."""
+    hashes = np.fromiter(map(_hash, identities), np.int64, len(identities))
+    return np.unique(hashes, return_inverse=True)
 
 
 def _hash(identity: str) -> int:
@@ -144,3 +149,64 @@ def _limit(
     if count == len(numbers):
         return 1.0
     return float(np.sort(numbers)[count])
+
+
+def fold_numbers(
+    identities: Sequence[str], strata: Sequence[Tensor], count: int, seed: int
+) -> Tensor:
+    """The fold of each example, from 0 to count - 1, int64 [N].
+
+    identities, strata: see `held_out`; examples of one identity are in one fold. All strata are
+    divided evenly, the rarest first: its units go, large ones first and else in a random order that
+    identities and seed decide, into the fold that has the fewest examples of the stratum so far; of
+    several such folds into the one with the fewest examples of the unit's other strata and of all.
+    So the examples of a class with two units are in two folds at least, except where units have so
+    many classes that it is not possible for all of them. An added example may move others.
+
+    Source: Sechidis et al., "On the Stratification of Multi-Label Data" (2011).
+    Raises ValueError for fewer units than folds.
+    """
+    units, unit_of = _units(identities)
+    if len(units) < count:
+        raise ValueError(
+            f"{count} folds need as many images, or groups of them, and there are {len(units)}"
+        )
+    (numbers,) = uniforms(seed, "folds", 0, torch.from_numpy(units), ["fold"]).numpy()
+    # all examples are the last stratum, so that folds are of one size
+    everything = np.arange(len(unit_of))
+    units_of_strata: list[np.ndarray] = []
+    shares: list[dict[int, int]] = [{} for _ in units]  # examples of each stratum in each unit
+    for stratum, members in enumerate([*(members.numpy() for members in strata), everything]):
+        members_of, sizes = np.unique(unit_of[members], return_counts=True)
+        units_of_strata.append(members_of)
+        for unit, size in zip(members_of.tolist(), sizes.tolist(), strict=True):
+            shares[unit][stratum] = size
+    large_first = np.lexsort((numbers, -np.bincount(unit_of)))
+    turn = np.empty(len(units), np.int64)
+    turn[large_first] = np.arange(len(units))
+    return torch.from_numpy(_deal(units_of_strata, shares, turn, count)[unit_of])
+
+
+def _deal(
+    units_of_strata: Sequence[np.ndarray],
+    shares: Sequence[Mapping[int, int]],
+    turn: np.ndarray,
+    count: int,
+) -> np.ndarray:
+    """The fold of each unit, int64 [U]; see `fold_numbers`.
+
+    units_of_strata: the units in each stratum. shares: how many examples of each of its strata a
+    unit has. turn: the place of each unit in the order of dealing, int64 [U].
+    """
+    fold_of = np.full(len(shares), -1)
+    in_folds = np.zeros((count, len(units_of_strata)), np.int64)
+    for stratum in sorted(range(len(units_of_strata)), key=lambda s: len(units_of_strata[s])):
+        members = units_of_strata[stratum]
+        undecided = members[fold_of[members] < 0]
+        for unit in undecided[np.argsort(turn[undecided])].tolist():
+            strata = list(shares[unit])
+            crowd = in_folds[:, strata].sum(axis=1)
+            fold = int(np.lexsort((crowd, in_folds[:, stratum]))[0])
+            fold_of[unit] = fold
+            in_folds[fold, strata] += list(shares[unit].values())
+    return fold_of

@@ -456,12 +456,6 @@ def test_suiting_a_backbone_leaves_the_original_alone(photos: Path) -> None:
     assert torch.equal(valid_batches(data)[0].inputs, before)
 
 
-def test_backbones_of_one_size_share_the_decoded_images(photos: Path) -> None:
-    data = from_photos(photos)
-    one = data.for_backbone(16, (0.0,) * 3, (1.0,) * 3)
-    assert one.train.cache is data.train.cache  # type: ignore[attr-defined]
-
-
 def test_description_rebuilds_the_preprocessing(photos: Path) -> None:
 
     data = from_photos(photos, resize="pad").for_backbone(16, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))

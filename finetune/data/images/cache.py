@@ -35,9 +35,7 @@ class ImageCache:
 
     workers: threads that decode; their number changes no result. Threads are enough, because PIL
     decodes outside the interpreter lock: two threads are as fast as two processes would be (2.0
-    and 1.95 s for 3,068 photos). folder: keeps images between runs. stored_with:
-    more images of the same data set, which share a store in the folder with these, so that another
-    split of the data set finds its images there.
+    and 1.95 s for 3,068 photos). folder: keeps images between runs.
     """
 
     # R is the number of images that are kept together, N the number of images in this cache.
@@ -53,15 +51,16 @@ class ImageCache:
         workers: int,
         *,
         folder: CacheFolder | None = None,
-        stored_with: Sequence[ImageSource] = (),
     ) -> None:
         self.items = items
         self.preprocessing = preprocessing
         self.workers = workers
         self._folder = folder
-        self._stored_with = stored_with
         self._lock = threading.Lock()
         self._is_open = False
+        # of a subset: the cache that it shares, and the numbers of its images there
+        self._parent: ImageCache | None = None
+        self._numbers = np.arange(0)
 
     def images(self, indices: Tensor) -> Tensor:
         """The images with these numbers, uint8 [B, 3, S, S] in channels-last layout.
@@ -110,10 +109,11 @@ class ImageCache:
 
     def select(self, indices: Tensor) -> "ImageCache":
         """A cache of the images with these numbers, which shares what is kept with this one."""
-        self._open()
         subset = copy.copy(self)
         subset.items = select_items(self.items, indices.tolist())
-        subset._rows = self._rows[indices.numpy()]
+        subset._parent, subset._numbers = self, indices.numpy()
+        subset._lock = threading.Lock()
+        subset._is_open = False
         return subset
 
     def _decode(self, number: int) -> np.ndarray:
@@ -140,21 +140,29 @@ class ImageCache:
         with self._lock:
             if self._is_open:
                 return
-            self._store = self._open_store()
-            if self._store is None:
-                self._allocate_room()
+            if self._parent is not None:
+                self._share(self._parent)
+            else:
+                self._store = self._open_store()
+                if self._store is None:
+                    self._allocate_room()
             self._is_open = True
+
+    def _share(self, parent: "ImageCache") -> None:
+        """Takes the place that the parent chose, or chooses now."""
+        parent._open()
+        self._images, self._is_ready, self._store = parent._images, parent._is_ready, parent._store
+        self._rows = parent._rows[self._numbers]
 
     def _open_store(self) -> ImageStore | None:
         """Opens the store in the cache folder; None where there is none for these images."""
         if self._folder is None:
             return None
         paths = _file_paths(self.items)
-        other_paths = _file_paths(self._stored_with)
-        if paths is None or other_paths is None:
+        if paths is None:
             return None
-        # sorted, and of all parts: another split of the same files has the same store
-        files = sorted({*paths, *other_paths})
+        # sorted: another split of the same files has the same store
+        files = sorted(set(paths))
         side = self.preprocessing.presized_side
         settings = f"{self.preprocessing.resize} {self.preprocessing.value_range}"
         store = self._folder.open(files, side, settings)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from PIL import Image
+from torch.utils.data import ConcatDataset
 
 from finetune.data.images.decode import ImageError, ImageSource
 
@@ -22,13 +23,13 @@ class DatasetImages(Sequence[ImageSource]):
     """The images of a data set as a sequence, each read when it is asked for.
 
     numbers: the data set's indices of the images. column: where an item of the data set has its
-    image: 0 in (image, label), or the name of a column in a dict. names: what the data set's items
-    are called, such as paths of files; None: by their numbers.
+    image: 0 in (image, label), or the name of a column in a dict; None where an item is an image.
+    names: what the data set's items are called, such as paths of files; None: by their numbers.
     """
 
     dataset: ImageDataset
     numbers: Sequence[int]
-    column: int | str = 0
+    column: int | str | None = 0
     names: Sequence[str | int] | None = None
 
     def __len__(self) -> int:
@@ -69,9 +70,31 @@ def read_one(dataset: ImageDataset, number: int, column: int | str | None = None
             if isinstance(image, Image.Image):
                 image.load()
             return image
+    except ImageError:  # of a data set that is a part of this one
+        raise
     except Exception as error:
         name = f"{number} of {type(dataset).__name__}"
         raise ImageError(name, f"{error} ({type(error).__name__})") from error
+
+
+def join_items(
+    first: Sequence[ImageSource], second: Sequence[ImageSource]
+) -> Sequence[ImageSource]:
+    """The images of both; those of data sets are not read for that."""
+    parts = (first, second)
+    if not any(isinstance(part, DatasetImages) for part in parts):
+        return [*first, *second]
+    if isinstance(first, DatasetImages) and isinstance(second, DatasetImages):
+        are_of_one = first.dataset is second.dataset and first.column == second.column
+        if are_of_one:
+            return replace(first, numbers=[*first.numbers, *second.numbers])
+    names: list[str | int] = []
+    for number, part in enumerate(parts):
+        identities = part.identities if isinstance(part, DatasetImages) else range(len(part))
+        # two data sets may call their items alike
+        names.extend(f"{number}/{identity}" for identity in identities)
+    whole: ConcatDataset[Any] = ConcatDataset(parts)  # type: ignore[arg-type]
+    return DatasetImages(whole, range(len(whole)), column=None, names=names)
 
 
 def select_items(items: Sequence[ImageSource], positions: Sequence[int]) -> Sequence[ImageSource]:

@@ -78,16 +78,13 @@ class ImagePipeline:
         """The same pipeline with other deterministic steps."""
         return replace(self, preprocessing=preprocessing)
 
-    def cache(
-        self, items: Sequence[ImageSource], *, stored_with: Sequence[ImageSource] = ()
-    ) -> ImageCache:
-        """A cache of these images, decoded and presized. stored_with: see `ImageCache`."""
+    def cache(self, items: Sequence[ImageSource]) -> ImageCache:
+        """A cache of these images, decoded and presized."""
         return ImageCache(
             items,
             self.preprocessing.without_normalisation(),
             self.workers,
             folder=self.cache_folder,
-            stored_with=stored_with,
         )
 
     def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:

@@ -176,6 +176,7 @@ def test_memory_is_free_again_when_the_last_subset_is_gone(
     monkeypatch.setattr(memory, "memory_bytes", lambda: int(BYTES / memory.MEMORY_FRACTION))
     cache, other = make_cache(noise()), make_cache(noise())
     subset = cache.select(torch.tensor([1]))
+    subset.images(torch.tensor([0]))
     del cache
     assert not memory.reserve(other, 1)
     del subset
