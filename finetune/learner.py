@@ -41,6 +41,7 @@ from finetune.modes import check_trainable, usual_modes
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
 from finetune.options import takes_options
+from finetune.probe.linear_probe import LinearProbe
 from finetune.tasks import Answer, FilePrediction, Loss, PriorChoice
 from finetune.training import plan as plans
 from finetune.training import tables
@@ -227,6 +228,29 @@ class Learner:
             steps=steps,
             stop_factor=stop_factor,
         )
+
+    def probe(
+        self, *, views: int = 1, folds: int = 5, callbacks: Sequence[Callback] = ()
+    ) -> LinearProbe:
+        """Makes the head the best linear layer on the frozen features, in a second or two.
+
+        Nothing is trained by gradient steps: a softmax regression (logistic regressions for several
+        labels, a ridge regression for numbers) is solved to its optimum, the strength of its L2
+        penalty chosen by cross-validation on the training images alone. It is the fastest model,
+        the baseline for every other one, and a start for `fine_tune(..., freeze_epochs=0)`. A head
+        that is no single linear layer is replaced by one without dropout.
+        views: of each image: 1 is the view of validation, k > 1 are k random ones. folds: of the
+        cross-validation. Class weights of the loss count. The same call gives the same head. The
+        history has a row for it, of phase "probe".
+        Raises ValueError for data without numbered examples, and for a model without a submodule
+        "head" that gets pooled features.
+        Source: linear probing before fine-tuning, Kumar et al. 2022, https://arxiv.org/abs/2202.10054
+        """
+        arguments.whole_number("views", views, at_least=1)
+        arguments.whole_number("folds", folds, at_least=2)
+        settings = FitSettings(callbacks=callbacks)
+        callbacks = self._with_progress(settings.callbacks)
+        return self.trainer.probe(callbacks, views=views, folds=folds)
 
     @takes_options(FitSettings)
     def fine_tune(

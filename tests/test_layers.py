@@ -21,7 +21,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"lr_finder", "callbacks"},
     {"training"},
     {"export"},
-    {"optim", "data"},
+    {"optim", "data", "probe"},
     {"metrics"},
     {"models", "tasks"},
     {"interpret"},

@@ -1,7 +1,7 @@
 """ImageClassifier: Sequential(backbone, head), with the description it can be rebuilt from."""
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -74,6 +74,20 @@ class ImageClassifier(nn.Sequential):
     def is_as_described(self) -> bool:
         """Whether the layers are those that the description rebuilds, and none was replaced."""
         return repr(self) == self._as_made
+
+    def replace_head(self, linear: nn.Linear) -> None:
+        """Makes the head this linear layer, without dropout; the description is of it from now on.
+
+        The scale of a regression's targets stays behind it.
+        """
+        was_as_described = self.is_as_described
+        head = nn.Sequential(nn.Dropout(0.0), linear)
+        if self.architecture.scaled:
+            head.add_module("scale", self.get_submodule("head.scale"))
+        self.add_module("head", head)
+        self.architecture = replace(self.architecture, head="linear", dropout=0.0)
+        if was_as_described:
+            self._as_made = repr(self)
 
     def source(self) -> str:
         """Python code that makes `backbone` and `head` without finetune, and without weights."""

@@ -55,7 +55,8 @@ class Task(ABC):
     `activation` gives probabilities of classes, or else values. metrics_are_shares: whether the
     named metrics lie in [0, 1]. default_metrics: what is measured unless it is said otherwise.
     strata: of what a random split holds out its share. instead_of_calibration: what to do where
-    there is no one class per example, for an error.
+    there is no one class per example, for an error. probe_curvature: what the second derivative of
+    `probe_losses` in an output usually is, which lets a solver take steps of the right size.
     """
 
     name: ClassVar[str]
@@ -68,6 +69,7 @@ class Task(ABC):
     default_metrics: ClassVar[tuple[str, ...]]
     strata: ClassVar[str] = "the images"
     instead_of_calibration: ClassVar[str] = ""
+    probe_curvature: ClassVar[float] = 0.1
     card: ClassVar[CardText]
 
     def __repr__(self) -> str:
@@ -173,6 +175,16 @@ class Task(ABC):
     @abstractmethod
     def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example, [B]; see `losses.example_losses`."""
+
+    def probe_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The losses that a linear probe minimises, [B], convex in the outputs [B, C].
+
+        targets: numbers are standardised. Raises ValueError for a task that has no such loss.
+        """
+        raise ValueError(
+            f"task={self.name!r} has no convex loss, so that there is no probe of it; "
+            "define `probe_losses` in its class"
+        )
 
     @abstractmethod
     def checked_targets(self, outputs: Any, targets: Any) -> Tensor:

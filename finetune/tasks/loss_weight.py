@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,6 +88,16 @@ class LossWeight:
         if not is_on_host or self.class_weights is not None or not targets.numel():
             return False
         return bool(targets.flatten()[0].item() != self.ignore_index)
+
+    def of_examples(self, targets: Tensor) -> Tensor:
+        """How much each example counts, [N]; targets: [N] class numbers, or any others."""
+        if not self.is_of_classes or targets.is_floating_point():
+            return torch.ones(len(targets), device=targets.device)
+        is_counted = targets != self.ignore_index
+        if self.class_weights is None:
+            return is_counted.float()
+        classes = targets.clamp(0, len(self.class_weights) - 1)
+        return self.class_weights.to(targets.device)[classes] * is_counted
 
     def of_batch(self, targets: Any, examples: int) -> Tensor | float:
         """The weight of a batch, which is 0 if nothing in it counts.

@@ -158,6 +158,11 @@ class MultiLabel(Task):
             modules=[nn.BCEWithLogitsLoss],
         )
 
+    def probe_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The sum over the classes of binary cross-entropies: a logistic regression for each."""
+        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+        return losses.sum(dim=1)
+
     def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
         return targets_like_outputs(self, outputs, targets)
 

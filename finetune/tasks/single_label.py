@@ -137,6 +137,10 @@ class SingleLabel(Task):
             loss, outputs, targets, functions=[F.cross_entropy], modules=[nn.CrossEntropyLoss]
         )
 
+    def probe_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy: a softmax regression."""
+        return F.cross_entropy(outputs, targets, reduction="none")
+
     def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
         are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
         are_numbers = are_tensors and not targets.is_floating_point() and targets.ndim == 1

@@ -9,6 +9,7 @@ from finetune import distributed
 from finetune.data.loaders import DataLoaders
 from finetune.files.fingerprints import Fingerprint
 from finetune.modes import usual_modes
+from finetune.probe.linear_probe import LinearProbe
 from finetune.tasks import PostProcessing
 from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
@@ -27,6 +28,7 @@ from finetune.training.loss_state import LossState
 from finetune.training.origin import Origin
 from finetune.training.phase import Phase, Plan
 from finetune.training.plan import FineTune, PlanRequest
+from finetune.training.probing import run_probe
 from finetune.training.run import Run
 from finetune.training.setup import Setup
 
@@ -180,6 +182,25 @@ class Trainer:
         run.ended = None
         with run_files.locked(checkpoint, self._callbacks.with_lasting(callbacks)):
             self._execute(run, callbacks, checkpoint, self._prefixes(cache_features))
+
+    @usual_modes()
+    def probe(self, callbacks: Sequence[Callback], *, views: int, folds: int) -> LinearProbe:
+        """Makes the head a linear probe of the frozen layers; see `Learner.probe`."""
+        self.follow_model()
+        self.origin.keep()
+        self._is_running = True
+        try:
+            probe = run_probe(
+                self.setup,
+                self._callbacks.with_lasting(callbacks),
+                views=views,
+                folds=folds,
+                first_view=self._next_epoch,
+            )
+        finally:
+            self._is_running = False
+        self.follow_model()
+        return probe
 
     def _check_continues(self, stored_run: dict[str, Any]) -> None:
         """Raises CheckpointError unless the remainder of a run can continue as the run began."""

@@ -128,6 +128,10 @@ class FeatureCache:
         if self._valid is not None and not self._valid_features:
             self._valid_features[None] = yield from self._run_all(self._valid, None, None)
 
+    def training_features(self, epoch_number: int) -> Batch:
+        """The features and targets of all training examples, by number, that `fill` computed."""
+        return self._features[self.phase.view(epoch_number - self.first_epoch, self.first_epoch)]
+
     def _run_all(
         self, loader: IndexedLoader, view: int | None, position: int | None
     ) -> Generator[Precompute, None, Batch]:

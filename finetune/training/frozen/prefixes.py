@@ -58,7 +58,7 @@ class FrozenPrefixes:
         groups = self._setup.optimizer.groups
         if len(groups) < 2:
             return None
-        with _flags_restored(self._setup):
+        with flags_restored(self._setup):
             groups.freeze_to(len(groups) - 1)
             groups.set_training_modes()
             suffix = self._search()
@@ -119,7 +119,7 @@ def _state_of(model: nn.Module) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _flags_restored(setup: Setup) -> Iterator[None]:
+def flags_restored(setup: Setup) -> Iterator[None]:
     """Groups, parameters and modules have the flags of before on leaving, and their gradients."""
     groups = list(setup.optimizer.groups)
     frozen_before = [group.frozen for group in groups]

@@ -1,0 +1,176 @@
+"""Probing: fits the head as a linear probe of the features that the frozen layers give."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+
+import torch
+from torch import Tensor, nn
+
+from finetune import distributed
+from finetune.models.linear_head import check_can_be_linear, head_of, set_linear_head
+from finetune.nested import main_target
+from finetune.probe.linear_probe import LinearProbe, fit_probe
+from finetune.randomness import isolated
+from finetune.training.evaluation import validate
+from finetune.training.events import (
+    Callback,
+    EpochEnd,
+    EpochStart,
+    Event,
+    FitEnd,
+    FitStart,
+    PhaseStart,
+    deliver,
+    deliver_last,
+)
+from finetune.training.frozen.feature_cache import FeatureCache
+from finetune.training.frozen.prefixes import FrozenPrefixes, flags_restored
+from finetune.training.phase import Phase
+from finetune.training.setup import Setup
+
+PHASE = "probe"
+"""The name of the phase in the history."""
+
+
+def run_probe(
+    setup: Setup,
+    callbacks: Sequence[Callback],
+    *,
+    views: int,
+    folds: int,
+    first_view: int,
+) -> LinearProbe:
+    """Computes the features, fits the probe and makes it the model's head.
+
+    The events are those of a phase with one epoch and no step. views: 1 is the view of validation;
+    more are so many random ones, from number `first_view` on. Nothing of the model has changed if
+    an error is raised. Raises ValueError where the features of the frozen layers can't be kept, or
+    are no pooled ones [F].
+    """
+    groups = setup.optimizer.groups
+    # the rates are those in force; no step is done with them
+    phase = Phase(PHASE, views, len(groups) - 1, {"lr": groups.values_of("lr")}, views=views)
+    reason = "finished"
+    try:
+        with isolated():
+            probe = _run(setup, callbacks, phase, folds=folds, first_view=first_view)
+    except (KeyboardInterrupt, SystemExit):
+        reason = "interrupted"
+        raise
+    except BaseException as error:
+        reason = f"failed: {error}"
+        raise
+    finally:
+        setup.model.eval()
+        error_at_end = deliver_last(callbacks, FitEnd(reason))
+    if error_at_end is not None:
+        raise error_at_end
+    return probe
+
+
+def _run(
+    setup: Setup, callbacks: Sequence[Callback], phase: Phase, *, folds: int, first_view: int
+) -> LinearProbe:
+    started_at = time.perf_counter()
+    start = FitStart(
+        phases=(PHASE,),
+        epochs=1,
+        steps_per_epoch=1,
+        groups=setup.optimizer.groups.names,
+        first_epoch=0,
+        validates=setup.data.valid is not None,
+        metrics=tuple(setup.metrics),
+    )
+    phase_start = PhaseStart(PHASE, 1, phase.frozen, peaks=phase.largest())
+    for event in (start, phase_start, EpochStart(PHASE, 0, 1, 0)):
+        _tell(callbacks, event)
+    with flags_restored(setup):
+        _train_only_the_head(setup.model)
+        cache = _feature_cache(setup, phase, first_view)
+        with cache.suffix.active():
+            features, targets = _features_of_views(cache, callbacks, first_view)
+            probe, train_loss = _fit(setup, features, targets, folds=folds)
+            set_linear_head(setup.model, probe.weight, probe.bias)
+            distributed.share_weights(setup.model)
+            results = {} if cache.setup.data.valid is None else validate(cache.setup)
+    seconds = time.perf_counter() - started_at
+    _tell(callbacks, EpochEnd(PHASE, 0, train_loss, results, seconds))
+    return probe
+
+
+def _train_only_the_head(model: nn.Module) -> None:
+    """Freezes all but the head, so that what the head gets is constant and can be kept."""
+    head = head_of(model)
+    for module in model.modules():
+        module.training = False
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in head.parameters():
+        parameter.requires_grad_(True)
+
+
+def _feature_cache(setup: Setup, phase: Phase, first_view: int) -> FeatureCache:
+    cache = FeatureCache.create(setup, phase, first_view, FrozenPrefixes(setup))
+    if cache is None:
+        raise ValueError(
+            "the features of the backbone can't be kept for a probe: it needs images with numbers "
+            "(ImageDataLoaders), room for the features in memory, and a model whose head gets "
+            "nothing but what the layers before it give; fit_one_cycle trains any head"
+        )
+    shape = cache.suffix.features.shape
+    if len(shape) != 1:
+        raise ValueError(
+            f"a probe needs pooled features [F] for the head, the layers before it give "
+            f"{list(shape)}; let the backbone pool them"
+        )
+    classes = setup.data.classes
+    if classes is None:
+        raise ValueError("a probe needs to know the classes; pass DataLoaders(classes=[...])")
+    outputs = setup.data.task.output_count(classes)
+    check_can_be_linear(setup.model, torch.Size([outputs, *shape]))
+    return cache
+
+
+def _features_of_views(
+    cache: FeatureCache, callbacks: Sequence[Callback], first_view: int
+) -> tuple[Tensor, Tensor]:
+    """Features [V, N, F] and targets [N, ...] of training; those of validation are computed too."""
+    features: list[Tensor] = []
+    for number in range(first_view, first_view + cache.views):
+        with closing(cache.fill(number)) as precomputed:
+            for event in precomputed:
+                _tell(callbacks, event)
+        view = cache.training_features(number)
+        features.append(view.inputs)
+        targets = main_target(view.targets)
+    return torch.stack(features), targets
+
+
+def _fit(
+    setup: Setup, features: Tensor, targets: Tensor, *, folds: int
+) -> tuple[LinearProbe, float]:
+    """The probe, and its loss on what it was fitted to."""
+    task, classes = setup.data.task, setup.data.classes
+    assert classes is not None  # see `_feature_cache`
+    weights = setup.loss_weight.of_examples(targets)
+    # what the loss ignores may be no class number
+    counted = targets.clone()
+    counted[weights == 0] = 0
+    probe = fit_probe(
+        features,
+        counted,
+        task,
+        classes,
+        example_weights=weights,
+        folds=folds,
+        seed=setup.data.seed,
+    )
+    losses = task.probe_losses(probe.outputs(features[0]), counted)
+    return probe, float((losses * weights).sum() / weights.sum())
+
+
+def _tell(callbacks: Sequence[Callback], event: Event) -> None:
+    """Hands an event to every callback; there is nothing to stop or to save in a probe."""
+    for callback in callbacks:
+        deliver(callback, event)
