@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_python
 from support import FILES_ALONE, copy_of, same_state, tiny_learner
 from torch import Tensor
 
@@ -233,12 +234,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this platform")
 def test_a_fork_trains_and_predicts_after_the_process_before_it_has(photos: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, str(photos)],
-        capture_output=True, text=True, check=True, env=environment,
-    )  # fmt: skip
-    assert done.stdout == "0\n"
+    assert run_python(FORKS, photos).stdout == "0\n"
 
 
 IMPORTED_ALONE = """

@@ -3,12 +3,11 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from processes import run_python
 from support import StopAt, tiny_data, tiny_learner
 from terminal import on_a_terminal, screen_after
 from tqdm import tqdm
@@ -106,12 +105,9 @@ def test_a_program_in_a_pipe_writes_the_table_and_nothing_else():
         "from support import tiny_data, tiny_learner\n"
         "tiny_learner(data=tiny_data(8), progress=True, metrics=['accuracy']).fine_tune(2)\n"
     )
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, env={**os.environ, **paths}
-    )
-    assert done.stderr == b""
-    lines = done.stdout.decode().split("\n")
+    done = run_python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.split("\n")
     assert lines[0] == HEAD
     assert [line.split()[:2] for line in lines[1:]] == [
         ["frozen", "1"], ["unfrozen", "1"], ["unfrozen", "2"], [],

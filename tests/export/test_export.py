@@ -4,8 +4,6 @@ import json
 import random
 import resource
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_python
 from torch import nn
 
 from finetune import (
@@ -65,8 +64,8 @@ def test_probabilities_are_the_same_in_a_new_process(
         "import json, sys\nfrom finetune import load_learner\n"
         "print(json.dumps(load_learner(sys.argv[1]).predict(sys.argv[2:])))"
     )
-    command = [sys.executable, "-c", code, str(folder), *images]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_python(code, folder, *images)
+    assert done.returncode == 0, done.stderr
     for ours, theirs in zip(trained.predict(images), json.loads(done.stdout), strict=True):
         assert ours.label == theirs[0]
         assert ours.probabilities == pytest.approx(theirs[2], abs=1e-5)

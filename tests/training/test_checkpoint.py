@@ -5,12 +5,12 @@ import os
 import pickle
 import resource
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_python
 from support import copy_of, same, same_state, tiny_data, tiny_learner
 from torch import nn
 
@@ -224,11 +224,7 @@ def test_extra_state_that_only_unpickling_could_read_is_refused_when_it_is_saved
 def deaths(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """What happened to `run.pt` in a process of its own, by folder name."""
     folder = tmp_path_factory.mktemp("deaths")
-    command = [sys.executable, __file__, str(folder)]
-    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=paths
-    )
+    done = run_python(Path(__file__), folder)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 

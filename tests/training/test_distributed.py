@@ -3,7 +3,6 @@ interpreter that forks both, all runs in a row."""
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from processes import run_python
 from support import StopAt, tiny_pairs
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -189,15 +189,7 @@ def single() -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **paths},
-    )
+    done = run_python(Path(__file__), folder, environment={"GLOO_SOCKET_IFNAME": "lo"})
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -461,7 +453,8 @@ def _main(folder: Path) -> None:
         children.append(os.fork())
         if children[-1] == 0:
             _rank(rank, folder)
-            return
+            # the interpreter would take seconds to free what the fork shares with its parent
+            os._exit(0)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     sys.exit(max(map(abs, codes)))
 

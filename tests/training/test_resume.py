@@ -6,7 +6,6 @@ The file is also the script that runs in the new process; it forks one child for
 import json
 import os
 import signal
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import run_python
 from support import (
     StopAt,
     copy_of,
@@ -80,7 +80,7 @@ PRECOMPUTING_DEATHS = {
     ("views", 5): signal.SIGINT,
     ("views", 3): signal.SIGTERM,
 }
-EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: -2, signal.SIGTERM: 143}  # a shell says 130 for -2
+EXIT_CODES = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}  # as a shell says
 
 
 def new_learner(kind: str, folder: Path) -> Learner:
@@ -142,14 +142,7 @@ def exit_codes(folder: Path) -> dict[str, int]:
         learner = new_learner(kind, folder)
         tune(learner, kind, callbacks=[StopAt(stop)])
         learner.save(folder / f"{kind}-{stop}.pt")
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    done = run_python(Path(__file__), folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -489,8 +482,15 @@ class DiePrecomputing(DieAt):
 def _exit_code(kind: str, path: Path, death: DieAt, folder: Path) -> int:
     child = os.fork()
     if child == 0:
-        tune(new_learner(kind, folder), kind, checkpoint=path, callbacks=[death])
-        sys.exit("still alive")
+        code = 0
+        try:
+            tune(new_learner(kind, folder), kind, checkpoint=path, callbacks=[death])
+        except KeyboardInterrupt:
+            code = 130
+        except SystemExit as ending:
+            code = ending.code
+        # the interpreter would take seconds to free what the fork shares with its parent
+        os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -1,14 +1,13 @@
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import Program
 
 from finetune.data.images import store as image_store
 from finetune.data.images.cache import ImageCache
@@ -22,14 +21,13 @@ SIZE = 10 * (16 * 16 * 3 + 24)
 
 # the module alone, since to import all of the package takes seconds
 SCRIPT = """
-import hashlib, importlib.util, os, signal, sys
+import hashlib, os, signal, sys, warnings
 import numpy as np
 from PIL import Image
+from finetune.data.images.store import CacheFolder
 
-module, folder, end, *files = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("image_store", module)
-image_store = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(image_store)
+warnings.simplefilter("error")
+folder, end, *files = sys.argv[1:]
 calls = []
 
 def decode(file):
@@ -41,7 +39,7 @@ def decode(file):
 
 print("ready", flush=True)
 sys.stdin.readline()
-store = image_store.CacheFolder(folder, 1.0).open(files, 16, "crop")
+store = CacheFolder(folder, 1.0).open(files, 16, "crop")
 for row, file in enumerate(files):
     store.fill(row, file, decode)
 print(hashlib.sha256(store.images.tobytes()).hexdigest())
@@ -228,11 +226,9 @@ def test_file_that_another_process_has_just_made_is_shared(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def start(folder: Path, files: list[str], end: int = 0) -> "subprocess.Popen[str]":
+def start(folder: Path, files: list[str], end: int = 0) -> Program:
     """A process that fills the store when told; `end`: the decoding in which it kills itself."""
-    arguments = [image_store.__file__, str(folder), str(end), *files]
-    command, pipe = [sys.executable, "-W", "error", "-c", SCRIPT, *arguments], subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    return Program(SCRIPT, folder, end, *files)
 
 
 def cropped(file: str | Path) -> np.ndarray:
@@ -259,15 +255,13 @@ def fill_here(folder: Path, files: list[str]) -> tuple[list[str], np.ndarray]:
 def test_two_processes_may_fill_one_store_at_once(tmp_path: Path, files: list[str]) -> None:
     processes = [start(tmp_path / "cache", files) for _ in range(2)]
     for process in processes:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
-        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     expected = np.stack([cropped(file) for file in files])
     digest = hashlib.sha256(expected.tobytes()).hexdigest()
-    assert [process.communicate()[0] for process in processes] == [digest + "\n"] * 2
+    assert [process.wait().stdout for process in processes] == [digest + "\n"] * 2
     decoded, images = fill_here(tmp_path / "cache", files)
     assert decoded == []
     assert np.array_equal(images, expected)
@@ -276,9 +270,7 @@ def test_two_processes_may_fill_one_store_at_once(tmp_path: Path, files: list[st
 def test_process_killed_while_it_fills_leaves_a_usable_store(
     tmp_path: Path, files: list[str]
 ) -> None:
-    process = start(tmp_path / "cache", files, end=7)
-    process.communicate("\n")
-    assert process.returncode == -9
+    assert start(tmp_path / "cache", files, end=7).wait("\n").returncode == -9
     decoded, images = fill_here(tmp_path / "cache", files)
     assert decoded == files[6:]
     assert np.array_equal(images, np.stack([cropped(file) for file in files]))
