@@ -608,25 +608,41 @@ class Learner:
 
     # --- what is fitted to the weights after training
 
-    def calibrate(self) -> float:
+    def calibrate(self, coverage: float | None = None) -> float:
         """Finds and returns the temperature that fits the probabilities to the validation data.
 
         It is the one that makes their labels likeliest; `predict`, `predictions` and `export` use
         it until the weights change. Above 1 the model was too sure of itself. Predicted classes
         stay as they are. See `Predictions.temperature`; `predictions().plot_calibration()` shows
-        what it does. Raises ValueError for another task than one class per example.
+        what it does. For another task than one class per example it needs `coverage`, and is 1.
+
+        coverage: how often sets are to hold the truth, such as 0.9, in (0, 1). Every answer then
+        has one: `prediction.set`, the classes that the truth is among; for several labels the
+        classes among which each that is there is; of a regression `prediction.interval`. A class
+        with at least 100 images in validation is held that often by itself, the others together. It
+        is so for images that are drawn like those of validation (by a random split), if neither the
+        model nor a choice of settings has seen those; see `interpret.conformal`.
+        Raises ValueError for fewer images than the coverage needs: 9 for 0.9, 99 for 0.99.
         """
         task = self.data.task
-        if not task.exclusive:
+        if coverage is not None:
+            arguments.real_number("coverage", coverage, above=0, below=1)
+        elif not task.exclusive:
             raise ValueError(
                 f"calibrate() is for one class per example, this is task={task.name!r}; "
-                f"{task.instead_of_calibration}"
+                f"calibrate(coverage=0.9) is for every task, and {task.instead_of_calibration}"
             )
-        # fitted to the outputs as they are, not on top of an earlier temperature
-        temperature = self._current_predictor().plain_predictions().temperature()
-        fitted = replace(self.trainer.post_processing, temperature=temperature)
+        predictor = self._current_predictor()
+        fitted = self.trainer.post_processing
+        if task.exclusive:
+            # fitted to the outputs as they are, not on top of an earlier temperature
+            temperature = predictor.plain_predictions().temperature()
+            fitted = replace(fitted, temperature=temperature)
+        if coverage is not None:
+            table = predictor.with_post_processing(fitted).predictions()
+            fitted = replace(fitted, coverage=task.fit_coverage(table, coverage))
         self.trainer.post_processing = fitted
-        return temperature
+        return fitted.temperature
 
     def tune_thresholds(self) -> dict[str, float]:
         """Finds from which probability on each class is predicted, for several labels an image.
@@ -661,6 +677,10 @@ class Learner:
         adjusted = self.predictor().with_priors(priors).post_processing
         if fitted.thresholds:
             warn("tune_thresholds() was for other priors; its thresholds are given up, tune again")
+        if fitted.coverage is not None:
+            warn(
+                "calibrate(coverage=) was for other priors; its sets are given up, calibrate again"
+            )
         self.trainer.post_processing = adjusted
         return {} if adjusted.priors is None else dict(adjusted.priors.target)
 

@@ -76,7 +76,7 @@ def _print_rows(rows: Iterator[FilePrediction], width: int) -> tuple[list[dict[s
     answers = []
     has_errors = False
     for row in rows:
-        answers.append(row._asdict())
+        answers.append(row.to_dict())
         if row.error:
             has_errors = True
         else:
@@ -96,12 +96,24 @@ def _write_rows(rows: Iterator[FilePrediction], output: str) -> tuple[dict[str, 
 
 
 def _in_words(row: FilePrediction) -> str:
-    """One class with its probability, several classes, or the values of a regression."""
+    """One class with its probability, several classes, or the values of a regression.
+
+    Behind it what else may be true, where the model is calibrated for that.
+    """
     if row.probability is not None:
-        return f"{row.probability:6.1%}  {row.label}"
+        alternatives = [name for name in row.set or () if name != row.label]
+        behind = f" (or {', '.join(alternatives)})" if alternatives else ""
+        return f"{row.probability:6.1%}  {row.label}{behind}"
     if row.label is not None:
         return row.label or "-"
-    return ", ".join(f"{name} {value:.4g}" for name, value in row.probabilities.items())
+    texts = []
+    for name, value in row.probabilities.items():
+        text = f"{name} {value:.4g}"
+        if row.interval is not None:
+            low, high = row.interval[name]
+            text += f" ({low:.4g} to {high:.4g})"
+        texts.append(text)
+    return ", ".join(texts)
 
 
 def find_images(names: Sequence[str]) -> list[str]:

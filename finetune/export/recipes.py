@@ -61,9 +61,19 @@ def usage(description: ModelDescription, source: str) -> str:
         paragraphs.append(_block(export_format.usage(description, source)))
     card = description.task.card
     paragraphs += [card.results, _block(card.results_code)]
+    coverage = description.post_processing.coverage
+    if coverage is not None and card.coverage_code:
+        paragraphs += [_coverage_in_words(coverage.share), _block(card.coverage_code)]
     if "safetensors" in description.formats:
         paragraphs += ["With finetune, the whole of it, from anywhere:", _block(_FINETUNE)]
     return "\n\n".join(paragraphs)
+
+
+def _coverage_in_words(share: float) -> str:
+    return (
+        f"What holds the truth with a probability of {share:.4g}, for images that are drawn like "
+        "those of validation (split conformal prediction: Vovk et al., 2005; Sadinle et al., 2019):"
+    )
 
 
 def read_source(description: ModelDescription) -> str:

@@ -140,7 +140,9 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     """Writes rows as they come: path, label, probability, error, and a column for each class.
 
     target: a file, replaced if it exists, or an open stream. The column of a class is called
-    "p(its name)", that of a regression's target "value(its name)".
+    "p(its name)", that of a regression's target "value(its name)". After `calibrate(coverage=...)`
+    there is a column "set", with the names of classes joined by commas, or there are columns
+    "low(its name)" and "high(its name)" for each target.
     """
     rows = _checked_rows(rows)
     first_rows: list[FilePrediction] = []
@@ -155,16 +157,31 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
         names = list(first_rows[-1].probabilities)
         if first_rows[-1].label is None:
             column_prefix = "value"
+    trust_columns = list(_trust(first_rows[-1])) if first_rows else []
     with _opened(target) as stream:
         writer = csv.writer(stream)
         class_columns = [f"{column_prefix}({name})" for name in names]
-        writer.writerow(["path", "label", "probability", "error", *class_columns])
+        writer.writerow(["path", "label", "probability", "error", *class_columns, *trust_columns])
 
         def write(row: FilePrediction) -> None:
             values = [row.probabilities.get(name) for name in names]
-            writer.writerow([row.path, row.label, row.probability, row.error, *values])
+            trust = _trust(row)
+            values_of_trust = [trust.get(name) for name in trust_columns]
+            answer = [row.path, row.label, row.probability, row.error]
+            writer.writerow([*answer, *values, *values_of_trust])
 
         return _write_all(chain(first_rows, rows), write)
+
+
+def _trust(row: FilePrediction) -> dict[str, Any]:
+    """What a calibration adds to a row, by the names of columns."""
+    columns: dict[str, Any] = {}
+    if row.set is not None:
+        columns["set"] = ", ".join(row.set)
+    for name, (low, high) in (row.interval or {}).items():
+        columns[f"low({name})"] = low
+        columns[f"high({name})"] = high
+    return columns
 
 
 def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Written:
@@ -176,7 +193,7 @@ def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> 
     with _opened(target) as stream:
 
         def write(row: FilePrediction) -> None:
-            stream.write(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
 
         return _write_all(rows, write)
 

@@ -147,7 +147,7 @@ class Predictor:
             training = self.task.training_priors(self._training_shares, self._loss)
             adjusted = self.task.priors(priors, training)
         return self.with_post_processing(
-            replace(self.post_processing, priors=adjusted, thresholds={})
+            replace(self.post_processing, priors=adjusted, thresholds={}, coverage=None)
         )
 
     @property

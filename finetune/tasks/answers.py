@@ -1,14 +1,23 @@
 """Answers: what a model says of one image, for a person and as a row of a file."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 
-class Prediction(NamedTuple):
-    """One class: `label` is the most probable one. probabilities: by class name, in order."""
-
+class _OneClass(NamedTuple):
     label: str
     probability: float
     probabilities: dict[str, float]
+
+
+class Prediction(_OneClass):
+    """One class: `label` is the most probable one. probabilities: by class name, in order.
+
+    set: the classes that hold the truth as often as `calibrate(coverage=...)` was asked for, most
+    probable first, never empty; None before that. It is an attribute beside the three that unpack:
+    `label, probability, probabilities = learner.predict(image)`.
+    """
+
+    set: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         """The three most probable classes.
@@ -21,23 +30,39 @@ class Prediction(NamedTuple):
         count = len(self.probabilities)
         if count > 3:
             shown += f", ... of {count} classes"
+        if self.set:
+            shown += f"; set: {', '.join(self.set)}"
         return f"Prediction({shown})"
 
 
-class LabelsPrediction(NamedTuple):
-    """Any number of classes: `labels` are those above their thresholds, in order.
-
-    probabilities: by class name.
-    """
-
+class _SeveralClasses(NamedTuple):
     labels: tuple[str, ...]
     probabilities: dict[str, float]
 
 
-class ValuesPrediction(NamedTuple):
-    """Numbers: `values` by the name of the target, in the targets' own units."""
+class LabelsPrediction(_SeveralClasses):
+    """Any number of classes: `labels` are those above their thresholds, in order.
 
+    probabilities: by class name. set: the classes whose probability is high enough that a class
+    which is there is among them as often as `calibrate(coverage=...)` was asked for, most probable
+    first; None before that.
+    """
+
+    set: tuple[str, ...] | None = None
+
+
+class _Values(NamedTuple):
     values: dict[str, float]
+
+
+class ValuesPrediction(_Values):
+    """Numbers: `values` by the name of the target, in the targets' own units.
+
+    interval: by target, two numbers between which the truth is as often as
+    `calibrate(coverage=...)` was asked for; None before that.
+    """
+
+    interval: dict[str, tuple[float, float]] | None = None
 
     @property
     def value(self) -> float:
@@ -56,7 +81,8 @@ class FilePrediction(NamedTuple):
 
     label: the class; for several labels, those above their thresholds, joined by commas; None for
     a regression. probability: of the one class. probabilities: by class name, or the values of a
-    regression by target.
+    regression by target. set, interval: those of the answer; None before
+    `calibrate(coverage=...)`.
     """
 
     path: str
@@ -64,3 +90,13 @@ class FilePrediction(NamedTuple):
     probability: float | None = None
     probabilities: dict[str, float] = {}  # noqa: RUF012 - nobody gets it to write to
     error: str = ""
+    set: tuple[str, ...] | None = None
+    interval: dict[str, tuple[float, float]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, without those that need a calibration where there was none."""
+        content = self._asdict()
+        for name in ("set", "interval"):
+            if content[name] is None:
+                del content[name]
+        return content

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.tasks.answers import Answer, FilePrediction
+from finetune.tasks.coverage import Coverage
 from finetune.tasks.losses import Loss
 from finetune.tasks.metric_adapters import MetricFactory
 from finetune.tasks.post_processing import PostProcessing
@@ -33,7 +34,8 @@ class CardText:
     bare model give. activation: Python that makes `outputs`, with "{logits}" for the raw outputs,
     divided by the temperature if there is one; "{temperature}" is the number itself, for a task
     that divides something else by it. results, results_code: how to read `probabilities`,
-    [batch, classes]. limits: sentences for the section on limits.
+    [batch, classes]. coverage_code: how to make a set or intervals of them. limits: sentences for
+    the section on limits.
     """
 
     model_kind: str
@@ -42,6 +44,7 @@ class CardText:
     activation: str
     results: str
     results_code: str
+    coverage_code: str = ""
     limits: tuple[str, ...] = ()
 
 
@@ -284,6 +287,14 @@ class Task(ABC):
         outputs: [N, C] as the model gives them. losses: [N]. image: opens the image of a row, by
         its number; None where no images are known.
         """
+
+    def fit_coverage(self, table: Any, coverage: float) -> Coverage:
+        """The limits with which answers hold the truth with this probability.
+
+        table: of validation data, with all other post-processing. Raises ValueError for too few
+        examples, and for a task that has no such limits.
+        """
+        raise ValueError(f"calibrate(coverage=...) can't be done for task={self.name!r}")
 
     def adjust(self, table: Any, post_processing: PostProcessing) -> PredictionTable:
         """The table with post-processing; the table itself where that changes nothing."""

@@ -4,15 +4,18 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune import arguments
+from finetune.interpret.conformal import least_probabilities
 from finetune.interpret.labels_predictions import LabelsPredictions
 from finetune.tasks.answers import Answer, FilePrediction, LabelsPrediction
 from finetune.tasks.base import CardText, Task
 from finetune.tasks.checks import dtype_and_shape
+from finetune.tasks.coverage import Coverage
 from finetune.tasks.labels import (
     is_empty,
     list_in_text,
@@ -55,6 +58,9 @@ class MultiLabel(Task):
         results_code='limits = spec["post_processing"]["thresholds"]\n'
         'pairs = zip(spec["classes"], probabilities[0])\n'
         "print([name for name, p in pairs if p >= limits.get(name, 0.5)])",
+        coverage_code='limits = spec["post_processing"]["coverage"]["limits"]\n'
+        'pairs = zip(spec["classes"], probabilities[0])\n'
+        "print({name for name, p in pairs if p >= limits[name]})",
     )
 
     # --- labels and targets
@@ -242,10 +248,25 @@ class MultiLabel(Task):
         for (name, probability), threshold in zip(probabilities.items(), thresholds, strict=True):
             if probability >= threshold:
                 labels.append(name)
-        return LabelsPrediction(tuple(labels), probabilities)
+        answer = LabelsPrediction(tuple(labels), probabilities)
+        if post_processing.coverage is not None:
+            limits = post_processing.coverage.limits
+            members = [name for name, value in probabilities.items() if value >= limits[name]]
+            answer.set = tuple(sorted(members, key=lambda name: -probabilities[name]))
+        return answer
+
+    def fit_coverage(self, table: LabelsPredictions, coverage: float) -> Coverage:
+        """A class that is there is in the set with this probability: its recall, guaranteed."""
+        rows, numbers = np.nonzero(table.targets > 0.5)
+        limits = least_probabilities(
+            table.outputs[rows, numbers].astype(np.float64), numbers, len(table.classes), coverage
+        )
+        return Coverage(coverage, dict(zip(table.classes, limits.tolist(), strict=True)))
 
     def file_prediction(self, path: str, answer: LabelsPrediction) -> FilePrediction:
-        return FilePrediction(path, ", ".join(answer.labels), None, answer.probabilities)
+        return FilePrediction(
+            path, ", ".join(answer.labels), None, answer.probabilities, set=answer.set
+        )
 
     def table(
         self,

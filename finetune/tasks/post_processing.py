@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune import arguments
+from finetune.tasks.coverage import Coverage
 from finetune.tasks.priors import Priors
 from finetune.wording import did_you_mean
 
@@ -22,13 +23,15 @@ class PostProcessing:
     temperature: what outputs are divided by before they become probabilities, see
     `Learner.calibrate`. thresholds: the probability from which on a class is predicted, by class
     name, for several labels an image; a class that is not named has 0.5. priors: the shares of the
-    classes that answers are for, if they are others than those of training.
+    classes that answers are for, if they are others than those of training. coverage: how sets and
+    intervals are made.
     Raises ValueError for a temperature that is not positive, and for a threshold outside [0, 1].
     """
 
     temperature: float = 1.0
     thresholds: Mapping[str, float] = field(default_factory=dict)
     priors: Priors | None = None
+    coverage: Coverage | None = None
 
     def __post_init__(self) -> None:
         arguments.real_number("temperature", self.temperature, above=0)
@@ -37,6 +40,8 @@ class PostProcessing:
             arguments.real_number(f"thresholds[{name!r}]", value, at_least=0, at_most=1)
         if self.priors is not None:
             arguments.instance("priors", self.priors, Priors)
+        if self.coverage is not None:
+            arguments.instance("coverage", self.coverage, Coverage)
 
     def thresholds_of(self, classes: Sequence[str]) -> list[float]:
         """One threshold for each class, in order. Raises ValueError for a threshold of no class."""
@@ -67,14 +72,17 @@ class PostProcessing:
         }
         if self.priors is not None:
             content["priors"] = self.priors.to_dict()
+        if self.coverage is not None:
+            content["coverage"] = self.coverage.to_dict()
         return content
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PostProcessing":
         """From what `to_dict` gave; files from before a setting existed are without it."""
-        priors = data.get("priors")
+        priors, coverage = data.get("priors"), data.get("coverage")
         return cls(
             float(data.get("temperature", 1.0)),
             dict(data.get("thresholds") or {}),
             None if priors is None else Priors.from_dict(priors),
+            None if coverage is None else Coverage.from_dict(coverage),
         )

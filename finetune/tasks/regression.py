@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.interpret.conformal import check_enough, conformal_quantile
 from finetune.interpret.values_predictions import ValuesPredictions
 from finetune.tasks.answers import Answer, FilePrediction, ValuesPrediction
 from finetune.tasks.base import CardText, Task
+from finetune.tasks.coverage import Coverage
 from finetune.tasks.labels import checked_classes, is_empty, python_values
 from finetune.tasks.losses import Loss, SquaredError, example_losses
 from finetune.tasks.metric_adapters import (
@@ -46,6 +49,9 @@ class Regression(Task):
         activation="logits",
         results="`probabilities` holds the values, [batch, targets], in the order of the targets:",
         results_code='print(dict(zip(spec["classes"], probabilities[0].tolist())))',
+        coverage_code='limits = spec["post_processing"]["coverage"]["limits"]\n'
+        'for name, value in zip(spec["classes"], probabilities[0].tolist()):\n'
+        "    print(name, value - limits[name], value + limits[name])",
     )
 
     # --- labels and targets
@@ -140,10 +146,29 @@ class Regression(Task):
     def answer(
         self, activated: Tensor, classes: Sequence[str], post_processing: PostProcessing
     ) -> Answer:
-        return ValuesPrediction(dict(zip(classes, activated.tolist(), strict=True)))
+        answer = ValuesPrediction(dict(zip(classes, activated.tolist(), strict=True)))
+        if post_processing.coverage is not None:
+            limits = post_processing.coverage.limits
+            answer.interval = {
+                name: (value - limits[name], value + limits[name])
+                for name, value in answer.values.items()
+            }
+        return answer
+
+    def fit_coverage(self, table: ValuesPredictions, coverage: float) -> Coverage:
+        """The truth of each target by itself is within so much of the value with this probability.
+
+        It is the conformal quantile of the absolute errors.
+        """
+        check_enough(len(table), coverage, "validation image")
+        errors = np.abs(table.outputs.astype(np.float64) - table.targets)
+        limits = {}
+        for name, errors_of_target in zip(table.classes, errors.T, strict=True):
+            limits[name] = conformal_quantile(errors_of_target, coverage)
+        return Coverage(coverage, limits)
 
     def file_prediction(self, path: str, answer: ValuesPrediction) -> FilePrediction:
-        return FilePrediction(path, probabilities=answer.values)
+        return FilePrediction(path, probabilities=answer.values, interval=answer.interval)
 
     def table(
         self,

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune import arguments
+from finetune.interpret.conformal import class_sets, least_probabilities
 from finetune.interpret.predictions import Predictions
 from finetune.tasks.answers import Answer, FilePrediction, Prediction
 from finetune.tasks.base import CardText, Task
 from finetune.tasks.checks import dtype_and_shape
+from finetune.tasks.coverage import Coverage
 from finetune.tasks.labels import (
     class_name,
     class_names,
@@ -62,6 +64,9 @@ class SingleLabel(Task):
         activation="{logits}.softmax(dim=1)",
         results="`probabilities` is [batch, classes], in the order of the classes:",
         results_code='print(spec["classes"][probabilities[0].argmax()], probabilities[0].max())',
+        coverage_code='limits = spec["post_processing"]["coverage"]["limits"]\n'
+        'pairs = zip(spec["classes"], probabilities[0])\n'
+        "print({name for name, p in pairs if p >= limits[name] or p == probabilities[0].max()})",
         limits=("It answers with one of its classes for any image, also for one of none.",),
     )
 
@@ -255,10 +260,25 @@ class SingleLabel(Task):
     ) -> Answer:
         probabilities = dict(zip(classes, activated.tolist(), strict=True))
         label = classes[int(activated.argmax())]
-        return Prediction(label, probabilities[label], probabilities)
+        answer = Prediction(label, probabilities[label], probabilities)
+        if post_processing.coverage is not None:
+            limits = post_processing.coverage.limits_of(classes)
+            (is_in_set,) = class_sets(activated.numpy()[None], limits)
+            by_probability = sorted(probabilities, key=lambda name: -probabilities[name])
+            members = {name for name, inside in zip(classes, is_in_set, strict=True) if inside}
+            answer.set = tuple(name for name in by_probability if name in members)
+        return answer
+
+    def fit_coverage(self, table: Predictions, coverage: float) -> Coverage:
+        true_probabilities = table.probabilities[np.arange(len(table)), table.targets]
+        limits = least_probabilities(
+            true_probabilities.astype(np.float64), table.targets, len(table.classes), coverage
+        )
+        return Coverage(coverage, dict(zip(table.classes, limits.tolist(), strict=True)))
 
     def file_prediction(self, path: str, answer: Prediction) -> FilePrediction:
-        return FilePrediction(path, answer.label, answer.probability, answer.probabilities)
+        probability, probabilities = answer.probability, answer.probabilities
+        return FilePrediction(path, answer.label, probability, probabilities, set=answer.set)
 
     def table(
         self,

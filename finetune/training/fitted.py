@@ -53,6 +53,8 @@ class Fitted:
         losses = []
         if self.post_processing.temperature != 1:
             losses.append(("calibrate()", "its temperature is given up, calibrate again"))
+        if self.post_processing.coverage is not None:
+            losses.append(("calibrate(coverage=)", "its sets are given up, calibrate again"))
         if self.post_processing.thresholds:
             losses.append(("tune_thresholds()", "its thresholds are given up, tune them again"))
         if self.post_processing.priors is not None:

@@ -135,7 +135,7 @@ def test_json_lines_hold_the_fields(tmp_path: Path) -> None:
     assert write_jsonl(iter(ROWS), file) == (2, 1)
     torn, good = map(json.loads, file.read_text().splitlines())
     assert (torn["error"], torn["label"]) == ("it is torn", None)
-    assert good == ROWS[1]._asdict()
+    assert good == ROWS[1].to_dict()
 
 
 def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
