@@ -1,5 +1,6 @@
 """Fixtures that several rooms need."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,13 @@ from finetune import ImageDataLoaders, Learner, vision_learner
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start, too
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_collections() -> None:
+    """A collection of garbage takes a second where it walks all that is imported; it need not."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import run_python
 from test_layers import FLOORS
 
 import finetune
@@ -22,6 +23,15 @@ FENCED_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 FINETUNE_IN_BASH = """set -euo pipefail
 python() { "$PYTHON" "$@"; }
 finetune() { python -c 'from finetune.cli import main; raise SystemExit(main())' "$@"; }
+"""
+ANOTHER_FINETUNE = """
+import os, sys
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+for name in [name for name in sys.modules if name.partition(".")[0] == "finetune"]:
+    del sys.modules[name]
+import finetune
+assert finetune.__file__.startswith(sys.argv[1])
 """
 
 
@@ -78,12 +88,12 @@ def apply_diff(example: Example, folder: Path) -> None:
     )
 
 
-def run_script(language: str, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_script(language: str, text: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Runs a script with the package in this folder."""
-    command = [sys.executable, "-c", text]
-    if language == "bash":
-        command = ["bash", "-c", FINETUNE_IN_BASH + text]
+    if language == "python":
+        return run_python(ANOTHER_FINETUNE + text, folder)
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHON": sys.executable}
+    command = ["bash", "-c", FINETUNE_IN_BASH + text]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
