@@ -14,6 +14,7 @@ from finetune.callbacks.mlflow_log import MLflow
 from finetune.callbacks.save_best import SaveBest
 from finetune.callbacks.tensorboard_log import TensorBoard
 from finetune.callbacks.update_norms import UpdateNorms
+from finetune.cross_validation import CrossValidation, cross_validate
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
 from finetune.data.images.decode import ImageError
@@ -50,6 +51,7 @@ __all__ = [
     "CSVLog",
     "Callback",
     "CheckpointError",
+    "CrossValidation",
     "DataLoaders",
     "DivergenceError",
     "EarlyStopping",
@@ -81,6 +83,7 @@ __all__ = [
     "ValuesPrediction",
     "WeightsError",
     "adamw",
+    "cross_validate",
     "delayed",
     "load_learner",
     "muon",

@@ -301,6 +301,14 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     },
     "Stop": lambda world: {"reason": "enough"},
     "TensorBoard": lambda world: {"folder": world.folder / "board"},
+    "cross_validate": lambda world: {
+        "data": world.data,
+        "backbone": lambda data: vision_learner(
+            data, BACKBONE, weights=None, device="cpu", precision="fp32", progress=False
+        ),
+        "folds": 2,
+        "fit": lambda learner: None,
+    },
     "delayed": lambda world: {"start": 0.5, "schedule": float},
     "load_learner": lambda world: {"folder": world.exported},
     "vision_learner": lambda world: {
@@ -333,6 +341,7 @@ NOT_WALKED = {
     "Batch": "made by loaders, in every step",
     "Callback": "has no arguments",
     "CheckpointError": _RESULT,
+    "CrossValidation": _RESULT,
     "DivergenceError": _RESULT,
     "FilePrediction": _RESULT,
     "ImageError": _RESULT,
@@ -358,7 +367,9 @@ NOT_WALKED = {
     "PostProcessing.from_dict": _STORED,
     "Predictions.cells": _FROM_THE_LOOP,
     "Predictions.csv_values": _FROM_THE_LOOP,
+    "Predictions.fold_of": _FROM_THE_LOOP,
     "Predictions.images": _FROM_THE_LOOP,
+    "Predictions.in_folds": "called by cross_validate",
     "Predictions.sections": _FROM_THE_LOOP,
     "Predictions.worst": "see top_losses",
     "Predictions.worst_section": _FROM_THE_LOOP,
@@ -442,7 +453,9 @@ def parameters_of(name: str) -> dict[str, Any]:
             shared |= options
     hints = {}
     for parameter in parameters.values():
-        if parameter.name not in ("self", "cls", *shared):
+        # options that are handed on are tried where they go
+        is_handed_on = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        if parameter.name not in ("self", "cls", *shared) and not is_handed_on:
             hints[parameter.name] = parameter.annotation
     return hints
 

@@ -1,51 +1,15 @@
-"""Suspicious labels: those that a model which never saw them finds improbable."""
-
-from collections.abc import Callable
-from typing import Any
+"""Probabilities of training labels, by models that never saw them."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune import arguments
-from finetune.interpret.suspicious import SuspiciousLabel, SuspiciousLabels, rank_suspicious
 from finetune.randomness import generator
 
 FOLDS = 5
 PENALTY = 1e-2
 """The factor of the squared weights in the regression's loss, for standardised features."""
 _SMALLEST_SCALE = 1e-6
-
-
-def suspicious_labels(
-    probabilities: np.ndarray,
-    targets: np.ndarray,
-    items: tuple[str | int, ...],
-    classes: tuple[str, ...],
-    count: int,
-    image: Callable[[int], Any] | None,
-) -> SuspiciousLabels:
-    """The `count` most suspicious labels, or all of them where there are fewer.
-
-    probabilities: [N, C], by models that did not see the label of the example. targets: [N] class
-    numbers. items: names of the examples. image: opens the image of an example, by its number; None
-    if no images are known. Raises ValueError unless count >= 1.
-    """
-    arguments.whole_number("count", count, at_least=1)
-    ranking = rank_suspicious(probabilities, targets)
-    rows = []
-    for number, likelier_class in ranking[:count]:
-        label = targets[number]
-        row = SuspiciousLabel(
-            item=items[number],
-            label=classes[label],
-            looks_like=classes[likelier_class],
-            probability=float(probabilities[number, likelier_class]),
-            own_probability=float(probabilities[number, label]),
-            number=number,
-        )
-        rows.append(row)
-    return SuspiciousLabels(rows, total=len(ranking), examined=len(targets), image=image)
 
 
 def cross_probabilities(

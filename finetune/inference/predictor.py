@@ -19,12 +19,12 @@ from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.inference.activation_maps import find_layer, grad_cam
 from finetune.inference.features import Features, backbone_of, compute_features
 from finetune.inference.files import Files, predict_files
-from finetune.inference.label_issues import cross_probabilities, suspicious_labels
+from finetune.inference.label_issues import cross_probabilities
 from finetune.inference.outputs import Outputs, compute_outputs, mean_over_views, reading
 from finetune.inference.reading import InOrder, Reader, Source
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.prediction_table import PredictionTable
-from finetune.interpret.suspicious import SuspiciousLabels
+from finetune.interpret.suspicious import SuspiciousLabels, suspicious_labels
 from finetune.metrics import Metrics, create_metrics
 from finetune.models.evaluation_view import evaluation_view
 from finetune.modes import usual_modes

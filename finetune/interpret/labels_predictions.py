@@ -64,7 +64,7 @@ class LabelsPredictions(OutputsTable):
             self.losses,
             thresholds=thresholds,
             image=self.image,
-        )
+        ).in_folds(self.folds)
 
     def best_thresholds(self) -> dict[str, float]:
         """The threshold of each class with the best F1 on these examples, by name of the class.

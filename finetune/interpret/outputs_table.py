@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 
 class OutputsRow(NamedTuple):
-    """One example. item: path or number. target, predicted: in words. outputs: [C]."""
+    """One example. item: path or number. target, predicted: in words. outputs: [C].
+
+    fold: see `prediction_table.Row`.
+    """
 
     item: str | int
     target: str
     predicted: str
     loss: float
     outputs: np.ndarray
+    fold: int | None = None
 
 
 class OutputsTable(PredictionTable):
@@ -76,6 +80,7 @@ class OutputsTable(PredictionTable):
             self.predicted_words(output),
             float(self.losses[number]),
             output,
+            self.fold_of(number),
         )
 
     def top_losses(self, k: int = 10) -> list[OutputsRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 import numpy as np
+from typing_extensions import Self
 
 from finetune import arguments
 from finetune.files.replacing import replacing_text
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from finetune.interpret.calibration import Calibration
     from finetune.interpret.confusion import Confusion
     from finetune.interpret.report import Report
+    from finetune.interpret.suspicious import SuspiciousLabels
 
 ROWS_SHOWN = 10
 """Rows that are printed of a longer table."""
@@ -34,7 +37,8 @@ class Row(Protocol):
     """One example.
 
     item: its path or number. target, predicted: in words. loss: in nats, or in the unit of the loss
-    function.
+    function. fold: number of the fold of a cross-validation that it was predicted in, from 0; None
+    without one.
     """
 
     @property
@@ -45,6 +49,8 @@ class Row(Protocol):
     def predicted(self) -> str: ...
     @property
     def loss(self) -> float: ...
+    @property
+    def fold(self) -> int | None: ...
 
 
 class PredictionTable(ABC):
@@ -52,6 +58,7 @@ class PredictionTable(ABC):
 
     items: paths or numbers. classes: names of the classes or targets. targets: [N] or [N, C].
     losses: [N]. image: opens the image of a row by its number; None where the data has no images.
+    folds: number of the fold that each row was predicted in, see `in_folds`.
 
     Methods that mean nothing for the table's task raise ValueError, and name one that does.
     """
@@ -72,6 +79,7 @@ class PredictionTable(ABC):
         self.targets = np.asarray(targets)
         self.losses = np.asarray(losses, dtype=np.float64)
         self.image = image
+        self.folds: tuple[int, ...] | None = None
 
     # --- what the table of each task defines
 
@@ -100,6 +108,18 @@ class PredictionTable(ABC):
         """The values of one example in the columns of `csv_columns`."""
 
     # --- rows
+
+    def in_folds(self, folds: Sequence[int] | None) -> Self:
+        """The same table, whose rows know the fold of a cross-validation that they are of."""
+        if folds is not None and len(folds) != len(self):
+            raise ValueError(f"got {len(folds)} folds for {len(self)} rows; each row needs one")
+        table = copy.copy(self)
+        table.folds = None if folds is None else tuple(folds)
+        return table
+
+    def fold_of(self, number: int) -> int | None:
+        """The fold of a row, by its number; None without cross-validation."""
+        return None if self.folds is None else self.folds[number]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -132,14 +152,19 @@ class PredictionTable(ABC):
     def _repr_html_(self) -> str:
         return self._worst_rows(item_width=80).html()
 
+    @property
+    def _row_columns(self) -> Sequence[str]:
+        """The fields of a row that a file has as columns."""
+        return self.header if self.folds is None else (*self.header, "fold")
+
     def to_csv(self, path: str | Path) -> None:
         """Writes all rows, with a column for each class or target after those of the table."""
         # names of files need not be valid UTF-8
         with replacing_text(arguments.path("path", path), errors="backslashreplace") as stream:
             writer = csv.writer(stream)
-            writer.writerow([*self.header, *self.csv_columns()])
+            writer.writerow([*self._row_columns, *self.csv_columns()])
             for number, row in enumerate(self):
-                cells = [getattr(row, name) for name in self.header]
+                cells = [getattr(row, name) for name in self._row_columns]
                 values = [f"{value:.6g}" for value in self.csv_values(number)]
                 writer.writerow([*cells, *values])
 
@@ -150,7 +175,7 @@ class PredictionTable(ABC):
         """
         with replacing_text(arguments.path("path", path), errors="backslashreplace") as stream:
             for number, row in enumerate(self):
-                record = {name: getattr(row, name) for name in self.header}
+                record = {name: getattr(row, name) for name in self._row_columns}
                 values = [float(value) for value in self.csv_values(number)]
                 record.update(zip(self.csv_columns(), values, strict=True))
                 for name, value in record.items():
@@ -235,6 +260,10 @@ class PredictionTable(ABC):
     def temperature(self) -> float:
         """The divisor of the outputs for which the probabilities fit the targets best."""
         self._refuse("temperature()")
+
+    def suspicious_labels(self, count: int = 20) -> SuspiciousLabels:
+        """Labels that are probably wrong, the surest first, if the model has not seen them."""
+        self._refuse("suspicious_labels()")
 
     def best_thresholds(self) -> dict[str, float]:
         """The threshold of each class with the best F1; for several labels per example only."""

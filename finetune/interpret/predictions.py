@@ -14,6 +14,7 @@ from finetune.interpret.confusion import Confusion
 from finetune.interpret.page import Drawing, Part, Section
 from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
 from finetune.interpret.report import ClassReport
+from finetune.interpret.suspicious import SuspiciousLabels, suspicious_labels
 from finetune.tables import Table, end_of
 from finetune.wording import counted, warn
 
@@ -27,7 +28,7 @@ class PredictionRow(NamedTuple):
     """One example.
 
     item: path or number. target, predicted: names of classes. probability: of the predicted class.
-    probabilities: [C].
+    probabilities: [C]. fold: see `prediction_table.Row`.
     """
 
     item: str | int
@@ -36,6 +37,7 @@ class PredictionRow(NamedTuple):
     probability: float
     loss: float
     probabilities: np.ndarray
+    fold: int | None = None
 
 
 class Predictions(PredictionTable):
@@ -107,6 +109,7 @@ class Predictions(PredictionTable):
             float(self.probability[number]),
             float(self.losses[number]),
             self.probabilities[number],
+            self.fold_of(number),
         )
 
     @property
@@ -160,6 +163,16 @@ class Predictions(PredictionTable):
         scores = analysis.class_scores(self.targets, self.predicted, len(self.classes))
         return ClassReport(scores, self.classes, "accuracy", self.accuracy)
 
+    def suspicious_labels(self, count: int = 20) -> SuspiciousLabels:
+        """Labels that are probably wrong, the surest first; `.plot()` shows the images.
+
+        The table must be of a model that has not learned these labels: of validation images, or of
+        `cross_validate`, whose table has all images. Raises ValueError unless count >= 1.
+        """
+        return suspicious_labels(
+            self.probabilities, self.targets, self.items, self.classes, count, self.image
+        )
+
     # --- whether its probabilities can be trusted
 
     def calibration(self, bins: int = 15) -> Calibration:
@@ -196,7 +209,7 @@ class Predictions(PredictionTable):
             self.losses,
             temperature=temperature,
             image=self.image,
-        )
+        ).in_folds(self.folds)
 
     # --- figures
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from finetune import arguments
 from finetune.interpret.image_grids import WRONG, plot_grid
 from finetune.tables import Table, end_of
 
@@ -129,3 +130,34 @@ class SuspiciousLabels(Sequence[SuspiciousLabel]):
             images.append(self._image(row.number))
             texts.append(f"labelled {row.label}\nlooks like {row.looks_like} {row.probability:.0%}")
         return plot_grid(images, texts, [WRONG] * len(texts), columns=5, caption=self._summary)
+
+
+def suspicious_labels(
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    items: tuple[str | int, ...],
+    classes: tuple[str, ...],
+    count: int,
+    image: Callable[[int], Any] | None,
+) -> SuspiciousLabels:
+    """The `count` most suspicious labels, or all of them where there are fewer.
+
+    probabilities: [N, C], by models that did not see the label of the example. targets: [N] class
+    numbers. items: names of the examples. image: opens the image of an example, by its number; None
+    if no images are known. Raises ValueError unless count >= 1.
+    """
+    arguments.whole_number("count", count, at_least=1)
+    ranking = rank_suspicious(probabilities, targets)
+    rows = []
+    for number, likelier_class in ranking[:count]:
+        label = targets[number]
+        row = SuspiciousLabel(
+            item=items[number],
+            label=classes[label],
+            looks_like=classes[likelier_class],
+            probability=float(probabilities[number, likelier_class]),
+            own_probability=float(probabilities[number, label]),
+            number=number,
+        )
+        rows.append(row)
+    return SuspiciousLabels(rows, total=len(ranking), examined=len(targets), image=image)

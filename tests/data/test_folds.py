@@ -86,6 +86,21 @@ def test_every_label_of_two_images_is_in_every_training(rows: list[list[bool]]) 
             assert left >= 1 or before < 2
 
 
+def test_rarest_label_is_divided_as_evenly_as_the_common_ones() -> None:
+    """It has the fewest images to choose from, and comes first."""
+    rows = [[True, number % 2 == 0, number % 6 == 0] for number in range(60)]
+    whole = Examples(
+        [str(number) for number in range(60)],
+        torch.tensor(rows).float(),
+        ("a", "b", "c"),
+        MultiLabel(),
+    )
+    fold_of = whole.fold_numbers(5, seed=0)
+    for column, expected in enumerate((12, 6, 2)):
+        counts = torch.bincount(fold_of[whole.labels[:, column] > 0.5], minlength=5)
+        assert counts.tolist() == [expected] * 5
+
+
 def test_groups_of_uneven_size_make_folds_of_about_one_size() -> None:
     sizes = [30, 20, 10, 10, 10, 5, 5, 5, 5]
     groups = tuple(f"g{number}" for number, size in enumerate(sizes) for _ in range(size))
