@@ -1,11 +1,13 @@
 """ImageLoader: batches of presized images and their targets, a pure function of (seed, epoch)."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from finetune import distributed
 from finetune.data.examples import Examples
@@ -13,6 +15,7 @@ from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageSource
 from finetune.data.loaders import Batch, Batches
 from finetune.data.sampling import Sampling, draw
+from finetune.nested import map_tensors
 from finetune.randomness import generator
 
 
@@ -45,6 +48,12 @@ class ImageLoader:
                 f"{count} training images make no batch of {batch_size}; "
                 f"pass batch_size={count} or less"
             )
+
+    def of_squares(self) -> "Self":
+        """A loader of the same images that gives the middle square of each, as validation does."""
+        loader = copy.copy(self)
+        loader.cache = self.cache.squares()
+        return loader
 
     @property
     def items(self) -> Sequence[ImageSource]:
@@ -103,7 +112,7 @@ class ImageLoader:
         images, targets = self.cache.images(indices), self.targets[indices]
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             # only from pinned memory is a copy to the device asynchronous
-            images, targets = images.pin_memory(), targets.pin_memory()
+            images, targets = map_tensors(torch.Tensor.pin_memory, (images, targets))
         return Batch(images, targets, indices)
 
 

@@ -56,7 +56,9 @@ class ImageDataLoaders(DataLoaders):
     image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
     out, uint8 or float in [0, 1]. It is called for each image with the global generators of
     torch, numpy and Python seeded by (seed, epoch, the image's number), so that epochs repeat;
-    it may keep no other state. Its result is resized to image_size and then normalised.
+    it may keep no other state. Its result is resized to image_size and then normalised. It gets the
+    middle square of an elongated image, as validation does. Other random views are anywhere along
+    the image, in the middle of it that is 1.5 times as long as its shorter side.
 
     task: "single_label", one class name an image; "multi_label", any number of them, targets
     float32 [B, C]; "regression", one or more numbers, targets float32 [B, K], whose names `classes`
@@ -73,9 +75,10 @@ class ImageDataLoaders(DataLoaders):
     for the whole process) or else in a temporary file. With a cache_folder those that are files
     are kept there between runs, decoded again if their file changes. It holds up to
     cache_gigabytes: image files * (image_size / 0.875) ** 2 * 3 bytes for a data set, whatever its
-    split; the least recently used data sets and sizes make room for a new one. You may delete the
-    folder when no run uses it. A folder that can't be written or a full disk is an OSError; images
-    that fit nowhere are decoded in every epoch, with a warning.
+    split, and half as much again for the ends of elongated images; the least recently used data
+    sets and sizes make room for a new one. You may delete the folder when no run uses it. A folder
+    that can't be written or a full disk is an OSError; images that fit nowhere are decoded in every
+    epoch, with a warning.
 
     train_examples, valid_examples: what the constructors make of their arguments. folders: where
     the examples were looked for, if they were.
@@ -405,10 +408,10 @@ class ImageDataLoaders(DataLoaders):
         presizing = pipeline.preprocessing.without_normalisation()
         train, valid = self.train_examples, self.valid_examples
         if presizing not in self._caches:
-            self._caches[presizing] = pipeline.cache(self._cached_items)
+            self._caches[presizing] = pipeline.cache(self._cached_items, for_training=True)
         cache = self._caches[presizing]
         train_cache = cache.select(self._train_numbers)
-        valid_cache = cache.select(self._valid_numbers)
+        valid_cache = cache.select(self._valid_numbers).squares()
         super().__init__(
             ImageLoader(train, train_cache, self.batch_size, shuffle=True, sampling=self.sampling),
             # no gradients are kept, so that twice as many fit

@@ -181,6 +181,8 @@ class Reader:
         images = getattr(loader, "items", None)
         value_range = None
         if isinstance(loader, ImageLoader):
+            # a prediction does not depend on whether the model was trained with the image
+            loader = loader.of_squares()
             value_range = loader.cache.preprocessing.value_range
         in_order = InOrder(loader, max(batch_sizes, default=1))
         return Source(in_order, images, numbers, value_range)

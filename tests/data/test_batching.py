@@ -105,9 +105,9 @@ def test_start_in_the_middle_decodes_nothing_earlier(monkeypatch: pytest.MonkeyP
     decoded: set[int] = set()
     presize = Preprocessing.presize
 
-    def noted(self: Preprocessing, image: np.ndarray) -> np.ndarray:
+    def noted(self: Preprocessing, image: np.ndarray, margin: int = 0) -> np.ndarray:
         decoded.add(int(image[0, 0, 0]))
-        return presize(self, image)
+        return presize(self, image, margin)
 
     monkeypatch.setattr(Preprocessing, "presize", noted)
     rest = {i for batch in order(make_loader(), start=3) for i in batch}

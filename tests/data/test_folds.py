@@ -161,7 +161,7 @@ def test_every_image_is_for_validation_once() -> None:
 def test_folds_give_the_images_that_they_name() -> None:
     for fold in pictures(12).folds(3):
         for loader in (fold.train, fold.valid):
-            for batch in loader.epoch(0, 0):
+            for batch in loader.of_squares().epoch(0, 0):
                 expected = [colours(loader.examples)[number] for number in batch.indices.tolist()]  # type: ignore[union-attr]
                 assert batch.inputs[:, 0, 0, 0].tolist() == expected
 

@@ -1,6 +1,9 @@
 import io
 import json
 import random
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from finetune.data.images.augment import Augmentation
 from finetune.data.images.decode import ImageError, read_image
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import Batch
+from finetune.inference.reading import Reader
 
 CPU = torch.device("cpu")
 SMALL = {"image_size": 16, "batch_size": 4, "workers": 2}
@@ -424,6 +428,73 @@ def test_validation_is_not_augmented(photos: Path) -> None:
     wild = Augmentation(flip=1, rotate=45, lighting=0.9)
     plain, augmented = (valid_batches(from_photos(photos, augment=a))[0] for a in (None, wild))
     assert torch.equal(plain.inputs, augmented.inputs)
+
+
+# --- elongated images
+
+
+def wide_images() -> list[np.ndarray]:
+    """Black, with a red left and a green right end that no middle square reaches."""
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, :8, 0] = 255
+    image[:, -8:, 1] = 255
+    return [image] * 8
+
+
+def from_wide(**options: object) -> ImageDataLoaders:
+    labels = list("ab") * 4
+    return ImageDataLoaders.from_lists(wide_images(), labels, **{**SMALL, **options}).for_backbone(
+        16, (0.0,) * 3, (1.0,) * 3
+    )
+
+
+def seen_channels(views: Iterable[Tensor]) -> list[bool]:
+    """Whether red, green and blue are in any of these views."""
+    return (torch.stack(list(views)).amax(dim=(0, 2, 3)) > 0.2).tolist()
+
+
+def test_training_sees_both_ends_and_validation_the_middle() -> None:
+    data = from_wide()
+    epochs = [train_views(data, epoch).values() for epoch in range(6)]
+    assert seen_channels(chain.from_iterable(epochs)) == [True, True, False]
+    assert seen_channels(valid_batches(data)[0].inputs) == [False, False, False]
+
+
+def test_training_images_are_evaluated_by_their_middle() -> None:
+    """A random view, too, is that of the same image in a list."""
+    data = from_wide()
+    reader = Reader(data, data.classes, data.task, known_loaders=(data.train, data.valid))
+    listed = data.pipeline.cache(data.train_examples.items)
+    for view in (None, 0):
+        for batch in reader.open(data.train).loader.epoch(0, 0):
+            prepared = data.prepare(batch, view).inputs
+            assert seen_channels(prepared) == [False, False, False]
+            same = replace(batch, inputs=listed.images(batch.indices))
+            assert torch.equal(prepared, data.prepare(same, view).inputs)
+
+
+@pytest.mark.parametrize("resize", ["squish", "pad"])
+def test_image_that_becomes_a_square_is_kept_as_one(resize: str) -> None:
+    batch = next(from_wide(resize=resize).train.epoch(0, 0))
+    assert batch.inputs.shape == (4, 3, 18, 18)
+
+
+def test_function_of_an_image_gets_its_middle_square() -> None:
+    shapes = []
+
+    def noted(image: Tensor) -> Tensor:
+        shapes.append(list(image.shape))
+        return image
+
+    data = from_wide(augment=noted)
+    assert seen_channels(train_views(data).values()) == [False, False, False]
+    assert shapes == [[3, 18, 18]] * 4
+
+
+def test_whole_images_of_another_size_are_refused() -> None:
+    batch = next(from_wide().train.epoch(0, 0))
+    with pytest.raises(ValueError, match=r"must be \[B, 3, 32, 32\], got \[4, 3, 26, 18\]"):
+        from_wide(image_size=32).prepare(batch, 0)
 
 
 # --- suiting a backbone

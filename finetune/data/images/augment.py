@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune import arguments
+from finetune.data.images.whole import WholeImages
 from finetune.randomness import uniforms
 from finetune.wording import did_you_mean
 
 DRAWS = (
     "affine",
+    "place",
     "window",
     "angle",
     "flip",
@@ -26,7 +28,10 @@ DRAWS = (
     "brightness",
     "contrast",
 )
-"""The random numbers that an image needs. Each is keyed by its name: a new one changes no other."""
+"""The random numbers that an image needs. Each is keyed by its name: a new one changes no other.
+
+place: of the square in an elongated image; all that follows happens in that square.
+"""
 Draws: TypeAlias = Mapping[str, Tensor]
 """For each of `DRAWS` a number in [0, 1) an image: [B], on the images' device."""
 AugmentName: TypeAlias = Literal["none", "light", "standard", "strong"]
@@ -38,6 +43,9 @@ Augment: TypeAlias = "AugmentName | Augmentation | Transform | None"
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """What may happen to a training image; all of it in one resample and one colour transform.
+
+    Of an elongated image a view sees one square, in which all of this happens. It may be anywhere
+    along the image, and is more often near the middle.
 
     flip: probability of a left-right flip. min_window: smallest side of the random square window,
     as a fraction of the presized image's side; the largest is 1. rotate: degrees each way.
@@ -90,12 +98,14 @@ def resolve(augment: Augment) -> Augmentation | Transform | None:
     )
 
 
-def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
+def center_crop(images: Tensor | WholeImages, size: int, mean: Tensor, std: Tensor) -> Tensor:
     """The deterministic view: the middle of the presized image, normalised.
 
-    images: uint8 [B, 3, S, S]; mean, std: [3], in [0, 1]. Returns float32 [B, 3, size, size].
-    Raises ValueError for images that are smaller.
+    images: uint8 [B, 3, S, S], or whole ones; mean, std: [3], in [0, 1]. Returns float32
+    [B, 3, size, size]. Raises ValueError for images that are smaller.
     """
+    if isinstance(images, WholeImages):
+        images = images.middle_squares()
     if min(images.shape[-2:]) < size:
         raise ValueError(f"there is no middle of {size} px in images {list(images.shape)}")
     edge = (images.shape[-1] - size) // 2
@@ -104,14 +114,28 @@ def center_crop(images: Tensor, size: int, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def augment(
-    images: Tensor, draws: Draws, spec: Augmentation, size: int, mean: Tensor, std: Tensor
+    images: Tensor | WholeImages,
+    draws: Draws,
+    spec: Augmentation,
+    size: int,
+    mean: Tensor,
+    std: Tensor,
 ) -> Tensor:
     """A random view, resampled once.
 
-    images: uint8 [B, 3, S, S]; draws: see `draw_numbers`; mean, std: [3], in [0, 1]. Returns
-    float32 [B, 3, size, size].
+    images: uint8 [B, 3, S, S], or whole ones, of which each view sees a square, anywhere along the
+    image. draws: see `draw_numbers`; mean, std: [3], in [0, 1]. Returns float32
+    [B, 3, size, size].
     """
-    grid = _sampling_grid(homographies(draws, spec), size)
+    matrices = homographies(draws, spec)
+    if isinstance(images, WholeImages):
+        # to look at a transposed image with x and y exchanged costs less than to turn it
+        exchanged = torch.cat([matrices[:, :2].flip(1), matrices[:, 2:]], dim=1)
+        matrices = torch.where(images.is_transposed.view(-1, 1, 1), exchanged, matrices)
+        # cubed: most views are near the middle, which is what validation sees
+        places = (1 + _signed(draws["place"]) ** 3) / 2
+        images = images.squares(places)
+    grid = _sampling_grid(matrices, size)
     view = F.grid_sample(
         images.float().mul_(1 / 255), grid, padding_mode="reflection", align_corners=False
     )

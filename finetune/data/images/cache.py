@@ -1,6 +1,7 @@
 """ImageCache: presized uint8 images, decoded once by a few threads and kept where there is room."""
 
 import copy
+import math
 import os
 import shutil
 import tempfile
@@ -16,7 +17,9 @@ from torch import Tensor
 from finetune.data.images.dataset_images import DatasetImages, select_items
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.rows import ImageRows
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
+from finetune.data.images.whole import WholeImages
 from finetune.data.memory import reserve
 from finetune.wording import warn
 
@@ -35,11 +38,12 @@ class ImageCache:
 
     workers: threads that decode; their number changes no result. Threads are enough, because PIL
     decodes outside the interpreter lock: two threads are as fast as two processes would be (2.0
-    and 1.95 s for 3,068 photos). folder: keeps images between runs.
+    and 1.95 s for 3,068 photos). folder: keeps images between runs. margin: so many pixels beyond
+    either end of the middle square of an elongated image are kept, and given as `WholeImages`.
     """
 
     # R is the number of images that are kept together, N the number of images in this cache.
-    _images: np.ndarray | None  # uint8 [R, S, S, 3]; None where there is no room
+    _images: ImageRows | None  # R images; None where there is no room
     _is_ready: np.ndarray  # bool [R]: which of the kept images can be used
     _rows: np.ndarray  # int64 [N]: the row in `_images` of each image
     _store: ImageStore | None  # the store in the cache folder, if the images are kept there
@@ -51,39 +55,51 @@ class ImageCache:
         workers: int,
         *,
         folder: CacheFolder | None = None,
+        margin: int = 0,
     ) -> None:
         self.items = items
         self.preprocessing = preprocessing
         self.workers = workers
         self._folder = folder
+        self._margin = margin
+        self._is_whole = margin > 0
         self._lock = threading.Lock()
         self._is_open = False
         # of a subset: the cache that it shares, and the numbers of its images there
         self._parent: ImageCache | None = None
         self._numbers = np.arange(0)
 
-    def images(self, indices: Tensor) -> Tensor:
-        """The images with these numbers, uint8 [B, 3, S, S] in channels-last layout.
+    def images(self, indices: Tensor) -> Tensor | WholeImages:
+        """The images with these numbers, uint8 [B, 3, S, S] in channels-last layout, or whole.
 
         indices: [B] int64. Raises ImageError for an image that can't be read.
         """
         self._open()
         numbers = indices.numpy()
         rows = self._rows[numbers]
-        missing = np.unique(numbers[~self._is_ready[rows]]).tolist()
-        decoded: dict[int, np.ndarray] = {}
-        if missing:
+        missing = np.unique(numbers[~self._is_ready[rows]])
+        decoded: list[np.ndarray] = []
+        if len(missing):
             with self._decoders() as threads:
-                decoded = dict(zip(missing, threads.map(self._decode, missing), strict=True))
-        if self._images is not None:
-            batch = self._images[rows]
-        else:
+                decoded = list(threads.map(self._decode, missing.tolist()))
+        images = self._images
+        if images is None:
             # where nothing is kept, all images of the batch were missing
-            side = self.preprocessing.presized_side
-            batch = np.empty((len(numbers), side, side, 3), dtype=np.uint8)
-            for position, number in enumerate(numbers.tolist()):
-                batch[position] = decoded[number]
-        return torch.from_numpy(batch).permute(0, 3, 1, 2)
+            images = ImageRows.to_be_filled(np.empty(self._shape(len(missing)), np.uint8))
+            for row, image in enumerate(decoded):
+                images.put(row, image)
+            rows = np.searchsorted(missing, numbers)
+        if self._is_whole:
+            return WholeImages.of(images.select(rows))
+        return torch.from_numpy(images.squares(rows)).permute(0, 3, 1, 2)
+
+    def squares(self) -> "ImageCache":
+        """A cache of the same images that gives their middle squares, and shares what is kept."""
+        if not self._is_whole:
+            return self
+        squares = self.select(torch.arange(len(self.items)))
+        squares._is_whole = False
+        return squares
 
     def unreadable(self) -> Iterator[tuple[int, ImageError]]:
         """Decodes all images that are not ready; yields number and error of each that fails."""
@@ -117,20 +133,22 @@ class ImageCache:
         return subset
 
     def _decode(self, number: int) -> np.ndarray:
-        """Decodes an image, uint8 [S, S, 3], and keeps it where there is room."""
+        """Decodes an image, and keeps it where there is room. Returns its pixels."""
         source = self.items[number]
         if self._images is None:
-            return self.preprocessing.presize(source)
+            return self._presize(source)
         row = self._rows[number]
-        image: np.ndarray = self._images[row]
         if self._store is None:
-            image[...] = self.preprocessing.presize(source)
+            self._images.put(row, self._presize(source))
         else:
             assert isinstance(source, str | Path)
-            self._store.fill(row, source, self.preprocessing.presize)
+            self._store.fill(row, source, self._presize)
         # only now that the pixels are there, for another thread may ask meanwhile
         self._is_ready[row] = True
-        return image
+        return self._images.part(row)
+
+    def _presize(self, source: ImageSource) -> np.ndarray:
+        return self.preprocessing.presize(source, self._margin)
 
     def _open(self) -> None:
         """Chooses the place for the images, at first use.
@@ -165,7 +183,7 @@ class ImageCache:
         files = sorted(set(paths))
         side = self.preprocessing.presized_side
         settings = f"{self.preprocessing.resize} {self.preprocessing.value_range}"
-        store = self._folder.open(files, side, settings)
+        store = self._folder.open(files, side, self._margin, settings)
         if store is None:
             return None
         row_of_file = {file: row for row, file in enumerate(files)}
@@ -174,20 +192,27 @@ class ImageCache:
         self._is_ready = np.zeros(len(files), bool)
         return store
 
+    def _shape(self, count: int) -> tuple[int, int, int, int]:
+        """Of the rows of so many images."""
+        side = self.preprocessing.presized_side
+        return count, side + 2 * self._margin, side, 3
+
     def _allocate_room(self) -> None:
         """Takes room in memory or in a temporary file, if there is any."""
-        count, side = len(self.items), self.preprocessing.presized_side
-        shape = (count, side, side, 3)
-        size = count * side * side * 3
+        count = len(self.items)
+        shape = self._shape(count)
+        size = math.prod(shape)
         self._is_ready = np.zeros(count, bool)
         self._rows = np.arange(count)
         # all subsets share `_is_ready`, so the memory is reserved until the last of them is gone
         if reserve(self._is_ready, size):
-            self._images = np.empty(shape, np.uint8)
+            # pages that no image lies on take no memory
+            self._images = ImageRows.to_be_filled(np.empty(shape, np.uint8))
             return
         folder = self._folder.path if self._folder else Path(tempfile.gettempdir())
-        self._images = _temporary_array(folder, shape, size)
-        if self._images is None:
+        pixels = _temporary_array(folder, shape, size)
+        self._images = None if pixels is None else ImageRows.to_be_filled(pixels)
+        if pixels is None:
             warn(
                 f"{size / 1e9:.2f} GB of images fit neither into memory nor into a temporary "
                 f"file in {str(folder)!r} and are decoded anew in every epoch; pass a smaller "

@@ -4,6 +4,7 @@ It handles every colour mode, the rotation that EXIF states, and scaled decoding
 """
 
 import io
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,6 +168,33 @@ def presize(image: Image.Image, side: int, method: Resize = "crop") -> np.ndarra
     else:
         square = image.resize(size, Image.Resampling.BILINEAR)
     return np.array(square, dtype=np.uint8)
+
+
+def presize_whole(image: Image.Image, side: int, margin: int) -> np.ndarray:
+    """Resizes an image such that its shorter side becomes `side`: uint8 [height, width, 3].
+
+    margin: so many pixels beyond either end of the middle square are kept, if there are as many.
+    The middle square is, to the bit, that of `presize` with "crop".
+    """
+    square = presize(image, side)
+    long_side, short_side = max(image.size), min(image.size)
+    scale = short_side / side
+    beyond = min(margin, math.floor((long_side / scale - side) / 2))
+    if beyond == 0:
+        return square
+    square_start, square_end = (long_side - short_side) / 2, (long_side + short_side) / 2
+    # rounding must not lead out of the image
+    start = max(square_start - beyond * scale, 0)
+    end = min(square_end + beyond * scale, long_side)
+    is_wide = image.width > image.height
+    # each end by itself, because resizing all at once would round the middle square differently
+    ends = []
+    for first, last in ((start, square_start), (square_end, end)):
+        size, box = (side, beyond), (0.0, first, float(short_side), last)
+        if is_wide:
+            size, box = (beyond, side), (first, 0.0, last, float(short_side))
+        ends.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR, box)))
+    return np.concatenate([ends[0], square, ends[1]], axis=1 if is_wide else 0)
 
 
 def _padded(image: Image.Image, side: int) -> Image.Image:

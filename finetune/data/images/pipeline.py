@@ -24,6 +24,7 @@ from finetune.data.images.decode import ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder
 from finetune.data.images.transforms import transformed
+from finetune.data.images.whole import WholeImages
 from finetune.data.loaders import Batch
 
 
@@ -78,13 +79,19 @@ class ImagePipeline:
         """The same pipeline with other deterministic steps."""
         return replace(self, preprocessing=preprocessing)
 
-    def cache(self, items: Sequence[ImageSource]) -> ImageCache:
-        """A cache of these images, decoded and presized."""
+    def cache(self, items: Sequence[ImageSource], *, for_training: bool = False) -> ImageCache:
+        """A cache of these images, decoded and presized.
+
+        for_training: with the ends of elongated images, which random views reach.
+        """
+        # a function of the user's own gets a square
+        has_places = for_training and isinstance(self.augmentation, Augmentation)
         return ImageCache(
             items,
             self.preprocessing.without_normalisation(),
             self.workers,
             folder=self.cache_folder,
+            margin=self.preprocessing.margin if has_places else 0,
         )
 
     def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:
@@ -111,7 +118,9 @@ class ImagePipeline:
             # drawn by seed, view and image, so that an image looks the same in any batch
             draws = draw_numbers(self.seed, view, batch.indices, images.device)
             inputs = augment(images, draws, self.augmentation, size, mean, std)
-        else:  # a function of the user's own
+        else:
+            if isinstance(images, WholeImages):
+                images = images.middle_squares()
             views = transformed(images, self.augmentation, self.seed, view, batch.indices, size)
             inputs = normalise(views, mean, std)
         return replace(batch, inputs=inputs)

@@ -13,8 +13,17 @@ from torch import Tensor
 
 from finetune import arguments
 from finetune.data.images.augment import center_crop
-from finetune.data.images.decode import RESIZE_METHODS, ImageSource, Resize, presize, read_image
+from finetune.data.images.decode import (
+    RESIZE_METHODS,
+    ImageSource,
+    Resize,
+    presize,
+    presize_whole,
+    read_image,
+)
+from finetune.data.images.rows import margin_of
 from finetune.data.images.value_range import checked_value_range
+from finetune.data.images.whole import WholeImages
 
 _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
@@ -74,6 +83,10 @@ class Preprocessing:
         Inputs that are not uint8 are ready for the model. Raises ValueError for uint8 images that
         have neither the presized side nor the model's.
         """
+        if isinstance(inputs, WholeImages):
+            if inputs.side == self.presized_side:
+                return True
+            inputs = inputs.pixels
         if not isinstance(inputs, Tensor) or inputs.dtype != torch.uint8:
             return False
         presized_shape = [3, self.presized_side, self.presized_side]
@@ -85,14 +98,26 @@ class Preprocessing:
             )
         return True
 
-    def presize(self, source: ImageSource) -> np.ndarray:
+    @property
+    def margin(self) -> int:
+        """Pixels that may be kept beyond either end of the middle square of an elongated image.
+
+        0 where the whole image becomes a square.
+        """
+        return margin_of(self.presized_side) if self.resize == "crop" else 0
+
+    def presize(self, source: ImageSource, margin: int = 0) -> np.ndarray:
         """Decodes and presizes an image: uint8 [S, S, 3], where S is `presized_side`.
 
-        Raises ImageError for an image that can't be read.
+        margin: keeps so many pixels beyond either end of the middle square, if the image has them:
+        uint8 [height, width, 3], where the smaller is S. Raises ImageError for an image that can't
+        be read.
         """
         side = self.presized_side
         # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
         image = read_image(source, min_side=2 * side, value_range=self.value_range)
+        if margin:
+            return presize_whole(image, side, margin)
         return presize(image, side, self.resize)
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """ImageStore: decoded images, kept in a folder between runs and checked against their files.
 
 A store is two files. `.images` holds the pixels of N images. `.identities` holds a record for each
-image: the size and the time of change of the file that it was decoded from, and a check sum of the
-pixels. Both files have their full size from the beginning and are mapped into memory.
+image: the size and the time of change of the file that it was decoded from, its height and width,
+and a check sum of the pixels. Both files have their full size from the beginning and are mapped
+into memory.
 """
 
 import errno
 import hashlib
+import math
 import os
 import tempfile
 import threading
@@ -23,9 +25,10 @@ import numpy as np
 import PIL
 
 from finetune import arguments
+from finetune.data.images.rows import ImageRows
 from finetune.wording import warn
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """To be increased with every change of decoding that changes a pixel."""
 
 IMAGES, IDENTITIES, UNFINISHED = ".images", ".identities", ".new"
@@ -34,7 +37,15 @@ IMAGES, IDENTITIES, UNFINISHED = ".images", ".identities", ".new"
 ABANDONED_SECONDS = 3600
 """Age from which an unfinished file counts as left behind by a process that was killed."""
 
-IDENTITY = np.dtype([("size", "<i8"), ("mtime_ns", "<i8"), ("crc", "<u4"), ("is_filled", "<u4")])
+IDENTITY = np.dtype(
+    [
+        ("size", "<i8"),
+        ("mtime_ns", "<i8"),
+        ("crc", "<u4"),
+        ("is_filled", "<u4"),
+        ("height_and_width", "<i4", (2,)),
+    ]
+)
 """A record of the file of identities. size: of the image's file, in bytes."""
 
 # so that all caches of a process share one store, and a store in use is not deleted
@@ -45,7 +56,7 @@ _open: "weakref.WeakValueDictionary[Path, ImageStore]" = weakref.WeakValueDictio
 class ImageStore:
     """Decoded images of N files; `CacheFolder.open` makes it.
 
-    images: uint8 [N, S, S, 3]. No lock between processes is needed: those that fill a store at
+    images: see `ImageRows`. No lock between processes is needed: those that fill a store at
     the same time write the same bytes. An image's identity is written after its pixels, and an
     image that was half-written when the power went fails its check sum.
     """
@@ -54,18 +65,20 @@ class ImageStore:
         identities, images = path.with_suffix(IDENTITIES), path.with_suffix(IMAGES)
         # identities first: a file of images alone counts as the least recently used
         self._identities = _map_or_make_file(identities, IDENTITY, shape[:1])
-        self.images = _map_or_make_file(images, np.dtype(np.uint8), shape)
+        pixels = _map_or_make_file(images, np.dtype(np.uint8), shape)
+        self.images = ImageRows(pixels, self._identities["height_and_width"])
         os.utime(identities)  # the time of the last use, see `CacheFolder`
 
     def fill(self, row: int, file: str | Path, decode: Callable[[str | Path], np.ndarray]) -> None:
-        """Makes sure that `images[row]` is the file's image, as the file is now."""
+        """Makes sure that the row has the file's image, as the file is now."""
         # taken before decoding, so that a change of the file meanwhile is noticed the next time
         size_and_time = _size_and_time(file)
         if self._is_current(row, size_and_time):
             return
         image = decode(file)
-        self.images[row] = image
-        self._identities[row] = (*size_and_time, zlib.crc32(image.data), 1)
+        self.images.put(row, image)
+        crc = zlib.crc32(self.images.part(row).data)
+        self._identities[row] = (*size_and_time, crc, 1, image.shape[:2])
 
     def _is_current(self, row: int, size_and_time: tuple[int, int]) -> bool:
         """Whether the row holds, undamaged, the image of a file with this size and time."""
@@ -74,7 +87,7 @@ class ImageStore:
             return False
         if (int(identity["size"]), int(identity["mtime_ns"])) != size_and_time:
             return False
-        is_undamaged: bool = identity["crc"] == zlib.crc32(self.images[row])
+        is_undamaged: bool = identity["crc"] == zlib.crc32(self.images.part(row).data)
         return is_undamaged
 
 
@@ -99,25 +112,28 @@ class CacheFolder:
                 f"can't write to cache_folder={str(path)!r} ({reason}); pass another folder"
             ) from error
 
-    def open(self, files: Sequence[str], side: int, settings: str) -> ImageStore | None:
+    def open(
+        self, files: Sequence[str], side: int, margin: int, settings: str
+    ) -> ImageStore | None:
         """Opens or makes the store of these files' images.
 
-        files: absolute paths, sorted, each once. side: of an image in pixels.
-        settings: what else decides the pixels, in words. Returns None, with a
-        warning, where the store would exceed the limit. Raises OSError where the disk is full.
+        files: absolute paths, sorted, each once. side, margin: of an image in pixels, see
+        `ImageRows`. settings: what else decides the pixels, in words. Returns None, with a warning,
+        where the store would exceed the limit. Raises OSError where the disk is full.
         """
-        decoding = f"{STORE_VERSION} {PIL.__version__} {side} {settings}"
+        decoding = f"{STORE_VERSION} {PIL.__version__} {side} {margin} {settings}"
         names = os.fsencode("\0".join((decoding, *files)))
         path = self.path / hashlib.blake2b(names, digest_size=16).hexdigest()
         with _lock:
             store = _open.get(path)
             if store is not None:
                 return store
-            needed_bytes = len(files) * (side * side * 3 + IDENTITY.itemsize)
+            shape = (len(files), side + 2 * margin, side, 3)
+            needed_bytes = math.prod(shape) + len(files) * IDENTITY.itemsize
             if not self._make_room(path.name, needed_bytes):
                 return None
             try:
-                store = ImageStore(path, (len(files), side, side, 3))
+                store = ImageStore(path, shape)
             except OSError as error:
                 raise OSError(
                     f"can't keep {needed_bytes / 1e9:.2f} GB of images in cache_folder="

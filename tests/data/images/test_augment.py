@@ -18,6 +18,8 @@ from finetune.data.images.augment import (
     homographies,
 )
 from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.whole import WholeImages
+from finetune.nested import count_examples
 
 STILL = {"flip": 0.0, "min_window": 1.0, "rotate": 0.0, "warp": 0.0, "lighting": 0.0}
 ZERO, ONE = torch.zeros(3), torch.ones(3)
@@ -34,19 +36,24 @@ specs = st.builds(
 )
 
 
-def noise(count: int = 4, side: int = 16, seed: int = 0) -> Tensor:
-    """uint8 [count, 3, side, side]."""
+def noise(count: int = 4, side: int = 16, seed: int = 0, height: int | None = None) -> Tensor:
+    """uint8 [count, 3, height, side]; height: None for squares."""
     source = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=source)
+    shape = (count, 3, height or side, side)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=source)
 
 
 def draws_of(count: int = 4, epoch: int = 0, first: int = 0) -> Draws:
     return draw_numbers(0, epoch, torch.arange(first, first + count), torch.device("cpu"))
 
 
-def views(images: Tensor, spec: Augmentation, size: int, draws: Draws | None = None) -> Tensor:
+def views(
+    images: Tensor | WholeImages, spec: Augmentation, size: int, draws: Draws | None = None
+) -> Tensor:
     """Augmented views in [0, 1], not normalised."""
-    return augment(images, draws_of(len(images)) if draws is None else draws, spec, size, ZERO, ONE)
+    if draws is None:
+        draws = draws_of(count_examples(images))
+    return augment(images, draws, spec, size, ZERO, ONE)
 
 
 def fixed(**numbers: float) -> Draws:
@@ -214,6 +221,54 @@ def test_homographies_are_invertible(spec: Augmentation, epoch: int) -> None:
     assert torch.allclose(matrices @ matrices.inverse(), identity, atol=1e-6)
 
 
+# --- elongated images
+
+
+def both_ends(height: int, width: int) -> WholeImages:
+    """One image with a red end, a black middle and a green end, along its longer axis."""
+    image = torch.zeros(max(height, width), min(height, width), 3, dtype=torch.uint8)
+    image[:4, :, 0] = 255
+    image[-4:, :, 1] = 255
+    return WholeImages(image[None].permute(0, 3, 1, 2), torch.tensor([[height, width]]))
+
+
+@pytest.mark.parametrize("size", [(24, 16), (16, 24)], ids=["tall", "wide"])
+def test_views_reach_both_ends_of_an_elongated_image(size: tuple[int, int]) -> None:
+    red, green = [], []
+    for number in range(40):
+        view = views(both_ends(*size), Augmentation(**STILL), 16, draws_of(1, first=number))
+        red.append(float(view[:, 0].max()))
+        green.append(float(view[:, 1].max()))
+    assert max(red) == max(green) == pytest.approx(1, abs=1e-5)
+    # and its middle square, between them
+    assert min(max(pair) for pair in zip(red, green, strict=True)) < 1e-3
+
+
+def test_view_of_a_wide_image_is_upright() -> None:
+    end = views(both_ends(16, 24), Augmentation(**STILL), 16, fixed(place=0.0))[0, 0]
+    assert bool((end[:, :4] > 0.99).all())
+    assert bool((end[:, 5:] < 0.01).all())
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
+def test_view_of_a_wide_image_is_that_of_its_square(place: float) -> None:
+    """Everything that may happen, happens as it would to the square that the view sees."""
+    image = noise(1, 24, height=16)
+    whole = WholeImages(image.transpose(2, 3), torch.tensor([[16, 24]]))
+    draws = {name: torch.tensor([0.3]) for name in DRAWS} | {"place": torch.tensor([place])}
+    start = round(8 * place)
+    expected = views(image[..., start : start + 16], Augmentation(), 14, draws)
+    assert torch.allclose(views(whole, Augmentation(), 14, draws), expected, atol=1e-5)
+
+
+def test_view_of_a_square_is_the_same_beside_elongated_images() -> None:
+    images = noise(3, height=24)
+    sizes = torch.tensor([[16, 16], [24, 16], [16, 24]])
+    alone = views(images[:1, :, 4:20], Augmentation(), 14, draws_of(1))
+    together = views(WholeImages(images, sizes), Augmentation(), 14, draws_of(3))
+    assert torch.equal(together[:1], alone)
+
+
 # --- light
 
 
@@ -283,7 +338,9 @@ def test_view_does_not_depend_on_the_batch(side: int, size: int, together: int) 
 @pytest.mark.parametrize("name", DRAWS)
 def test_every_draw_is_used(name: str) -> None:
     everything = {field.name: field.default or 0.5 for field in fields(Augmentation)}
-    images, spec = noise(1), Augmentation(**everything)
+    # of an elongated image, because the place of the square is drawn, too
+    images = WholeImages(noise(1, 16, height=24), torch.tensor([[24, 16]]))
+    spec = Augmentation(**everything)
     start = {draw: torch.tensor([0.4]) for draw in DRAWS}
     changed = {**start, name: torch.tensor([0.99])}
     plain = views(images, spec, 16, start)

@@ -9,6 +9,7 @@ from typing import IO
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import write_photos
 
 from finetune import ImageDataLoaders
@@ -18,6 +19,7 @@ from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder
+from finetune.data.images.whole import WholeImages
 from finetune.data.sources.folders import from_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decoded anew")
@@ -46,9 +48,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[ImageSource]:
     sources: list[ImageSource] = []
     plain = Preprocessing.presize
 
-    def counted(self: Preprocessing, source: ImageSource) -> np.ndarray:
+    def counted(self: Preprocessing, source: ImageSource, margin: int = 0) -> np.ndarray:
         sources.append(source)
-        return plain(self, source)
+        return plain(self, source, margin)
 
     monkeypatch.setattr(Preprocessing, "presize", counted)
     return sources
@@ -340,7 +342,7 @@ def test_loaders_store_only_sizes_that_are_used(tmp_path: Path, photos: Path) ->
     data = ImageDataLoaders.from_folder(photos, batch_size=4, cache_folder=tmp_path)
     fitted = data.for_backbone(16, (0.5,) * 3, (0.5,) * 3)
     next(iter(fitted.train.epoch(0, 0)))
-    assert {path.stat().st_size for path in tmp_path.iterdir()} == {24 * 18 * 18 * 3, 24 * 24}
+    assert {path.stat().st_size for path in tmp_path.iterdir()} == {24 * 26 * 18 * 3, 24 * 32}
 
 
 def test_every_constructor_takes_the_cache_folder(tmp_path: Path, photos: Path) -> None:
@@ -360,6 +362,68 @@ def test_every_constructor_takes_the_cache_folder(tmp_path: Path, photos: Path) 
         folder = data.pipeline.cache_folder
         assert folder is not None
         assert (folder.path, folder.gigabytes) == (tmp_path / "cache", 3.0)
+
+
+# --- whole images
+
+LONG = [np.full((24, 20, 3), 1, np.uint8), np.full((20, 30, 3), 2, np.uint8)]
+"""A tall and a wide image."""
+
+
+@pytest.mark.usefixtures("place")
+def test_whole_images_have_their_ends() -> None:
+    cache = ImageCache(LONG, SMALL, 2, margin=4)
+    for _ in range(2):
+        images = cache.images(torch.tensor([1, 0, 1]))
+        assert isinstance(images, WholeImages)
+        assert images.sizes.tolist() == [[18, 26], [20, 18], [18, 26]]
+        assert images.pixels[:, 0, 4:-4].float().mean(dim=(1, 2)).tolist() == [2, 1, 2]
+        assert (images.pixels[0] == 2).all()
+
+
+@pytest.mark.usefixtures("place")
+def test_squares_of_whole_images_are_those_of_a_cache_of_squares() -> None:
+    whole = ImageCache(noise(), SMALL, 2, margin=4)
+    numbers = torch.tensor([4, 0, 4])
+    assert torch.equal(whole.squares().images(numbers), make_cache(noise()).images(numbers))
+    assert make_cache(noise()).squares().images(numbers).shape == (3, 3, 18, 18)
+
+
+def test_squares_share_what_is_kept_whole(decoded: list[ImageSource]) -> None:
+    whole = ImageCache(LONG, SMALL, 2, margin=4)
+    for cache in (whole, whole.squares(), whole.squares().squares()):
+        cache.images(torch.tensor([0, 1]))
+    assert len(decoded) == 2
+
+
+def test_whole_images_take_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for margin, size in ((4, 2 * 26 * 18 * 3), (0, 2 * 18 * 18 * 3)):
+        monkeypatch.setattr(memory, "_reservations", [])
+        monkeypatch.setattr(memory, "memory_bytes", lambda: int(5000 / memory.MEMORY_FRACTION))
+        cache = ImageCache(LONG, SMALL, 2, margin=margin)
+        cache.images(torch.tensor([0]))
+        assert not memory.reserve(cache, 5000 - size + 1)
+        assert memory.reserve(cache, 5000 - size)
+
+
+def test_store_keeps_whole_images(tmp_path: Path, decoded: list[ImageSource]) -> None:
+    files = []
+    for number, image in enumerate(LONG):
+        files.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(image).save(files[-1])
+    numbers = torch.tensor([1, 0])
+    expected = ImageCache(files, SMALL, 2, margin=4).images(numbers)
+    for _ in range(2):
+        folder = CacheFolder(tmp_path / "cache", 1.0)
+        stored = ImageCache(files, SMALL, 2, folder=folder, margin=4)
+        images = stored.images(numbers)
+        assert isinstance(images, WholeImages)
+        assert isinstance(expected, WholeImages)
+        assert torch.equal(images.sizes, expected.sizes)
+        for place in (torch.zeros(2), torch.ones(2)):
+            assert torch.equal(images.squares(place), expected.squares(place))
+        assert torch.equal(stored.squares().images(numbers), expected.middle_squares())
+    assert len(decoded) == 2 + 2  # once for the memory, once for the store
 
 
 @pytest.mark.usefixtures("place")

@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from support import CLOTHING, needs_clothing
 
-from finetune.data.images.decode import RESIZE_METHODS, ImageError, presize, read_image
+from finetune.data.images.decode import (
+    RESIZE_METHODS,
+    ImageError,
+    presize,
+    presize_whole,
+    read_image,
+)
 from finetune.data.images.value_range import checked_value_range, stated_bits, to_eight_bits
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -640,3 +648,53 @@ def test_presize_leaves_a_square_of_that_side_unchanged() -> None:
 @pytest.mark.parametrize("size", [(3000, 20), (20, 3000), (5000, 1)])
 def test_pad_keeps_something_of_a_thin_image(size: tuple[int, int]) -> None:
     assert presize(flat(size=size), 32, "pad").any()
+
+
+def noisy(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ((40, 40), (20, 20)),
+        ((53, 40), (20, 26)),  # 4:3
+        ((40, 53), (26, 20)),
+        ((90, 40), (20, 30)),  # longer than what is kept
+        ((3000, 20), (20, 30)),
+        ((9, 7), (20, 24)),  # enlarged
+        ((41, 40), (20, 20)),  # less than a pixel more at either end
+    ],
+)
+def test_whole_image_keeps_as_much_of_both_ends(
+    size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    whole = presize_whole(noisy(*size), 20, margin=5)
+    assert whole.shape == (*shape, 3)
+    top, left = (shape[0] - 20) // 2, (shape[1] - 20) // 2
+    middle = whole[top : top + 20, left : left + 20]
+    assert np.array_equal(middle, presize(noisy(*size), 20, "crop"))
+
+
+def test_ends_of_a_whole_image_continue_its_middle() -> None:
+    """As if all had been resized at once, but for rounding."""
+    at_once = noisy(300, 200).resize((146, 98), Image.Resampling.BILINEAR, (1, 0, 299, 200))
+    whole = presize_whole(noisy(300, 200), 98, margin=24)
+    assert np.abs(whole - np.asarray(at_once, dtype=np.float64)).max() <= 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 400),
+    height=st.integers(1, 400),
+    side=st.integers(1, 60),
+    margin=st.integers(0, 30),
+)
+def test_whole_images_of_any_size_fit_their_row(
+    width: int, height: int, side: int, margin: int
+) -> None:
+    whole = presize_whole(flat(size=(width, height)), side, margin)
+    assert min(whole.shape[:2]) == side
+    assert max(whole.shape[:2]) <= side + 2 * margin
+    assert (max(whole.shape[:2]) - side) % 2 == 0

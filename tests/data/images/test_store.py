@@ -16,7 +16,7 @@ from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import IDENTITIES, IMAGES, UNFINISHED, CacheFolder
 
 SMALL = Preprocessing(16)
-SIZE = 10 * (16 * 16 * 3 + 24)
+SIZE = 10 * (16 * 16 * 3 + 32)
 """Bytes of a store of ten images of 16 x 16 pixels."""
 
 # the module alone, since to import all of the package takes seconds
@@ -39,10 +39,10 @@ def decode(file):
 
 print("ready", flush=True)
 sys.stdin.readline()
-store = CacheFolder(folder, 1.0).open(files, 16, "crop")
+store = CacheFolder(folder, 1.0).open(files, 16, 0, "crop")
 for row, file in enumerate(files):
     store.fill(row, file, decode)
-print(hashlib.sha256(store.images.tobytes()).hexdigest())
+print(hashlib.sha256(store.images.pixels.tobytes()).hexdigest())
 """
 
 
@@ -63,9 +63,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     plain = Preprocessing.presize
 
-    def counted(self: Preprocessing, source: str) -> np.ndarray:
+    def counted(self: Preprocessing, source: str, margin: int = 0) -> np.ndarray:
         names.append(Path(source).name)
-        return plain(self, source)
+        return plain(self, source, margin)
 
     monkeypatch.setattr(Preprocessing, "presize", counted)
     return names
@@ -182,7 +182,7 @@ def test_order_of_the_files_does_not_matter(
 def test_file_listed_twice_has_one_image(tmp_path: Path, files: list[str]) -> None:
     twice = [files[1], files[0], files[1]]
     assert np.array_equal(all_images(tmp_path / "cache", twice), presized(twice))
-    assert only(tmp_path / "cache", IDENTITIES).stat().st_size == 2 * 24
+    assert only(tmp_path / "cache", IDENTITIES).stat().st_size == 2 * 32
 
 
 def test_each_side_and_resize_method_has_a_store(tmp_path: Path, files: list[str]) -> None:
@@ -245,11 +245,11 @@ def fill_here(folder: Path, files: list[str]) -> tuple[list[str], np.ndarray]:
         decoded.append(str(file))
         return cropped(file)
 
-    store = CacheFolder(folder, 1.0).open(files, 16, "crop")
+    store = CacheFolder(folder, 1.0).open(files, 16, 0, "crop")
     assert store is not None
     for row, file in enumerate(files):
         store.fill(row, file, decode)
-    return decoded, store.images.copy()
+    return decoded, store.images.pixels.copy()
 
 
 def test_two_processes_may_fill_one_store_at_once(tmp_path: Path, files: list[str]) -> None:
@@ -278,7 +278,7 @@ def test_process_killed_while_it_fills_leaves_a_usable_store(
 
 def open_store(folder: CacheFolder, name: str) -> "image_store.ImageStore | None":
     """A store of ten images of 16 x 16 pixels."""
-    return folder.open([f"/{name}/{i}" for i in range(10)], 16, "crop")
+    return folder.open([f"/{name}/{i}" for i in range(10)], 16, 0, "crop")
 
 
 def fill_store(folder: CacheFolder, name: str, last_use: float) -> Path:

@@ -813,7 +813,7 @@ def test_images_come_by_their_numbers(images):
     (batch,) = loader.fetch([numbers])
     assert torch.equal(batch.indices, numbers)
     assert torch.equal(batch.targets, loader.targets[numbers])
-    assert torch.equal(batch.inputs, loader.cache.images(numbers))
+    assert torch.equal(batch.inputs.pixels, loader.cache.images(numbers).pixels)
 
 
 def test_a_phase_of_a_plan_may_have_views_without_it():

@@ -1,0 +1,79 @@
+"""ImageRows: presized images of one short side in the rows of one array.
+
+A row has room for a square of side S and for M more pixels at either end of it. An image lies in
+the middle of its row, such that its middle square is at the same place in every row. A wide image
+is transposed: the long axis of each image is the first one of its row.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+REACH = 0.25
+"""Of an elongated image so much is kept beyond either end of its middle square, as a fraction of
+the square's side: 3:2 photos are kept whole."""
+
+
+def margin_of(side: int) -> int:
+    """Pixels that are kept beyond either end of a square of this side.
+
+    >>> margin_of(256)
+    64
+    """
+    return round(REACH * side)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageRows:
+    """R images in the memory of the host.
+
+    pixels: uint8 [R, M + S + M, S, 3]; beyond the ends of an image they mean nothing. sizes:
+    integers [R, 2], the height and the width of each image.
+    """
+
+    pixels: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def to_be_filled(cls, pixels: np.ndarray) -> "ImageRows":
+        """Rows of these pixels, in which there are no images yet."""
+        count, _, side, _ = pixels.shape
+        return cls(pixels, np.full((count, 2), side, np.int32))
+
+    @property
+    def margin(self) -> int:
+        """M, the most that an image may have beyond either end of its middle square."""
+        length, side = self.pixels.shape[1:3]
+        margin: int = (length - side) // 2
+        return margin
+
+    def put(self, row: int, image: np.ndarray) -> None:
+        """Copies an image, uint8 [height, width, 3], into its row."""
+        height, width = image.shape[:2]
+        self.sizes[row] = height, width
+        if width > height:
+            image = image.swapaxes(0, 1)
+        self.part(row)[...] = image
+
+    def part(self, row: int) -> np.ndarray:
+        """What the image takes of its row, as it lies there: uint8 [long side, short side, 3]."""
+        pixels: np.ndarray = self.pixels[row]
+        long_side = int(self.sizes[row].max())
+        start = (len(pixels) - long_side) // 2
+        return pixels[start : start + long_side]
+
+    def squares(self, rows: np.ndarray) -> np.ndarray:
+        """The middle squares of the images in these rows, upright: uint8 [B, S, S, 3]."""
+        margin, side = self.margin, self.pixels.shape[2]
+        squares: np.ndarray = self.pixels[:, margin : margin + side][rows]
+        is_wide = self.sizes[rows, 1] > self.sizes[rows, 0]
+        if is_wide.any():
+            squares[is_wide] = squares[is_wide].swapaxes(1, 2)
+        return squares
+
+    def select(self, rows: np.ndarray) -> "ImageRows":
+        """A copy of these rows, no longer than the longest of the images in them."""
+        sizes = self.sizes[rows]
+        longest = int(sizes.max(initial=self.pixels.shape[2]))
+        start = (self.pixels.shape[1] - longest) // 2
+        return ImageRows(self.pixels[:, start : start + longest][rows], sizes)
