@@ -78,8 +78,10 @@ class LearnerConfig(DataConfig):
     """Which model is trained, and how one step computes.
 
     Args:
-        model: any timm model name, or one of torchvision's (torchvision/resnet50)
-        weights: "pretrained" (downloaded), a .safetensors or .pth file, or null for random weights
+        model: any timm model name, or one of torchvision's (torchvision/resnet50); several, with
+            commas between them or as a list, look at the images side by side
+        weights: "pretrained" (downloaded), a .safetensors or .pth file, or null for random weights;
+            of several models, also a list or a mapping by model
         head: the new head - two linear layers, or one
         dropout: dropout probability of the new head
         split: where layer groups begin - halves, stages, layers, backbone_head, a number of groups,
@@ -103,8 +105,8 @@ class LearnerConfig(DataConfig):
         device: cuda, mps or cpu; null takes the best there is
     """
 
-    model: str = "convnext_tiny"
-    weights: str | None = "pretrained"
+    model: list[str] | str = "convnext_tiny"
+    weights: list[str | None] | dict[str, str | None] | str | None = "pretrained"
     head: HeadKind = "mlp"
     dropout: float = 0.5
     split: int | list[int] | list[str] | dict[str, str] | str | None = "halves"

@@ -15,6 +15,7 @@ from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.report import Report
 from finetune.interpret.suspicious import SuspiciousLabels
 from finetune.learner import Learner
+from finetune.models.backbone_set import BackboneNames
 from finetune.randomness import isolated, seed_everything
 from finetune.tables import Table
 from finetune.vision import vision_learner
@@ -94,7 +95,7 @@ class CrossValidation:
 
 def cross_validate(
     data: ImageDataLoaders,
-    backbone: str | Sequence[str] | MakeLearner,
+    backbone: BackboneNames | MakeLearner,
     epochs: int | None = None,
     *,
     folds: int = 5,
@@ -107,11 +108,11 @@ def cross_validate(
         result.mean["accuracy"], result.standard_error["accuracy"]
         result.suspicious_labels()
 
-    backbone: a name, for which `vision_learner` makes a learner with these options; or a function
-    that makes one of the data that it gets, `lambda data: vision_learner(data, ...)`. epochs: of
-    `learner.fine_tune`, by default 1. fit: a function that trains the learner otherwise, in place
-    of epochs. folds: see `ImageDataLoaders.folds`; the validation images take part, and keep images
-    for a last test elsewhere.
+    backbone: a name, or names, for which `vision_learner` makes a learner with these options; or a
+    function that makes one of the data that it gets, `lambda data: vision_learner(data, ...)`.
+    epochs: of `learner.fine_tune`, by default 1. fit: a function that trains the learner otherwise,
+    in place of epochs. folds: see `ImageDataLoaders.folds`; the validation images take part, and
+    keep images for a last test elsewhere.
 
     Every fold begins with the same random numbers, so that a call repeats itself; training and
     predictions of a fold are those of `vision_learner(data.folds(5)[0], ...)`. Raises ValueError
@@ -142,7 +143,7 @@ def cross_validate(
 
 
 def _learner_maker(
-    backbone: str | Sequence[str] | MakeLearner, options: Mapping[str, Any]
+    backbone: BackboneNames | MakeLearner, options: Mapping[str, Any]
 ) -> MakeLearner:
     """A function that makes the learner of a fold."""
     if callable(backbone):
@@ -155,7 +156,7 @@ def _learner_maker(
     name = backbone
 
     def make(data: ImageDataLoaders) -> Learner:
-        return vision_learner(data, name, **options)  # type: ignore[arg-type]
+        return vision_learner(data, name, **options)
 
     return make
 

@@ -15,8 +15,14 @@ from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.learner_options import LearnerOptions, LearnerSettings
 from finetune.metrics import Metrics
-from finetune.models import backbones
-from finetune.models.backbones import Weights, check_name, input_size_of, normalisation_of
+from finetune.models.backbone_set import (
+    BackboneNames,
+    SetWeights,
+    checked_names,
+    members_of,
+)
+from finetune.models.backbones import checkpoint_activations as checkpoint_backbone
+from finetune.models.backbones import normalisation_of
 from finetune.models.classifier import Architecture, ImageClassifier
 from finetune.models.heads import HeadKind, TargetScale
 from finetune.models.splitting import Split
@@ -31,9 +37,9 @@ from finetune.training.runtime.runtime import Runtime, available_device
 @takes_options(LearnerSettings)
 def vision_learner(
     data: ImageDataLoaders,
-    backbone: str,
+    backbone: BackboneNames,
     *,
-    weights: Weights = "pretrained",
+    weights: SetWeights = "pretrained",
     head: HeadKind = "mlp",
     dropout: float = 0.5,
     checkpoint_activations: bool = False,
@@ -45,9 +51,12 @@ def vision_learner(
 ) -> Learner:
     """A Learner with a pretrained backbone and a new head; images are normalised to suit it.
 
-    backbone: any timm model name, or one of torchvision's as "torchvision/resnet50". weights:
-    "pretrained" downloads them; a path to a .safetensors or .pth file or to an exported folder, or
-    a mapping of tensors, is used instead; None is random weights.
+    backbone: any timm model name, or one of torchvision's as "torchvision/resnet50"; or a list of
+    names. Several backbones look at the same images, each in its own normalisation and, unless the
+    data have an image_size, in its own size, and the head sees their features side by side.
+    weights: "pretrained" downloads them; a path to a .safetensors or .pth file or to an exported
+    folder, or a mapping of tensors, is used instead; None is random weights. Several backbones may
+    have a list of these, or a mapping by backbone.
     head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
     outputs for the backward pass and compute the others again: less memory, more time.
     metrics, loss: None is what suits the task of the data: accuracy and cross-entropy; F1, accuracy
@@ -58,12 +67,12 @@ def vision_learner(
     class_weights: how much an image of each class counts in that loss: "balanced" makes all classes
     count alike, a mapping has weights by class, 1 for those that are left out. For several labels
     it is the weight of an image that has the class beside one that has not.
-    split: by default three layer groups, two halves of the backbone and the head. options: see
-    `LearnerSettings`.
+    split: by default three layer groups, two halves of the backbone (or of each) and the head.
+    options: see `LearnerSettings`.
     Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
     """
     arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
-    check_name(backbone)
+    checked_names(backbone)
     arguments.flag("checkpoint_activations", checkpoint_activations)
     if loss is not None:
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
@@ -84,13 +93,12 @@ def vision_learner(
             )
     if metrics is None:
         metrics = task.standard_metrics(data.train_examples.counts())
-    image_size = data.image_size or input_size_of(backbone)
-    architecture = Architecture(
+    architecture = Architecture.create(
         backbone,
         task.output_count(data.classes),
-        image_size,
-        head,
-        dropout,
+        image_size=data.image_size,
+        head=head,
+        dropout=dropout,
         scaled=task.scales_outputs,
     )
     with turns.alone(), isolated():
@@ -101,9 +109,10 @@ def vision_learner(
         scale.fit(data.train_examples.labels)
     body = model.get_submodule("backbone")
     if checkpoint_activations:
-        backbones.checkpoint_activations(body)
+        for member in members_of(body).values():
+            checkpoint_backbone(member)
     return Learner(
-        data.for_backbone(image_size, *normalisation_of(body)),
+        data.for_backbone(architecture.image_size, *normalisation_of(body)),
         model,
         loss=_default_loss(task, model) if loss is None else loss,
         metrics=metrics,

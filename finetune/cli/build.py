@@ -72,7 +72,7 @@ def learner_of(config: LearnerConfig, data: ImageDataLoaders) -> Learner:
     """An untrained learner with the backbone and the options that the settings name."""
     return vision_learner(
         data,
-        config.model,
+        backbones_of(config.model),
         weights=config.weights,
         head=config.head,
         dropout=config.dropout,
@@ -90,6 +90,17 @@ def learner_of(config: LearnerConfig, data: ImageDataLoaders) -> Learner:
         label_smoothing=config.label_smoothing,
         ema=config.ema,
     )
+
+
+def backbones_of(model: list[str] | str) -> list[str] | str:
+    """The name of a backbone, or the names of several: a list, or a text with commas between them.
+
+    >>> backbones_of("resnet18, test_vit")
+    ['resnet18', 'test_vit']
+    """
+    if isinstance(model, str) and "," in model:
+        return [name.strip() for name in model.split(",")]
+    return model
 
 
 def fit(learner: Learner, config: TrainConfig, checkpoint: Path, best: Path) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from finetune import export
-from finetune.cli import run_folder
+from finetune.cli import build, run_folder
 from finetune.cli.parser import CommandParser
 from finetune.cli.train import parser as train_parser
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.export.formats import DESCRIPTION
-from finetune.models.backbones import check_name, input_size_of
 from finetune.models.classifier import Architecture
 from finetune.models.layer_groups import LayerGroups
 from finetune.models.listing import without_weights
@@ -35,10 +34,11 @@ def parser() -> CommandParser:
             "finetune inspect photos/",
             "finetune inspect photos/ --train train --valid val",
             "finetune inspect convnext_tiny --split stages",
+            "finetune inspect convnext_tiny,vit_small_patch14_dinov2",
             "finetune inspect configs/strong.yaml",
         ],
     )
-    command.add_argument("what", help="a folder, a file or the name of a backbone")
+    command.add_argument("what", help="a folder, a file or the name of a backbone, or several")
     command.option("split", SPLIT, "halves", help="where the layer groups of a backbone begin")
     command.option("classes", int, 10, help="number of classes for the head of a backbone")
     command.option("train", str | None, help="folder of the training images, below WHAT")
@@ -62,12 +62,13 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def _inspect_backbone(name: str, split: Split, classes: int) -> dict[str, Any]:
+    names = build.backbones_of(name)
     try:
-        check_name(name)
+        architecture = Architecture.create(names, classes)
     except ValueError as error:
         raise ValueError(f"{name!r} is no file or folder here, and {error}") from None
     with without_weights():
-        model = Architecture(name, classes, input_size_of(name)).build(weights=None)
+        model = architecture.build(weights=None)
     groups = LayerGroups.from_model(model, split)
     print(groups)
     listed_groups = [

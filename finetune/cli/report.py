@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from finetune.cli import failures, run_folder
+from finetune.cli import build, failures, run_folder
 from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
@@ -84,7 +84,7 @@ def write(
     """Writes report.html into the run folder."""
     data_name = Path(config.csv or config.data or "").name
     page = Page(
-        title=f"{config.model} on {data_name}",
+        title=f"{_model_names(config)} on {data_name}",
         subtitle=f"A run of finetune, {datetime.now(timezone.utc):%d %B %Y, %H:%M} UTC.",
         headline=_headline(data, outcome),
         sections=[
@@ -144,7 +144,7 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
     runtime = learner.trainer.setup.runtime
     return Facts(
         [
-            ("backbone", f"{config.model}, weights: {weights}"),
+            ("backbone", f"{_model_names(config)}, weights: {weights}"),
             ("parameters", f"{parameters:,} in {len(groups)} layer groups"),
             ("head", f"{config.head}, dropout {config.dropout:g}"),
             ("images", str(config.csv or config.data)),
@@ -156,6 +156,12 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
             ("ran on", f"{runtime.device}, {runtime.precision}"),
         ]
     )
+
+
+def _model_names(config: TrainConfig) -> str:
+    """The backbone, or all of several."""
+    names = build.backbones_of(config.model)
+    return names if isinstance(names, str) else " + ".join(names)
 
 
 def _mixing(config: TrainConfig) -> list[str]:

@@ -34,8 +34,12 @@ _NOT_COMPARED = frozenset({"output", "formats"})
 def resolved(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths, which mean the same from any folder of this machine."""
     weights = config.weights
-    if weights not in (None, "pretrained"):
-        weights = _absolute(weights)
+    if isinstance(weights, list):
+        weights = [_absolute_weights(of_model) for of_model in weights]
+    elif isinstance(weights, dict):
+        weights = {name: _absolute_weights(of_model) for name, of_model in weights.items()}
+    else:
+        weights = _absolute_weights(weights)
     return replace(
         config,
         data=_absolute(config.data),
@@ -43,6 +47,10 @@ def resolved(config: TrainConfig) -> TrainConfig:
         cache_folder=_absolute(config.cache_folder),
         weights=weights,
     )
+
+
+def _absolute_weights(weights: str | None) -> str | None:
+    return weights if weights == "pretrained" else _absolute(weights)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -41,12 +41,15 @@ def model_card(description: ModelDescription, source: str) -> str:
 
 
 def _front_matter(description: ModelDescription) -> str:
-    in_torchvision = description.architecture.backbone.startswith(TORCHVISION_PREFIX)
-    library = "torchvision" if in_torchvision else "timm"
+    libraries: list[str] = []
+    for backbone in description.architecture.backbones:
+        library = "torchvision" if backbone.startswith(TORCHVISION_PREFIX) else "timm"
+        if library not in libraries:
+            libraries.append(library)
     front: dict[str, Any] = {
-        "library_name": library,
+        "library_name": libraries[0],
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", library, "finetune"],
+        "tags": ["image-classification", *libraries, "finetune"],
         "license": "unknown",
     }
     metrics = [name for name in description.validation if name != "loss"]
@@ -58,9 +61,16 @@ def _front_matter(description: ModelDescription) -> str:
 def _summary(description: ModelDescription) -> str:
     made, task = description.architecture, description.task
     version = description.versions.get("finetune-vision", "unknown")
+    backbones = f"the backbone `{made.backbone}`"
+    if made.member_sizes:
+        members = [
+            f"`{name}` (images of {size} x {size} pixels)"
+            for name, size in zip(made.backbones, made.member_sizes, strict=True)
+        ]
+        backbones = f"the features of the backbones {' and '.join(members)} side by side,"
     return (
-        f"# {made.backbone}, {len(description.classes)} {task.names_are}\n\n"
-        f"{task.card.model_kind}: the backbone `{made.backbone}` with a head of kind "
+        f"# {' + '.join(made.backbones)}, {len(description.classes)} {task.names_are}\n\n"
+        f"{task.card.model_kind}: {backbones} with a head of kind "
         f"`{made.head}` (dropout {made.dropout}), made with finetune {version}. "
         f"It takes RGB images of {made.image_size} x {made.image_size} pixels."
     )

@@ -115,17 +115,20 @@ def classifier_of(made: Architecture) -> str | None:
     """The name of the layer of timm's model, such as "fc", that our head is; None if it is none.
 
     Our head is timm's classifier if it is a Linear layer without a scale and reads the same
-    features.
+    features, those of one backbone.
     """
-    if made.head != "linear" or made.scaled or made.backbone.startswith(TORCHVISION_PREFIX):
+    if made.head != "linear" or made.scaled or not isinstance(made.backbone, str):
+        return None
+    if made.backbone.startswith(TORCHVISION_PREFIX):
         return None
     return _classifier(made.backbone, made.classes, made.image_size)
 
 
 def timm_source(made: Architecture, file: str) -> str:
     """Python code that makes timm's model with our weights; for models with a `classifier_of`."""
-    options = {"num_classes": made.classes, **_options(made.backbone, made.image_size)}
-    arguments = [f'"{made.backbone}"']
+    (backbone,) = made.backbones
+    options = {"num_classes": made.classes, **_options(backbone, made.image_size)}
+    arguments = [f'"{backbone}"']
     for name, value in options.items():
         arguments.append(f"{name}={value}")
     arguments.append(f'checkpoint_path="{file}"')

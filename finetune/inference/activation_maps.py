@@ -4,7 +4,7 @@ Source: Selvaraju et al., "Grad-CAM" (2017).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from finetune.models.backbone_set import members_of
 from finetune.tasks.checks import dtype_and_shape
 from finetune.wording import did_you_mean
 
@@ -91,6 +92,25 @@ class _SeenLayer(NamedTuple):
     output: Tensor
 
 
+def find_layers(
+    model: nn.Module, backbone: nn.Module, inputs: Tensor, target: int, scores: Scores
+) -> list[str]:
+    """Paths of the layers as of `find_layer`: one, or one for each backbone of a set that has one.
+
+    Raises ValueError where there is none.
+    """
+    layers = []
+    reasons = []
+    for member in members_of(backbone).values():
+        try:
+            layers.append(find_layer(model, member, inputs, target, scores))
+        except ValueError as reason:
+            reasons.append(reason)
+    if not layers:
+        raise reasons[0]
+    return layers
+
+
 def find_layer(
     model: nn.Module, backbone: nn.Module, inputs: Tensor, target: int, scores: Scores
 ) -> str:
@@ -100,7 +120,7 @@ def find_layer(
     inputs: [1, 3, H, W], which need a gradient. Raises ValueError where there is no such layer.
     """
     prefix = getattr(backbone, "num_prefix_tokens", None)
-    candidates, score = _run_and_watch(model, inputs, target, scores, prefix)
+    candidates, score = _run_and_watch(model, backbone, inputs, target, scores, prefix)
     outputs = [layer.output for layer in candidates]
     gradients: tuple[Tensor | None, ...] = ()
     if outputs:
@@ -116,12 +136,18 @@ def find_layer(
 
 
 def _run_and_watch(
-    model: nn.Module, inputs: Tensor, target: int, scores: Scores, prefix: int | None
+    model: nn.Module,
+    backbone: nn.Module,
+    inputs: Tensor,
+    target: int,
+    scores: Scores,
+    prefix: int | None,
 ) -> tuple[list[_SeenLayer], Tensor]:
     """The layers of the backbone that give a map, in the order of their calls; the score."""
+    in_backbone = set(backbone.modules())
     path_of: dict[nn.Module, str] = {}
     for path, module in model.named_modules():
-        if path.startswith("backbone") and not isinstance(module, nn.Identity):
+        if module in in_backbone and not isinstance(module, nn.Identity):
             path_of[module] = path
     seen: list[_SeenLayer] = []
 
@@ -148,6 +174,16 @@ def _may_be_the_map(path: str, module: nn.Module, output: Tensor) -> bool:
     return "attn" not in path and "attention" not in path
 
 
+def mean_grad_cam(
+    model: nn.Module, layers: Sequence[str], inputs: Tensor, target: int, scores: Scores
+) -> Tensor:
+    """The mean of the maps of several layers as of `grad_cam`, in [0, 1] again."""
+    maps = []
+    for layer in layers:
+        maps.append(grad_cam(model, layer, inputs.detach().clone(), target, scores))
+    return _up_to_one(torch.stack(maps).mean(dim=0))
+
+
 def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int, scores: Scores) -> Tensor:
     """[H, W] in [0, 1], in the size of the image; inputs: [1, 3, H, W].
 
@@ -163,18 +199,31 @@ def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int, scores: 
     if layer not in modules:
         hint = did_you_mean(layer, modules, count=3)
         raise ValueError(f"the model has no layer {layer!r}; {hint}")
-    backbone = dict(model.named_children()).get("backbone", model)
-    prefix = getattr(backbone, "num_prefix_tokens", None)
+    prefix = _prefix_tokens(model, modules[layer])
     with _map_probe(modules[layer], layer, prefix) as probe:
         coarse = LayerGradCam(lambda images: scores(model(images)), probe).attribute(
             inputs.requires_grad_(), target=target, relu_attributions=True
         )
     image_size = inputs.shape[-2:]
     values = nn.functional.interpolate(coarse.detach().float(), image_size, mode="bilinear")[0, 0]
+    return _up_to_one(values).cpu()
+
+
+def _up_to_one(values: Tensor) -> Tensor:
+    """The values, of which the highest becomes 1 if it is positive."""
     highest = values.max()
     if highest > 0:
         values = values / highest
-    return values.clamp(0, 1).cpu()
+    return values.clamp(0, 1)
+
+
+def _prefix_tokens(model: nn.Module, layer: nn.Module) -> int | None:
+    """How many tokens stand in front of those of the image in a layer; None if it is not known."""
+    backbone = dict(model.named_children()).get("backbone", model)
+    for member in members_of(backbone).values():
+        if layer in set(member.modules()):
+            return getattr(member, "num_prefix_tokens", None)
+    return None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
-from finetune.inference.activation_maps import find_layer, grad_cam
+from finetune.inference.activation_maps import find_layers, mean_grad_cam
 from finetune.inference.features import Features, backbone_of, compute_features
 from finetune.inference.files import Files, predict_files
 from finetune.inference.label_issues import cross_probabilities
@@ -486,8 +486,9 @@ class Predictor:
         """Where in an image a class was seen (Grad-CAM): `.values` [H, W] in [0, 1], `.plot()`.
 
         item: as in `predict`. target: a class's name or number, None is the predicted one.
-        layer: path of a module, None is the last one that has a map of the image. Needs captum:
-        `pip install 'finetune-vision[explain]'`.
+        layer: path of a module, None is the last one that has a map of the image; of several
+        backbones the mean of their maps is shown. Needs captum: `pip install
+        'finetune-vision[explain]'`.
         """
         # a view of its own: hooks must not be seen by another thread
         model = evaluation_view(self.model)
@@ -504,12 +505,12 @@ class Predictor:
 
         with turns.shared(), torch.enable_grad():
             if layer is not None:
-                arguments.text("layer", layer)
+                layers = [arguments.text("layer", layer)]
             else:
                 backbone = backbone_of(model, ", or pass layer=, the path of a module")
                 tracked_inputs = inputs.clone().requires_grad_()
-                layer = find_layer(model, backbone, tracked_inputs, number, scores)
-            values = grad_cam(model, layer, inputs.detach().clone(), number, scores)
+                layers = find_layers(model, backbone, tracked_inputs, number, scores)
+            values = mean_grad_cam(model, layers, inputs, number, scores)
         image = self.pipeline.displayable(inputs.detach())[0]
         score = float(activated[number])
         return ActivationMap(
@@ -517,7 +518,7 @@ class Predictor:
             image,
             classes[number],
             score if has_probabilities else nan,
-            layer,
+            ", ".join(layers),
             None if has_probabilities else score,
         )
 

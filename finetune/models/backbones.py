@@ -126,6 +126,16 @@ def input_size_of(name: str) -> int:
     return int(config.input_size[-1])
 
 
+def image_size_for(name: str, image_size: int) -> int:
+    """Side of the images that a backbone takes, where others take `image_size`: that, or its own.
+
+    torchvision's transformers are built for a single size.
+    """
+    if torchvision_backbones.takes_one_size_only(name):
+        return input_size_of(name)
+    return image_size
+
+
 def features_of(backbone: nn.Module, image_size: int) -> int:
     """Width F of the pooled features; the backbone is run once to see it, and stays as it was.
 

@@ -2,12 +2,26 @@
 
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from finetune.models import backbones
-from finetune.models.backbones import Weights, create_backbone, features_of
+from finetune.models.backbone_set import (
+    BackboneNames,
+    BackboneSet,
+    SetWeights,
+    checked_names,
+    create_backbone_set,
+    source_of_set,
+)
+from finetune.models.backbones import (
+    Weights,
+    create_backbone,
+    features_of,
+    image_size_for,
+    input_size_of,
+    source_of,
+)
 from finetune.models.heads import HeadKind, TargetScale, create_head
 
 # arguments that torch prints in a layer's repr, although they are what the layer has by default
@@ -37,21 +51,84 @@ head.add_module("scale", TargetScale(%d))"""
 class Architecture:
     """What is needed to rebuild a classifier without its weights.
 
-    backbone: its name, see `create_backbone`. classes: outputs of the head. image_size: pixels.
-    head, dropout: see `create_head`. scaled: whether the head ends with a `TargetScale`, as for a
-    regression.
+    backbone: its name, see `create_backbone`, or the names of several, whose features are side by
+    side. classes: outputs of the head. image_size: pixels. head, dropout: see `create_head`.
+    scaled: whether the head ends with a `TargetScale`, as for a regression. member_sizes: of
+    several backbones, the size in pixels in which each gets the images.
     """
 
-    backbone: str
+    backbone: str | tuple[str, ...]
     classes: int
     image_size: int
     head: HeadKind = "mlp"
     dropout: float = 0.5
     scaled: bool = False
+    member_sizes: tuple[int, ...] = ()
 
-    def build(self, weights: Weights = None) -> "ImageClassifier":
-        """Makes a classifier with a new head. weights: of the backbone, see `create_backbone`."""
-        backbone = create_backbone(self.backbone, image_size=self.image_size, weights=weights)
+    def __post_init__(self) -> None:
+        # JSON has lists where these have tuples
+        if not isinstance(self.backbone, str):
+            object.__setattr__(self, "backbone", tuple(self.backbone))
+        object.__setattr__(self, "member_sizes", tuple(self.member_sizes))
+        expected_sizes = 0 if isinstance(self.backbone, str) else len(self.backbone)
+        if len(self.member_sizes) != expected_sizes:
+            raise ValueError(
+                f"{len(self.backbones)} backbones need {expected_sizes} member_sizes, got "
+                f"{list(self.member_sizes)}"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        backbone: BackboneNames,
+        classes: int,
+        *,
+        image_size: int | None = None,
+        head: HeadKind = "mlp",
+        dropout: float = 0.5,
+        scaled: bool = False,
+    ) -> "Architecture":
+        """From what a user says. image_size: None is what each backbone was trained with.
+
+        Images come in the largest of these sizes then, and the other backbones make them smaller.
+        Raises TypeError or ValueError for a name that can't be used.
+
+        >>> Architecture.create(["test_resnet", "resnet18"], classes=2).member_sizes
+        (160, 224)
+        """
+        names = checked_names(backbone)
+        if image_size is None:
+            sizes = [input_size_of(name) for name in names]
+        else:
+            sizes = [image_size_for(name, image_size) for name in names]
+        is_set = len(names) > 1
+        return cls(
+            names if is_set else names[0],
+            classes,
+            image_size or max(sizes),
+            head,
+            dropout,
+            scaled,
+            member_sizes=tuple(sizes) if is_set else (),
+        )
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The names of all backbones, of which there may be one."""
+        return (self.backbone,) if isinstance(self.backbone, str) else self.backbone
+
+    def build(self, weights: SetWeights = None) -> "ImageClassifier":
+        """Makes a classifier with a new head.
+
+        weights: of the backbone, see `create_backbone`, or of several, see `create_backbone_set`.
+        """
+        if isinstance(self.backbone, str):
+            of_backbone = cast(Weights, weights)
+            backbone = create_backbone(
+                self.backbone, image_size=self.image_size, weights=of_backbone
+            )
+        else:
+            backbone = create_backbone_set(self.backbone, self.member_sizes, weights)
         features = features_of(backbone, self.image_size)
         head = create_head(self.head, features, self.classes, dropout=self.dropout)
         if self.scaled:
@@ -59,7 +136,11 @@ class Architecture:
         return ImageClassifier(backbone, head, self)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data; what only a set of backbones has is left out of that of one."""
+        content = asdict(self)
+        if not self.member_sizes:
+            del content["member_sizes"]  # so that older versions can read it
+        return content
 
 
 class ImageClassifier(nn.Sequential):
@@ -92,7 +173,12 @@ class ImageClassifier(nn.Sequential):
     def source(self) -> str:
         """Python code that makes `backbone` and `head` without finetune, and without weights."""
         architecture = self.architecture
-        backbone_source = backbones.source_of(architecture.backbone, architecture.image_size)
+        backbone = self.get_submodule("backbone")
+        if isinstance(backbone, BackboneSet):
+            backbone_source = source_of_set(backbone, architecture.backbones)
+        else:
+            (name,) = architecture.backbones
+            backbone_source = source_of(name, architecture.image_size)
         imports, _, backbone_lines = backbone_source.partition("\n\n")
         if "import nn" not in imports:
             imports += "\nfrom torch import nn"

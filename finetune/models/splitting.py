@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeGuard
 from torch import nn
 
 from finetune.arguments import shown
+from finetune.models.backbone_set import members_of
 from finetune.models.blocks import Block, Body, Stage, read_body
 from finetune.models.classifier_layers import HEAD_NAMES, classifier_layers
 from finetune.models.module_order import modules_in_order
@@ -48,6 +49,9 @@ def split_model(model: nn.Module, split: Split = None) -> NamedMembers:
     - A mapping of module paths or parameter names to group names. It must leave out nothing, and
       the groups must be in order of depth.
     - A function that returns the modules or parameters of each group.
+
+    Of several backbones side by side, each is split like that, and the groups of equal depth become
+    one, body_1 and so on; there are as many as the deepest of them has.
 
     Paths in the backbone of a `Sequential(backbone, head)` may leave out "backbone.". The head is
     the second child of such a Sequential; of any other model, the layers that give the classes.
@@ -103,14 +107,15 @@ def _by_default(model: nn.Module) -> NamedMembers:
     return [(first_name, [backbone]), (second_name, [head])]
 
 
-def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
+def _bodies_and_head(model: nn.Module) -> tuple[list[Body], Sequence[nn.Module]]:
     """The blocks of the model without its head, and the modules of the head.
 
+    There is a body for each backbone of a `BackboneSet`, and one for any other model.
     Raises ValueError for a model that has no classifier.
     """
     if _is_pair(model):
         backbone, head = model.children()
-        return read_body(backbone), [head]
+        return [read_body(member) for member in members_of(backbone).values()], [head]
     layers = classifier_layers(model)
     if not layers:
         raise _no_classifier(model)
@@ -120,7 +125,7 @@ def _body_and_head(model: nn.Module) -> tuple[Body, Sequence[nn.Module]]:
     places = count_places(model)
     # a weight that is tied to one in the body has a place outside the head, and belongs to the body
     in_head_only = {p for p, count in places_in_head.items() if count == places[p]}
-    return read_body(model, without=in_head_only), layers
+    return [read_body(model, without=in_head_only)], layers
 
 
 def _no_classifier(model: nn.Module) -> ValueError:
@@ -142,18 +147,27 @@ def _by_word(model: nn.Module, granularity: str) -> NamedMembers:
     if granularity not in _WORDS:
         hint = did_you_mean(granularity, _WORDS)
         raise ValueError(f"split={granularity!r} is not understood; {hint} {_HOW}")
-    body, head = _body_and_head(model)
+    bodies, head = _bodies_and_head(model)
     if granularity == "halves":
-        return _cut(model, body, head, [_middle(body)])
+        return _cut(model, bodies, head, [[_middle(body)] for body in bodies])
     if granularity == "backbone_head":
-        return _cut(model, body, head, [])
+        return _cut(model, bodies, head, [[] for _ in bodies])
+    if len(bodies) > 1:
+        groups_by_body = []
+        for body in bodies:
+            groups_by_body.append([members for _, members in _named_blocks(body, granularity)])
+        return _with_default_names(_side_by_side(groups_by_body), head)
+    return [*_named_blocks(bodies[0], granularity), ("head", head)]
+
+
+def _named_blocks(body: Body, granularity: str) -> list[tuple[str, Members]]:
+    """The stem, and each of the "stages" or of the "layers", under its path."""
     groups: list[tuple[str, Members]] = []
     if body.stem:
         groups.append(("stem", body.stem))
     blocks: Sequence[Stage | Block] = body.stages if granularity == "stages" else body.blocks
     for block in blocks:
         groups.append((block.path, block.parameters))
-    groups.append(("head", head))
     return groups
 
 
@@ -161,12 +175,14 @@ def _by_count(model: nn.Module, count: int) -> NamedMembers:
     """The head, and `count - 1` groups of the body of about equally many blocks."""
     if count < 2:
         raise ValueError(f"split={count} needs 2 groups or more, the body's and the head")
-    body, head = _body_and_head(model)
-    _check_enough_blocks(model, body, count)
-    block_count = len(body.blocks)
+    bodies, head = _bodies_and_head(model)
+    _check_enough_blocks(model, bodies, count)
     body_groups = count - 1
-    starts = [i * block_count // body_groups for i in range(1, body_groups)]
-    return _cut(model, body, head, starts)
+    starts_by_body = []
+    for body in bodies:
+        block_count = len(body.blocks)
+        starts_by_body.append([i * block_count // body_groups for i in range(1, body_groups)])
+    return _cut(model, bodies, head, starts_by_body)
 
 
 def _by_function(model: nn.Module, split: SplitFunction) -> NamedMembers:
@@ -181,29 +197,56 @@ def _by_function(model: nn.Module, split: SplitFunction) -> NamedMembers:
     return list(zip(_default_names(len(groups)), groups, strict=True))
 
 
-def _check_enough_blocks(model: nn.Module, body: Body, group_count: int) -> None:
-    """Raises ValueError unless the body has a block for each group but the head."""
-    block_count = len(body.blocks)
+def _check_enough_blocks(model: nn.Module, bodies: Sequence[Body], group_count: int) -> None:
+    """Raises ValueError unless each body has a block for each group but the head."""
+    block_count = min(len(body.blocks) for body in bodies)
     if group_count - 1 > max(block_count, 1):
+        which = f"the {type(model).__name__}"
+        if len(bodies) > 1:
+            which = "the smallest of the backbones"
         raise ValueError(
-            f"{shown(group_count)} groups need {shown(group_count - 1)} blocks and a head, but the "
-            f"{type(model).__name__} has {counted(block_count, 'block')}; ask for "
+            f"{shown(group_count)} groups need {shown(group_count - 1)} blocks and a head, but "
+            f"{which} has {counted(block_count, 'block')}; ask for "
             f"split={block_count + 1} groups or fewer, or say otherwise where they begin"
         )
 
 
-def _cut(model: nn.Module, body: Body, head: Members, starts: Sequence[int]) -> NamedMembers:
-    """Groups of the body that start at these blocks, the first with the stem; and the head."""
-    _check_enough_blocks(model, body, len(starts) + 2)
-    blocks = body.blocks
-    groups: list[Members] = []
-    for start, end in pairwise([0, *starts, len(blocks)]):
-        members: list[nn.Parameter] = []
-        for block in blocks[start:end]:
-            members.extend(block.parameters)
-        groups.append(members)
-    groups[0] = [*body.stem, *groups[0]]
-    return list(zip(_default_names(len(groups) + 1), [*groups, head], strict=True))
+def _cut(
+    model: nn.Module,
+    bodies: Sequence[Body],
+    head: Members,
+    starts_by_body: Sequence[Sequence[int]],
+) -> NamedMembers:
+    """Groups that start at these blocks of each body, the first with the stem; and the head."""
+    group_count = len(starts_by_body[0]) + 2
+    _check_enough_blocks(model, bodies, group_count)
+    groups_by_body = []
+    for body, starts in zip(bodies, starts_by_body, strict=True):
+        groups: list[list[nn.Parameter]] = []
+        for start, end in pairwise([0, *starts, len(body.blocks)]):
+            members: list[nn.Parameter] = []
+            for block in body.blocks[start:end]:
+                members.extend(block.parameters)
+            groups.append(members)
+        groups[0] = [*body.stem, *groups[0]]
+        groups_by_body.append(groups)
+    return _with_default_names(_side_by_side(groups_by_body), head)
+
+
+def _side_by_side(groups_by_body: Sequence[Sequence[Members]]) -> list[Members]:
+    """The groups of networks that run side by side as one list, by their relative depth.
+
+    There are as many as the deepest network has. The first groups of all networks are in the first
+    one, and the last in the last, so that a number of frozen groups and the spread of the rates
+    mean for each network what they mean for one alone.
+    """
+    count = max(map(len, groups_by_body))
+    merged: list[list[nn.Module | nn.Parameter]] = [[] for _ in range(count)]
+    for groups in groups_by_body:
+        steps = max(len(groups) - 1, 1)
+        for i, members in enumerate(groups):
+            merged[i * (count - 1) // steps].extend(members)
+    return list(merged)
 
 
 def _middle(body: Body) -> int:
@@ -216,6 +259,10 @@ def _middle(body: Body) -> int:
     stem_count = 1 if body.stem else 0
     in_first_half = (len(body.blocks) + stem_count) // 2 - stem_count
     return max(1, in_first_half)
+
+
+def _with_default_names(body_groups: Sequence[Members], head: Members) -> NamedMembers:
+    return list(zip(_default_names(len(body_groups) + 1), [*body_groups, head], strict=True))
 
 
 def _default_names(count: int) -> list[str]:

@@ -43,6 +43,12 @@ def has_weights(name: str) -> bool:
     return len(torchvision.models.get_model_weights(name.removeprefix(PREFIX))) > 0
 
 
+def takes_one_size_only(name: str) -> bool:
+    """Whether the model is one of torchvision's that can't be built for images of another size."""
+    model_name = name.removeprefix(PREFIX)
+    return is_from_torchvision(name) and model_name.startswith(_BUILT_FOR_ONE_SIZE)
+
+
 def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
     """Makes the model without the layers that give the classes; what pools before them stays.
 
@@ -51,7 +57,7 @@ def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
     """
     model_name = name.removeprefix(PREFIX)
     native_size = input_size(name)
-    if model_name.startswith(_BUILT_FOR_ONE_SIZE) and image_size != native_size:
+    if takes_one_size_only(name) and image_size != native_size:
         raise ValueError(
             f"{name!r} takes images of {native_size} pixels only, got image_size={image_size}; "
             f"timm's models of this kind take others"

@@ -23,3 +23,17 @@ def test_a_table_is_described_by_its_columns_and_rows(
     assert main(["inspect", str(tables / "labels.csv"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"kind": "table", "columns": ["number", "file", "labels"], "rows": 24}
+
+
+def test_several_backbones_have_their_groups_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "test_resnet,test_vit", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [group["name"] for group in answer["groups"]] == ["body_1", "body_2", "head"]
+    assert answer["parameters"] > 600_000
+
+
+def test_the_one_of_several_backbones_that_is_unknown_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["inspect", "test_resnet,resnet_50"]) != 0
+    assert "there is no backbone 'resnet_50' in timm" in capsys.readouterr().err

@@ -74,3 +74,20 @@ def test_a_folder_of_images_may_have_a_class_called_model(tmp_path: Path) -> Non
     assert run_folder.model_in(tmp_path) == tmp_path
     (tmp_path / "model" / "model.json").write_text("{}")
     assert run_folder.model_in(tmp_path) == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("pretrained", "pretrained"),
+        (None, None),
+        ("a.pth", "/here/a.pth"),
+        (["a.pth", None, "pretrained"], ["/here/a.pth", None, "pretrained"]),
+        ({"resnet18": "a.pth"}, {"resnet18": "/here/a.pth"}),
+    ],
+)
+def test_files_of_weights_are_found_from_any_folder(
+    weights: list | dict | str | None, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "absolute", lambda path: Path("/here") / path)
+    assert run_folder.resolved(TrainConfig(weights=weights)).weights == expected

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import CLOTHING, needs_clothing
+from torch import nn
 
 from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.images.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import FormatName
+from finetune.models.backbones import normalisation_of
+from finetune.models.classifier import Architecture
 from finetune.models.heads import HeadKind
 from finetune.tasks import TaskName
 
@@ -151,6 +154,21 @@ def test_a_torchvision_backbone_needs_torchvision_alone(photos: Path, tmp_path: 
     check_in_a_new_process(
         {tmp_path / "model": learner}, write_images(tmp_path), frozenset({"timm"})
     )
+
+
+@pytest.mark.slow
+def test_several_backbones_in_every_format(photos: Path, tmp_path: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, image_size=64, batch_size=8)
+    architecture = Architecture(
+        ("test_vit", "torchvision/squeezenet1_1"), 3, 64, member_sizes=(64, 48)
+    )
+    model = architecture.build()
+    data = data.for_backbone(64, *normalisation_of(model.get_submodule("backbone")))
+    loss = nn.CrossEntropyLoss()
+    learner = Learner(data, model, loss=loss, metrics="accuracy", split="halves", progress=False)
+    learner.fine_tune(2)
+    learner.export(tmp_path / "model", FORMATS)
+    check_in_a_new_process({tmp_path / "model": learner}, write_images(tmp_path))
 
 
 @pytest.mark.slow

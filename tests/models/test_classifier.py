@@ -70,3 +70,43 @@ def test_its_source_makes_the_same_model(backbone: str, head: HeadKind) -> None:
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(same(images), model(images))
     assert "finetune" not in model.source()
+
+
+SET = Architecture(("test_resnet", "test_vit"), 3, 64, "linear", member_sizes=(32, 64))
+
+
+def test_several_backbones_survive_json_and_are_built_in_their_own_sizes():
+    rebuilt = Architecture(**json.loads(json.dumps(SET.to_dict())))
+    assert rebuilt == SET
+    model = rebuilt.build().eval()
+    assert [i.image_size for i in model.get_submodule("backbone").inputs] == [32, 64]
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_what_only_several_backbones_have_is_not_written_for_one():
+    assert "member_sizes" not in TINY.to_dict()
+
+
+def test_without_a_size_each_backbone_has_its_own_and_images_the_largest():
+    architecture = Architecture.create(["test_resnet", "torchvision/vit_b_32"], 3)
+    assert architecture.member_sizes == (160, 224)
+    assert architecture.image_size == 224
+
+
+def test_a_size_that_is_asked_for_is_that_of_all_that_can_take_it():
+    names = ["test_resnet", "resnet18", "torchvision/vit_b_32"]
+    assert Architecture.create(names, 3, image_size=96).member_sizes == (96, 96, 224)
+
+
+def test_a_list_of_one_backbone_is_that_backbone():
+    assert Architecture.create(["test_resnet"], 3, image_size=32) == Architecture.create(
+        "test_resnet", 3, image_size=32
+    )
+
+
+@pytest.mark.parametrize(("backbone", "sizes"), [("a", (32,)), (("a", "b"), (32,))])
+def test_another_number_of_sizes_than_of_backbones_is_an_error(
+    backbone: str | tuple[str, ...], sizes: tuple[int, ...]
+):
+    with pytest.raises(ValueError, match=r"backbones need \d member_sizes, got \[32\]"):
+        Architecture(backbone, 3, 32, member_sizes=sizes)

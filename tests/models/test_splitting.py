@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from finetune.models.backbone_set import BackboneSet, MemberInput
 from finetune.models.partition import partition_parameters
 from finetune.models.splitting import Split, split_model
 
@@ -287,3 +288,58 @@ def test_a_group_that_comes_back_is_refused():
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
     with pytest.raises(ValueError, match=r"puts '2.weight' into group 'a', behind group 'b'"):
         split_model(model, {"0": "a", "1": "b", "2": "a"})
+
+
+def side_by_side() -> tuple[nn.Sequential, list[nn.Sequential]]:
+    """Two backbones in a set, and each of them alone, all with a head."""
+    members = {"test_resnet": "test_resnet", "vit": "test_vit"}
+    backbones = {path: timm.create_model(name, num_classes=0) for path, name in members.items()}
+    inputs: list[nn.Module] = [MemberInput(32, [1.0] * 3, [0.0] * 3) for _ in backbones]
+    head = nn.Linear(2, 2)
+    alone = [nn.Sequential(OrderedDict(backbone=b, head=head)) for b in backbones.values()]
+    backbone = BackboneSet(backbones, inputs)
+    return nn.Sequential(OrderedDict(backbone=backbone, head=head)), alone
+
+
+def identities(model: nn.Module, split: Split) -> list[set[int]]:
+    partition = partition_parameters(model, split_model(model, split))
+    return [set(map(id, parameters.values())) for parameters in partition.values()]
+
+
+@pytest.mark.parametrize("split", ["halves", "backbone_head", 2, 3, 4])
+def test_backbones_side_by_side_are_each_split_as_alone(split: Split):
+    model, alone = side_by_side()
+    first, second = (identities(member, split) for member in alone)
+    assert identities(model, split) == [a | b for a, b in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize("split", ["stages", "layers"])
+def test_the_deepest_of_several_backbones_says_how_many_groups_there_are(split: Split):
+    model, alone = side_by_side()
+    groups = identities(model, split)
+    by_member = [identities(member, split) for member in alone]
+    assert len(groups) == max(map(len, by_member))
+    for groups_alone in by_member:
+        stem, last_block = groups_alone[0], groups_alone[-2]
+        assert stem <= groups[0]
+        assert last_block <= groups[-2]
+        positions = []
+        for group_alone in groups_alone:
+            positions += [i for i, group in enumerate(groups) if group_alone <= group]
+        assert len(positions) == len(groups_alone)  # none is torn apart
+        assert positions == sorted(positions)
+    assert [name for name, _ in split_model(model, split)][-2:] == [
+        f"body_{len(groups) - 1}",
+        "head",
+    ]
+
+
+def test_backbones_can_be_groups_of_their_own():
+    model, _ = side_by_side()
+    assert [name for name, _ in split_model(model, ["vit", "head"])] == ["start", "vit", "head"]
+
+
+def test_more_groups_than_the_smallest_of_several_backbones_has_blocks_are_an_error():
+    model, _ = side_by_side()
+    with pytest.raises(ValueError, match=r"12 groups need 11 blocks.*the smallest of the backb"):
+        split_model(model, 12)
