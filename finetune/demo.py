@@ -95,7 +95,9 @@ def run(output: str | Path) -> dict[str, float]:
     learner.plot_rates().savefig(folder / "learning_rates.png")
 
     seconds = time.perf_counter() - started_at
-    print(f"\nvalidation accuracy {results['accuracy']:.3f} after {seconds:.0f} s")
+    count = len(data.valid_examples)
+    accuracy = data.task.metric_text("accuracy", results["accuracy"], count)
+    print(f"\nvalidation accuracy {accuracy} after {seconds:.0f} s")
     in_words = f"{answer.label} ({answer.probability:.0%})"
     print(f"the exported model calls the first validation image a {in_words}")
     print(f"figures and model are in {folder}/: predictions.png learning_rates.png model/")

@@ -15,7 +15,6 @@ from finetune.inference.reading import check_known
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.predictions import Predictions
 from finetune.vision import load_learner
-from finetune.wording import number
 
 _CONFUSIONS_LISTED = 10
 _WRITERS = {".csv": PredictionTable.to_csv, ".jsonl": PredictionTable.to_jsonl}
@@ -66,7 +65,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     results = predictor.evaluate(outputs, metrics=options["metrics"])
     print(f"{len(outputs)} images")
     for name, value in results.items():
-        print(f"  {name:<18} {number(value)}")
+        print(f"  {name:<18} {predictor.task.metric_text(name, value, len(outputs))}")
     table = predictor.predictions(outputs)
     report = table.report()
     print(f"\n{report}")
@@ -77,6 +76,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     answer: dict[str, Any] = {
         "images": len(outputs),
         "metrics": results,
+        "standard_errors": predictor.task.metric_errors(results, len(outputs)),
         predictor.task.names_are: [row._asdict() for row in report.rows],
     }
     if isinstance(table, Predictions):

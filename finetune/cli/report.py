@@ -106,7 +106,8 @@ def _headline(data: ImageDataLoaders, outcome: Outcome) -> list[tuple[str, str]]
         names.append("loss")
     headline = []
     for name in names:
-        value = data.task.metric_text(name, outcome.results[name])
+        count = len(data.valid_examples)
+        value = data.task.metric_headline(name, outcome.results[name], count)
         headline.append((value, f"validation {name}"))
     seconds = sum(row.seconds for row in outcome.epochs)
     return [
@@ -140,6 +141,8 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
     split = f"{config.valid_fraction:.0%} of {data.task.strata}, at random, seed {config.seed}"
     if config.valid is not None or config.valid_column is not None:
         split = f"as given in {config.valid or config.valid_column!r}"
+    if config.groups is not None:
+        split += f", undivided groups {config.groups}"
     weights = "random" if config.weights is None else config.weights
     runtime = learner.trainer.setup.runtime
     return Facts(

@@ -14,7 +14,7 @@ from finetune.data.notices import FILES_COMPARED
 from finetune.data.summary.summary import DataSummary
 from finetune.files.replacing import write_text
 from finetune.learner import Learner
-from finetune.wording import number, warn
+from finetune.wording import warn
 
 
 def parser() -> CommandParser:
@@ -109,13 +109,16 @@ def _finish(
     _export_graphs(learner, config, output / run_folder.MODEL)
     answer = {
         "validation": results,
+        "standard_errors": data.task.metric_errors(results, len(data.valid_examples)),
         "training_seconds": round(sum(row.seconds for row in epochs), 1),
         "images": {"training": len(data.train_examples), "validation": len(data.valid_examples)},
         "classes": list(data.classes),
     }
     write_text(output / run_folder.METRICS, as_json(answer) + "\n")
-    values = ", ".join(f"{name} {number(value)}" for name, value in results.items())
-    print(f"\nvalidation: {values}")
+    values = []
+    for name, value in results.items():
+        values.append(f"{name} {data.task.metric_text(name, value, len(data.valid_examples))}")
+    print(f"\nvalidation: {', '.join(values)}")
     print(f"model, report.html, figures and checkpoint are in {output}/")
     print(f"  finetune predict {shlex.quote(str(output))} IMAGE_OR_FOLDER ...")
     model, page = output / run_folder.MODEL, output / run_folder.REPORT

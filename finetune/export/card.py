@@ -8,7 +8,6 @@ from finetune.export import recipes
 from finetune.export.description import ModelDescription, TrainingRecord
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.tables import Column, Table
-from finetune.wording import number
 
 MOST_CLASSES = 100
 """So many have a row of their own; all of them are in model.json."""
@@ -103,11 +102,16 @@ def _results(description: ModelDescription) -> str:
     if not description.validation:
         return "## Validation\n\nThese weights, as they are, were not validated."
     data_name = "On the validation data"
+    count: int | None = None
     if "valid" in description.data:
-        data_name = f"On the {description.data['valid'].images} validation images"
+        count = description.data["valid"].images
+        data_name = f"On the {count} validation images"
     rows = []
     for name, value in description.validation.items():
-        rows.append([name, "unknown" if value is None else number(value)])
+        text = "unknown"
+        if value is not None:
+            text = description.task.metric_text(name, value, count)
+        rows.append([name, text])
     table = Table.of(["metric", "value"], rows).markdown()
     return f"## Validation\n\n{data_name}, after the last epoch:\n\n{table}"
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune.interpret import figure as shared
 from finetune.interpret.analysis import calibration_bins
+from finetune.interpret.standard_error import share_text
 from finetune.tables import Table
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ class Calibration:
 
     @property
     def _summary(self) -> str:
+        accuracy = share_text(self._mean(self.accuracies), max(int(self.counts.sum()), 1), 3)
         return (
             f"expected calibration error {self.error:.4f}; "
             f"mean probability {self._mean(self.confidences):.3f}, "
-            f"accuracy {self._mean(self.accuracies):.3f}"
+            f"accuracy {accuracy}"
         )
 
     def table(self) -> Table:

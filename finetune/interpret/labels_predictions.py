@@ -97,7 +97,7 @@ class LabelsPredictions(OutputsTable):
         hits = (is_present & self.predicted).sum(axis=0)
         scores = class_scores_of(hits, is_present.sum(axis=0), self.predicted.sum(axis=0))
         all_right = float((is_present == self.predicted).all(axis=1).mean())
-        return ClassReport(scores, self.classes, "all labels right", all_right)
+        return ClassReport(scores, self.classes, "all labels right", all_right, len(self))
 
     def sections(self, drawings: Mapping[str, Drawing], file: str) -> list[Section]:
         return [self.report().section(), self.worst_section(drawings, file)]

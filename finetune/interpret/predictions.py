@@ -14,6 +14,7 @@ from finetune.interpret.confusion import Confusion
 from finetune.interpret.page import Drawing, Part, Section
 from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
 from finetune.interpret.report import ClassReport
+from finetune.interpret.standard_error import share_text
 from finetune.interpret.suspicious import SuspiciousLabels, suspicious_labels
 from finetune.tables import Table, end_of
 from finetune.wording import counted, warn
@@ -50,7 +51,7 @@ class Predictions(PredictionTable):
     >>> scores = np.log([[0.9, 0.1], [0.6, 0.4]])
     >>> table = Predictions(["a.jpg", "b.jpg"], ["cat", "dog"], [0, 1], scores, [0.11, 0.92])
     >>> table
-    Predictions(2 examples, 2 classes, 1 mistake, accuracy 0.5000)
+    Predictions(2 examples, 2 classes, 1 mistake, accuracy 0.5000 ± 0.3536)
     >>> table.most_confused()
     [Confusion(target='dog', predicted='cat', count=1)]
     """
@@ -129,7 +130,7 @@ class Predictions(PredictionTable):
         mistakes = counted(int((~self.correct).sum()), "mistake")
         return (
             f"Predictions({len(self):,} examples, {len(self.classes)} classes, {mistakes}, "
-            f"accuracy {self.accuracy:.4f})"
+            f"accuracy {share_text(self.accuracy, len(self))})"
         )
 
     def cells(self, row: PredictionRow, item_width: int) -> list[str]:
@@ -161,7 +162,7 @@ class Predictions(PredictionTable):
     def report(self) -> ClassReport:
         """Precision, recall and F1 of each class, and their means."""
         scores = analysis.class_scores(self.targets, self.predicted, len(self.classes))
-        return ClassReport(scores, self.classes, "accuracy", self.accuracy)
+        return ClassReport(scores, self.classes, "accuracy", self.accuracy, len(self))
 
     def suspicious_labels(self, count: int = 20) -> SuspiciousLabels:
         """Labels that are probably wrong, the surest first; `.plot()` shows the images.

@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune.interpret.analysis import ClassScores, r2_scores
 from finetune.interpret.page import Section
+from finetune.interpret.standard_error import share_text
 from finetune.tables import Table
 from finetune.wording import number
 
@@ -45,19 +46,24 @@ class ClassReport(Report):
     precision of a class that is never predicted is 0, and so is the recall of a class without
     examples.
 
-    scores: of each class. share_right: share of the examples that are right, in [0, 1].
-    share_name: what that share is called.
+    scores: of each class. share_right: share of the `example_count` examples that are right, in
+    [0, 1]. share_name: what that share is called.
     """
 
     rows: Sequence[ClassRow]
 
     def __init__(
-        self, scores: ClassScores, classes: Sequence[str], share_name: str, share_right: float
+        self,
+        scores: ClassScores,
+        classes: Sequence[str],
+        share_name: str,
+        share_right: float,
+        example_count: int,
     ) -> None:
         score_columns = [values.tolist() for values in scores]
         self.rows = [ClassRow(*row) for row in zip(classes, *score_columns, strict=True)]
         self.accuracy = share_right
-        self._note = f"{share_name} {share_right:.4f}"
+        self._note = f"{share_name} {share_text(share_right, example_count)}"
         is_present = scores.support > 0
         if not is_present.all():
             self._note += f"; means over the {is_present.sum()} classes that have examples"

@@ -7,6 +7,7 @@ Whoever adds a kind of target writes one class and registers it (see `finetune.t
 other module asks which kind it is.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from finetune.interpret import standard_error
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.tasks.answers import Answer, FilePrediction
 from finetune.tasks.coverage import Coverage
@@ -56,7 +58,9 @@ class Task(ABC):
     targets being class numbers [N] int64. scales_outputs: whether the head ends with a
     `TargetScale`, so that outputs are in the targets' unit. gives_probabilities: whether
     `activation` gives probabilities of classes, or else values. metrics_are_shares: whether the
-    named metrics lie in [0, 1]. default_metrics: what is measured unless it is said otherwise.
+    named metrics lie in [0, 1]. example_shares: those of them that are the share of examples with
+    some property, such as being right. default_metrics: what is measured unless it is said
+    otherwise.
     strata: of what a random split holds out its share. instead_of_calibration: what to do where
     there is no one class per example, for an error. probe_curvature: what the second derivative of
     `probe_losses` in an output usually is, which lets a solver take steps of the right size.
@@ -69,6 +73,7 @@ class Task(ABC):
     scales_outputs: ClassVar[bool] = False
     gives_probabilities: ClassVar[bool] = True
     metrics_are_shares: ClassVar[bool] = True
+    example_shares: ClassVar[frozenset[str]] = frozenset()
     default_metrics: ClassVar[tuple[str, ...]]
     strata: ClassVar[str] = "the images"
     instead_of_calibration: ClassVar[str] = ""
@@ -238,22 +243,51 @@ class Task(ABC):
         """What is measured unless it is said otherwise. counts: training images of each class."""
         return self.default_metrics
 
-    def metric_text(self, name: str, value: float) -> str:
-        """The value of a metric, or of the loss, for a headline.
+    def metric_error(self, name: str, value: float, count: int | None) -> float | None:
+        """The standard error of a metric of `count` examples, see `standard_error.of_share`.
+
+        None for a metric that is no share of examples, such as F1, and where the count is unknown.
+        """
+        if not count or name not in self.example_shares or not math.isfinite(value):
+            return None
+        return standard_error.of_share(value, count)
+
+    def metric_errors(self, values: Mapping[str, float], count: int | None) -> dict[str, float]:
+        """The standard errors of the metrics that have one, for a file."""
+        errors = {}
+        for name, value in values.items():
+            error = self.metric_error(name, value, count)
+            if error is not None:
+                errors[name] = error
+        return errors
+
+    def metric_headline(self, name: str, value: float, count: int | None = None) -> str:
+        """The value of a metric, or of the loss, for a headline. count: as of `metric_error`.
 
         >>> from finetune.tasks import Regression, SingleLabel
-        >>> SingleLabel().metric_text("accuracy", 0.8768), SingleLabel().metric_text("loss", 0.3934)
-        ('87.7 %', '0.393')
-        >>> Regression().metric_text("mae", 0.25), SingleLabel().metric_text("mine", 0.25)
-        ('0.2500', '0.2500')
+        >>> SingleLabel().metric_headline("accuracy", 0.8768, 341)
+        '87.7 % ± 1.8'
+        >>> SingleLabel().metric_headline("loss", 0.3934), Regression().metric_headline("mae", 0.25)
+        ('0.393', '0.2500')
 
         What lies in [0, 1] is known of the task's own metrics only.
         """
         if name == "loss":
             return f"{value:.3f}"
+        error = self.metric_error(name, value, count)
         if self.metrics_are_shares and name in self.named_metrics():
-            return f"{100 * value:.1f} %"
+            percentage = None if error is None else 100 * error
+            return standard_error.with_error(f"{100 * value:.1f} %", percentage, 1)
         return number(value)
+
+    def metric_text(self, name: str, value: float, count: int | None = None) -> str:
+        """The value of a metric, or of the loss, in a list. count: as of `metric_error`.
+
+        >>> from finetune.tasks import SingleLabel
+        >>> SingleLabel().metric_text("accuracy", 0.8768, 341), SingleLabel().metric_text("f1", 0.5)
+        ('0.8768 ± 0.0178', '0.5000')
+        """
+        return standard_error.with_error(number(value), self.metric_error(name, value, count), 4)
 
     def adapt_metric(self, metric: Any) -> Any:
         """A torchmetrics object of the user's, behind what it needs of outputs and targets."""

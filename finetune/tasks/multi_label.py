@@ -45,6 +45,8 @@ class MultiLabel(Task):
     name: ClassVar[str] = "multi_label"
     default_metrics: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
     strata: ClassVar[str] = "each class"
+    # "accuracy" is a share of labels, and those of one image are not independent
+    example_shares: ClassVar[frozenset[str]] = frozenset({"exact_match"})
     instead_of_calibration: ClassVar[str] = (
         "tune_thresholds() finds from which probability on to predict each"
     )

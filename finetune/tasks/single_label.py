@@ -55,6 +55,7 @@ class SingleLabel(Task):
 
     name: ClassVar[str] = "single_label"
     exclusive: ClassVar[bool] = True
+    example_shares: ClassVar[frozenset[str]] = frozenset({"accuracy", "error_rate"})
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     strata: ClassVar[str] = "each class"
     card: ClassVar[CardText] = CardText(

@@ -1,5 +1,7 @@
 """What report.html says."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ def test_the_image_size_is_that_of_the_backbone_unless_it_is_set(photos: Path) -
     assert facts(photos, image_size=64)["size"] == "64 px, crop"
 
 
+@pytest.mark.filterwarnings("ignore:groups= are not divided")
 def test_the_report_says_how_the_task_splits_the_images(photos: Path, tables: Path) -> None:
     assert facts(photos)["held out"] == "20% of each class, at random, seed 0"
     table = {"csv": str(tables / "labels.csv"), "image_column": "file", "label_column": "labels"}
     several = facts(photos, task="multi_label", label_delimiter="|", **table)
-    assert several["held out"] == "20% of the images, at random, seed 0"
+    assert several["held out"] == "20% of each class, at random, seed 0"
+    assert facts(photos, groups=r"(\d+)\.jpg")["held out"].endswith(r"undivided groups (\d+)\.jpg")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,19 @@ def test_the_report_says_how_the_task_splits_the_images(photos: Path, tables: Pa
     ],
 )
 def test_only_shares_are_in_percent(name: str, value: float, task: str, shown: str) -> None:
-    assert resolve_task(task).metric_text(name, value) == shown  # type: ignore[arg-type]
+    assert resolve_task(task).metric_headline(name, value) == shown  # type: ignore[arg-type]
+
+
+def test_a_share_of_images_has_its_standard_error(run_folder: Path) -> None:
+    """Of 24 photos, some are for validation; 100 % is said without."""
+    answer = json.loads((run_folder / "metrics.json").read_text())
+    count, accuracy = answer["images"]["validation"], answer["validation"]["accuracy"]
+    error = math.sqrt(accuracy * (1 - accuracy) / count)
+    assert answer["standard_errors"] == {"accuracy": pytest.approx(error)}
+    card = (run_folder / "model" / "README.md").read_text()
+    page = (run_folder / "report.html").read_text()
+    assert (f"| accuracy | {accuracy:.4f} ± {error:.4f} |" in card) == (error > 0)
+    assert (f"{100 * accuracy:.1f} % ± {100 * error:.1f}" in page) == (error > 0)
 
 
 def test_the_report_of_a_regression_has_no_percent_in_its_headline(values_run: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from finetune import Learner, export
 from finetune.export import ModelDescription
 from finetune.export.card import MOST_CLASSES, model_card
+from finetune.interpret.standard_error import share_text
 
 SOURCE = "import timm\nfrom torch import nn\n\nbackbone = nn.Identity()\nhead = nn.Identity()"
 
@@ -64,7 +65,8 @@ def test_it_counts_the_images_of_each_class(description: ModelDescription) -> No
 def test_it_has_the_last_validation(description: ModelDescription, trained: Learner) -> None:
     card = model_card(description, SOURCE)
     accuracy = trained.history.epochs[-1].valid["accuracy"]
-    assert f"| accuracy | {accuracy:.4f} |" in section(card, "Validation")
+    shown = share_text(accuracy, 5)
+    assert f"| accuracy | {shown} |" in section(card, "Validation")
     assert front_matter(card)["metrics"] == ["accuracy"]
 
 

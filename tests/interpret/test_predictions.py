@@ -32,7 +32,8 @@ def test_a_row_says_what_was_predicted_and_what_is_true() -> None:
 
 
 def test_repr_and_tables_show_the_worst_first() -> None:
-    assert repr(table()) == "Predictions(4 examples, 3 classes, 2 mistakes, accuracy 0.5000)"
+    shown = "Predictions(4 examples, 3 classes, 2 mistakes, accuracy 0.5000 ± 0.2500)"
+    assert repr(table()) == shown
     lines = str(table()).splitlines()
     assert lines[3].split() == ["b,", "c.jpg", "dog", "owl", "0.600", "1.204"]
     text = table()._repr_html_()
