@@ -4,7 +4,6 @@ It handles every colour mode, the rotation that EXIF states, and scaled decoding
 """
 
 import io
-import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -178,10 +177,11 @@ def presize_whole(image: Image.Image, side: int, margin: int) -> np.ndarray:
     """
     square = presize(image, side)
     long_side, short_side = max(image.size), min(image.size)
-    scale = short_side / side
-    beyond = min(margin, math.floor((long_side / scale - side) / 2))
+    # in whole numbers, since for a square a rounded quotient may be less than nothing
+    beyond = min(margin, (long_side - short_side) * side // (2 * short_side))
     if beyond == 0:
         return square
+    scale = short_side / side
     square_start, square_end = (long_side - short_side) / 2, (long_side + short_side) / 2
     # rounding must not lead out of the image
     start = max(square_start - beyond * scale, 0)

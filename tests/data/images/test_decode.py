@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support import CLOTHING, needs_clothing
@@ -685,6 +685,7 @@ def test_ends_of_a_whole_image_continue_its_middle() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(width=25, height=25, side=11, margin=2)  # 25 / (25 / 11) is less than 11
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
