@@ -103,10 +103,15 @@ def backbones_of(model: list[str] | str) -> list[str] | str:
     return model
 
 
-def fit(learner: Learner, config: TrainConfig, checkpoint: Path, best: Path) -> None:
+def fit(
+    learner: Learner,
+    config: TrainConfig,
+    checkpoint: Path | None = None,
+    best: Path | None = None,
+) -> None:
     """Trains, or continues from the checkpoint. best: the file for the best epoch, if asked for."""
     callbacks: list[Callback] = []
-    if config.save_best:
+    if config.save_best and best is not None:
         callbacks.append(SaveBest(best))
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping(patience=config.early_stopping))

@@ -18,6 +18,7 @@ from finetune.wording import did_you_mean
 COMMANDS = {
     "train": "fine-tune a backbone on a folder of images; continues an interrupted run",
     "lr-find": "measure a learning rate on your images",
+    "cross-validate": "metrics with standard errors, from training on parts of your images",
     "evaluate": "metrics of a trained model on labelled images",
     "predict": "the classes of images, or of all in a folder",
     "export": "a trained model in other formats",

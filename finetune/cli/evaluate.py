@@ -17,7 +17,8 @@ from finetune.interpret.predictions import Predictions
 from finetune.vision import load_learner
 
 _CONFUSIONS_LISTED = 10
-_WRITERS = {".csv": PredictionTable.to_csv, ".jsonl": PredictionTable.to_jsonl}
+WRITERS = {".csv": PredictionTable.to_csv, ".jsonl": PredictionTable.to_jsonl}
+"""How a table of predictions is written, by the ending of the file."""
 
 
 def parser() -> CommandParser:
@@ -54,7 +55,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     arguments.whole_number("batch_size", options["batch_size"], at_least=1)
     output = options["output"]
     if output is not None:
-        check_suffix("output", output, _WRITERS)
+        check_suffix("output", output, WRITERS)
     model = run_folder.model_in(options["model"])
     images = Path(options["images"])
     if not images.exists():
@@ -70,7 +71,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     report = table.report()
     print(f"\n{report}")
     if output is not None:
-        write = _WRITERS[Path(output).suffix.lower()]
+        write = WRITERS[Path(output).suffix.lower()]
         write(table, output)
         print(f"\npredictions: {output}")
     answer: dict[str, Any] = {

@@ -64,7 +64,7 @@ def test_save_best_is_a_switch_that_also_takes_a_value(words: list[str], expecte
     assert options["folder"] == ("photos" if "photos" in words else None)
 
 
-@pytest.mark.parametrize("command", ["train", "lr-find"])
+@pytest.mark.parametrize("command", ["train", "lr-find", "cross-validate"])
 def test_a_printed_config_holds_the_settings_alone(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

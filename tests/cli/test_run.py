@@ -338,7 +338,17 @@ def test_inspect(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[s
 
 def test_help_shows_dashes_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    names = ("train", "lr-find", "evaluate", "predict", "export", "models", "inspect", "demo")
+    names = (
+        "train",
+        "lr-find",
+        "cross-validate",
+        "evaluate",
+        "predict",
+        "export",
+        "models",
+        "inspect",
+        "demo",
+    )
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in names)
     for name in names:
