@@ -2,8 +2,10 @@
 
 import difflib
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
+from types import FrameType
 
 
 def did_you_mean(name: str, names: Iterable[str], *, count: int = 1) -> str:
@@ -21,12 +23,36 @@ def did_you_mean(name: str, names: Iterable[str], *, count: int = 1) -> str:
 
 
 def warn(message: str) -> None:
-    """Warns with the line of the user's code that led here, however deep in the package it is."""
+    """Warns with the line of the user's code that led here, however deep in the package it is.
+
+    A decoding thread has no such line: there it is the one where the main thread waits for it.
+    """
+    line = _callers_line(sys._getframe())
+    assert line is not None  # this function is in the package
+    if _package_of(line) == "concurrent":
+        frames = sys._current_frames()
+        main_thread = threading.main_thread().ident
+        line = _callers_line(frames.get(main_thread or 0)) or line
+    registry = line.f_globals.setdefault("__warningregistry__", {})
+    place = (line.f_code.co_filename, line.f_lineno)
+    module = line.f_globals.get("__name__")
+    warnings.warn_explicit(message, UserWarning, *place, module=module, registry=registry)
+
+
+def _callers_line(frame: FrameType | None) -> FrameType | None:
+    """The frame that called into this package, or else the package's outermost; None outside."""
     package = __name__.partition(".")[0]
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    while frame is not None and _package_of(frame) != package:
+        frame = frame.f_back
+    while frame is not None and frame.f_back is not None and _package_of(frame) == package:
+        frame = frame.f_back
+    return frame
+
+
+def _package_of(frame: FrameType | None) -> str:
+    """The first part of the name of the module that a frame runs."""
+    name: str = "" if frame is None else frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]
 
 
 def number(value: float) -> str:

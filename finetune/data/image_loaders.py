@@ -1,12 +1,13 @@
 """ImageDataLoaders: training and validation images, from wherever they are, as batches."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
@@ -18,11 +19,11 @@ from finetune.data.fingerprints import of_images
 from finetune.data.groups import Groups, check_apart, refuse_list
 from finetune.data.image_options import ImageOptions, ImageSettings
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.dataset_images import ImageDataset, join_items
-from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.dataset_images import DatasetImages, ImageDataset, join_items
+from finetune.data.images.decode import ImageError, ImageSource, wide_values
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
-from finetune.data.images.value_range import checked_value_range
+from finetune.data.images.value_range import Depth, checked_value_range, guessed_depth
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
 from finetune.data.sampling import seen_shares
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_IMAGE_SIZE = 224
 _ERRORS_LISTED = 10
+_IMAGES_SAMPLED, _ITEMS_SAMPLED = 32, 8
+"""So many training images are looked at for the values that they have. Items of a data set are
+fewer, since each is decoded, whatever its depth."""
 
 
 class ImageDataLoaders(DataLoaders):
@@ -121,10 +125,12 @@ class ImageDataLoaders(DataLoaders):
         self._train_numbers = numbers[: len(train_examples)]
         self._valid_numbers = numbers[len(train_examples) :]
         image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
+        value_range: tuple[float, float] | Depth | None = checked_value_range(settings.value_range)
+        if value_range is None:
+            # once for all images, and here, where the caller's line is known
+            value_range = guessed_depth(_wide_sample(self.train_examples.items))
         pipeline = ImagePipeline.create(
-            Preprocessing(
-                image_size, settings.resize, value_range=checked_value_range(settings.value_range)
-            ),
+            Preprocessing(image_size, settings.resize, value_range=value_range),
             augment=settings.augment,
             seed=settings.seed,
             workers=settings.workers,
@@ -374,7 +380,8 @@ class ImageDataLoaders(DataLoaders):
         train, valid: data sets of pairs (image, class index), without a transform; or of rows with
         an image and a class index or name. classes: names, by default the data set's own. Without
         `valid` the split is random. image_column, label_column: of rows, where their types don't
-        tell. Images are read when they are needed, labels at once. options: see `ImageSettings`.
+        tell. Labels are read at once, images when they are needed, but for a few. options: see
+        `ImageSettings`.
         """
         settings = ImageSettings(**options)
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
@@ -614,6 +621,19 @@ def _group_column(**options: Unpack[ImageOptions]) -> str | None:
     """The column of a table that `groups` names, if it names one."""
     groups = ImageSettings(**options).groups
     return groups if isinstance(groups, str) else None
+
+
+def _wide_sample(items: Sequence[ImageSource]) -> Iterator[np.ndarray]:
+    """The values of those with more than 8 bits among some images at equal distances."""
+    count = _ITEMS_SAMPLED if isinstance(items, DatasetImages) else _IMAGES_SAMPLED
+    step = max(1, -(-len(items) // count))  # rounded up
+    for number in range(0, len(items), step):
+        try:
+            values = wide_values(items[number])
+        except ImageError:  # an item of a data set that can't be read, which is said later
+            continue
+        if values is not None:
+            yield values
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

@@ -47,9 +47,10 @@ class ImageSettings:
     the training images, see `ImageDataLoaders`. sampling: how often an epoch has each class: None
     is as often as it is there, "balanced" all classes alike, "sqrt" in between, see
     `sampling.draw`. resize: how a rectangle becomes a square. value_range: the two values that
-    become black and white, such as (0, 4095), in images of more than 8 bits a channel; None finds
-    them. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in `skipped`, never
-    replaced by another). workers: decoding threads; None: one for each core, up to eight.
+    become black and white, such as (0, 4095), in images of more than 8 bits a channel; None: how
+    many bits of integers are used is guessed from some of the training images, and kept for
+    prediction. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in `skipped`,
+    never replaced by another). workers: decoding threads; None: one for each core, up to eight.
     cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow, in
     units of 1e9 bytes.
     """

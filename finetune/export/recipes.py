@@ -1,5 +1,6 @@
 """Python code for a model card: how to use a model in each format without finetune."""
 
+from finetune.data.images.value_range import Depth
 from finetune.export.description import ModelDescription
 from finetune.export.formats import formats_of
 
@@ -27,7 +28,8 @@ def read(path):
         image.draft("RGB", (2 * side, 2 * side))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(int) >> 8).astype(np.uint8))
+        values = np.asarray(image).astype(int)
+        image = Image.fromarray(({eight_bits}).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -78,7 +80,18 @@ def _coverage_in_words(share: float) -> str:
 
 def read_source(description: ModelDescription) -> str:
     """Python code that defines `spec`, `read` and `images`, with Pillow and NumPy alone."""
-    return _READ.replace("{resize}", _RESIZE[description.preprocessing.resize])
+    preprocessing = description.preprocessing
+    source = _READ.replace("{resize}", _RESIZE[preprocessing.resize])
+    return source.replace("{eight_bits}", _eight_bits(preprocessing.value_range))
+
+
+def _eight_bits(value_range: tuple[float, float] | Depth | None) -> str:
+    """An expression for `values`, integers of more than 8 bits, in 8 bits; see `to_eight_bits`."""
+    if isinstance(value_range, tuple):
+        black, white = value_range
+        return f"np.round(((values - {black}) / ({white} - {black})).clip(0, 1) * 255)"
+    depth = 16 if value_range is None else value_range
+    return f"values >> {max(depth - 8, 0)}"
 
 
 def _block(code: str) -> str:

@@ -13,7 +13,7 @@ from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import read_image
 from finetune.data.images.pipeline import ImagePipeline
-from finetune.data.images.value_range import ValueRange
+from finetune.data.images.value_range import Depth, ValueRange
 from finetune.data.loaders import (
     Batches,
     EpochLoader,
@@ -63,7 +63,7 @@ class Source:
     loader: EpochLoader
     images: Sequence[Any] | None = None
     numbers: Tensor | None = None
-    value_range: ValueRange | None = None
+    value_range: ValueRange | Depth | None = None
 
     def items(self, count: int) -> list[str | int]:
         """The path of each example, or else its number."""

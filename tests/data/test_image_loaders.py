@@ -154,6 +154,67 @@ def test_range_of_pixels_is_kept_for_prediction() -> None:
     assert "value_range" not in Preprocessing(16).to_dict()
 
 
+def twelve_bits(dark: int = 3) -> list[np.ndarray]:
+    """Twelve images of 16-bit numbers, of which the last ones are bright; the others are dark."""
+    values = [100] * dark * 3 + [4000] * (12 - 3 * dark)
+    return [np.full((20, 20), value, np.uint16) for value in values]
+
+
+def test_depth_is_guessed_once_for_all_images_and_kept() -> None:
+    with pytest.warns(UserWarning, match="fill 12 bits only: 4095 was taken") as said:
+        data = ImageDataLoaders.from_lists(twelve_bits(), list("abc") * 4, **SMALL)
+    assert [Path(warning.filename) for warning in said] == [Path(__file__)]
+    described = Preprocessing.from_dict(json.loads(json.dumps(data.describe_inputs())))
+    assert described == data.preprocessing
+    assert "the upper 8 of 12 bits" in described.steps()[1]
+    # a dark one, which alone would be taken for one of 8 bits
+    dark = data.displayable(described.inputs(twelve_bits()[:1], CPU))
+    assert dark.max() == pytest.approx((100 >> 4) / 255, abs=1e-6)
+    list(data.train.epoch(0, 0))  # without another warning
+
+
+def test_depth_of_sixteen_bits_is_not_said() -> None:
+    images = [*twelve_bits(4)[:11], np.full((20, 20), 60000, np.uint16)]
+    labels, is_valid = list("ab") * 6, [True] * 2 + [False] * 10
+    data = ImageDataLoaders.from_lists(images, labels, is_valid=is_valid, **SMALL)
+    assert data.preprocessing.value_range == 16
+
+
+def test_given_range_goes_before_a_guess() -> None:
+    images = twelve_bits()
+    data = ImageDataLoaders.from_lists(images, list("abc") * 4, value_range=(0, 4000), **SMALL)
+    assert data.preprocessing.value_range == (0, 4000)
+
+
+def test_depth_says_nothing_of_floats_and_of_eight_bits() -> None:
+    with pytest.warns(UserWarning, match="fill 12 bits only"):
+        data = ImageDataLoaders.from_lists(twelve_bits(), list("abc") * 4, **SMALL)
+    grey = [np.full((20, 20), 0.5), np.full((20, 20), 128, np.uint8)]
+    shown = data.displayable(data.inputs(grey, CPU))
+    assert shown.min() == shown.max() == pytest.approx(128 / 255, abs=1e-6)
+    assert ImageDataLoaders.from_lists([grey[1]] * 12, list("abc") * 4, **SMALL).preprocessing == (
+        Preprocessing(16)
+    )
+
+
+def test_image_beyond_the_depth_that_was_guessed_is_said_where_it_is_asked_for() -> None:
+    with pytest.warns(UserWarning, match="fill 8 bits only"):
+        data = ImageDataLoaders.from_lists(twelve_bits(4), list("abc") * 4, **SMALL)
+    with pytest.warns(UserWarning, match="fill 12 bits only") as said:
+        data.inputs([np.full((20, 20), 4000, np.uint16)] * 2, CPU)
+    assert {Path(warning.filename) for warning in said} == {Path(__file__)}
+
+
+def test_sample_reads_no_pixels_of_files_with_eight_bits(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert len(from_photos(photos).train_examples) > 10
+
+
 def test_dataset_with_its_own_validation_set() -> None:
     grey = [(np.full((16, 16, 3), i * 8, np.uint8), i % 2) for i in range(12)]
     data = ImageDataLoaders.from_dataset(grey[:8], grey[8:], classes=("even", "odd"), **SMALL)

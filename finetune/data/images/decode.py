@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from finetune.data.images.value_range import ValueRange, stated_bits, to_eight_bits
+from finetune.data.images.value_range import Depth, ValueRange, stated_bits, to_eight_bits
 
 ImageSource: TypeAlias = (
     "str | Path | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | Mapping[str, Any]"
@@ -72,7 +72,10 @@ class ImageError(ValueError):
 
 
 def read_image(
-    source: ImageSource, *, min_side: int | None = None, value_range: ValueRange | None = None
+    source: ImageSource,
+    *,
+    min_side: int | None = None,
+    value_range: ValueRange | Depth | None = None,
 ) -> Image.Image:
     """Reads an image as an upright one in mode RGB.
 
@@ -82,20 +85,17 @@ def read_image(
     read by one thread at a time. Transparent parts become white.
     min_side: the shorter side, in pixels, that is fine enough; a JPEG file is then decoded at a
     fraction of its size, which is faster. Other formats are always decoded in full. value_range:
-    the values that become black and white in images of more than 8 bits; None finds them, see
-    `value_range.py`.
+    the values that become black and white in images of more than 8 bits, or how many bits of
+    integers are used; None finds them, see `value_range.py`.
     Raises ImageError with the path and the reason.
     """
     name = str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
     try:
         if isinstance(source, Mapping):
             source = _source_in(source)
-        if isinstance(source, str | Path):
-            return _read_file(source, min_side, value_range)
-        if isinstance(source, bytes | bytearray | memoryview):
-            return _read_file(io.BytesIO(source), min_side, value_range)
-        if hasattr(source, "read"):
-            return _read_file(io.BytesIO(_content_of(source)), min_side, value_range)
+        file = _file_in(source)
+        if file is not None:
+            return _read_file(file, min_side, value_range)
         if isinstance(source, Image.Image):
             with _opened_images:
                 return _upright_rgb(source, value_range)
@@ -116,6 +116,45 @@ def _source_in(cell: Mapping[str, Any]) -> Any:
     raise ValueError(f"a mapping has an image as 'bytes' or 'path', got {list(cell)}")
 
 
+def _file_in(source: Any) -> str | Path | BinaryIO | None:
+    """The path of a file, or its content; None for an image in memory."""
+    if isinstance(source, str | Path):
+        return source
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    if hasattr(source, "read"):
+        return io.BytesIO(_content_of(source))
+    return None
+
+
+def wide_values(source: ImageSource) -> np.ndarray | None:
+    """The values of an image of more than 8 bits, if nothing says how many of them are used.
+
+    Of a file with 8 bits only the header is read. None for what can't be read, too.
+    """
+    try:
+        if isinstance(source, Mapping):
+            source = _source_in(source)
+        file = _file_in(source)
+        if file is not None:
+            with Image.open(file) as image:
+                check_size(image)
+                return _wide_values_of(image)
+        if isinstance(source, Image.Image):
+            with _opened_images:
+                return _wide_values_of(source)
+        values = _to_array(source)
+    except Exception:  # the error will be said where the image is read
+        return None
+    return None if values.dtype == np.uint8 else values
+
+
+def _wide_values_of(image: Image.Image) -> np.ndarray | None:
+    if image.mode not in _WIDE or stated_bits(image) is not None:
+        return None
+    return np.asarray(image)
+
+
 def _content_of(file: Any) -> bytes:
     """All bytes of an open file, which stays where it was."""
     with _opened_images:
@@ -129,7 +168,7 @@ def _content_of(file: Any) -> bytes:
 
 
 def _read_file(
-    path: str | Path | BinaryIO, min_side: int | None, value_range: ValueRange | None
+    path: str | Path | BinaryIO, min_side: int | None, value_range: ValueRange | Depth | None
 ) -> Image.Image:
     with Image.open(path) as image:
         check_size(image)
@@ -210,7 +249,7 @@ def _padded(image: Image.Image, side: int) -> Image.Image:
     return square
 
 
-def _to_pil(source: Any, value_range: ValueRange | None) -> Image.Image:
+def _to_pil(source: Any, value_range: ValueRange | Depth | None) -> Image.Image:
     """An array or a tensor as a PIL image. Raises ValueError for what is no image."""
     if not isinstance(source, np.ndarray | Tensor) and not hasattr(source, "__array__"):
         raise ValueError(
@@ -227,7 +266,7 @@ def _to_pil(source: Any, value_range: ValueRange | None) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(to_eight_bits(pixels, value_range)))
 
 
-def _to_array(source: np.ndarray | Tensor) -> np.ndarray:
+def _to_array(source: Any) -> np.ndarray:
     """The pixels with channels last, or without channels where there is one."""
     if isinstance(source, Tensor):
         pixels = source.detach().cpu().numpy()
@@ -240,7 +279,7 @@ def _to_array(source: np.ndarray | Tensor) -> np.ndarray:
     return pixels
 
 
-def _upright_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
+def _upright_rgb(image: Image.Image, value_range: ValueRange | Depth | None) -> Image.Image:
     """Decodes an image, turns it as EXIF says, and converts it to RGB."""
     bits = stated_bits(image)
     is_cut_to_eight_bits = _is_cut_to_eight_bits(image)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.images.decode import ImageError, ImageSource, check_size, read_image
-from finetune.data.images.value_range import ValueRange
+from finetune.data.images.value_range import Depth, ValueRange
 
 _ORIENTATION = 0x0112
 """EXIF's tag for how an image has to be turned to be upright."""
@@ -38,7 +38,7 @@ def read_header(
     items: Sequence[ImageSource],
     number: int,
     decode: bool = False,
-    value_range: ValueRange | None = None,
+    value_range: ValueRange | Depth | None = None,
 ) -> Header:
     """Reads the header of one of the images. An image that can't be read gives `Header.error`.
 

@@ -22,11 +22,17 @@ from finetune.data.images.decode import (
     read_image,
 )
 from finetune.data.images.rows import margin_of
-from finetune.data.images.value_range import checked_value_range
+from finetune.data.images.value_range import Depth, checked_value_range
 from finetune.data.images.whole import WholeImages
 
 _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
+
+
+def _checked_range(value_range: Any) -> tuple[float, float] | Depth | None:
+    if isinstance(value_range, int):
+        return arguments.whole_number("value_range", value_range, at_least=1, at_most=64)
+    return checked_value_range(value_range)
 
 
 # kept, because a copy to a device for every batch would make the host wait
@@ -42,7 +48,8 @@ class Preprocessing:
     image_size: side of the model's input in pixels. resize: how a rectangle becomes a square, see
     `presize`. crop_fraction: side of the input as a fraction of the presized image's side. mean,
     std: for each channel, of pixel values in [0, 1], as in the backbone's training. value_range:
-    the values that are black and white in images of more than 8 bits; None: see `read_image`.
+    the values that are black and white in images of more than 8 bits, or how many bits of integers
+    are used, as the training images showed; None: see `read_image`.
     """
 
     image_size: int
@@ -50,12 +57,12 @@ class Preprocessing:
     crop_fraction: float = 0.875
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    value_range: tuple[float, float] | None = None
+    value_range: tuple[float, float] | Depth | None = None
 
     def __post_init__(self) -> None:
         arguments.whole_number("image_size", self.image_size, at_least=1)
         arguments.choice("resize", self.resize, RESIZE_METHODS)
-        checked_value_range(self.value_range)
+        _checked_range(self.value_range)
         arguments.real_number("crop_fraction", self.crop_fraction, at_least=0.1, at_most=1)
 
     @property
@@ -156,7 +163,9 @@ class Preprocessing:
         else:
             square = f"the longer side becomes {side}, the rest black"
         depth = "16-bit values to 8 bits"
-        if self.value_range is not None:
+        if isinstance(self.value_range, int):
+            depth = f"the upper 8 of {self.value_range} bits, in integers of more than 8"
+        elif self.value_range is not None:
             depth = "values of more than 8 bits from {:g} (black) to {:g} (white) to 8 bits".format(
                 *self.value_range
             )
@@ -180,5 +189,5 @@ class Preprocessing:
         # JSON has lists and knows no difference between 1 and 1.0
         fields["mean"] = tuple(map(float, fields["mean"]))
         fields["std"] = tuple(map(float, fields["std"]))
-        fields["value_range"] = checked_value_range(fields.get("value_range"))
+        fields["value_range"] = _checked_range(fields.get("value_range"))
         return cls(**fields)

@@ -2,11 +2,14 @@
 
 The range is, in this order: 8 bits, which stay as they are; `value_range`, where the caller gives
 it; the bits per sample that the file states; [0, 1] for floats; and for wider integers the smallest
-usual depth (8, 12 or 16 bits) that holds the largest value of the image, because cameras, scanners
-and libraries put 8 or 12 bits into 16 or 32. Where fewer than the container's bits are guessed, a
-warning says so. Anything else is an error that shows the way out.
+usual depth (8, 12 or 16 bits) that holds the largest value, because cameras, scanners and libraries
+put 8 or 12 bits into 16 or 32. It is guessed once for a data set, whose `Preprocessing` has it from
+then on, see `guessed_depth`; a dark image alone would be taken for one of fewer bits. Where fewer
+than the container's bits are guessed, a warning says so. Anything else is an error that shows the
+way out.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +19,8 @@ from finetune.wording import warn
 
 ValueRange: TypeAlias = tuple[float, float] | list[float]
 """Two numbers: the values that become black and white; what is beyond them, too."""
+Depth: TypeAlias = int
+"""So many bits of wider integers are used, as was guessed from a data set."""
 
 _USUAL_DEPTHS = (8, 12, 16)
 _WAY_OUT = "pass value_range=(black, white) with the values that they have in these images"
@@ -43,21 +48,24 @@ def checked_value_range(value_range: Any) -> tuple[float, float] | None:
 
 
 def to_eight_bits(
-    values: np.ndarray, value_range: ValueRange | None = None, bits: int | None = None
+    values: np.ndarray, value_range: ValueRange | Depth | None = None, bits: int | None = None
 ) -> np.ndarray:
     """The values as uint8, in the same shape.
 
-    bits: how many bits of an integer are used, where the file states it. Raises ValueError for
-    values whose range is not known.
+    value_range: black and white; or the depth of the data set, for integers. bits: how many bits
+    of an integer are used, where the file states it. Raises ValueError for values whose range is
+    not known.
     """
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind not in "uif":
         raise ValueError(f"an image has whole numbers or floats as pixels, got {values.dtype}")
-    if value_range is not None:
+    if isinstance(value_range, tuple | list):
         return _windowed(values, *value_range)
     if values.dtype.kind == "f":
         return _floats(values)
+    if bits is None:
+        bits = value_range
     return _integers(values, bits)
 
 
@@ -89,26 +97,51 @@ def _floats(values: np.ndarray) -> np.ndarray:
 
 def _integers(values: np.ndarray, bits: int | None) -> np.ndarray:
     smallest, largest = int(values.min()), int(values.max())
-    if bits is None or largest >= 1 << bits:
-        bits = _guessed_bits(smallest, largest, values.dtype)
+    if bits is None or smallest < 0 or largest >= 1 << bits:
+        bits = _smallest_depth(smallest, largest)
+        _say_depth(bits, largest, values.dtype)
     pixels: np.ndarray = (values >> max(bits - 8, 0)).astype(np.uint8)
     return pixels
 
 
-def _guessed_bits(smallest: int, largest: int, dtype: np.dtype) -> int:
-    """The smallest usual depth that holds the values; a warning unless it fills a 16-bit type."""
+def guessed_depth(images: Iterable[np.ndarray]) -> Depth | None:
+    """The smallest usual depth that holds all values of a sample of images of more than 8 bits.
+
+    A warning says if it is less than 16 bits. None for floats, and for values that no usual depth
+    holds: to read such an image will be an error, with its name.
+    """
+    extrema = []
+    for values in images:
+        if values.dtype.kind in "ui" and values.size:
+            extrema.append((int(values.min()), int(values.max()), values.dtype))
+    if not extrema:
+        return None
+    smallest = min(low for low, _, _ in extrema)
+    largest = max(high for _, high, _ in extrema)
+    if smallest < 0 or largest >= 1 << _USUAL_DEPTHS[-1]:
+        return None
+    depth = _smallest_depth(smallest, largest)
+    _say_depth(depth, largest, extrema[0][2])
+    return depth
+
+
+def _smallest_depth(smallest: int, largest: int) -> int:
+    """The smallest usual depth that holds the values."""
     if smallest < 0 or largest >= 1 << _USUAL_DEPTHS[-1]:
         raise ValueError(
             f"pixel values outside 16 bits, from {smallest} to {largest}, have no known range; "
             f"{_WAY_OUT}"
         )
-    bits = next(depth for depth in _USUAL_DEPTHS if largest < 1 << depth)
+    return next(depth for depth in _USUAL_DEPTHS if largest < 1 << depth)
+
+
+def _say_depth(bits: int, largest: int, dtype: np.dtype) -> None:
+    """A warning, unless the values fill a 16-bit type or say nothing."""
     if bits < _USUAL_DEPTHS[-1] and largest > 0:
         warn(
             f"there are images of {8 * dtype.itemsize}-bit numbers that fill {bits} bits only: "
             f"{2**bits - 1} was taken for white; if it is not, {_WAY_OUT}"
         )
-    return bits
 
 
 def stated_bits(image: Any) -> int | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from finetune.data.examples import Examples
 from finetune.data.images.decode import ImageError
 from finetune.data.images.headers import Header, read_header
-from finetune.data.images.value_range import ValueRange
+from finetune.data.images.value_range import Depth, ValueRange
 from finetune.data.sources.listing import Listing
 from finetune.data.summary.duplicates import Twins, find_duplicates
 from finetune.tables import Column, Table, facts_html
@@ -137,7 +137,7 @@ def summarise(
     skipped: Sequence[ImageError] = (),
     decode: bool = False,
     workers: int = 8,
-    value_range: ValueRange | None = None,
+    value_range: ValueRange | Depth | None = None,
 ) -> DataSummary:
     """Reads the headers of all images, and the content of those that may be the same.
 
@@ -174,7 +174,7 @@ def summarise(
 
 
 def _headers(
-    examples: Examples, decode: bool, value_range: ValueRange | None, threads: Executor
+    examples: Examples, decode: bool, value_range: ValueRange | Depth | None, threads: Executor
 ) -> list[Header]:
     read = partial(read_header, examples.items, decode=decode, value_range=value_range)
     return list(threads.map(read, range(len(examples))))

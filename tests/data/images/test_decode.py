@@ -23,8 +23,14 @@ from finetune.data.images.decode import (
     presize,
     presize_whole,
     read_image,
+    wide_values,
 )
-from finetune.data.images.value_range import checked_value_range, stated_bits, to_eight_bits
+from finetune.data.images.value_range import (
+    checked_value_range,
+    guessed_depth,
+    stated_bits,
+    to_eight_bits,
+)
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 LOSSY = 6  # most levels of 255 by which JPEG and WebP change a flat colour here
@@ -202,6 +208,38 @@ def test_tiff_states_its_bits(bits: Any, stated: int | None) -> None:
 def test_stated_bits_are_no_guess() -> None:
     dark = np.array([[0, 200]], np.uint16)
     assert to_eight_bits(dark, bits=12).tolist() == [[0, 12]]
+
+
+def test_depth_of_a_sample_holds_its_largest_value() -> None:
+    bright, dark = np.full((2, 2), 3000, np.uint16), np.full((2, 2), 9, np.int64)
+    with pytest.warns(UserWarning, match="fill 12 bits only"):
+        assert guessed_depth([dark, bright]) == 12
+    assert guessed_depth([dark, bright, bright * 10]) == 16
+    assert guessed_depth([dark * 0.1]) is None
+    # which will be refused by name
+    assert guessed_depth([dark, np.full((2, 2), 1 << 20)]) is None
+    assert guessed_depth([dark, -dark]) is None
+
+
+def test_depth_goes_behind_what_a_file_states_and_before_a_guess() -> None:
+    values = np.array([[0, 200]], np.uint16)
+    assert to_eight_bits(values, 16).tolist() == [[0, 0]]
+    assert to_eight_bits(values, 16, bits=12).tolist() == [[0, 12]]
+    with pytest.raises(ValueError, match="outside 16 bits, from -1 to 5"):
+        to_eight_bits(np.array([[-1, 5]]), 12)
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_wide_values_are_those_of_more_than_eight_bits(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / "a.tif"
+    flat(mode, 300).save(file)
+    for source in (file, str(file), file.read_bytes(), {"path": str(file)}, Image.open(file)):
+        values = wide_values(source)
+        assert values is not None
+        assert values.min() == values.max() == 300
+    flat(colour=RED).save(tmp_path / "b.png")
+    for source in (tmp_path / "b.png", tmp_path / "c.png", b"torn", np.zeros((2, 2), np.uint8)):
+        assert wide_values(source) is None
 
 
 @pytest.mark.parametrize("value", [1, 200, 255])
