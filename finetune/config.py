@@ -141,6 +141,8 @@ class TrainConfig(LearnerConfig):
             chooses for fine_tune, and is one rate for all layers in one_cycle
         layer_decay: in place of lr_mult, each layer group has this share of the learning rate of
             the next group; goes with --split layers
+        interpolate: the result is whatever validation likes best of the weights at the end, those
+            before the second phase, and three points between
         early_stopping: a phase ends after so many epochs without a lower validation loss; null is
             off
         save_best: the result is the epoch with the lowest validation loss, not the last one
@@ -158,6 +160,7 @@ class TrainConfig(LearnerConfig):
     freeze_views: int | None = None
     lr_mult: float | None = None
     layer_decay: float | None = None
+    interpolate: bool = False
     early_stopping: int | None = None
     save_best: bool = False
     adjust_priors: Literal["uniform"] | dict[str, float] | None = None

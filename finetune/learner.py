@@ -264,6 +264,7 @@ class Learner:
         layer_decay: float | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
+        interpolate: bool = False,
         **options: Unpack[FitOptions],
     ) -> None:
         """Trains the new head, then everything with lower rates for earlier layers.
@@ -281,6 +282,11 @@ class Learner:
         freeze_views: how many views of each image the frozen phase goes round: 1 is the one of
         validation, k > 1 are k random ones, None draws new ones in every epoch. With few views
         `freeze_epochs=10` costs little more than 1, since the frozen backbone runs once a view.
+        interpolate: at the end the model takes the weights that validation likes best of those at
+        the end, those before the second phase, and three points between: by the first metric,
+        where equal by the loss. So training that harms is undone. It takes four more validations.
+        The optimizer's state stays that of the end. A fit that a callback stops early keeps what it
+        has. Source: WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903
         options: callbacks, checkpoint and cache_features, see `FitSettings`.
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept; and
@@ -296,6 +302,7 @@ class Learner:
             layer_decay=layer_decay,
             pct_start=pct_start,
             div=div,
+            interpolate=interpolate,
         )
         self._run(request, **options)
 

@@ -71,6 +71,9 @@ class TextDisplay:
             self._columns = list(epoch_table.results(row))
             self.line(epoch_table.text_head(self._columns))
         self.line(epoch_table.text_row(row, self._columns))
+        note = epoch_table.note_below(row)
+        if note:
+            self.line(note)
 
     def bars(self, bars: Sequence[Bar]) -> None:
         if self._shows_bars:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from finetune.tables import Table
+from finetune.tasks.ranking import deciding_metric
 from finetune.training.events import EpochEnd
 from finetune.wording import number
 
@@ -38,6 +39,28 @@ def text_row(row: EpochEnd, names: Sequence[str]) -> str:
     return f"{row.phase:<12}{row.epoch + 1:>5}{cells}{row.seconds:>{_WIDTH}.1f}"
 
 
+def note_below(row: EpochEnd) -> str:
+    """A line to stand below the row of an epoch; empty for most.
+
+    >>> from finetune.training.events import PointBetween
+    >>> compared = {1.0: {"loss": 0.5, "accuracy": 0.8}, 0.5: {"loss": 0.4, "accuracy": 0.9}}
+    >>> compared[0.0] = {"loss": 0.6, "accuracy": 0.7}
+    >>> note_below(EpochEnd("fit", 0, 0.3, between=PointBetween(0.5, compared)))
+    'in between: 0.5 of the way from the beginning (accuracy 0.7000) to the end (0.8000): 0.9000'
+    """
+    if row.between is None:
+        return ""
+    compared, fraction = row.between.compared, row.between.fraction
+    name = deciding_metric(row.between.results)
+    start, end = number(compared[0.0][name]), number(compared[1.0][name])
+    way = f"of the way from the beginning ({name} {start}) to the end ({end})"
+    if fraction == 1:
+        return f"in between: nothing {way} is better than the end"
+    if fraction == 0:
+        return f"in between: nothing {way} is better than the beginning, which is taken"
+    return f"in between: {fraction:g} {way}: {number(row.between.results[name])}"
+
+
 def as_lines(rows: Iterable[EpochEnd | str]) -> list[str]:
     """The table as text, with its head before the first epoch. A string is a line of its own."""
     rows = list(rows)
@@ -48,7 +71,12 @@ def as_lines(rows: Iterable[EpochEnd | str]) -> list[str]:
     names = _columns(table_rows)
     lines = [*notes, text_head(names)]
     for row in table_rows:
-        lines.append(row if isinstance(row, str) else text_row(row, names))
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        lines.append(text_row(row, names))
+        if note_below(row):
+            lines.append(note_below(row))
     return lines
 
 
@@ -68,6 +96,8 @@ def as_html(rows: Iterable[EpochEnd | str]) -> str:
         else:
             texts = _texts(row, names)
             cells.append([row.phase, str(row.epoch + 1), *texts, f"{row.seconds:.1f}"])
+            if note_below(row):
+                cells.append(note_below(row))
     return above + Table.of(["phase", "epoch", *names, "seconds"], cells).html()
 
 

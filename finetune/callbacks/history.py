@@ -1,7 +1,7 @@
 """History: what happened, as rows, over all phases and fits."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from finetune import arguments
 from finetune.callbacks import epoch_table
 from finetune.files.replacing import replacing_text
-from finetune.training.events import Callback, EpochEnd, StepEnd
+from finetune.training.events import Callback, EpochEnd, PointBetween, StepEnd
 
 
 class History(Callback):
@@ -61,7 +61,7 @@ class History(Callback):
             field.name: [getattr(row, field.name) for row in self.steps]
             for field in fields(StepEnd)
         }
-        epochs = [{**asdict(row), "valid": dict(row.valid)} for row in self.epochs]
+        epochs = [_epoch_as_data(row) for row in self.epochs]
         return {"steps": steps, "epochs": epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -70,13 +70,31 @@ class History(Callback):
         stored_columns.setdefault("epoch_number", [None] * len(stored_columns["step"]))
         columns = [stored_columns[field.name] for field in fields(StepEnd)]
         self.steps = [StepEnd(*row) for row in zip(*columns, strict=True)]
-        self.epochs = [EpochEnd(**{**row, "valid": dict(row["valid"])}) for row in state["epochs"]]
+        self.epochs = [_epoch_of_data(row) for row in state["epochs"]]
 
     def _repr_html_(self) -> str:
         return epoch_table.as_html([repr(self), *self.epochs])
 
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs, {len(self.steps)} steps)"
+
+
+def _epoch_as_data(row: EpochEnd) -> dict[str, Any]:
+    data = {**asdict(row), "valid": dict(row.valid)}
+    if row.between is None:
+        # as files were before there was one
+        del data["between"]
+    else:
+        compared = {fraction: dict(results) for fraction, results in row.between.compared.items()}
+        data["between"] = {"fraction": row.between.fraction, "compared": compared}
+    return data
+
+
+def _epoch_of_data(data: Mapping[str, Any]) -> EpochEnd:
+    between = data.get("between")
+    if between is not None:
+        between = PointBetween(between["fraction"], between["compared"])
+    return EpochEnd(**{**data, "valid": dict(data["valid"]), "between": between})
 
 
 def _write(path: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> None:

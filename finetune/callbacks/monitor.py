@@ -3,14 +3,12 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from finetune import arguments
-from finetune.tasks import registered_tasks
+from finetune.tasks.ranking import Direction, better_direction, names_of_known_direction
 from finetune.training.events import EpochEnd, FitStart
 from finetune.wording import did_you_mean
-
-_LOWER_IS_BETTER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
 
 
 @dataclass(slots=True)
@@ -23,7 +21,7 @@ class Monitor:
     """
 
     monitor: str = "loss"
-    mode: Literal["min", "max"] | None = None
+    mode: Direction | None = None
     min_delta: float = 0.0
     best: float = field(default=math.nan, init=False)
 
@@ -34,20 +32,15 @@ class Monitor:
         if self.mode is None:
             self.mode = self._mode_of_name()
 
-    def _mode_of_name(self) -> Literal["min", "max"]:
-        if self.monitor.endswith(_LOWER_IS_BETTER):
-            return "min"
-        # the other metrics that the tasks know by name, and torchmetrics' name of f1
-        higher_is_better = {"f1score"}
-        for task in registered_tasks():
-            higher_is_better.update(task.named_metrics())
-        if self.monitor.endswith(tuple(higher_is_better)):
-            return "max"
-        hint = did_you_mean(self.monitor, sorted({*_LOWER_IS_BETTER, *higher_is_better}))
-        raise ValueError(
-            f"monitor={self.monitor!r}: is a lower or a higher one better? pass mode='min' or "
-            f"'max'; or {hint}"
-        )
+    def _mode_of_name(self) -> Direction:
+        direction = better_direction(self.monitor)
+        if direction is None:
+            hint = did_you_mean(self.monitor, names_of_known_direction())
+            raise ValueError(
+                f"monitor={self.monitor!r}: is a lower or a higher one better? pass mode='min' or "
+                f"'max'; or {hint}"
+            )
+        return direction
 
     def check(self, event: FitStart) -> None:
         """Raises ValueError, before the first epoch, for a name that no epoch will have."""

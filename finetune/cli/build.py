@@ -126,6 +126,7 @@ def fit(
         freeze_views=config.freeze_views,
         lr_mult=config.lr_mult,
         layer_decay=config.layer_decay,
+        interpolate=config.interpolate,
         **options,
     )
 
@@ -160,6 +161,8 @@ def _check_one_cycle(config: TrainConfig) -> None:
     for name in ("freeze_epochs", "freeze_views"):
         if getattr(config, name) is not None:
             raise ValueError(f"{name}= is for schedule='fine_tune'; one_cycle freezes nothing")
+    if config.interpolate:
+        raise ValueError("interpolate= is for schedule='fine_tune'; one_cycle has no second phase")
 
 
 def _check_fine_tune(config: TrainConfig) -> None:
@@ -171,4 +174,5 @@ def _check_fine_tune(config: TrainConfig) -> None:
         freeze_views=config.freeze_views,
         lr_mult=config.lr_mult,
         layer_decay=config.layer_decay,
+        interpolate=config.interpolate,
     )

@@ -164,6 +164,12 @@ def _training(training: TrainingRecord | None) -> str:
     ]
     groups = Table(group_columns, group_rows).markdown()
     sentences = [f"Seed {training.seed}."]
+    for phase in training.phases:
+        if phase.fraction is not None:
+            sentences.append(
+                f"Of the weights between those before and those after the phase {phase.name}, the "
+                f"best on the validation images were taken, {phase.fraction:g} of the way."
+            )
     if training.class_weights:
         weights = [f"{name} {value:.3g}" for name, value in training.class_weights.items()]
         sentences.append(f"An image counted by its class: {_shortened(weights)}.")

@@ -25,13 +25,19 @@ class PartCounts:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRecord:
-    """A phase as it ran. frozen: names of the frozen groups. peak_lr: one for each layer group."""
+    """A phase as it ran.
+
+    frozen: names of the frozen groups. peak_lr: one for each layer group. fraction: how far on the
+    way from the weights before the phase to those after it are those that were taken; None where
+    nothing was chosen.
+    """
 
     name: str
     epochs: int
     steps: int
     frozen: tuple[str, ...]
     peak_lr: tuple[float, ...]
+    fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

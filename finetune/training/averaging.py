@@ -45,7 +45,7 @@ class Average:
         """
         if self.decay is None:
             return
-        training = _training_tensors(model)
+        training = training_tensors(model)
         if training.keys() - self._aside.keys():
             self.updates = 0  # or else what is new would stay near its first value for long
         averages = {}
@@ -145,7 +145,7 @@ class Average:
         return average
 
 
-def _training_tensors(model: nn.Module) -> dict[str, Tensor]:
+def training_tensors(model: nn.Module) -> dict[str, Tensor]:
     """By name, the parameters that train and the running statistics that move with them."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():

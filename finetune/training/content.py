@@ -99,6 +99,8 @@ def check(content: Mapping[str, Any], path: Path) -> None:
         _check_run(entries.inside("run"))
     if content.get("average") is not None:
         _check_average(entries.inside("average"), model)
+    if "between" in content:
+        _check_between(entries, model)
     _check_post_processing(entries)
     entries.count("next_epoch")
     entries.get("seed", int)
@@ -205,6 +207,14 @@ def _check_average(entries: Entries, model: Mapping[str, Tensor]) -> None:
     for name, tensor in entries.tensors("kept").items():
         if name not in model or model[name].shape != tensor.shape:
             raise averages.wrong(name)
+
+
+def _check_between(entries: Entries, model: Mapping[str, Tensor]) -> None:
+    first_weights = entries.inside("between")
+    for name, tensor in entries.tensors("between").items():
+        # those of a loss are known to the loss alone
+        if name in model and model[name].shape != tensor.shape:
+            raise first_weights.wrong(name)
 
 
 def _check_post_processing(entries: Entries) -> None:

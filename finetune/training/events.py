@@ -133,12 +133,30 @@ class GroupUpdates:
 
 
 @dataclass(frozen=True, slots=True)
+class PointBetween:
+    """Which point between the weights at a phase's beginning and at its end was taken.
+
+    fraction: of the way, 0 is the beginning, 1 the end. compared: fraction -> what validation gave
+    there, of all points that were tried, both ends among them.
+    """
+
+    fraction: float
+    compared: Mapping[float, Mapping[str, float]]
+
+    @property
+    def results(self) -> Mapping[str, float]:
+        """What validation gave at the point that was taken."""
+        return self.compared[self.fraction]
+
+
+@dataclass(frozen=True, slots=True)
 class EpochEnd:
     """An epoch is over, validation included.
 
     train_loss: the mean over the epoch's steps that have a loss. valid: "loss" and each metric ->
     value, or empty without validation. seconds: how long the epoch took. epoch_number: as that of
-    its steps, see `StepEnd`.
+    its steps, see `StepEnd`. between: which weights were taken after the last epoch of a phase that
+    interpolates, see `Phase`; `valid` is of these.
     """
 
     phase: str
@@ -147,6 +165,7 @@ class EpochEnd:
     valid: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     epoch_number: int | None = None
+    between: PointBetween | None = None
 
 
 @dataclass(frozen=True, slots=True)

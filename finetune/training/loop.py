@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from finetune import distributed
 from finetune.data.loaders import next_batches
 from finetune.randomness import isolated
 from finetune.training.averaging import Average
+from finetune.training.between import Between
 from finetune.training.divergence import DivergenceError
 from finetune.training.evaluation import validate
 from finetune.training.events import (
@@ -23,6 +25,7 @@ from finetune.training.events import (
     FitEnd,
     FitStart,
     PhaseStart,
+    PointBetween,
     Save,
     StepEnd,
     Stop,
@@ -61,7 +64,7 @@ class Loop:
     save: writes a checkpoint to a path. checkpoint: the path of the run's checkpoint, written after
     every epoch, at an interruption, and inside long epochs every `checkpoint_seconds`; None writes
     none. prefixes: finds the frozen layers whose outputs are kept; None keeps none. average:
-    of the weights.
+    of the weights. between: the first weights of a phase that interpolates.
     """
 
     setup: Setup
@@ -70,6 +73,7 @@ class Loop:
     checkpoint: Path | None = None
     prefixes: FrozenPrefixes | None = None
     average: Average = field(default_factory=Average)
+    between: Between = field(default_factory=Between)
     checkpoint_seconds: float = 60.0
     _interruption: Interruption = field(default_factory=Interruption)
     _pending: Pending = field(default_factory=Pending)
@@ -98,6 +102,7 @@ class Loop:
             self._overflow.warn_if_nothing_moved()
             # a run that ends otherwise can be resumed, and then needs the weights that train
             self.average.forget()
+            self.between.forget()
             run.ended = reason
             self._write_checkpoint()
         except _Stopped as stop:
@@ -161,6 +166,9 @@ class Loop:
             # wrapping has given all processes the same weights
             self.average.follow(self.setup.model)
             step = TrainStep(net, setup, meter=UpdateMeter(self.callbacks), average=self.average)
+            if phase.interpolate:
+                with step.evaluating():
+                    self.between.begin(self.setup.optimizer.groups)
             note = ""
             index = run.phase
             while run.phase == index:
@@ -209,10 +217,15 @@ class Loop:
         with step.evaluating():
             results = {} if step.setup.data.valid is None else validate(step.setup)
             self._mention_nan(results, phase.name, run.epoch)
+            between: PointBetween | None = None
+            if phase.interpolate and run.epoch + 1 == phase.epochs:
+                groups = self.setup.optimizer.groups
+                between = self.between.choose(groups, results, partial(validate, step.setup))
+                results = dict(between.results)
             mean_loss = run.mean_loss(steps_per_epoch)
             seconds = time.perf_counter() - started_at
             epoch_end = EpochEnd(
-                phase.name, run.epoch, mean_loss, results, seconds, run.epoch_number
+                phase.name, run.epoch, mean_loss, results, seconds, run.epoch_number, between
             )
             run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
             answers = self._deliver(epoch_end)

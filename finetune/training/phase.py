@@ -21,7 +21,9 @@ class Phase:
     per group. schedules: hyper-parameter -> multiplier over the phase's progress in [0, 1], or one
     per group. The value of hyper-parameter h of group g is `peaks[h][g] * schedules[h](progress)`.
     views: None shows new random views of the images in every epoch; k > 1 shows k of them in turn;
-    1 shows the view of validation.
+    1 shows the view of validation. interpolate: keeps the weights at the beginning; after the last
+    epoch the model takes the point between them and those at the end that validation likes best,
+    see `Between`. Only the last phase of a plan may do so.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Phase:
     peaks: Mapping[str, tuple[float, ...]]
     schedules: Schedules = field(default_factory=dict)
     views: int | None = None
+    interpolate: bool = False
 
     def __post_init__(self) -> None:
         arguments.instance("name", self.name, str)
@@ -41,6 +44,7 @@ class Phase:
         if self.views is not None:
             views = arguments.whole_number("views", self.views, at_least=1)
             object.__setattr__(self, "views", views)
+        arguments.flag("interpolate", self.interpolate)
         arguments.mapping("peaks", self.peaks, "hyper-parameters to one value per group")
         arguments.mapping("schedules", self.schedules, "hyper-parameters to schedules")
         peaks = {}
@@ -118,7 +122,7 @@ class Phase:
                 schedule_data[name] = [schedules.to_dict(of_group) for of_group in schedule]
             else:
                 schedule_data[name] = schedules.to_dict(schedule)
-        return {
+        data: dict[str, Any] = {
             "name": self.name,
             "epochs": self.epochs,
             "frozen": self.frozen,
@@ -126,6 +130,10 @@ class Phase:
             "schedules": schedule_data,
             "views": self.views,
         }
+        # only where it is on, as a plan is compared with those of files that are older than it
+        if self.interpolate:
+            data["interpolate"] = True
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Phase":
@@ -143,6 +151,7 @@ class Phase:
             {name: tuple(peaks) for name, peaks in data["peaks"].items()},
             schedules_by_name,
             data.get("views"),  # files from before there were views are without them
+            data.get("interpolate", False),
         )
 
 

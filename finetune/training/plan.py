@@ -1,7 +1,7 @@
 """The plans that the fits run: what is going to happen, to be printed, plotted, stored, resumed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from finetune import arguments
@@ -45,6 +45,19 @@ def check(plan: Plan, groups: LayerGroups) -> None:
         _check_trains(phase, groups)
         if "lr" not in phase.peaks:
             raise ValueError(f"phase {phase.name!r} has no lr among its peaks")
+        if phase.interpolate and phase is not plan[-1]:
+            raise ValueError(
+                f"phase {phase.name!r} has interpolate=True, which is for the last phase of a plan"
+            )
+
+
+def check_can_choose(plan: Plan, *, validates: bool) -> None:
+    """Raises ValueError for a plan that chooses by validation where there is none."""
+    if plan[-1].interpolate and not validates:
+        raise ValueError(
+            "interpolate=True takes the weights that validation likes best, and there is no "
+            "validation data; pass some, or leave interpolate out"
+        )
 
 
 def _check_trains(phase: Phase, groups: LayerGroups) -> None:
@@ -140,7 +153,8 @@ class FineTune:
     freeze_epochs: with the head alone; None is 1, or `KEPT_EPOCHS` where the frozen layers' outputs
     can be kept. freeze_views: how many views of each image the frozen phase goes round, see
     `Phase`. lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its
-    place, see `LayerDecay`. pct_start, div: of the second cycle.
+    place, see `LayerDecay`. pct_start, div: of the second cycle. interpolate: between the weights
+    before and after the second phase, see `Phase`.
     Source: the two calls of `fit_one_cycle` that fastai's `fine_tune` is; its frozen one has its
     peak at the end.
     Raises ValueError or TypeError for values that make no plan.
@@ -154,6 +168,7 @@ class FineTune:
     layer_decay: float | None = None
     pct_start: float = 0.3
     div: float = 5.0
+    interpolate: bool = False
 
     def __post_init__(self) -> None:
         if self.layer_decay is not None and self.lr_mult is not None:
@@ -168,6 +183,7 @@ class FineTune:
             arguments.whole_number("freeze_views", self.freeze_views, at_least=1)
         if self.layer_decay is not None:
             arguments.real_number("layer_decay", self.layer_decay, above=0, at_most=1)
+        arguments.flag("interpolate", self.interpolate)
         one_cycle(div=self.div, pct_start=self.pct_start)  # the schedule checks its arguments
 
     def plan(self, groups: LayerGroups, *, keeps_features: bool) -> Plan:
@@ -181,7 +197,7 @@ class FineTune:
                 "fine_tune freezes all groups but the last, and this model has one group only; "
                 "pass split= to say where groups begin, or use fit_one_cycle"
             )
-        unfrozen = one_cycle_plan(
+        (unfrozen,) = one_cycle_plan(
             groups,
             self.epochs,
             self._unfrozen_rates(),
@@ -190,7 +206,8 @@ class FineTune:
             frozen=0,
             name="unfrozen",
         )
-        return self._frozen_plan(groups, keeps_features) + unfrozen
+        unfrozen = replace(unfrozen, interpolate=self.interpolate)
+        return (*self._frozen_plan(groups, keeps_features), unfrozen)
 
     def _frozen_plan(self, groups: LayerGroups, keeps_features: bool) -> Plan:
         """The head alone, with rates that rise to the end, or come down again on kept features."""

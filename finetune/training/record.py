@@ -35,7 +35,7 @@ def training_record(setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[Epo
     validation: dict[str, float | None] = {}
     if steps:
         spans = step_spans(steps, setup.steps_per_epoch)
-        phases = [_phase_record(span, steps, groups) for span in spans]
+        phases = [_phase_record(span, steps, epochs, groups) for span in spans]
         validation = _last_validation(spans, steps, epochs)
     training = TrainingRecord(
         tuple(phases),
@@ -55,8 +55,15 @@ def _class_weights(setup: Setup) -> dict[str, float]:
     return dict(zip(setup.data.classes, weights.tolist(), strict=True))
 
 
-def _phase_record(span: Span, steps: Sequence[StepEnd], groups: LayerGroups) -> PhaseRecord:
+def _phase_record(
+    span: Span, steps: Sequence[StepEnd], epochs: Sequence[EpochEnd], groups: LayerGroups
+) -> PhaseRecord:
     rows = steps[span.first : span.last]
+    numbers = {row.epoch_number for row in rows}
+    fraction = None
+    for epoch in epochs:
+        if epoch.between is not None and epoch.epoch_number in numbers:
+            fraction = epoch.between.fraction
     rates_by_group = zip(*(row.lr for row in rows), strict=True)
     return PhaseRecord(
         name=span.name,
@@ -64,6 +71,7 @@ def _phase_record(span: Span, steps: Sequence[StepEnd], groups: LayerGroups) -> 
         steps=len(rows),
         frozen=tuple(groups.names[: span.frozen]),
         peak_lr=tuple(max(rates) for rates in rates_by_group),
+        fraction=fraction,
     )
 
 

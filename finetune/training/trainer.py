@@ -15,6 +15,7 @@ from finetune.training import checkpoint as checkpoints
 from finetune.training import plan as plans
 from finetune.training import run_files, setup_state
 from finetune.training.averaging import Average
+from finetune.training.between import Between
 from finetune.training.callback_states import CallbackStates
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.content import check as check_content
@@ -45,6 +46,7 @@ class Trainer:
         self.loss_state = LossState(setup.optimizer.groups)
         self.run: Run | None = None
         self.average = Average()
+        self.between = Between()
         self._callbacks = CallbackStates(callbacks)
         self._next_epoch = 0
         self._stored_run: dict[str, Any] | None = None
@@ -68,6 +70,7 @@ class Trainer:
             self.setup.runtime.place(self.setup.model)
             self.origin.follow(change)
             self.average.follow_change(change)
+            self.between.follow_change(change)
 
     @usual_modes()
     def start(
@@ -101,6 +104,7 @@ class Trainer:
                 self._stored_run = None
                 self._callbacks.forget_waiting()
                 self.average = Average(self.setup.settings.ema)
+                self.between = Between()
             self._execute(run, callbacks, checkpoint, prefixes)
         return True
 
@@ -130,14 +134,15 @@ class Trainer:
 
     def _resolve(self, request: PlanRequest, prefixes: FrozenPrefixes | None) -> Plan:
         groups = self.setup.optimizer.groups
-        if not isinstance(request, FineTune):
-            plans.check(request, groups)
-            return request
-        keeps_features = False
-        if request.freeze_epochs is None and prefixes is not None:
-            keeps_features = self._keeps_features(prefixes, request.freeze_views or 1)
-        plan = request.plan(groups, keeps_features=keeps_features)
+        if isinstance(request, FineTune):
+            keeps_features = False
+            if request.freeze_epochs is None and prefixes is not None:
+                keeps_features = self._keeps_features(prefixes, request.freeze_views or 1)
+            plan = request.plan(groups, keeps_features=keeps_features)
+        else:
+            plan = request
         plans.check(plan, groups)
+        plans.check_can_choose(plan, validates=self.setup.data.valid is not None)
         return plan
 
     def _keeps_features(self, prefixes: FrozenPrefixes, views: int) -> bool:
@@ -230,7 +235,15 @@ class Trainer:
         run_files.check_replaced(run, active_callbacks)
         if prefixes is not None:
             prefixes = prefixes.of(self.setup)  # the runtime may have changed since planning
-        loop = Loop(self.setup, active_callbacks, self.save, checkpoint, prefixes, self.average)
+        loop = Loop(
+            self.setup,
+            active_callbacks,
+            self.save,
+            checkpoint,
+            prefixes,
+            self.average,
+            self.between,
+        )
         self.run = run  # only now has it begun
         self._is_running = True
         try:
@@ -314,6 +327,7 @@ class Trainer:
             "loss_buffers": self.loss_state.moved_buffers(),
             "run": self._run_state(),
             "average": self.average.state_dict(),
+            "between": self.between.state_dict(),
             "post_processing": fitted.post_processing.to_dict(),
             "next_epoch": next_epoch,
             "callbacks": self._callbacks.state_dict(),
@@ -345,6 +359,7 @@ class Trainer:
         self.setup = setup_state.load(self.setup, content)
         self.loss_state.load(content.get("loss", {}), content.get("loss_buffers", {}))
         self.average = Average.restored(content.get("average"), self.setup.model)
+        self.between = Between(content.get("between"))
         self.run = None
         self._stored_run = content["run"]
         self._next_epoch = content["next_epoch"]

@@ -1,10 +1,13 @@
 """Epochs as text and as HTML."""
 
 import re
+from dataclasses import replace
+
+import pytest
 
 from finetune import History
 from finetune.callbacks.epoch_table import as_html, as_lines
-from finetune.training.events import EpochEnd
+from finetune.training.events import EpochEnd, PointBetween
 
 FIRST = EpochEnd("frozen", 0, 0.5, {"loss": 0.25, "accuracy": 0.75}, 1.5)
 BARE = EpochEnd("fit", 1, 0.25)
@@ -32,6 +35,25 @@ def test_html_has_a_row_per_epoch_and_notes_where_they_came():
     row = ["frozen", "1", "0.5000", "0.2500", "0.7500", "1.5"]
     head = ["phase", "epoch", "train loss", "valid loss", "accuracy", "seconds"]
     assert cells(html) == [head, row, ["between"], row]
+
+
+COMPARED = {fraction: {"loss": 1.0, "accuracy": 0.5 + fraction / 4} for fraction in (0.0, 0.5, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "words"),
+    [
+        (0.0, "(0.7500) is better than the beginning, which is taken"),
+        (0.5, "in between: 0.5 of the way from the beginning (accuracy 0.5000) to the end"),
+        (1.0, "is better than the end"),
+    ],
+)
+def test_which_weights_were_taken_is_a_line_below_their_epoch(fraction: float, words: str):
+    row = replace(FIRST, between=PointBetween(fraction, COMPARED))
+    lines = as_lines([row, FIRST])
+    assert len(lines) == 4
+    assert words in lines[2]
+    assert cells(as_html([row, FIRST]))[2] == [lines[2]]
 
 
 def test_what_an_epoch_lacks_is_empty():

@@ -93,6 +93,17 @@ def test_it_tells_what_was_trained_and_how(description: ModelDescription) -> Non
     assert "| AdamW | 0.01 |" in training
 
 
+def test_it_tells_which_weights_between_two_ends_were_taken(description: ModelDescription) -> None:
+    assert description.training is not None
+    *others, last = description.training.phases
+    phases = (*others, replace(last, fraction=0.75))
+    training = replace(description.training, phases=phases)
+    card = model_card(replace(description, training=training), SOURCE)
+    assert (
+        "the phase unfrozen, the best on the validation images were taken, 0.75 of the way" in card
+    )
+
+
 def test_an_untrained_model_is_called_so(description: ModelDescription) -> None:
     assert description.training is not None
     for training in (replace(description.training, phases=[]), None):

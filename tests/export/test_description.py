@@ -37,7 +37,7 @@ def full_description() -> ModelDescription:
         training=TrainingRecord(
             phases=(
                 PhaseRecord("frozen", 1, 4, frozen=("body",), peak_lr=(0.0, 1e-3)),
-                PhaseRecord("unfrozen", 2, 8, frozen=(), peak_lr=(1e-5, 1e-4)),
+                PhaseRecord("unfrozen", 2, 8, frozen=(), peak_lr=(1e-5, 1e-4), fraction=0.75),
             ),
             groups=(GroupRecord("body", 28, "AdamW", 0.1), GroupRecord("head", 10, "SGD", 0.0)),
             seed=7,

@@ -142,6 +142,15 @@ def fine_tune_numbered(**options: object) -> dict:
     return {**outcome(learner), "precomputed": counter.done}
 
 
+def fine_tune_between() -> dict:
+    """Rates that are so high that the end is not the best."""
+    learner = new_learner()
+    learner.fine_tune(2, base_lr=0.3, lr_mult=1, interpolate=True)
+    between = learner.history.epochs[-1].between
+    assert between is not None
+    return {**outcome(learner), "fraction": between.fraction}
+
+
 def spread(outputs: Tensor, targets: Tensor) -> Tensor:
     """A metric that is no mean over examples."""
     return outputs.std()
@@ -183,6 +192,7 @@ def single() -> dict[str, dict]:
         results[name] = outcome(learner)
     for name, options in FROZEN_RUNS.items():
         results[name] = fine_tune_numbered(**options)
+    results["between"] = fine_tune_between()
     return results
 
 
@@ -198,7 +208,7 @@ def close(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.allclose(a[n], b[n], atol=1e-5, rtol=0) for n in a)
 
 
-ALL_RUNS = [*RUNS, *FROZEN_RUNS]
+ALL_RUNS = [*RUNS, *FROZEN_RUNS, "between"]
 
 
 @pytest.mark.parametrize("name", ALL_RUNS)
@@ -221,6 +231,11 @@ def test_losses_and_metrics_are_those_of_one_process(name: str, ranks, single):
         for mine, one in zip(rank[name]["epochs"], single[name]["epochs"], strict=True):
             assert mine[0] == pytest.approx(one[0], abs=1e-5)
             assert mine[1] == pytest.approx(one[1], abs=1e-5)
+
+
+def test_processes_take_the_same_point_between_the_ends(ranks, single):
+    fractions = {results["between"]["fraction"] for results in (*ranks, single)}
+    assert fractions == {0.5}
 
 
 def test_kept_features_give_the_results_of_a_run_without_them(ranks):
@@ -408,6 +423,7 @@ def _runs(folder: Path) -> dict:
     results["reductions"] = _reductions()
     for name, options in FROZEN_RUNS.items():
         results[name] = fine_tune_numbered(**options)
+    results["between"] = fine_tune_between()
     results["frozen runs"] = _frozen_runs()
     results.update(_logs(folder))
     learner = new_learner(data=numbered_data())

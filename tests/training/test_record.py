@@ -39,6 +39,16 @@ def test_weights_that_went_on_training_have_no_validation(steps: int) -> None:
     assert found.training.phases[0].steps == steps
 
 
+def test_which_point_between_was_taken_is_recorded() -> None:
+    learner = tiny_learner(3, metrics=["accuracy"])
+    learner.fine_tune(2, 3e-1, interpolate=True)
+    learner.fit(1)
+    between = learner.history.epochs[2].between
+    assert between is not None
+    phases = record(learner).training.phases
+    assert [phase.fraction for phase in phases] == [None, between.fraction, None]
+
+
 def test_before_the_first_fit_there_is_nothing() -> None:
     found = record(tiny_learner())
     assert found.training.phases == ()
