@@ -81,7 +81,8 @@ def _answer(words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    listed = "\n".join(f"  {name:<{width}}{text}" for name, text in COMMANDS.items())
     return (
         "usage: finetune COMMAND ...\n\nFrom a folder of images to a classifier you trust.\n\n"
         f"commands:\n{listed}\n\n"

@@ -13,6 +13,7 @@ from processes import run_python
 from support import write_photos
 
 from finetune.cli import main
+from finetune.cli.entry import COMMANDS
 
 COMMAND = "import sys; from finetune.cli import main; sys.exit(main())"
 INTERRUPTED_COMMAND = """
@@ -338,17 +339,7 @@ def test_inspect(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[s
 
 def test_help_shows_dashes_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    names = (
-        "train",
-        "lr-find",
-        "cross-validate",
-        "evaluate",
-        "predict",
-        "export",
-        "models",
-        "inspect",
-        "demo",
-    )
+    names = tuple(COMMANDS)
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in names)
     for name in names:
