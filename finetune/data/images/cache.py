@@ -97,7 +97,7 @@ class ImageCache:
         """A cache of the same images that gives their middle squares, and shares what is kept."""
         if not self._is_whole:
             return self
-        squares = self.select(torch.arange(len(self.items)))
+        squares = self.select(torch.arange(len(self.items), device="cpu"))
         squares._is_whole = False
         return squares
 
