@@ -72,16 +72,6 @@ def test_images_are_normalised_as_the_backbone_was_trained(photos: Path) -> None
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
 
 
-def test_two_backbones_share_the_decoded_images(photos: Path) -> None:
-    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
-    one, two = (
-        data.for_backbone(32, (0.5,) * 3, (0.5,) * 3),
-        data.for_backbone(32, (0,) * 3, (1,) * 3),
-    )
-    assert one.train.cache is two.train.cache
-    assert one.preprocessing.mean != two.preprocessing.mean
-
-
 @pytest.mark.parametrize("backbone", ["test_vit", "test_convnext", "test_resnet"])
 def test_other_families_train_export_and_predict_alike(
     photos: Path, tmp_path: Path, backbone: str
