@@ -629,6 +629,9 @@ class Learner:
         with at least 100 images in validation is held that often by itself, the others together. It
         is so for images that are drawn like those of validation (by a random split), if neither the
         model nor a choice of settings has seen those; see `interpret.conformal`.
+        Every answer also has `prediction.unknown`, how strange its image is, in [0, 1], and
+        `prediction.is_unknown`, which is so for 5 % of the validation images; see `Familiarity`.
+        For that, the model runs once more over validation and up to 4,000 images of training.
         Raises ValueError for fewer images than the coverage needs: 9 for 0.9, 99 for 0.99.
         """
         task = self.data.task
@@ -647,7 +650,9 @@ class Learner:
             fitted = replace(fitted, temperature=temperature)
         if coverage is not None:
             table = predictor.with_post_processing(fitted).predictions()
-            fitted = replace(fitted, coverage=task.fit_coverage(table, coverage))
+            limits = task.fit_coverage(table, coverage)
+            familiarity = predictor.familiarity(self.data.train)
+            fitted = replace(fitted, coverage=limits, familiarity=familiarity)
         self.trainer.post_processing = fitted
         return fitted.temperature
 

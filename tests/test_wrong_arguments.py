@@ -279,6 +279,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "pipeline": tiny_data(8),
     },
     "Predictor.activation_map": lambda world: {"item": world.image},
+    "Predictor.familiarity": lambda world: {"train": world.data.train},
     "Predictor.predict": lambda world: {"item": [world.image]},
     "Predictor.predict_folder": lambda world: {"files": [world.image]},
     "Predictor.probabilities": lambda world: {"items": [world.image]},

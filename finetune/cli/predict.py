@@ -100,12 +100,13 @@ def _in_words(row: FilePrediction) -> str:
 
     Behind it what else may be true, where the model is calibrated for that.
     """
+    unknown = ", unknown" if row.is_unknown else ""
     if row.probability is not None:
         alternatives = [name for name in row.set or () if name != row.label]
         behind = f" (or {', '.join(alternatives)})" if alternatives else ""
-        return f"{row.probability:6.1%}  {row.label}{behind}"
+        return f"{row.probability:6.1%}  {row.label}{behind}{unknown}"
     if row.label is not None:
-        return row.label or "-"
+        return f"{row.label or '-'}{unknown}"
     texts = []
     for name, value in row.probabilities.items():
         text = f"{name} {value:.4g}"
@@ -113,7 +114,7 @@ def _in_words(row: FilePrediction) -> str:
             low, high = row.interval[name]
             text += f" ({low:.4g} to {high:.4g})"
         texts.append(text)
-    return ", ".join(texts)
+    return ", ".join(texts) + unknown
 
 
 def find_images(names: Sequence[str]) -> list[str]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from finetune.export import placing, weights
 from finetune.export.description import FORMAT, VERSION, ModelDescription
 from finetune.export.formats import (
     CARD,
     DESCRIPTION,
+    FEATURES,
     WEIGHTS,
     ExportFormat,
     FormatName,
@@ -88,6 +90,10 @@ def _write_files(folder: Path, model: nn.Module, description: ModelDescription, 
     content = _content(description)
     # it is there for the formats, too
     _write_json(folder / DESCRIPTION, content)
+    tensors = description.post_processing.tensors()
+    if tensors:
+        save_file(tensors, str(folder / FEATURES))
+        (folder / FEATURES).chmod((folder / DESCRIPTION).stat().st_mode)
     exported = ModelToExport(model, description)
     for export_format in formats_of(description.formats):
         export_format.write(folder, exported)
@@ -139,11 +145,26 @@ def read_description(folder: Path) -> ModelDescription:
     _check_has_files(folder)
     content = _read_json(folder)
     try:
-        return ModelDescription.from_dict(content)
+        return ModelDescription.from_dict(content, _read_tensors(folder))
     except KeyError as error:
         raise ValueError(f"{str(folder / DESCRIPTION)!r} has no {error}") from error
     except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ValueError(f"{str(folder / DESCRIPTION)!r} can't be used: {error}") from error
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """What post-processing compares images with; empty where there is nothing.
+
+    Raises ValueError for a damaged file.
+    """
+    file = folder / FEATURES
+    if not file.is_file():
+        return {}
+    try:
+        integrity.check_described(file, folder / DESCRIPTION)
+        return load_file(str(file))
+    except (DamagedError, SafetensorError) as error:
+        raise ValueError(f"{str(file)!r} can't be loaded: {error}") from error
 
 
 def _check_has_files(folder: Path) -> None:

@@ -195,6 +195,12 @@ def _inputs(description: ModelDescription) -> str:
 
 def _limits(description: ModelDescription) -> str:
     lines = list(description.task.card.limits)
+    if description.post_processing.familiarity is not None:
+        lines.append(
+            "How strange an image is, `unknown`, is told by energy (Liu et al., 2020) and distance "
+            "to training images (Sun et al., 2022); it finds other kinds of images, and not every "
+            "new class that looks like a known one."
+        )
     if {"train", "valid"} <= description.data.keys():
         train, valid = description.data["train"], description.data["valid"]
         line = f"There were {train.images:,} training images and {valid.images:,} for validation"

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.sampling import Sampling
 from finetune.models.classifier import Architecture
@@ -114,14 +116,17 @@ class ModelDescription:
         return content
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "ModelDescription":
+    def from_dict(
+        cls, content: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
+    ) -> "ModelDescription":
         """From what `to_dict` gave, in this version or an earlier one.
 
-        Raises KeyError, TypeError or ValueError where something is missing or wrong.
+        tensors: those of its post-processing. Raises KeyError, TypeError or ValueError where
+        something is missing or wrong.
         """
         task = DEFAULT_TASK if "task" not in content else resolve_task(content["task"])
         # up to version 3 temperature and thresholds stood by themselves
-        post_processing = PostProcessing.from_dict(content.get("post_processing", content))
+        post_processing = PostProcessing.from_dict(content.get("post_processing", content), tensors)
         data = {part: _counts(counts) for part, counts in content.get("data", {}).items()}
         return cls(
             architecture=Architecture(**content["architecture"]),

@@ -17,6 +17,8 @@ FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
 DESCRIPTION = "model.json"
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
+FEATURES = "features.safetensors"
+"""What post-processing compares images with, if it does."""
 
 _FORMATS: dict[str, "ExportFormat"] = {}
 
@@ -72,7 +74,7 @@ def formats_of(names: Sequence[str]) -> list[ExportFormat]:
 
 def model_files() -> frozenset[str]:
     """The names of all files that an exported folder may hold."""
-    names = {DESCRIPTION, CARD}
+    names = {DESCRIPTION, CARD, FEATURES}
     for export_format in registered_formats():
         names |= {export_format.file, *export_format.more_files}
     return frozenset(names)

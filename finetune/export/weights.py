@@ -11,7 +11,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from finetune.export.description import ModelDescription
-from finetune.export.formats import DESCRIPTION, WEIGHTS, ExportFormat
+from finetune.export.formats import DESCRIPTION, FEATURES, WEIGHTS, ExportFormat
 from finetune.export.served import ModelToExport
 from finetune.models.classifier import Architecture
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
@@ -36,8 +36,9 @@ load_model(model, "{file}")
 
 _RUN = """
 mean, std = (torch.tensor(spec["preprocessing"][k]).view(3, 1, 1) for k in ("mean", "std"))
+normalised = (torch.from_numpy(images) - mean) / std
 with torch.no_grad():
-    logits = model((torch.from_numpy(images) - mean) / std)
+    logits = model(normalised)
 {shift}probabilities = {activation}.numpy()
 """
 
@@ -45,6 +46,27 @@ _SHIFT = """\
 shift = spec["post_processing"]["priors"]["shift"]
 shift = torch.tensor([shift[name] for name in spec["classes"]])
 """
+
+_UNKNOWN = """
+# the share of validation images that are less strange; above 0.95 an image is unknown
+from safetensors.torch import load_file
+
+known, score = spec["post_processing"]["familiarity"], 0
+{measures}
+highest = known["count"] / (known["count"] + 1)
+unknown = np.interp(score, known["quantiles"], np.linspace(0, highest, len(known["quantiles"])))
+"""
+
+_ENERGY = """\
+energy = {energy}
+score = score + (energy - known["energy"]["mean"]) / known["energy"]["spread"]"""
+
+_DISTANCE = """\
+with torch.no_grad():
+    features = {features}
+features = torch.nn.functional.normalize(features, dim=1)
+distance = 1 - (features @ load_file("{file}")["features"].float().T).amax(dim=1)
+score = score + (distance - known["distance"]["mean"]) / known["distance"]["spread"]"""
 
 _STANDARD_LIBRARY = ("from collections", "from functools")
 
@@ -72,14 +94,16 @@ class Safetensors(ExportFormat):
         shift = _SHIFT if has_priors else ""
         run = _RUN.format(activation=_activation(description), shift=shift)
         if classifier_of(description.architecture) is not None:
-            return _TIMM.format(model=timm_source(description.architecture, self.file)) + run
+            model = timm_source(description.architecture, self.file)
+            features = "model.forward_head(model.forward_features(normalised), pre_logits=True)"
+            return _TIMM.format(model=model) + run + _unknown(description, features)
         imports, _, construction = source.partition("\n\n")
         load = _BACKBONE_AND_HEAD.format(
             imports=_with_our_imports(imports.splitlines()),
             construction=construction,
             file=self.file,
         )
-        return load + run
+        return load + run + _unknown(description, "model.backbone(normalised)")
 
 
 def save(model: nn.Module, file: Path, classifier: str | None = None) -> None:
@@ -221,3 +245,19 @@ def _activation(description: ModelDescription) -> str:
     if description.post_processing.priors is not None:
         logits = f"({logits} + shift)"
     return description.task.card.activation.format(logits=logits, temperature=temperature)
+
+
+def _unknown(description: ModelDescription, features: str) -> str:
+    """Python code that tells how strange images are, behind `_RUN`; empty where nothing tells it.
+
+    features: Python that makes the backbone's features of `normalised`.
+    """
+    familiarity, energy = description.post_processing.familiarity, description.task.card.energy
+    if familiarity is None or (familiarity.energy is not None and not energy):
+        return ""
+    measures = []
+    if familiarity.energy is not None:
+        measures.append(_ENERGY.format(energy=energy))
+    if familiarity.distance is not None:
+        measures.append(_DISTANCE.format(features=features, file=FEATURES))
+    return _UNKNOWN.format(measures="\n".join(measures))

@@ -142,7 +142,7 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     target: a file, replaced if it exists, or an open stream. The column of a class is called
     "p(its name)", that of a regression's target "value(its name)". After `calibrate(coverage=...)`
     there is a column "set", with the names of classes joined by commas, or there are columns
-    "low(its name)" and "high(its name)" for each target.
+    "low(its name)" and "high(its name)" for each target; and one "unknown".
     """
     rows = _checked_rows(rows)
     first_rows: list[FilePrediction] = []
@@ -181,6 +181,8 @@ def _trust(row: FilePrediction) -> dict[str, Any]:
     for name, (low, high) in (row.interval or {}).items():
         columns[f"low({name})"] = low
         columns[f"high({name})"] = high
+    if row.unknown is not None:
+        columns["unknown"] = row.unknown
     return columns
 
 

@@ -17,8 +17,10 @@ from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.inference.activation_maps import find_layers, mean_grad_cam
+from finetune.inference.feature_tap import FeatureTap
 from finetune.inference.features import Features, backbone_of, compute_features
 from finetune.inference.files import Files, predict_files
+from finetune.inference.known_features import fit_familiarity
 from finetune.inference.label_issues import cross_probabilities
 from finetune.inference.outputs import Outputs, compute_outputs, mean_over_views, reading
 from finetune.inference.reading import InOrder, Reader, Source
@@ -32,6 +34,7 @@ from finetune.nested import main_output
 from finetune.tasks import (
     DEFAULT_TASK,
     Answer,
+    Familiarity,
     FilePrediction,
     Loss,
     PostProcessing,
@@ -90,9 +93,7 @@ class Predictor:
         self.task = resolve_task(task)
         if post_processing is None:
             post_processing = PostProcessing()
-        self.post_processing = arguments.instance(
-            "post_processing", post_processing, PostProcessing
-        )
+        self._use(arguments.instance("post_processing", post_processing, PostProcessing))
         if self.classes is not None:
             self.post_processing.thresholds_of(self.classes)  # raises for a class that is not there
         if runtime is None:
@@ -117,7 +118,6 @@ class Predictor:
         self._reader = Reader(pipeline, self.classes, self.task, valid, known_loaders)
         # outputs and table of the default source; copies with other post-processing share them
         self._default_results: dict[str, Any] = {}
-        self._adjusted_table: PredictionTable | None = None
 
     def __repr__(self) -> str:
         count = "no" if self.classes is None else len(self.classes)
@@ -127,9 +127,16 @@ class Predictor:
         """The same model with another temperature or other thresholds."""
         arguments.instance("post_processing", post_processing, PostProcessing)
         predictor = copy.copy(self)
-        predictor.post_processing = post_processing
-        predictor._adjusted_table = None
+        predictor._use(post_processing)
         return predictor
+
+    def _use(self, post_processing: PostProcessing) -> None:
+        self.post_processing = post_processing
+        self._adjusted_table: PredictionTable | None = None
+        # only what tells strange images looks at features
+        self._tap: FeatureTap | None = None
+        if post_processing.familiarity is not None:
+            self._tap = FeatureTap(self.model)
 
     def with_priors(self, priors: PriorChoice | None) -> "Predictor":
         """The same model with its answers for other shares of the classes.
@@ -202,8 +209,7 @@ class Predictor:
         answers: list[Answer] = []
         try:
             for start in range(0, len(items), batch_size):
-                for row in self.probabilities(items[start : start + batch_size]):
-                    answers.append(self.task.answer(row, classes, self.post_processing))
+                answers += self._answers_for(items[start : start + batch_size], classes)
         except ImageError as error:
             if not os.path.isdir(error.source):
                 raise
@@ -229,14 +235,17 @@ class Predictor:
             return inputs
 
         def predict(inputs: Sequence[Tensor]) -> list[Answer]:
-            probabilities = self._probabilities_of(torch.cat(list(inputs)).to(device))
-            return [self.task.answer(row, classes, self.post_processing) for row in probabilities]
+            return self._answers_to(torch.cat(list(inputs)).to(device), classes)
+
+        def to_row(path: str, answer: Any) -> FilePrediction:
+            row = self.task.file_prediction(path, answer)
+            return row._replace(unknown=getattr(answer, "unknown", None))
 
         return predict_files(
             files,
             read,
             predict,
-            self.task.file_prediction,
+            to_row,
             batch_size=batch_size,
             progress=progress,
         )
@@ -251,12 +260,34 @@ class Predictor:
             raise ValueError("items is empty; a batch has at least one")
         return self._probabilities_of(self.pipeline.inputs(items, self.runtime.device))
 
+    def _probabilities_of(self, inputs: Any) -> Tensor:
+        activated, _ = self._run(inputs)
+        return activated
+
+    @usual_modes()
+    def _answers_for(self, items: Sequence[Any], classes: Sequence[str]) -> list[Answer]:
+        return self._answers_to(self.pipeline.inputs(items, self.runtime.device), classes)
+
+    def _answers_to(self, inputs: Any, classes: Sequence[str]) -> list[Answer]:
+        """An answer for each image of a batch, with all that post-processing adds to it."""
+        activated, unknown = self._run(inputs)
+        answers = []
+        for row, share in zip(activated, unknown, strict=True):
+            answer = self.task.answer(row, classes, self.post_processing)
+            # a task of the user's may have answers of its own
+            if share is not None and hasattr(answer, "unknown"):
+                answer.unknown = share
+            answers.append(answer)
+        return answers
+
     @usual_modes()
     @torch.no_grad()
-    def _probabilities_of(self, inputs: Any) -> Tensor:
+    def _run(self, inputs: Any) -> tuple[Tensor, Sequence[float | None]]:
+        """Probabilities or values [B, C] on the CPU, and of each image how unknown it is."""
+        model = self.model if self._tap is None else self._tap.model
         # not in the precision of passes over data: a single answer is computed in float32
         with turns.shared():
-            outputs: Tensor = main_output(forward(self.model, inputs))
+            outputs: Tensor = main_output(forward(model, inputs))
         self._check_class_count(outputs)
         activated = self.task.activation(self._shifted(outputs), self.temperature).cpu()
         if not activated.isfinite().all():
@@ -264,7 +295,13 @@ class Predictor:
                 "the model gives values that are not finite, so that there is no answer: its "
                 "training diverged, or its weights are damaged"
             )
-        return activated
+        familiarity = self.post_processing.familiarity
+        if familiarity is None or self._tap is None:
+            return activated, [None] * len(activated)
+        energy = self.task.energy(outputs)
+        if energy is not None:
+            energy = energy.cpu()
+        return activated, familiarity.unknown(energy, self._tap.take())
 
     # --- passes over data
 
@@ -423,6 +460,19 @@ class Predictor:
         "backbone".
         """
         return self._features(self._reader.open(source, labelled=False), {})
+
+    @usual_modes()
+    def familiarity(self, train: EpochLoader) -> Familiarity | None:
+        """What tells strange images, by the validation data and some of the training data.
+
+        None for a model that has neither classes nor a submodule "backbone".
+        """
+        if self._valid is None:
+            raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
+        known = epoch_loader("train", train)
+        return fit_familiarity(
+            self._model_for_pass(), known, self._valid, self.pipeline, self.runtime, self.task
+        )
 
     @usual_modes()
     def _features(self, source: Source, weights: Mapping[str, Tensor]) -> Features:

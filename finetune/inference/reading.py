@@ -34,15 +34,19 @@ _SHOWN_SIDE = 320
 class InOrder:
     """All examples of an indexed loader by their number, whole batches in every process.
 
-    A training loader would shuffle them and leave out the last ones.
+    A training loader would shuffle them and leave out the last ones. numbers: of some examples;
+    None are all of them.
     """
 
     loader: IndexedLoader
     batch_size: int
+    numbers: Tensor | None = None
 
     def _batches(self) -> list[Tensor]:
-        count = count_examples(self.loader.targets)
-        return list(torch.split(torch.arange(count), self.batch_size))
+        numbers = self.numbers
+        if numbers is None:
+            numbers = torch.arange(count_examples(self.loader.targets))
+        return list(torch.split(numbers, self.batch_size))
 
     def __len__(self) -> int:
         return len(self._batches())

@@ -8,6 +8,7 @@ from finetune.tasks.answers import (
     ValuesPrediction,
 )
 from finetune.tasks.base import CardText, Task
+from finetune.tasks.familiarity import Familiarity
 from finetune.tasks.loss_weight import LossWeight
 from finetune.tasks.losses import Loss, SquaredError, batch_loss
 from finetune.tasks.multi_label import MultiLabel
@@ -30,6 +31,7 @@ __all__ = [
     "Answer",
     "CardText",
     "ClassWeights",
+    "Familiarity",
     "FilePrediction",
     "LabelsPrediction",
     "Loss",

@@ -2,6 +2,23 @@
 
 from typing import Any, NamedTuple, TypeAlias
 
+from finetune.tasks.familiarity import UNKNOWN_FROM
+
+
+class _Familiar:
+    """What every answer has beside its values.
+
+    unknown: how strange the image is, in [0, 1]: the share of the validation images that are less
+    strange; None before `calibrate(coverage=...)`.
+    """
+
+    unknown: float | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it is stranger than 95 % of the validation images. False where it is not told."""
+        return self.unknown is not None and self.unknown > UNKNOWN_FROM
+
 
 class _OneClass(NamedTuple):
     label: str
@@ -9,7 +26,7 @@ class _OneClass(NamedTuple):
     probabilities: dict[str, float]
 
 
-class Prediction(_OneClass):
+class Prediction(_OneClass, _Familiar):
     """One class: `label` is the most probable one. probabilities: by class name, in order.
 
     set: the classes that hold the truth as often as `calibrate(coverage=...)` was asked for, most
@@ -32,6 +49,8 @@ class Prediction(_OneClass):
             shown += f", ... of {count} classes"
         if self.set:
             shown += f"; set: {', '.join(self.set)}"
+        if self.is_unknown:
+            shown += f"; unknown: {self.unknown:.3f}"
         return f"Prediction({shown})"
 
 
@@ -40,7 +59,7 @@ class _SeveralClasses(NamedTuple):
     probabilities: dict[str, float]
 
 
-class LabelsPrediction(_SeveralClasses):
+class LabelsPrediction(_SeveralClasses, _Familiar):
     """Any number of classes: `labels` are those above their thresholds, in order.
 
     probabilities: by class name. set: the classes whose probability is high enough that a class
@@ -55,7 +74,7 @@ class _Values(NamedTuple):
     values: dict[str, float]
 
 
-class ValuesPrediction(_Values):
+class ValuesPrediction(_Values, _Familiar):
     """Numbers: `values` by the name of the target, in the targets' own units.
 
     interval: by target, two numbers between which the truth is as often as
@@ -81,7 +100,7 @@ class FilePrediction(NamedTuple):
 
     label: the class; for several labels, those above their thresholds, joined by commas; None for
     a regression. probability: of the one class. probabilities: by class name, or the values of a
-    regression by target. set, interval: those of the answer; None before
+    regression by target. set, interval, unknown: those of the answer; None before
     `calibrate(coverage=...)`.
     """
 
@@ -92,11 +111,17 @@ class FilePrediction(NamedTuple):
     error: str = ""
     set: tuple[str, ...] | None = None
     interval: dict[str, tuple[float, float]] | None = None
+    unknown: float | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the image is stranger than 95 % of the validation images."""
+        return self.unknown is not None and self.unknown > UNKNOWN_FROM
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, without those that need a calibration where there was none."""
         content = self._asdict()
-        for name in ("set", "interval"):
+        for name in ("set", "interval", "unknown"):
             if content[name] is None:
                 del content[name]
         return content

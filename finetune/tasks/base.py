@@ -36,8 +36,8 @@ class CardText:
     bare model give. activation: Python that makes `outputs`, with "{logits}" for the raw outputs,
     divided by the temperature if there is one; "{temperature}" is the number itself, for a task
     that divides something else by it. results, results_code: how to read `probabilities`,
-    [batch, classes]. coverage_code: how to make a set or intervals of them. limits: sentences for
-    the section on limits.
+    [batch, classes]. coverage_code: how to make a set or intervals of them. energy: Python that
+    makes `Task.energy` of "logits". limits: sentences for the section on limits.
     """
 
     model_kind: str
@@ -47,6 +47,7 @@ class CardText:
     results: str
     results_code: str
     coverage_code: str = ""
+    energy: str = ""
     limits: tuple[str, ...] = ()
 
 
@@ -221,6 +222,10 @@ class Task(ABC):
     def priors(self, wanted: PriorChoice, training: Mapping[str, float]) -> Priors:
         """The way from the shares of `training_priors` to others; see `Learner.adjust_priors`."""
         return between_classes(wanted, training)
+
+    def energy(self, outputs: Tensor) -> Tensor | None:
+        """How little a model sees of any class, [B], see `Familiarity`; None without classes."""
+        return None
 
     @abstractmethod
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:

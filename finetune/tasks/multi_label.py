@@ -63,6 +63,7 @@ class MultiLabel(Task):
         coverage_code='limits = spec["post_processing"]["coverage"]["limits"]\n'
         'pairs = zip(spec["classes"], probabilities[0])\n'
         "print({name for name, p in pairs if p >= limits[name]})",
+        energy="-torch.nn.functional.softplus(logits).sum(dim=1)",
     )
 
     # --- labels and targets
@@ -188,6 +189,10 @@ class MultiLabel(Task):
 
     def priors(self, wanted: PriorChoice, training: Mapping[str, float]) -> Priors:
         return of_each_class(wanted, training)
+
+    def energy(self, outputs: Tensor) -> Tensor | None:
+        """The sum over the classes (Wang et al., 2021)."""
+        return -F.softplus(outputs.float()).sum(dim=1)
 
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return (outputs.float() / temperature).sigmoid()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from finetune import arguments
 from finetune.tasks.coverage import Coverage
+from finetune.tasks.familiarity import Familiarity
 from finetune.tasks.priors import Priors
 from finetune.wording import did_you_mean
 
@@ -24,7 +25,7 @@ class PostProcessing:
     `Learner.calibrate`. thresholds: the probability from which on a class is predicted, by class
     name, for several labels an image; a class that is not named has 0.5. priors: the shares of the
     classes that answers are for, if they are others than those of training. coverage: how sets and
-    intervals are made.
+    intervals are made. familiarity: how strange images are told.
     Raises ValueError for a temperature that is not positive, and for a threshold outside [0, 1].
     """
 
@@ -32,6 +33,7 @@ class PostProcessing:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     priors: Priors | None = None
     coverage: Coverage | None = None
+    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         arguments.real_number("temperature", self.temperature, above=0)
@@ -42,6 +44,8 @@ class PostProcessing:
             arguments.instance("priors", self.priors, Priors)
         if self.coverage is not None:
             arguments.instance("coverage", self.coverage, Coverage)
+        if self.familiarity is not None:
+            arguments.instance("familiarity", self.familiarity, Familiarity)
 
     def thresholds_of(self, classes: Sequence[str]) -> list[float]:
         """One threshold for each class, in order. Raises ValueError for a threshold of no class."""
@@ -64,8 +68,14 @@ class PostProcessing:
         added = torch.tensor([shift[name] for name in classes], device=outputs.device)
         return outputs + self.temperature * added
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What is too large for plain data, for a file beside it, by name."""
+        if self.familiarity is None:
+            return {}
+        return {"features": self.familiarity.features}
+
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for a file."""
+        """As plain data, for a file; without `tensors`."""
         content: dict[str, Any] = {
             "temperature": self.temperature,
             "thresholds": dict(self.thresholds),
@@ -74,15 +84,26 @@ class PostProcessing:
             content["priors"] = self.priors.to_dict()
         if self.coverage is not None:
             content["coverage"] = self.coverage.to_dict()
+        if self.familiarity is not None:
+            content["familiarity"] = self.familiarity.to_dict()
         return content
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "PostProcessing":
-        """From what `to_dict` gave; files from before a setting existed are without it."""
+    def from_dict(
+        cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
+    ) -> "PostProcessing":
+        """From what `to_dict` and `tensors` gave; older files are without some settings.
+
+        Without the tensors there is no familiarity.
+        """
         priors, coverage = data.get("priors"), data.get("coverage")
+        familiarity: Familiarity | None = None
+        if data.get("familiarity") is not None and tensors:
+            familiarity = Familiarity.from_dict(data["familiarity"], tensors["features"])
         return cls(
             float(data.get("temperature", 1.0)),
             dict(data.get("thresholds") or {}),
             None if priors is None else Priors.from_dict(priors),
             None if coverage is None else Coverage.from_dict(coverage),
+            familiarity,
         )

@@ -68,6 +68,7 @@ class SingleLabel(Task):
         coverage_code='limits = spec["post_processing"]["coverage"]["limits"]\n'
         'pairs = zip(spec["classes"], probabilities[0])\n'
         "print({name for name, p in pairs if p >= limits[name] or p == probabilities[0].max()})",
+        energy="-logits.logsumexp(dim=1)",
         limits=("It answers with one of its classes for any image, also for one of none.",),
     )
 
@@ -181,6 +182,9 @@ class SingleLabel(Task):
             weighted[name] = share * weight
         total = sum(weighted.values())
         return {name: value / total for name, value in weighted.items()}
+
+    def energy(self, outputs: Tensor) -> Tensor | None:
+        return -self.class_scores(outputs).float().logsumexp(dim=1)
 
     def activation(self, outputs: Tensor, temperature: float = 1.0) -> Tensor:
         return (self.class_scores(outputs).float() / temperature).softmax(dim=1)

@@ -225,8 +225,11 @@ def _check_post_processing(entries: Entries) -> None:
         fitted.get("temperature", Real)
     if fitted.content.get("thresholds") is not None:
         fitted.numbers("thresholds")
+    tensors: dict[str, Tensor] = {}
+    if "post_processing_tensors" in entries.content:
+        tensors = entries.tensors("post_processing_tensors")
     try:
-        PostProcessing.from_dict(fitted.content)
+        PostProcessing.from_dict(fitted.content, tensors)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{str(entries.path)!r}: {error}") from error
 

@@ -53,8 +53,10 @@ class Fitted:
         losses = []
         if self.post_processing.temperature != 1:
             losses.append(("calibrate()", "its temperature is given up, calibrate again"))
-        if self.post_processing.coverage is not None:
-            losses.append(("calibrate(coverage=)", "its sets are given up, calibrate again"))
+        trusted = (self.post_processing.coverage, self.post_processing.familiarity)
+        if trusted != (None, None):
+            way_out = "its sets and what tells strange images are given up, calibrate again"
+            losses.append(("calibrate(coverage=)", way_out))
         if self.post_processing.thresholds:
             losses.append(("tune_thresholds()", "its thresholds are given up, tune them again"))
         if self.post_processing.priors is not None:

@@ -329,6 +329,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "between": self.between.state_dict(),
             "post_processing": fitted.post_processing.to_dict(),
+            "post_processing_tensors": fitted.post_processing.tensors(),
             "next_epoch": next_epoch,
             "callbacks": self._callbacks.state_dict(),
         }
@@ -364,7 +365,9 @@ class Trainer:
         self._stored_run = content["run"]
         self._next_epoch = content["next_epoch"]
         # older files have no post-processing
-        self.post_processing = PostProcessing.from_dict(content.get("post_processing", {}))
+        self.post_processing = PostProcessing.from_dict(
+            content.get("post_processing", {}), content.get("post_processing_tensors")
+        )
 
 
 def _as_list(names: Sequence[str] | None) -> list[str] | None:
