@@ -610,7 +610,10 @@ class Learner:
                 "use ImageDataLoaders, or of='valid'"
             )
         return predictor.suspicious_training_labels(
-            count, self.data.train, untrained_weights=self.trainer.origin.weights()
+            count,
+            self.data.train,
+            untrained_weights=self.trainer.origin.weights(),
+            groups=self.data.training_groups(),
         )
 
     # --- what is fitted to the weights after training

@@ -553,6 +553,10 @@ class ImageDataLoaders(DataLoaders):
             counts[part] = {"images": len(examples), "classes": by_class}
         return counts
 
+    def training_groups(self) -> Sequence[str] | None:
+        groups = self.train_examples.groups
+        return None if groups is None or len(set(groups)) < 2 else groups
+
     def class_shares(self) -> dict[str, float]:
         images = len(self.train_examples)
         # a regression has no counts

@@ -320,6 +320,13 @@ class DataLoaders:
                 fingerprint |= of_loader(name, getattr(loader, "loader", loader))
         return fingerprint
 
+    def training_groups(self) -> Sequence[str] | None:
+        """The group of each training example, none of which may be divided, see `data.groups`.
+
+        None where there are no groups, or a single one, which would leave nothing beside it.
+        """
+        return None
+
     def class_shares(self) -> dict[str, float]:
         """How often training sees each class: the share of an epoch's examples that have it.
 

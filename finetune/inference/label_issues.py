@@ -1,9 +1,12 @@
 """Probabilities of training labels, by models that never saw them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.data.splitting import fold_numbers
 from finetune.randomness import generator
 
 FOLDS = 5
@@ -13,15 +16,26 @@ _SMALLEST_SCALE = 1e-6
 
 
 def cross_probabilities(
-    features: Tensor, targets: Tensor, classes: int, *, seed: int, folds: int = FOLDS
+    features: Tensor,
+    targets: Tensor,
+    classes: int,
+    *,
+    seed: int,
+    folds: int = FOLDS,
+    groups: Sequence[str] | None = None,
 ) -> np.ndarray:
     """The class probabilities of each example, by a regression that did not see its label.
 
     The examples are divided into folds, each with its share of every class. A multinomial logistic
     regression on the features of all other folds predicts the examples of a fold.
-    features: [N, F]. targets: [N] class numbers. Returns [N, C].
+    features: [N, F]. targets: [N] class numbers. groups: of the examples, see `data.groups`; those
+    of one are in one fold, as they would confirm each other's labels. Returns [N, C].
     """
-    fold_of = _folds(targets, classes, seed, folds)
+    if groups is None:
+        fold_of = _folds(targets, classes, seed, folds)
+    else:
+        strata = [torch.nonzero(targets == label).flatten() for label in range(classes)]
+        fold_of = fold_numbers(groups, strata, min(folds, len(set(groups))), seed)
     probabilities = torch.zeros(len(targets), classes)
     for fold in range(folds):
         is_held_out = fold_of == fold

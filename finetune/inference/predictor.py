@@ -500,20 +500,29 @@ class Predictor:
         )
 
     def suspicious_training_labels(
-        self, count: int, source: LoaderLike, *, untrained_weights: Mapping[str, Tensor]
+        self,
+        count: int,
+        source: LoaderLike,
+        *,
+        untrained_weights: Mapping[str, Tensor],
+        groups: Sequence[str] | None = None,
     ) -> SuspiciousLabels:
         """Labels of training data that logistic regressions disagree with confidently.
 
         Each is fitted to four fifths of the examples and judges the others, over the features of
         the backbone with `untrained_weights`, which have not seen the labels; empty: the present
-        ones.
+        ones. groups: of the examples, which are judged by other groups alone.
         """
         self._check_exclusive()
         opened = self._reader.open(source)
         features = self._features(opened, untrained_weights)
         classes = self._names(int(features.targets.max()) + 1)
         probabilities = cross_probabilities(
-            features.values, features.targets, len(classes), seed=self.pipeline.seed
+            features.values,
+            features.targets,
+            len(classes),
+            seed=self.pipeline.seed,
+            groups=groups,
         )
         targets = features.targets.numpy()
         return suspicious_labels(

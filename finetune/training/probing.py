@@ -163,6 +163,7 @@ def _fit(
         task,
         classes,
         example_weights=weights,
+        groups=setup.data.training_groups(),
         folds=folds,
         seed=setup.data.seed,
     )

@@ -1,6 +1,7 @@
 """Wrong labels are found by a judge that has not seen them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from support import tiny_learner, write_photos
 
 from finetune import ImageDataLoaders, vision_learner
+from finetune.inference import predictor
 from finetune.inference.label_issues import FOLDS, _folds, cross_probabilities
 from finetune.interpret.suspicious import rank_suspicious
 
@@ -58,6 +60,43 @@ def test_every_fold_has_its_share_of_every_class() -> None:
     assert torch.bincount(fold[labels == 0]).tolist() == [10] * 5
     assert torch.bincount(fold[labels == 1]).tolist() == [2] * 5
     assert len(set(fold[labels == 2].tolist())) == 2
+
+
+def test_frames_of_one_video_do_not_confirm_the_label_of_each_other() -> None:
+    noise = torch.Generator().manual_seed(0)
+    truth = torch.arange(60) % 2
+    videos = torch.randn(60, 300, generator=noise)
+    videos[:, :40] += (truth[:, None] - 0.5) * 2
+    labels = truth.clone()
+    labels[:6] = 1 - labels[:6]
+    frames, targets = videos.repeat_interleave(5, 0), labels.repeat_interleave(5)
+    groups = [str(number // 5) for number in range(300)]
+    means = []
+    for known_groups in (None, groups):
+        probabilities = cross_probabilities(frames, targets, 2, seed=0, groups=known_groups)
+        means.append(float(probabilities[torch.arange(30), targets[:30]].mean()))
+    assert means[0] > 0.9
+    assert means[1] < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:groups= are not divided")
+def test_groups_of_the_data_reach_the_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        seen.append(options["groups"])
+        return cross_probabilities(*args, **options)
+
+    monkeypatch.setattr(predictor, "cross_probabilities", noted)
+    folder = write_photos(tmp_path, per_class=6)
+    data = ImageDataLoaders.from_folder(
+        folder, groups=r"(\d+)\.jpg", valid_fraction=0.4, image_size=32, batch_size=4
+    )
+    learner = vision_learner(data, "test_efficientnet", weights=None, progress=False)
+    learner.suspicious_labels()
+    assert seen == [data.train_examples.groups]
 
 
 def test_swapped_images_of_training_are_found(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from support import copy_of, same_state, tiny_learner
 from torch import nn
 
 from finetune import Callback, ImageDataLoaders, Learner, load_learner, vision_learner
+from finetune.probe.linear_probe import fit_probe
 from finetune.training.events import EpochEnd, FitEnd, FitStart, PhaseStart
 
 
@@ -56,6 +57,23 @@ def test_nothing_but_the_head_changes(photos: Path):
 def test_the_same_learner_has_the_same_probe(photos: Path):
     first, second = learner_of(photos).probe(views=2), learner_of(photos).probe(views=2)
     assert torch.equal(first.weight, second.weight)
+
+
+@pytest.mark.filterwarnings("ignore:groups= are not divided")
+def test_groups_of_the_data_are_held_out_together(photos: Path):
+    data = ImageDataLoaders.from_folder(
+        photos, groups=r"(\d+)\.jpg", image_size=32, batch_size=8, augment="none"
+    )
+    learner = vision_learner(data, "test_resnet", weights=None, head="linear", progress=False)
+    features = learner.features(learner.data.train)
+    probes = []
+    for groups in (None, data.train_examples.groups):
+        probes.append(
+            fit_probe(features.values, features.targets, data.task, data.classes, groups=groups)
+        )
+    held_out = learner.probe().held_out
+    assert torch.allclose(held_out, probes[1].held_out, atol=1e-3)
+    assert not torch.allclose(held_out, probes[0].held_out, atol=1e-3)
 
 
 def test_the_history_has_a_row_with_what_validation_gives(photos: Path):
