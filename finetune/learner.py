@@ -626,15 +626,16 @@ class Learner:
         stay as they are. See `Predictions.temperature`; `predictions().plot_calibration()` shows
         what it does. For another task than one class per example it needs `coverage`, and is 1.
 
-        coverage: how often sets are to hold the truth, such as 0.9, in (0, 1). Every answer then
-        has one: `prediction.set`, the classes that the truth is among; for several labels the
-        classes among which each that is there is; of a regression `prediction.interval`. A class
-        with at least 100 images in validation is held that often by itself, the others together. It
-        is so for images that are drawn like those of validation (by a random split), if neither the
-        model nor a choice of settings has seen those; see `interpret.conformal`.
-        Every answer also has `prediction.unknown`, how strange its image is, in [0, 1], and
-        `prediction.is_unknown`, which is so for 5 % of the validation images; see `Familiarity`.
-        For that, the model runs once more over validation and up to 4,000 images of training.
+        coverage: how often sets are to hold the truth, such as 0.9, in (0, 1).
+        `predictions().plot_coverage()` shows what that takes. Every answer then has one:
+        `prediction.set`, the classes that the truth is among; for several labels the classes among
+        which each that is there is; of a regression `prediction.interval`. A class with at least
+        100 images in validation is held that often by itself, the others together. It is so for
+        images that are drawn like those of validation (by a random split), if neither the model nor
+        a choice of settings has seen those; see `interpret.conformal`. Every answer also has
+        `prediction.unknown`, how strange its image is, in [0, 1], and `prediction.is_unknown`,
+        which is so for 5 % of the validation images; see `Familiarity`. For that, the model runs
+        once more over validation and up to 4,000 images of training.
         Raises ValueError for fewer images than the coverage needs: 9 for 0.9, 99 for 0.99.
         """
         task = self.data.task

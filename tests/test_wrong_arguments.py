@@ -290,6 +290,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "scores": world.predictions.scores,
         "temperature": 2.0,
     },
+    "Predictions.coverage": lambda world: {"requested": [0.5]},
     "Predictions.at_temperature": lambda world: {"temperature": 2.0},
     "Predictions.to_csv": lambda world: {"path": world.folder / "predictions.csv"},
     "Predictions.to_jsonl": lambda world: {"path": world.folder / "predictions.jsonl"},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from finetune.interpret.calibration import Calibration
     from finetune.interpret.confusion import Confusion
+    from finetune.interpret.coverage import CoverageCurve
     from finetune.interpret.report import Report
     from finetune.interpret.suspicious import SuspiciousLabels
 
@@ -256,6 +257,17 @@ class PredictionTable(ABC):
     def plot_calibration(self, bins: int = 15) -> Figure:
         """Plots the reliability diagram; see `calibration`."""
         self._refuse("plot_calibration()")
+
+    def coverage(self, requested: Sequence[float] = ()) -> CoverageCurve:
+        """How often sets of `calibrate(coverage=...)` hold the truth, and how large they are.
+
+        requested: coverages, in (0, 1). See `CoverageCurve`.
+        """
+        self._refuse("coverage()")
+
+    def plot_coverage(self) -> Figure:
+        """Plots how often sets of classes hold the truth, and their sizes; see `coverage`."""
+        self._refuse("plot_coverage()")
 
     def temperature(self) -> float:
         """The divisor of the outputs for which the probabilities fit the targets best."""

@@ -11,6 +11,7 @@ from finetune import arguments
 from finetune.interpret import analysis, confusion, results
 from finetune.interpret.calibration import Calibration
 from finetune.interpret.confusion import Confusion
+from finetune.interpret.coverage import REQUESTED, CoverageCurve
 from finetune.interpret.page import Drawing, Part, Section
 from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
 from finetune.interpret.report import ClassReport
@@ -179,6 +180,9 @@ class Predictions(PredictionTable):
     def calibration(self, bins: int = 15) -> Calibration:
         return Calibration.of(self.probability, self.correct, bins)
 
+    def coverage(self, requested: Sequence[float] = REQUESTED) -> CoverageCurve:
+        return CoverageCurve.of(self.probabilities, self.targets, requested)
+
     def temperature(self) -> float:
         """The divisor of the scores for which the probabilities fit the targets best.
 
@@ -222,6 +226,9 @@ class Predictions(PredictionTable):
 
     def plot_calibration(self, bins: int = 15) -> Figure:
         return self.calibration(bins).plot()
+
+    def plot_coverage(self) -> Figure:
+        return self.coverage().plot()
 
     def plot_top_losses(self, k: int = IMAGES_SHOWN) -> Figure:
         """Plots the images with the highest losses, highest first."""
