@@ -54,6 +54,11 @@ def test_both_learn_and_are_split_alike(together: Learner) -> None:
     assert together.validate()["accuracy"] == 1.0
 
 
+def test_the_table_of_groups_says_where_each_begins_and_ends(together: Learner) -> None:
+    table = together.layer_groups._repr_html_()
+    assert "backbone.test_resnet.conv1.0 .. backbone.test_resnet.layer2" in table
+
+
 def test_both_are_frozen_with_their_features_kept(photos: Path) -> None:
     learner, counter = learner_on(photos), Precomputes()
     before = copy_of(learner.model.get_submodule("backbone").state_dict())

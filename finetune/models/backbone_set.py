@@ -19,6 +19,7 @@ from finetune.models.backbones import (
     read_weights,
     source_of,
 )
+from finetune.models.module_order import join_path
 from finetune.wording import did_you_mean
 
 BackboneNames: TypeAlias = str | Sequence[str]
@@ -110,6 +111,15 @@ def members_of(backbone: nn.Module) -> dict[str, nn.Module]:
     if not isinstance(backbone, BackboneSet):
         return {"": backbone}
     return {name: backbone.get_submodule(name) for name in backbone.names}
+
+
+def member_paths(model: nn.Module) -> list[str]:
+    """The paths of the backbones of a set that is somewhere in the model; none without a set."""
+    paths: list[str] = []
+    for path, module in model.named_modules():
+        if isinstance(module, BackboneSet):
+            paths.extend(join_path(path, name) for name in module.names)
+    return paths
 
 
 def create_backbone_set(

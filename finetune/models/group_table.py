@@ -18,8 +18,11 @@ _FIXED_COLUMNS = (
 )
 
 
-def group_table(groups: Sequence[LayerGroup]) -> Table:
-    """A row for each group, first layers first; hyper-parameters at their peaks."""
+def group_table(groups: Sequence[LayerGroup], backbones: Sequence[str] = ()) -> Table:
+    """A row for each group, first layers first; hyper-parameters at their peaks.
+
+    backbones: paths of several backbones side by side, each of which has a range of modules.
+    """
     values = [{**group.values, **group.peaks} for group in groups]
     names = _shown_hyper_parameters(values)
     titles = [Column(_TITLES.get(name, name)) for name in names]
@@ -28,7 +31,7 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
         titles.append(Column("frozen by hand"))
     rows = []
     for group, values_of_group in zip(groups, values, strict=True):
-        row = _facts(group)
+        row = _facts(group, backbones)
         for name in names:
             value = values_of_group.get(name)
             row.append("-" if value is None else f"{value:.3g}")
@@ -39,12 +42,12 @@ def group_table(groups: Sequence[LayerGroup]) -> Table:
     return Table([*_FIXED_COLUMNS, *titles], rows)
 
 
-def _facts(group: LayerGroup) -> list[str]:
+def _facts(group: LayerGroup, backbones: Sequence[str]) -> list[str]:
     """The cells of `_FIXED_COLUMNS`."""
     modules = {name.rpartition(".")[0] for name in group.parameters}
     return [
         group.name,
-        _module_range(group),
+        _module_ranges(group, backbones),
         f"{len(modules):,}",
         f"{group.parameter_count:,}",
         f"{group.trainable_count:,}",
@@ -67,9 +70,19 @@ def _shown_hyper_parameters(values: Sequence[dict[str, float]]) -> list[str]:
     return shown
 
 
-def _module_range(group: LayerGroup) -> str:
-    """First and last module, as paths: 'backbone.conv_stem .. backbone.blocks.3.1'."""
-    owners = [name.rpartition(".")[0] or name for name in group.parameters]
-    if owners[0] == owners[-1]:
-        return owners[0]
-    return f"{owners[0]} .. {owners[-1]}"
+def _module_ranges(group: LayerGroup, backbones: Sequence[str]) -> str:
+    """First and last module, as paths: 'backbone.conv_stem .. backbone.blocks.3.1'.
+
+    Of several backbones these are the first and last of each.
+    """
+    modules_by_backbone: dict[str, list[str]] = {}
+    for name in group.parameters:
+        module = name.rpartition(".")[0] or name
+        inside = [path for path in backbones if f"{module}.".startswith(f"{path}.")]
+        backbone = inside[0] if inside else ""
+        modules_by_backbone.setdefault(backbone, []).append(module)
+    ranges = []
+    for modules in modules_by_backbone.values():
+        first, last = modules[0], modules[-1]
+        ranges.append(first if first == last else f"{first} .. {last}")
+    return ", ".join(ranges)

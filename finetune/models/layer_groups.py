@@ -12,6 +12,7 @@ from torch import nn
 
 from finetune import arguments
 from finetune.models import group_values
+from finetune.models.backbone_set import member_paths
 from finetune.models.group_table import group_table
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_group import LayerGroup
@@ -342,7 +343,7 @@ class LayerGroups(Sequence[LayerGroup]):
                     optimizer=last.optimizer,
                 )
             )
-        return group_table(rows)
+        return group_table(rows, member_paths(self.model))
 
     def __str__(self) -> str:
         return self._table().text(width=200)

@@ -131,6 +131,12 @@ def test_the_weights_of_a_set_fit_one_of_the_same_backbones(
         assert same_state(create_backbone_set(NAMES, SIZES, weights).state_dict(), state)
 
 
+def test_one_of_the_backbones_of_a_set_can_be_taken_out(pair: BackboneSet) -> None:
+    state = {f"backbone.{name}": tensor for name, tensor in pair.state_dict().items()}
+    alone = create_backbone("test_vit", image_size=SIZES[0], weights=state)
+    assert same_state(alone.state_dict(), members_of(pair)["test_vit"].state_dict())
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
