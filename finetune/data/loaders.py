@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finetune import arguments, turns
 from finetune.data.fingerprints import of_loader
+from finetune.data.sampling import Sampling
 from finetune.files.fingerprints import Fingerprint
 from finetune.nested import count_examples, map_tensors, rows_of
 from finetune.randomness import key, seed_everything
@@ -252,6 +253,9 @@ class DataLoaders:
     >>> len(data.train)
     2
     """
+
+    sampling: Sampling | None = None
+    """How often the classes come in an epoch, where that is not as often as they are there."""
 
     def __init__(
         self,

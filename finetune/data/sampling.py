@@ -41,6 +41,16 @@ def seen_shares(
     return dict(zip(counts, shares, strict=True))
 
 
+def chances(labels: Tensor, sampling: Sampling | None) -> Tensor:
+    """The share of an epoch that each image has on average, float64 [N], 1 in sum.
+
+    labels: [N] class numbers.
+    """
+    counts = torch.bincount(labels)
+    shares = torch.tensor(class_shares(counts.tolist(), sampling), dtype=torch.float64)
+    return (shares / counts.clamp_min(1))[labels]
+
+
 def draw(labels: Tensor, sampling: Sampling, seed: int, epoch: int) -> Tensor:
     """The numbers of the images of one epoch, [N] int64, a pure function of seed and epoch.
 
@@ -51,14 +61,11 @@ def draw(labels: Tensor, sampling: Sampling, seed: int, epoch: int) -> Tensor:
     labels: [N] class numbers.
     """
     count = len(labels)
-    counts = torch.bincount(labels)
-    shares = torch.tensor(class_shares(counts.tolist(), sampling), dtype=torch.float64)
-    chances = (shares / counts.clamp_min(1))[labels]
     drawer = generator(seed, "sampling", epoch)
     numbers = torch.randperm(count, generator=drawer)
     numbers = numbers[labels[numbers].argsort(stable=True)]  # by class, at random within it
     # N equally spaced points fall into stretches of [0, 1] as long as each image's chance
-    ends = chances[numbers].cumsum(0)
+    ends = chances(labels, sampling)[numbers].cumsum(0)
     points = (torch.arange(count) + torch.rand((), generator=drawer, dtype=torch.float64)) / count
     places = torch.searchsorted(ends, points).clamp_max(count - 1)
     order = torch.randperm(count, generator=generator(seed, "shuffle", epoch))

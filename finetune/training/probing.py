@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import distributed
+from finetune.data.sampling import chances
 from finetune.models.linear_head import check_can_be_linear, head_of, set_linear_head
 from finetune.nested import main_target
 from finetune.probe.linear_probe import LinearProbe, fit_probe
@@ -157,6 +158,9 @@ def _fit(
     # what the loss ignores may be no class number
     counted = targets.clone()
     counted[weights == 0] = 0
+    if setup.data.sampling is not None:
+        # an image that would come twice in an epoch counts twice
+        weights = weights * len(counted) * chances(counted, setup.data.sampling).to(weights.dtype)
     probe = fit_probe(
         features,
         counted,

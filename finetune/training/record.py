@@ -42,7 +42,7 @@ def training_record(setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[Epo
         _group_records(groups),
         setup.data.seed,
         _class_weights(setup),
-        getattr(setup.data, "sampling", None),
+        setup.data.sampling,
     )
     return Record(data, training, validation)
 

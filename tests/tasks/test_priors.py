@@ -249,3 +249,13 @@ def test_a_loaded_model_can_be_adjusted(learner: Learner, tmp_path: Path) -> Non
     loaded = load_learner(tmp_path / "model").with_priors("uniform")
     learner.adjust_priors("uniform")
     assert loaded.post_processing.priors == learner.predictor().post_processing.priors
+
+
+def test_a_probe_sees_the_shares_that_its_priors_are_moved_from() -> None:
+    """Sampling and class weights of the same shares are one problem, and one answer."""
+    weights = []
+    for options in ({"sampling": "balanced"}, {"class_weights": "balanced"}, {}):
+        probed = make_learner(**options)  # type: ignore[arg-type]
+        weights.append(probed.probe().bias)
+    assert torch.allclose(weights[0], weights[1], atol=1e-4)
+    assert not torch.allclose(weights[0], weights[2], atol=1e-2)
