@@ -367,6 +367,7 @@ NOT_WALKED = {
     "LayerGroups.values_of": _FROM_THE_LOOP,
     "LivePlot": "only in a notebook; see tests/callbacks/test_notebook.py",
     "PostProcessing.from_dict": _STORED,
+    "PostProcessing.shifted": _TENSORS,
     "Predictions.cells": _FROM_THE_LOOP,
     "Predictions.csv_values": _FROM_THE_LOOP,
     "Predictions.fold_of": _FROM_THE_LOOP,
@@ -476,6 +477,7 @@ _NAMES_IN_ANNOTATIONS = {
     "AugmentName": Literal["none", "light", "standard", "strong"],
     "Augmentation": finetune.Augmentation,
     "Transform": Callable,
+    "Weights": str | Path | typing.Mapping[str, torch.Tensor] | None,
 }
 
 
