@@ -51,6 +51,7 @@ from finetune.training.plan import FineTune, PlanRequest
 from finetune.training.record import training_record
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup
+from finetune.training.soup import Ingredient, Soup, of_checkpoint, of_exported, of_setup
 from finetune.training.trainer import Trainer
 from finetune.wording import warn
 
@@ -461,6 +462,45 @@ class Learner:
             cache_features=settings.cache_features,
         )
 
+    def soup(self, models: "Sequence[Learner | str | Path]") -> Soup:
+        """Takes the mean of the weights of several trainings, of those that validation gains by.
+
+        The best alone begins; the others follow, best first, and each stays that does not make
+        validation worse: by the first metric, where equal by the loss. So the mean is never worse
+        there than the best alone. It answers as fast as one model. Trainings that began with the
+        same weights, such as one head fitted by `probe()`, gain most; those that have nothing in
+        common are left out.
+        models: learners, files that `save`, `checkpoint=` or `SaveBest` wrote, and exported
+        folders, of this learner's backbone, head and classes; its own weights only where it is
+        among them. Returns which were taken. The history has a row for it, of phase "soup". The
+        optimizer's state stays, and an unfinished run is given up.
+        Raises ValueError for other models, and without validation data.
+        Source: greedy soups, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482
+
+        >>> import torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> pairs = TensorDataset(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+        >>> data = DataLoaders(DataLoader(pairs, 2), DataLoader(pairs, 4))
+        >>> def trained(rate):
+        ...     _ = torch.manual_seed(0)
+        ...     learner = Learner(
+        ...         data, nn.Linear(4, 2), loss=nn.functional.cross_entropy, split=lambda m: [[m]],
+        ...         progress=False,
+        ...     )
+        ...     learner.fit(2, rate)
+        ...     return learner
+        >>> learner = trained(1e-3)
+        >>> soup = learner.soup([learner, trained(1e-2), trained(3e-2)])
+        >>> soup.taken[0], learner.validate() == soup.validation
+        ('models[2]', True)
+        """
+        arguments.sequence("models", models, "learners, files and exported folders")
+        if not models:
+            raise ValueError("models has none; a soup is of two learners or files, or more")
+        soup, row = self.trainer.soup(_ingredients(models))
+        self.history.epochs.append(row)
+        return soup
+
     def _with_progress(self, callbacks: Sequence[Callback]) -> list[Callback]:
         """The callbacks, and bar and table where they are wanted: in one process of several."""
         if self.progress and distributed.rank() == 0:
@@ -841,6 +881,22 @@ class Learner:
             validation=record.validation,
             versions={name: version(name) for name in _RECORDED_PACKAGES},
         )
+
+
+def _ingredients(models: Sequence[Learner | str | Path]) -> list[Ingredient]:
+    """What a soup may be made of, each with a name of its own."""
+    ingredients: list[Ingredient] = []
+    for position, model in enumerate(models):
+        if isinstance(model, Learner):
+            ingredients.append(of_setup(f"models[{position}]", model.trainer.setup))
+            continue
+        path = arguments.path(f"models[{position}]", model)
+        ingredients.append(of_exported(path) if path.is_dir() else of_checkpoint(path))
+    names = [ingredient.name for ingredient in ingredients]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"models has {name} twice; give each once")
+    return ingredients
 
 
 _ONLY_OF_VISION = (

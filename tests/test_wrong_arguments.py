@@ -268,6 +268,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "Learner.predict_folder": lambda world: {"files": [world.image]},
     "Learner.resume": lambda world: {"callbacks": [StopAt(1)]},
     "Learner.save": lambda world: {"path": world.folder / "saved.ckpt"},
+    "Learner.soup": lambda world: {"models": [_saved(world)]},
     "Learner.tta": lambda world: {"views": 1},
     "MLflow": lambda world: {},
     "Matrices": lambda world: {"matrices": adamw},

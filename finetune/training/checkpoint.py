@@ -124,18 +124,25 @@ def check_fits(
     saved, present: weights, buffers and extra state by name, in the file and in the model. of: what
     they belong to.
     """
+    differences = differences_in_words(saved, present, of=of)
+    if differences:
+        raise CheckpointError(f"{str(path)!r} is a checkpoint of another {of}: {differences}")
+
+
+def differences_in_words(
+    saved: Mapping[str, Any], present: Mapping[str, Any], *, of: str = "model"
+) -> str:
+    """In what names and shapes the weights of two models differ; empty for the same ones."""
     differences = [f"{name} is missing" for name in present if name not in saved]
     differences += [f"{name} is not in this {of}" for name in saved if name not in present]
     for name, value in present.items():
         if name in saved:
             differences += _difference(name, saved[name], value)
-    if not differences:
-        return
     listed = "; ".join(differences[:_MOST_DIFFERENCES])
     unlisted = len(differences) - _MOST_DIFFERENCES
     if unlisted > 0:
         listed += f"; and {unlisted} more differences"
-    raise CheckpointError(f"{str(path)!r} is a checkpoint of another {of}: {listed}")
+    return listed
 
 
 def _difference(name: str, saved: Any, present: Any) -> list[str]:

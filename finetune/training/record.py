@@ -1,7 +1,7 @@
 """What is known of a model's training, for its description and card."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune.export.description import GroupRecord, PartCounts, PhaseRecord, TrainingRecord
@@ -32,11 +32,11 @@ def training_record(setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[Epo
     for part, counts in setup.data.class_counts().items():
         data[part] = PartCounts(counts["images"], counts["classes"])
     phases: list[PhaseRecord] = []
-    validation: dict[str, float | None] = {}
+    spans: list[Span] = []
     if steps:
         spans = step_spans(steps, setup.steps_per_epoch)
         phases = [_phase_record(span, steps, epochs, groups) for span in spans]
-        validation = _last_validation(spans, steps, epochs)
+    validation = _last_validation(spans, steps, epochs)
     training = TrainingRecord(
         tuple(phases),
         _group_records(groups),
@@ -91,15 +91,28 @@ def _group_records(groups: LayerGroups) -> tuple[GroupRecord, ...]:
 def _last_validation(
     spans: Sequence[Span], steps: Sequence[StepEnd], epochs: Sequence[EpochEnd]
 ) -> dict[str, float | None]:
-    """The results of the last epoch; empty if training went on after it."""
+    """The results of the last epoch, or of a soup after it; empty if training went on after it."""
+    results_at_end = _results_at_end(spans, steps, epochs)
+    validation: dict[str, float | None] = {}
+    for name, value in results_at_end.items():
+        # JSON has no NaN and no infinity
+        validation[name] = value if math.isfinite(value) else None
+    return validation
+
+
+def _is_behind(row: EpochEnd, steps: Sequence[StepEnd]) -> bool:
+    """Whether a row is later than all steps, as that of a soup, which has none."""
+    last = steps[-1].epoch_number if steps else -1
+    return row.epoch_number is not None and last is not None and row.epoch_number > last
+
+
+def _results_at_end(
+    spans: Sequence[Span], steps: Sequence[StepEnd], epochs: Sequence[EpochEnd]
+) -> Mapping[str, float]:
+    if epochs and _is_behind(epochs[-1], steps):
+        return epochs[-1].valid
     points = valid_points(spans, steps, epochs)
     if not points:
         return {}
     position, results = points[-1]
-    if position != spans[-1].end:
-        return {}
-    validation: dict[str, float | None] = {}
-    for name, value in results.items():
-        # JSON has no NaN and no infinity
-        validation[name] = value if math.isfinite(value) else None
-    return validation
+    return results if position == spans[-1].end else {}

@@ -1,7 +1,10 @@
 """Trainer: makes a plan a run and runs it; and the state of it all, to save and to load."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from finetune.training.between import Between
 from finetune.training.callback_states import CallbackStates
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.content import check as check_content
-from finetune.training.events import Callback
+from finetune.training.evaluation import validate
+from finetune.training.events import Callback, EpochEnd
 from finetune.training.fingerprint import check_continues, check_same_run, fingerprint_of
 from finetune.training.fitted import Fitted, weights_version
 from finetune.training.frozen.feature_cache import features_fit
@@ -32,6 +36,7 @@ from finetune.training.plan import FineTune, PlanRequest
 from finetune.training.probing import run_probe
 from finetune.training.run import Run
 from finetune.training.setup import Setup
+from finetune.training.soup import Ingredient, Soup, check_fits, make_soup
 
 
 class Trainer:
@@ -206,6 +211,33 @@ class Trainer:
             self._is_running = False
         self.follow_model()
         return probe
+
+    @usual_modes()
+    def soup(self, ingredients: Sequence[Ingredient]) -> tuple[Soup, EpochEnd]:
+        """Gives the model the soup of these; see `Learner.soup`. Also returns its row of history.
+
+        An unfinished run is given up: it could not go on from other weights.
+        """
+        if self._is_running:
+            raise RuntimeError("weights can't be changed while a fit runs; stop it or let it end")
+        self.follow_model()
+        setup = self.setup
+        if setup.data.valid is None:
+            raise ValueError("a soup is chosen by validation, and there is no validation data")
+        for ingredient in ingredients:
+            check_fits(ingredient, setup.model, setup.data.classes)
+        self.origin.keep()
+        started_at = time.perf_counter()
+        soup = make_soup(setup.model, ingredients, partial(validate, setup))
+        seconds = time.perf_counter() - started_at
+        self.run = None
+        self._stored_run = None
+        self.average = Average()
+        self.between = Between()
+        row = EpochEnd("soup", 0, math.nan, soup.validation, seconds, self._next_epoch)
+        # a number of its own, by which the row is known to be later than all steps so far
+        self._next_epoch += 1
+        return soup, row
 
     def _check_continues(self, stored_run: dict[str, Any]) -> None:
         """Raises CheckpointError unless the remainder of a run can continue as the run began."""
