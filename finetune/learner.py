@@ -284,8 +284,10 @@ class Learner:
         validation, k > 1 are k random ones, None draws new ones in every epoch. With few views
         `freeze_epochs=10` costs little more than 1, since the frozen backbone runs once a view.
         interpolate: at the end the model takes the weights that validation likes best of those at
-        the end, those before the second phase, and three points between: by the first metric,
-        where equal by the loss. So training that harms is undone. It takes four more validations.
+        the end, those before the second phase, and three points between: the lowest loss of those
+        whose first metric is below neither end. So training that harms is undone, at the price of
+        four more validations. With the defaults there is little to undo; after `probe()` and with
+        `freeze_epochs=0`, or with high rates, it is worth points.
         The optimizer's state stays that of the end. A fit that a callback stops early keeps what it
         has. Source: WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903
         options: callbacks, checkpoint and cache_features, see `FitSettings`.

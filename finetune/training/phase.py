@@ -23,7 +23,7 @@ class Phase:
     views: None shows new random views of the images in every epoch; k > 1 shows k of them in turn;
     1 shows the view of validation. interpolate: keeps the weights at the beginning; after the last
     epoch the model takes the point between them and those at the end that validation likes best,
-    see `Between`. Only the last phase of a plan may do so.
+    see `training.between`. Only the last phase of a plan may do so.
     """
 
     name: str

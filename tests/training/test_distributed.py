@@ -235,7 +235,7 @@ def test_losses_and_metrics_are_those_of_one_process(name: str, ranks, single):
 
 def test_processes_take_the_same_point_between_the_ends(ranks, single):
     fractions = {results["between"]["fraction"] for results in (*ranks, single)}
-    assert fractions == {0.5}
+    assert fractions == {0.75}
 
 
 def test_kept_features_give_the_results_of_a_run_without_them(ranks):
