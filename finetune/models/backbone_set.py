@@ -25,7 +25,7 @@ from finetune.wording import did_you_mean
 BackboneNames: TypeAlias = str | Sequence[str]
 """The name of one backbone, or the names of several."""
 
-SetWeights: TypeAlias = "Weights | Sequence[Weights] | Mapping[str, Weights]"
+SetWeights: TypeAlias = Weights | Sequence[Weights] | Mapping[str, Weights]
 """What weights several backbones begin with, see `create_backbone_set`."""
 
 

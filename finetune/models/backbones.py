@@ -18,7 +18,7 @@ from finetune.wording import did_you_mean
 _EXPORTED = "model.safetensors"
 """The weights in a folder that `Learner.export` wrote."""
 
-Weights: TypeAlias = "Literal['pretrained'] | str | Path | Mapping[str, Tensor] | None"
+Weights: TypeAlias = Literal["pretrained"] | str | Path | Mapping[str, Tensor] | None
 """What weights a backbone begins with, see `create_backbone`."""
 
 
