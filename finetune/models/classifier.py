@@ -1,6 +1,7 @@
 """ImageClassifier: Sequential(backbone, head), with the description it can be rebuilt from."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -123,6 +124,8 @@ class Architecture:
         weights: of the backbone, see `create_backbone`, or of several, see `create_backbone_set`.
         """
         if isinstance(self.backbone, str):
+            if isinstance(weights, Mapping) and set(weights) == {self.backbone}:
+                weights = cast(Weights, weights[self.backbone])  # by name, as for several
             of_backbone = cast(Weights, weights)
             backbone = create_backbone(
                 self.backbone, image_size=self.image_size, weights=of_backbone

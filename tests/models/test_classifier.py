@@ -52,6 +52,12 @@ def test_given_weights_reach_the_backbone():
     assert same_state(TINY.build(state).get_submodule("backbone").state_dict(), state)
 
 
+def test_weights_by_name_are_for_one_backbone_as_for_several():
+    state = TINY.build().get_submodule("backbone").state_dict()
+    model = TINY.build({"test_resnet": state})
+    assert same_state(model.get_submodule("backbone").state_dict(), state)
+
+
 def test_an_unknown_head_is_an_error():
     with pytest.raises(ValueError, match="head must be one of 'mlp', 'linear'"):
         Architecture("test_resnet", 3, 32, head="conv").build()  # type: ignore[arg-type]
