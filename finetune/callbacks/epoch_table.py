@@ -1,7 +1,7 @@
 """Epochs as a table: text that grows a line at a time, and HTML for notebooks."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.tables import Table
 from finetune.tasks.ranking import deciding_metric
@@ -43,22 +43,26 @@ def note_below(row: EpochEnd) -> str:
     """A line to stand below the row of an epoch; empty for most.
 
     >>> from finetune.training.events import PointBetween
-    >>> compared = {1.0: {"loss": 0.5, "accuracy": 0.8}, 0.5: {"loss": 0.4, "accuracy": 0.9}}
-    >>> compared[0.0] = {"loss": 0.6, "accuracy": 0.7}
-    >>> note_below(EpochEnd("fit", 0, 0.3, between=PointBetween(0.5, compared)))
-    'in between: 0.5 of the way from the beginning (accuracy 0.7000) to the end (0.8000): 0.9000'
+    >>> compared = {1.0: {"loss": 0.5}, 0.5: {"loss": 0.4}, 0.0: {"loss": 0.6}}
+    >>> print(note_below(EpochEnd("fit", 0, 0.3, between=PointBetween(0.5, compared))))
+    in between: 0.5 of the way from the beginning (loss 0.6000) to the end (loss 0.5000)
     """
     if row.between is None:
         return ""
-    compared, fraction = row.between.compared, row.between.fraction
-    name = deciding_metric(row.between.results)
-    start, end = number(compared[0.0][name]), number(compared[1.0][name])
-    way = f"of the way from the beginning ({name} {start}) to the end ({end})"
+    fraction, compared = row.between.fraction, row.between.compared
+    start, end = _in_words(compared[0.0]), _in_words(compared[1.0])
+    way = f"of the way from the beginning ({start}) to the end ({end})"
     if fraction == 1:
-        return f"in between: nothing {way} is better than the end"
+        return f"in between: no point {way} is better than the end"
     if fraction == 0:
-        return f"in between: nothing {way} is better than the beginning, which is taken"
-    return f"in between: {fraction:g} {way}: {number(row.between.results[name])}"
+        return f"in between: no point {way} is better than the beginning, which is taken"
+    return f"in between: {fraction:g} {way}"
+
+
+def _in_words(results: Mapping[str, float]) -> str:
+    """What decides between points, such as "accuracy 0.7000, loss 0.6000"."""
+    names = dict.fromkeys([deciding_metric(results), "loss"])
+    return ", ".join(f"{name} {number(results[name])}" for name in names)
 
 
 def as_lines(rows: Iterable[EpochEnd | str]) -> list[str]:

@@ -43,8 +43,8 @@ COMPARED = {fraction: {"loss": 1.0, "accuracy": 0.5 + fraction / 4} for fraction
 @pytest.mark.parametrize(
     ("fraction", "words"),
     [
-        (0.0, "(0.7500) is better than the beginning, which is taken"),
-        (0.5, "in between: 0.5 of the way from the beginning (accuracy 0.5000) to the end"),
+        (0.0, "(accuracy 0.7500, loss 1.0000) is better than the beginning, which is taken"),
+        (0.5, "in between: 0.5 of the way from the beginning (accuracy 0.5000, loss 1.0000) to"),
         (1.0, "is better than the end"),
     ],
 )
