@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lr_mult=100": {"lr_mult": 100},
     "base_lr=1e-3": {"base_lr": 1e-3},
     "base_lr=4e-3": {"base_lr": 4e-3},
+    "interpolate=True": {"interpolate": True},
     "augment=None": {"augment": None},
     "strong augmentation": {"augment": "strong"},
 }
