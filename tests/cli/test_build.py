@@ -4,7 +4,7 @@ import pytest
 from support import write_photos
 
 from finetune.cli import build
-from finetune.config import DataConfig
+from finetune.config import DataConfig, TrainConfig
 
 
 @pytest.mark.filterwarnings("ignore:groups= are not divided")
@@ -23,3 +23,17 @@ def test_groups_are_a_column_of_a_table_or_found_in_paths_of_a_folder(
     data = build.data_of(config)
     train, valid = set(data.train_examples.groups or ()), set(data.valid_examples.groups or ())
     assert sorted([*train, *valid]) == [f"00{number}" for number in range(8)]
+
+
+class Recorder:
+    """In the place of a learner: what `fine_tune` is called with."""
+
+    def fine_tune(self, *arguments: object, **options: object) -> None:
+        self.options = options
+
+
+def test_all_settings_of_fine_tuning_reach_it(tmp_path: Path) -> None:
+    settings = {"freeze_epochs": 3, "freeze_views": 2, "lr_mult": 7.0, "interpolate": True}
+    learner = Recorder()
+    build.fit(learner, TrainConfig(**settings), tmp_path / "run.pt", tmp_path / "best.pt")
+    assert settings.items() <= learner.options.items()
