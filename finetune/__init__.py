@@ -14,6 +14,7 @@ from finetune.callbacks.mlflow_log import MLflow
 from finetune.callbacks.save_best import SaveBest
 from finetune.callbacks.tensorboard_log import TensorBoard
 from finetune.callbacks.update_norms import UpdateNorms
+from finetune.comparison import Comparison, compare
 from finetune.cross_validation import CrossValidation, cross_validate
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
@@ -51,6 +52,7 @@ __all__ = [
     "CSVLog",
     "Callback",
     "CheckpointError",
+    "Comparison",
     "CrossValidation",
     "DataLoaders",
     "DivergenceError",
@@ -83,6 +85,7 @@ __all__ = [
     "ValuesPrediction",
     "WeightsError",
     "adamw",
+    "compare",
     "cross_validate",
     "delayed",
     "load_learner",

@@ -312,6 +312,13 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "folds": 2,
         "fit": lambda learner: None,
     },
+    "compare": lambda world: {
+        "data": world.data,
+        "backbones": [BACKBONE],
+        "weights": None,
+        "together": False,
+        "progress": False,
+    },
     "delayed": lambda world: {"start": 0.5, "schedule": float},
     "load_learner": lambda world: {"folder": world.exported},
     "vision_learner": lambda world: {
@@ -379,6 +386,7 @@ NOT_WALKED = {
     "Predictions.worst_section": _FROM_THE_LOOP,
     "Predictor.suspicious_training_labels": "called by Learner.suspicious_labels",
     "ScaledUpdates.step": "torch's interface",
+    "Comparison": "made by compare",
     "adamw": "torch's own class",
     "muon": "called by GroupOptimizer",
 }

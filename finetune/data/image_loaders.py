@@ -24,6 +24,7 @@ from finetune.data.images.decode import ImageError, ImageSource, wide_values
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.value_range import Depth, checked_value_range, guessed_depth
+from finetune.data.kept import KeptBatches
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
 from finetune.data.sampling import seen_shares
@@ -121,6 +122,7 @@ class ImageDataLoaders(DataLoaders):
         # training and for validation; folds of these data share the caches
         self._cached_items = join_items(train_examples.items, valid_examples.items)
         self._caches: dict[Preprocessing, ImageCache] = {}
+        self.kept = KeptBatches()
         numbers = torch.arange(len(self._cached_items))
         self._train_numbers = numbers[: len(train_examples)]
         self._valid_numbers = numbers[len(train_examples) :]

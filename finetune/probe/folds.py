@@ -27,7 +27,7 @@ def assign_folds(
     example; examples of one group are in one fold, and count for the stratum of the first of them.
 
     >>> assign_folds([torch.tensor([0, 2, 3, 5]), torch.tensor([1])], None, 6, 2, seed=0).tolist()
-    [0, -1, 0, 1, -1, 1]
+    [1, -1, 1, 0, -1, 0]
     """
     stratum_of = torch.full((count,), len(strata))
     for stratum, members in enumerate(strata):

@@ -100,6 +100,21 @@ def _run(
     return probe
 
 
+def frozen_features(setup: Setup) -> tuple[Tensor, Tensor]:
+    """The features [N, F] of the training images, in the view of validation, and their targets.
+
+    Raises ValueError as `run_probe` does.
+    """
+    groups = setup.optimizer.groups
+    phase = Phase(PHASE, 1, len(groups) - 1, {"lr": groups.values_of("lr")}, views=1)
+    with isolated(), flags_restored(setup):
+        _train_only_the_head(setup.model)
+        cache = _feature_cache(setup, phase, 0)
+        with cache.suffix.active():
+            features, targets = _features_of_views(cache, [], 0)
+    return features[0], targets
+
+
 def _train_only_the_head(model: nn.Module) -> None:
     """Freezes all but the head, so that what the head gets is constant and can be kept."""
     head = head_of(model)

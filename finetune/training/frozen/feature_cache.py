@@ -13,6 +13,7 @@ from finetune.data.loaders import Batch, Batches, DataLoaders, IndexedLoader
 from finetune.data.memory import memory_bytes
 from finetune.nested import concatenated, count_examples, map_tensors, rows_of
 from finetune.training.events import Precompute
+from finetune.training.frozen.kept_features import KeptFeatures
 from finetune.training.frozen.prefix import Prefix, Suffix
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.phase import Phase
@@ -124,13 +125,24 @@ class FeatureCache:
             if self.phase.views is None:
                 self._features.clear()  # another epoch's, which will not come again
             position = epoch % self.views + 1
-            self._features[view] = yield from self._run_all(self._train, view, position)
+            self._features[view] = yield from self._all_features(self._train, view, position)
         if self._valid is not None and not self._valid_features:
-            self._valid_features[None] = yield from self._run_all(self._valid, None, None)
+            self._valid_features[None] = yield from self._all_features(self._valid, None, None)
 
     def training_features(self, epoch_number: int) -> Batch:
         """The features and targets of all training examples, by number, that `fill` computed."""
         return self._features[self.phase.view(epoch_number - self.first_epoch, self.first_epoch)]
+
+    def _all_features(
+        self, loader: IndexedLoader, view: int | None, position: int | None
+    ) -> Generator[Precompute, None, Batch]:
+        """As `_run_all`, but those of an earlier run of these layers on these images are kept."""
+        kept = KeptFeatures(self.whole, self.suffix)
+        features = kept.get(loader, view)
+        if features is None:
+            features = yield from self._run_all(loader, view, position)
+            kept.put(loader, view, features)
+        return features
 
     def _run_all(
         self, loader: IndexedLoader, view: int | None, position: int | None
