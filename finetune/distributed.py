@@ -114,6 +114,19 @@ def wrapped(model: nn.Module) -> Iterator[nn.Module]:
     yield DistributedDataParallel(model, device_ids=device_ids)
 
 
+def raise_of_first(error: Exception | None) -> None:
+    """Raises in all processes the error that the first one met, if it met any.
+
+    error: of this process; that of any but the first does not count. The others would wait for the
+    first one, which has left.
+    """
+    errors = [error]
+    if dist.is_initialized():
+        dist.broadcast_object_list(errors, 0)
+    if errors[0] is not None:
+        raise errors[0]
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any of the processes, which thus decide alike."""
     if not dist.is_initialized():

@@ -1,11 +1,13 @@
 """Turns: what runs in another thread, or a forked process, changes no number of a training."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,90 @@ def test_an_error_ends_a_turn():
     with pytest.raises(KeyError), turns.alone():
         raise KeyError
     with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(take_a_turn).result(SECONDS)
+
+
+@contextmanager
+def interrupted_at(place: int) -> Iterator[None]:
+    """Ctrl-C at one of the places in turns.py that are passed inside of the block.
+
+    Python looks for signals where a function begins, and behind each call.
+    """
+    places_left = [place]
+
+    def profile(frame: Any, event: str, _: object) -> None:
+        is_place = event in ("call", "c_return") and frame.f_code.co_filename == turns.__file__
+        if is_place and frame.f_code.co_name not in ("__init__", "__del__"):
+            places_left[0] -= 1
+            if places_left[0] == 0:
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("kind", [turns.alone, turns.shared])
+def test_ctrl_c_at_any_moment_leaves_no_turn_behind(kind: Callable[[], Any]):
+    interrupts = 0
+    for place in range(1, 30):
+        try:
+            with interrupted_at(place), kind():
+                pass
+        except KeyboardInterrupt:
+            interrupts += 1
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(take_a_turn).result(SECONDS)
+    assert 5 < interrupts < 29
+
+
+@pytest.mark.parametrize("kind", [turns.alone, turns.shared])
+def test_ctrl_c_at_any_moment_of_a_wait_leaves_no_place_behind(
+    kind: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(turns, "_SECONDS_WAITED", 0.001)
+    interrupts = 0
+    for place in range(1, 30):
+        has_turn, may_end = threading.Event(), threading.Event()
+
+        def holds(has_turn: Any = has_turn, may_end: Any = may_end) -> None:
+            with turns.alone():
+                has_turn.set()
+                may_end.wait(0.02)
+
+        with ThreadPoolExecutor(2) as threads:
+            holder = threads.submit(holds)
+            has_turn.wait(SECONDS)
+            try:
+                with interrupted_at(place), kind():
+                    pass
+            except KeyboardInterrupt:
+                interrupts += 1
+            may_end.set()
+            holder.result(SECONDS)
+            assert threads.submit(take_a_turn).result(SECONDS)
+    assert interrupts > 10
+
+
+def test_ctrl_c_while_it_waits_ends_the_wait():
+    may_end = threading.Event()
+
+    def holds() -> None:
+        with turns.alone():
+            threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+            has_turn.set()
+            may_end.wait(SECONDS)
+
+    has_turn = threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        holder = threads.submit(holds)
+        has_turn.wait(SECONDS)
+        with pytest.raises(KeyboardInterrupt), turns.shared():
+            pass
+        may_end.set()
+        holder.result(SECONDS)
         assert threads.submit(take_a_turn).result(SECONDS)
 
 

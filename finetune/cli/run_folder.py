@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,14 @@ def claimed(output: Path, config: TrainConfig) -> Iterator[None]:
     # innermost first
     new_folders = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
-        with locks.held(output / LOCK, repr(str(output))):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(output / LOCK, repr(str(output))))
+            except OSError as error:
+                # that a run is finished can be said of a folder that can't be written, too
+                if locks.is_unwritable(error):
+                    check_free(output, config)
+                raise
             check_free(output, config)
             yield
     finally:

@@ -1,15 +1,16 @@
 """The memory of the machine, and one budget of it for all images that the process keeps."""
 
 import os
-import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from finetune.forks import ForkSafeLock
+
 MEMORY_FRACTION = 0.25
 """Share of the machine's memory that all images of the process may take together."""
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _reservations: list[tuple[weakref.ref[object], int]] = []
 
 
@@ -20,7 +21,7 @@ def reserve(owner: object, size: int) -> bool:
     garbage-collected. Several reservations of one owner add up.
     Returns whether the bytes are reserved; if not, nothing is.
     """
-    with _lock:
+    with _lock.held():
         _forget_dead_owners()
         reserved = sum(owner_size for _, owner_size in _reservations)
         # a share of all memory, not of what is free: on a busy machine a run is the same

@@ -1,5 +1,6 @@
 """Locks between processes: of a path that one run at a time may write to."""
 
+import errno
 import json
 import os
 import socket
@@ -44,6 +45,11 @@ def held(lock_file: Path, what: str) -> Iterator[None]:
             path.unlink()
         os.close(descriptor)
         del _held[path]
+
+
+def is_unwritable(error: Exception) -> bool:
+    """Whether a lock could not be held because nothing can be written to its folder."""
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _acquire(path: Path, what: str) -> int:

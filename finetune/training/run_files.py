@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from finetune import distributed
-from finetune.files.locks import held
+from finetune.files.locks import held, is_unwritable
 from finetune.files.names import beside
 from finetune.training import checkpoint as checkpoints
 from finetune.training.events import Callback
@@ -17,8 +17,9 @@ from finetune.training.run import Run
 def locked(checkpoint: Path | None, callbacks: Sequence[Callback]) -> Iterator[None]:
     """Holds the files that a run writes, one run at a time.
 
-    Raises InUseError where another run holds one, and ValueError where two writers of this run
-    have the same.
+    Raises InUseError where another run holds one, in all processes, and ValueError where two
+    writers of this run have the same. A finished run in a folder that can't be written needs no
+    lock.
     """
     paths = [] if checkpoint is None else [checkpoint]
     for callback in callbacks:
@@ -30,10 +31,25 @@ def locked(checkpoint: Path | None, callbacks: Sequence[Callback]) -> Iterator[N
         if paths.count(path) > 1:
             raise ValueError(f"{str(path)!r} is to be written as two checkpoints; name another")
     with ExitStack() as locks:
+        error: Exception | None = None
         if distributed.rank() == 0:
-            for path in paths:
-                locks.enter_context(held(beside(path, "lock"), repr(str(path))))
+            try:
+                for path in paths:
+                    locks.enter_context(held(beside(path, "lock"), repr(str(path))))
+            except Exception as error_of_lock:
+                # what is finished is read, and needs no lock where nothing can be written
+                if not (is_unwritable(error_of_lock) and _has_ended(checkpoint)):
+                    error = error_of_lock
+        distributed.raise_of_first(error)
         yield
+
+
+def _has_ended(checkpoint: Path | None) -> bool:
+    """Whether there is nothing left to do for the run of a checkpoint."""
+    if checkpoint is None or not checkpoint.exists():
+        return False
+    run = checkpoints.read(checkpoint)["run"]
+    return isinstance(run, dict) and run.get("ended") is not None
 
 
 def check_replaced(run: Run, callbacks: Sequence[Callback]) -> None:

@@ -1,5 +1,6 @@
 """Whether a run may begin or go on in a folder."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,3 +92,18 @@ def test_files_of_weights_are_found_from_any_folder(
 ) -> None:
     monkeypatch.setattr(Path, "absolute", lambda path: Path("/here") / path)
     assert run_folder.resolved(TrainConfig(weights=weights)).weights == expected
+
+
+def test_a_finished_run_in_a_folder_that_can_not_be_written_is_said_to_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("finetune.files.locks._acquire", refuse)
+    folder = finished(tmp_path)
+    with (
+        pytest.raises(FileExistsError, match="holds this run, finished"),
+        run_folder.claimed(folder, CONFIG),
+    ):
+        pass

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from finetune import (
     TensorBoard,
     distributed,
 )
+from finetune.files.locks import InUseError, held
+from finetune.files.names import beside
 from finetune.randomness import generator, uniforms
 from finetune.training import checkpoint
 from finetune.training.events import FitStart, Precompute, StepEnd
@@ -306,6 +309,11 @@ def test_what_a_loss_counts_is_the_same_in_both_processes_and_after_a_resume(ran
     assert torch.equal(first["resumed"], second["resumed"])
 
 
+def test_a_file_that_is_in_use_is_an_error_in_both_processes(ranks):
+    for rank in ranks:
+        assert "is in use by another run" in rank["in use"]
+
+
 def test_without_torchrun_there_is_one_process():
     model = nn.Linear(2, 2)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
@@ -410,6 +418,17 @@ def _counted(folder: Path) -> dict:
     return {"whole": whole.mean, "resumed": resumed.mean}
 
 
+def _in_use(path: Path) -> str:
+    """The error of a fit whose checkpoint the first process finds locked."""
+    first = distributed.rank() == 0
+    with held(beside(path, "lock"), "run") if first else nullcontext():
+        try:
+            new_learner().fit(1, checkpoint=path)
+        except InUseError as error:
+            return str(error)
+    return ""
+
+
 def _runs(folder: Path) -> dict:
     results: dict = {}
     writes = []
@@ -443,6 +462,7 @@ def _runs(folder: Path) -> dict:
     learner.resume()
     results["resumed"] = outcome(learner)
     results["counted"] = _counted(folder)
+    results["in use"] = _in_use(folder / "in use.pt")
     learner = new_learner()
     try:
         learner.fit(2, callbacks=[InterruptFirst()])

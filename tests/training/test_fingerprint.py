@@ -1,5 +1,7 @@
 """A checkpoint belongs to one run: what differs is named, and what may differ does not matter."""
 
+import errno
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -252,3 +254,41 @@ def test_two_names_of_a_folder_are_one(tmp_path: Path) -> None:
     best = SaveBest(tmp_path / "link" / "run.pt")
     with pytest.raises(ValueError, match=r"is to be written as two checkpoints; name another"):
         tiny_learner().fit(1, checkpoint=tmp_path / "runs" / "run.pt", callbacks=[best])
+
+
+# --- folders that can't be written
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes every lock fail as in a read-only folder, which the tests' user may write to."""
+
+    def refuse(path: object, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    return lambda: monkeypatch.setattr("finetune.files.locks._acquire", refuse)
+
+
+def test_a_finished_run_is_read_where_nothing_can_be_written(
+    tmp_path: Path, read_only: Callable[[], None]
+) -> None:
+    first, second = tiny_learner(), tiny_learner()
+    first.fit(1, checkpoint=tmp_path / "run.pt", callbacks=[SaveBest(tmp_path / "best.pt")])
+    read_only()
+    second.fit(1, checkpoint=tmp_path / "run.pt", callbacks=[SaveBest(tmp_path / "best.pt")])
+    assert same_state(first.model.state_dict(), second.model.state_dict())
+
+
+def test_an_unfinished_run_is_not_continued_where_nothing_can_be_written(
+    tmp_path: Path, read_only: Callable[[], None]
+) -> None:
+    stopped = tiny_learner()
+    stopped.fit(1, callbacks=[StopAt(3)])
+    stopped.save(tmp_path / "run.pt")
+    content = checkpoints.read(tmp_path / "run.pt")
+    content["run"]["ended"] = None
+    checkpoints.write(tmp_path / "run.pt", content)
+    read_only()
+    for name in ("run.pt", "new.pt"):
+        with pytest.raises(PermissionError, match="Permission denied"):
+            tiny_learner().fit(1, checkpoint=tmp_path / name)

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from finetune.data.images.rows import ImageRows
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
 from finetune.data.images.whole import WholeImages
 from finetune.data.memory import reserve
+from finetune.forks import ForkSafeLock
 from finetune.wording import warn
 
 DISK_FRACTION = 0.5
@@ -63,7 +63,7 @@ class ImageCache:
         self._folder = folder
         self._margin = margin
         self._is_whole = margin > 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._is_open = False
         # of a subset: the cache that it shares, and the numbers of its images there
         self._parent: ImageCache | None = None
@@ -128,7 +128,7 @@ class ImageCache:
         subset = copy.copy(self)
         subset.items = select_items(self.items, indices.tolist())
         subset._parent, subset._numbers = self, indices.numpy()
-        subset._lock = threading.Lock()
+        subset._lock = ForkSafeLock()
         subset._is_open = False
         return subset
 
@@ -155,7 +155,7 @@ class ImageCache:
 
         Not earlier, because data loaders also make caches for image sizes that are never used.
         """
-        with self._lock:
+        with self._lock.held():
             if self._is_open:
                 return
             if self._parent is not None:

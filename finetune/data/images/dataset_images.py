@@ -1,6 +1,5 @@
 """DatasetImages: the images of a data set, each read when it is asked for."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 
 from finetune.data.images.decode import ImageError, ImageSource
+from finetune.forks import ForkSafeLock
 
 
 class ImageDataset(Protocol):
@@ -51,7 +51,7 @@ class DatasetImages(Sequence[ImageSource]):
 
 
 # one for all data sets, because two of them may share an open file
-_reading = threading.RLock()
+_reading = ForkSafeLock()
 
 
 def read_one(dataset: ImageDataset, number: int, column: int | str | None = None) -> Any:
@@ -62,7 +62,7 @@ def read_one(dataset: ImageDataset, number: int, column: int | str | None = None
     for an item that can't be read.
     """
     try:
-        with _reading:
+        with _reading.held():
             item = dataset[number]
             if column is None:
                 return item

@@ -4,7 +4,6 @@ It handles every colour mode, the rotation that EXIF states, and scaled decoding
 """
 
 import io
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, get_args
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from finetune.data.images.value_range import Depth, ValueRange, stated_bits, to_eight_bits
+from finetune.forks import ForkSafeLock
 
 ImageSource: TypeAlias = (
     "str | Path | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | Mapping[str, Any]"
@@ -47,7 +47,7 @@ _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
 
 # one for all, because several images may be parts of one open file
-_opened_images = threading.RLock()
+_opened_images = ForkSafeLock()
 
 _EXTRA_SAMPLES = 338
 """TIFF's tag that says what bands beyond the colours mean."""
@@ -97,7 +97,7 @@ def read_image(
         if file is not None:
             return _read_file(file, min_side, value_range)
         if isinstance(source, Image.Image):
-            with _opened_images:
+            with _opened_images.held():
                 return _upright_rgb(source, value_range)
         return _upright_rgb(_to_pil(source, value_range), None)
     except IsADirectoryError:
@@ -157,7 +157,7 @@ def _wide_values_of(image: Image.Image) -> np.ndarray | None:
 
 def _content_of(file: Any) -> bytes:
     """All bytes of an open file, which stays where it was."""
-    with _opened_images:
+    with _opened_images.held():
         position = file.tell()
         file.seek(0)
         content = file.read()

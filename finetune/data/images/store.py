@@ -11,7 +11,6 @@ import hashlib
 import math
 import os
 import tempfile
-import threading
 import time
 import weakref
 import zlib
@@ -26,6 +25,7 @@ import PIL
 
 from finetune import arguments
 from finetune.data.images.rows import ImageRows
+from finetune.forks import ForkSafeLock
 from finetune.wording import warn
 
 STORE_VERSION = 3
@@ -49,7 +49,7 @@ IDENTITY = np.dtype(
 """A record of the file of identities. size: of the image's file, in bytes."""
 
 # so that all caches of a process share one store, and a store in use is not deleted
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _open: "weakref.WeakValueDictionary[Path, ImageStore]" = weakref.WeakValueDictionary()
 
 
@@ -124,7 +124,7 @@ class CacheFolder:
         decoding = f"{STORE_VERSION} {PIL.__version__} {side} {margin} {settings}"
         names = os.fsencode("\0".join((decoding, *files)))
         path = self.path / hashlib.blake2b(names, digest_size=16).hexdigest()
-        with _lock:
+        with _lock.held():
             store = _open.get(path)
             if store is not None:
                 return store
