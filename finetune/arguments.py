@@ -127,9 +127,9 @@ def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     ValueError: resize must be one of 'crop', 'squash', 'pad', got 'corp'; did you mean 'crop'?
     """
     known = list(choices)
-    # equal is not enough: True == 1, and a list, or a member of an Enum, can't be found in a dict
-    # later; a text of numpy's can
-    plain_value = str(value) if isinstance(value, np.str_) else value
+    # equal is not enough: True == 1, and a list can't be found in a dict later. A text of numpy's,
+    # and a member of an Enum of texts, is one
+    plain_value = str.__str__(value) if isinstance(value, str) else value
     for known_value in known:
         if type(plain_value) is type(known_value) and plain_value == known_value:
             return plain_value
@@ -195,7 +195,11 @@ def sequence(name: str, value: Any, of: str) -> Sequence[Any]:
     has_items = hasattr(value, "__len__") and hasattr(value, "__getitem__")
     is_something_else = isinstance(value, str | bytes | Mapping | type)
     if not has_items or is_something_else:
-        raise TypeError(f"{name} must be a list of {of}, got {shown(value)}")
+        message = f"{name} must be a list of {of}, got {shown(value)}"
+        # what can be gone through once, such as a generator or the keys of a dict
+        if isinstance(value, Iterable) and not is_something_else:
+            message += f"; pass list({name})"
+        raise TypeError(message)
     items: Sequence[Any] = value
     return items
 

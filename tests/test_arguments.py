@@ -1,5 +1,6 @@
 """What people pass is checked where it enters: kinds, ranges, and what the errors say."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,19 @@ def test_a_text_has_characters() -> None:
         arguments.text("name", "")
     with pytest.raises(TypeError, match="name must be a text, got 7"):
         arguments.text("name", 7)
+
+
+class Resize(str, Enum):
+    CROP = "crop"
+
+
+def test_a_member_of_an_enum_of_texts_is_the_text():
+    value = arguments.choice("resize", Resize.CROP, ["crop", "pad"])
+    assert type(value) is str
+    assert value == "crop"
+
+
+@pytest.mark.parametrize("value", [(i for i in range(2)), {"a": 1}.keys(), {1, 2}])
+def test_what_is_no_list_yet_is_refused_with_the_way_to_make_one(value: object):
+    with pytest.raises(TypeError, match=r"items must be a list of .*; pass list\(items"):
+        arguments.sequence("items", value, "images")

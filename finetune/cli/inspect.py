@@ -20,6 +20,7 @@ from finetune.models.layer_groups import LayerGroups
 from finetune.models.listing import without_weights
 from finetune.models.splitting import Split
 from finetune.training import checkpoint
+from finetune.training.content import check as check_content
 
 SPLIT = int | list[int] | list[str] | dict[str, str] | str | None
 
@@ -162,6 +163,7 @@ def _inspect_table(path: Path) -> dict[str, Any]:
 
 def _inspect_checkpoint(path: Path) -> dict[str, Any]:
     content = checkpoint.read(path)
+    check_content(content, path)
     run_state = content["run"] or {}
     phases = run_state.get("plan", [])
     tensors = [value for value in content["model"].values() if torch.is_tensor(value)]

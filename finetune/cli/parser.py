@@ -15,6 +15,9 @@ from finetune.cli.mistakes import UsageError, accepts_null, type_in_words, wrong
 from finetune.cli.settings_file import read_settings
 from finetune.wording import did_you_mean
 
+_OTHER_NAMES = {"backbone": "model", "arch": "model", "lr": "base_lr", "size": "image_size"}
+"""What options are called elsewhere, where their names are near to others."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Argument:
@@ -155,7 +158,11 @@ class CommandParser:
         # --help is near to any short word, and never what was meant
         known = [_with_dashes(option) for option in self.hints if option != "help"]
         shown_name = shown_name.replace("_", "-")
-        raise UsageError(f"there is no option {shown_name}; {did_you_mean(shown_name, known)}")
+        hint = did_you_mean(shown_name, known)
+        meant = _with_dashes(_OTHER_NAMES.get(name, ""))
+        if meant in known:
+            hint = f"did you mean {meant!r}?"
+        raise UsageError(f"there is no option {shown_name}; {hint}")
 
     def _take_value(self, name: str, remaining: deque[str]) -> str:
         """The value of an option, taken from the words behind it. Raises UsageError without any."""

@@ -72,7 +72,15 @@ def split_by_factory(
 
 
 def build_optimizer(factory: OptimizerFactory, param_groups: list[dict[str, Any]]) -> Optimizer:
-    """Calls the factory, with fused kernels where torch has them for the parameters' device."""
+    """Calls the factory, with fused kernels where torch has them for the parameters' device.
+
+    Raises ValueError for LBFGS, which has one learning rate for all parameters.
+    """
+    if _class_of(factory) is torch.optim.LBFGS:
+        raise ValueError(
+            "optimizer=LBFGS takes no layer groups, which have learning rates of their own, and "
+            "no batches, whose losses differ; use AdamW or SGD, such as optimizer=torch.optim.SGD"
+        )
     if _may_be_fused(factory):
         try:
             return factory(param_groups, fused=True)
@@ -81,15 +89,18 @@ def build_optimizer(factory: OptimizerFactory, param_groups: list[dict[str, Any]
     return factory(param_groups)
 
 
+def _class_of(factory: OptimizerFactory) -> Callable[..., Optimizer]:
+    """The factory itself, or what it is a `functools.partial` of."""
+    return factory.func if isinstance(factory, partial) else factory
+
+
 def _may_be_fused(factory: OptimizerFactory) -> bool:
     """Whether the optimizer has fused kernels, and the caller has not chosen other ones."""
-    optimizer_class: Callable[..., Optimizer] = factory
     settings: dict[str, Any] = {}
     if isinstance(factory, partial):
-        optimizer_class = factory.func
         settings = factory.keywords
     # fused SGD can't start the momentum of some parameters of a group later than that of others
-    if optimizer_class is torch.optim.SGD:
+    if _class_of(factory) is torch.optim.SGD:
         return False
     if "fused" not in inspect.signature(factory).parameters:
         return False

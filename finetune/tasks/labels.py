@@ -9,9 +9,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+_LARGEST_EXACT = 2**53
+"""Beyond it a float need not be the whole number that it was made of."""
+
 
 def class_name(label: Any, where: str) -> str:
     """The class name of a label; that of a number is its text.
+
+    A whole number is written as one also where it is a float: pandas makes floats of a column of
+    whole numbers in which one is missing.
 
     label: a string, a number, or an array or tensor of one number. where: the label's place, with
     which errors begin. Raises ValueError for a missing label, and for several labels.
@@ -26,6 +32,8 @@ def class_name(label: Any, where: str) -> str:
             f"{where} needs one class name, got {value!r}; for several labels an image "
             "pass task='multi_label', for numbers task='regression'"
         )
+    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT:
+        value = int(value)
     return unicodedata.normalize("NFC", str(value))
 
 

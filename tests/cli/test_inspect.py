@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from support import write_photos
 
-from finetune.cli import main
+from finetune import CheckpointError
+from finetune.cli import inspect, main
+from finetune.training import checkpoint
 
 
 def test_a_split_that_options_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +39,9 @@ def test_the_one_of_several_backbones_that_is_unknown_is_named(
 ) -> None:
     assert main(["inspect", "test_resnet,resnet_50"]) != 0
     assert "there is no backbone 'resnet_50' in timm" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named_with_its_entry(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "run.ckpt", {"model": {}, "run": None})
+    with pytest.raises(CheckpointError, match=r"run.ckpt' has no entry 'optimizer'"):
+        inspect.run({"what": str(tmp_path / "run.ckpt")})

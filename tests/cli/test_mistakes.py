@@ -14,6 +14,7 @@ from finetune.models import hub
     ("arguments", "message"),
     [
         (["train", "photos", "--epochz", "3"], "there is no option --epochz; did you mean '--ep"),
+        (["train", "photos", "--backbone", "x"], "no option --backbone; did you mean '--model'?"),
         (["train", "photos", "--ep", "3"], "there is no option --ep; did you mean '--epochs'?"),
         (["train", "photos", "-x"], "there is no option -x; there are --json, --config"),
         (["train", "photos", "--epochs", "many"], "--epochs needs a whole number, got 'many'"),

@@ -696,3 +696,9 @@ def test_settings_in_numbers_of_numpy_are_saved(tmp_path: Path):
     learner = tiny_learner(2, optimizer=partial(torch.optim.AdamW, betas=betas))
     learner.fit(1, 1e-2, checkpoint=tmp_path / "run.pt")
     learner.load(tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("factory", [torch.optim.LBFGS, partial(torch.optim.LBFGS, lr=0.1)])
+def test_lbfgs_is_refused_with_what_to_take(factory: Any) -> None:
+    with pytest.raises(ValueError, match=r"optimizer=LBFGS takes no layer groups.* use AdamW or"):
+        tiny_learner(optimizer=factory)

@@ -6,6 +6,7 @@ import torch
 
 from finetune.data.sources.lists import from_marked, from_pairs
 from finetune.tasks import resolve_task
+from finetune.tasks.labels import class_names
 
 
 def encode(labels: Any, classes: Any, task: Any) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -152,3 +153,7 @@ def test_classes_may_be_an_array(task: Any, labels: list[Any]) -> None:
 @pytest.mark.parametrize("kind", [list, lambda labels: list(map(str, labels))])
 def test_whole_numbers_are_in_their_own_order(kind: Any) -> None:
     assert encode(kind([10, 9, 11, 2]), None, "single_label")[1] == ("2", "9", "10", "11")
+
+
+def test_a_float_that_is_a_whole_number_is_written_as_one():
+    assert class_names([1.0, 0.0, np.float32(2), 0.5, "1.0"]) == ["1", "0", "2", "0.5", "1.0"]

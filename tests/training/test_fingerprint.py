@@ -292,3 +292,10 @@ def test_an_unfinished_run_is_not_continued_where_nothing_can_be_written(
     for name in ("run.pt", "new.pt"):
         with pytest.raises(PermissionError, match="Permission denied"):
             tiny_learner().fit(1, checkpoint=tmp_path / name)
+
+
+def test_the_checkpoint_itself_can_not_be_the_best_epoch(tmp_path: Path) -> None:
+    best = SaveBest(tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"run.pt' is to be written as two checkpoints; name"):
+        tiny_learner().fit(1, checkpoint=tmp_path / "run.pt", callbacks=[best])
+    assert not (tmp_path / "run.pt").exists()

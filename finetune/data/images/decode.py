@@ -141,7 +141,7 @@ def wide_values(source: ImageSource) -> np.ndarray | None:
                 check_size(image)
                 return _wide_values_of(image)
         if isinstance(source, Image.Image):
-            with _opened_images:
+            with _opened_images.held():
                 return _wide_values_of(source)
         values = _to_array(source)
     except Exception:  # the error will be said where the image is read
