@@ -42,7 +42,12 @@ class ImageLoader:
         self.sampling = sampling
         count = len(examples)
         if not count:
-            raise ValueError(f"there are no {'training' if shuffle else 'validation'} images")
+            if shuffle:
+                raise ValueError("there are no training images")
+            raise ValueError(
+                "there are no validation images; a random split holds out none of a class that has "
+                "one image only: label several alike, or pass task='regression' for numbers"
+            )
         if shuffle and count < batch_size:
             raise ValueError(
                 f"{count} training images make no batch of {batch_size}; "

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from math import nan
 from typing import Any, TypeAlias, overload
@@ -204,6 +204,7 @@ class Predictor:
         [3, H, W]. Raises ImageError for an image that can't be read, and for a folder.
         """
         arguments.whole_number("batch_size", batch_size, at_least=1)
+        _refuse_other_collections(item)
         items = item if isinstance(item, list | tuple) else [item]
         classes = self._class_names()
         answers: list[Answer] = []
@@ -406,6 +407,7 @@ class Predictor:
                 loss=self._loss,
                 metrics=measured,
                 adjust=None if self.post_processing.priors is None else self._shifted,
+                classes=self.classes,
             )
 
     def _shifted(self, outputs: Tensor) -> Tensor:
@@ -600,3 +602,14 @@ def _checked_pipeline(pipeline: InputPipeline) -> InputPipeline:
         shown = arguments.shown(pipeline)
         raise TypeError(f"pipeline must be DataLoaders or an ImagePipeline, got {shown}")
     return pipeline
+
+
+def _refuse_other_collections(item: Any) -> None:
+    """Raises TypeError for several items that are in no list, which would be taken for one."""
+    is_column = hasattr(item, "iloc") or hasattr(item, "to_pylist")  # of pandas, of pyarrow
+    is_file = hasattr(item, "read")  # which gives its lines one by one
+    if is_column or (isinstance(item, Iterator | Set) and not is_file):
+        raise TypeError(
+            f"predict takes one item or a list of items, got a {type(item).__name__}; "
+            "pass list(...) of it"
+        )

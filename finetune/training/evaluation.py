@@ -1,7 +1,7 @@
 """One evaluation: every batch through the model, the loss and the metrics."""
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from finetune.models.loss_group import evaluation_loss, module_of
 from finetune.nested import main_output, main_target
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.tasks.metric_adapters import takes_whole_outputs
+from finetune.training.explained import check_output_count
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
@@ -115,12 +116,14 @@ def evaluate(
     loss: Loss,
     metrics: Mapping[str, Any],
     adjust: Callable[[Tensor], Tensor] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """ "loss", as of one batch of all the loader's examples, and each metric, over all processes.
 
     model: in eval mode. adjust: what is done to the main outputs before metrics see them; the loss
     is of the outputs as they are. Losses stay on the device until the end, so that nothing waits
-    for it.
+    for it. classes: of the data; ValueError is raised where the model has another number of
+    outputs, see `check_output_count`.
     """
     # running statistics: each process has moved its own, by its own batches
     distributed.share_buffers(model)
@@ -130,7 +133,9 @@ def evaluate(
     for metric in metrics.values():
         metric.reset()
     mean_loss = MeanLoss(loss, runtime.device)
+    loss_weight = LossWeight.of(loss)
     for batch, outputs in run_through(model, loader, pipeline, runtime):
+        check_output_count(outputs, classes, loss_weight)
         mean_loss.update(outputs, batch)
         if adjust is not None:
             outputs = adjust(main_output(outputs))
@@ -149,6 +154,7 @@ def validate(setup: Setup) -> dict[str, float]:
         setup.runtime,
         loss=setup.loss,
         metrics=setup.metrics,
+        classes=setup.data.classes,
     )
 
 

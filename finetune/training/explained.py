@@ -1,12 +1,11 @@
 """What is wrong with a model that does not fit its data, in words that say the way out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from finetune.data.loaders import DataLoaders
 from finetune.nested import main_output
 from finetune.tasks import LossWeight
 
@@ -28,21 +27,25 @@ def batch_of_one_explained() -> Iterator[None]:
         ) from error
 
 
-def check_output_count(outputs: Any, data: DataLoaders, loss_weight: LossWeight) -> None:
+def check_output_count(
+    outputs: Any, classes: Sequence[str] | None, loss_weight: LossWeight
+) -> None:
     """Raises ValueError for another number of outputs than the data have classes.
 
     Only the outputs of cross-entropies are judged: for another loss they may be anything.
     """
+    if classes is None or not loss_weight.is_of_classes:
+        return
     output = main_output(outputs)
-    if data.classes is None or not loss_weight.is_of_classes or not isinstance(output, Tensor):
+    if not isinstance(output, Tensor):
         return
-    if output.ndim != 2 or output.shape[1] == len(data.classes):
+    if output.ndim != 2 or output.shape[1] == len(classes):
         return
-    names = ", ".join(data.classes[:3])
-    if len(data.classes) > 3:
+    names = ", ".join(classes[:3])
+    if len(classes) > 3:
         names += ", ..."
     raise ValueError(
-        f"the model has {output.shape[1]} outputs for {len(data.classes)} classes ({names}); "
-        f"give its last layer {len(data.classes)} outputs, such as "
-        f"nn.Linear(..., {len(data.classes)}), or name all classes with classes="
+        f"the model has {output.shape[1]} outputs for {len(classes)} classes ({names}); "
+        f"give its last layer {len(classes)} outputs, such as "
+        f"nn.Linear(..., {len(classes)}), or name all classes with classes="
     )

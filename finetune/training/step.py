@@ -237,7 +237,7 @@ class TrainStep:
         with self.setup.runtime.autocast(), self._folded.active(), batch_of_one_explained():
             outputs = forward(self.net, batch.inputs)
         if not self._outputs_are_checked:
-            check_output_count(outputs, self.setup.data, self._loss_weight)
+            check_output_count(outputs, self.setup.data.classes, self._loss_weight)
             self._outputs_are_checked = True
         loss = batch_loss(self._loss, in_float32(outputs), batch.targets)
         if isinstance(share, Tensor) or share == 0:

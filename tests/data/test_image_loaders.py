@@ -678,3 +678,10 @@ def test_own_augmentation_does_not_depend_on_the_batch(photos: Path, batch_size:
     assert len(one.keys() & other.keys()) >= 12
     assert same_views(one, other)
     assert not same_views(one, train_views(from_photos(photos, augment=own), 2))
+
+
+@pytest.mark.parametrize("labels", [list("abcd"), [1.5, 2.5, 3.25, 4.0]])
+def test_one_image_a_class_is_told_with_the_way_out(labels: list) -> None:
+    images = [np.zeros((8, 8, 3), np.uint8)] * 4
+    with pytest.raises(ValueError, match=r"one image only: .* pass task='regression' for numbers"):
+        ImageDataLoaders.from_lists(images, labels, image_size=8, batch_size=2)

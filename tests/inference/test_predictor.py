@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,15 @@ def test_an_autocast_around_a_prediction_changes_nothing() -> None:
     expected = predictor.predict(image)
     with torch.autocast("cpu", torch.bfloat16):
         assert predictor.predict(image) == expected
+
+
+@pytest.mark.parametrize("make", [iter, set, lambda items: dict.fromkeys(items).keys()])
+def test_several_items_in_no_list_are_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"or a list of items, got a .*; pass list\(...\)"):
+        make_predictor().predict(make(["a.jpg", "b.jpg"]))
+
+
+def test_a_column_of_pandas_is_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match="got a Series; pass list"):
+        make_predictor().predict(pandas.Series(["a.jpg"]))

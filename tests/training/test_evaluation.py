@@ -237,3 +237,10 @@ def test_weights_that_stay_on_an_accelerator_give_the_same(monkeypatch: pytest.M
         LossWeight, "of_batch", lambda *arguments: torch.as_tensor(of_batch(*arguments))
     )
     assert validated(2, loss) == pytest.approx(expected)
+
+
+def test_outputs_that_do_not_fit_the_classes_are_told_in_validation() -> None:
+    learner = tiny_learner()
+    learner.model[-1] = nn.Linear(4, 5)
+    with pytest.raises(ValueError, match="the model has 5 outputs for 2 classes"):
+        learner.validate()

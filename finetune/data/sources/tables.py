@@ -16,7 +16,7 @@ from finetune.data.images.decode import ImageSource, image_extensions
 from finetune.data.sources.marks import is_marked
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.tasks.labels import is_empty
-from finetune.wording import counted, did_you_mean
+from finetune.wording import counted, did_you_mean, warn
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -266,8 +266,27 @@ def _read_rows(columns: Columns, folder: Path | None, layout: Layout, origin: _O
             marks.append(is_marked(mark, f"{place}, column {layout.valid!r}"))
         if layout.group is not None:
             groups.append(group_name(columns[layout.group][row], f"{place}, {layout.group!r}"))
+    if layout.task.exclusive:
+        _notice_several_labels(labels, layout.delimiter, origin)
     is_valid = None if layout.valid is None else marks
     return Rows(items, labels, is_valid, target_names, None if layout.group is None else groups)
+
+
+def _notice_several_labels(labels: Sequence[str], delimiter: str, origin: _Origin) -> None:
+    """Says that what are taken for names of classes look like several labels each.
+
+    That is so where most names consist of parts, and there are fewer parts than names.
+    """
+    names = set(labels)
+    parts_of = {name: name.split(delimiter) for name in names}
+    composed = [name for name, parts in parts_of.items() if len(parts) > 1]
+    parts = {part for name in names for part in parts_of[name]}
+    if len(composed) > len(names) / 2 and len(parts) < len(names):
+        example = min(composed)
+        warn(
+            f"{origin.name}: each text of the labels is taken as one class, such as {example!r}; "
+            f"if these are several labels, separated by {delimiter!r}, pass task='multi_label'"
+        )
 
 
 def _checked_columns(

@@ -355,3 +355,18 @@ def test_what_is_no_table_is_refused() -> None:
 def test_columns_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"columns .* differ in length: \{'a': 1, 'b': 2\}"):
         read_table({"a": ["1.jpg"], "b": ["x", "y"]}, None, Layout())
+
+
+def test_texts_that_look_like_several_labels_are_mentioned() -> None:
+    labels = ["red wet", "red dry", "blue wet", "blue", "red", "blue dry"]
+    table = {"image": [f"{i}.jpg" for i in range(6)], "label": labels}
+    with pytest.warns(UserWarning, match="one class, such as 'blue dry'; if .* task='multi_label'"):
+        read_table(table, None, Layout())
+    read_table(table, None, Layout(task=MultiLabel()))
+
+
+@pytest.mark.parametrize(
+    "labels", [["golden retriever", "toy poodle", "pug"], ["red wet", "red dry", "blue wet"]]
+)
+def test_names_of_several_words_are_not(labels: list[str]) -> None:
+    read_table({"image": ["1.jpg", "2.jpg", "3.jpg"], "label": labels}, None, Layout())
