@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finetune import arguments
 from finetune.probe.folds import assign_folds
-from finetune.probe.solver import Problem, Solution, solve
+from finetune.probe.solver import ExampleLosses, Problem, Solution, solve
 from finetune.tables import Table
 from finetune.tasks import Task
 from finetune.wording import number
@@ -78,6 +78,7 @@ def fit_probe(
     task: Task,
     classes: Sequence[str],
     *,
+    losses: ExampleLosses | None = None,
     example_weights: Tensor | None = None,
     groups: Sequence[Hashable] | None = None,
     blocks: Sequence[int] | None = None,
@@ -92,9 +93,10 @@ def fit_probe(
     (k-fold cross-validation, Stone 1974). The same arguments give the same probe.
     features: [N, F], or [V, N, F] for several views of the images, of which all views of an image
     are held out together; `held_out` is then the mean over the views. targets: [N, ...] of `task`.
-    example_weights: [N], None is 1 each. groups: what a fold must not tear apart, one for each
-    example, such as the patient. blocks: how many features each backbone gives, whose scales
-    have nothing to do with each other; None: all are of one.
+    losses: what is minimised; None is `task.probe_losses`. example_weights: [N], None is 1 each.
+    groups: what a fold must not tear apart, one for each example, such as the patient. blocks: how
+    many features each backbone gives, whose scales have nothing to do with each other; None: all
+    are of one.
     Raises ValueError for features that are not finite, and for fewer than two folds.
     """
     arguments.whole_number("folds", folds, at_least=2)
@@ -104,6 +106,8 @@ def fit_probe(
     view_count, count, feature_count = views.shape
     if not bool(views.isfinite().all()):
         raise ValueError("the features are NaN or infinite; the backbone's weights may be broken")
+    if losses is None:
+        losses = task.probe_losses
     if example_weights is None:
         example_weights = torch.ones(count)
     unit = _Unit.of(task, targets)
@@ -122,7 +126,7 @@ def fit_probe(
         coordinates,
         coordinates.T @ coordinates / len(coordinates),
         targets.repeat(view_count, *[1] * (targets.ndim - 1)),
-        task.probe_losses,
+        losses,
         task.probe_curvature,
         weights.repeat(1, view_count),
         output_count,
@@ -135,8 +139,8 @@ def fit_probe(
     for strength in STRENGTHS:
         solution = solve(problem, strength, solution)
         held_out = _held_out_outputs(problem, solution, fold_of, view_count)
-        losses = task.probe_losses(held_out, targets)
-        loss = _weighted_mean(losses, example_weights * (fold_of >= 0))
+        held_out_losses = losses(held_out, targets)
+        loss = _weighted_mean(held_out_losses, example_weights * (fold_of >= 0))
         row = StrengthRow(strength, loss)
         path.append(row)
         if row.loss < best_row.loss:

@@ -195,6 +195,10 @@ class Task(ABC):
             "define `probe_losses` in its class"
         )
 
+    def probe_losses_like(self, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+        """`probe_losses`, with what the loss of training weighs besides whole examples."""
+        return self.probe_losses
+
     @abstractmethod
     def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
         """The targets, after a check that they and the outputs are of this task.

@@ -172,6 +172,20 @@ class MultiLabel(Task):
         losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
         return losses.sum(dim=1)
 
+    def probe_losses_like(self, loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+        weights = self.class_weights_of(loss)
+        if weights is None:
+            return self.probe_losses
+        positive_weights = weights.cpu()
+
+        def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+            of_classes = F.binary_cross_entropy_with_logits(
+                outputs, targets, reduction="none", pos_weight=positive_weights
+            )
+            return of_classes.sum(dim=1)
+
+        return losses
+
     def checked_targets(self, outputs: Any, targets: Any) -> Tensor:
         return targets_like_outputs(self, outputs, targets)
 

@@ -40,14 +40,14 @@ def run_probe(
     *,
     views: int,
     folds: int,
-    first_view: int,
+    epoch_number: int,
 ) -> LinearProbe:
     """Computes the features, fits the probe and makes it the model's head.
 
     The events are those of a phase with one epoch and no step. views: 1 is the view of validation;
-    more are so many random ones, from number `first_view` on. Nothing of the model has changed if
-    an error is raised. Raises ValueError where the features of the frozen layers can't be kept, or
-    are no pooled ones [F].
+    more are so many random ones. epoch_number: of this epoch among all of the learner, and of the
+    first random view. Nothing of the model has changed if an error is raised. Raises ValueError
+    where the features of the frozen layers can't be kept, or are no pooled ones [F].
     """
     groups = setup.optimizer.groups
     # the rates are those in force; no step is done with them
@@ -55,7 +55,7 @@ def run_probe(
     reason = "finished"
     try:
         with isolated():
-            probe = _run(setup, callbacks, phase, folds=folds, first_view=first_view)
+            probe = _run(setup, callbacks, phase, folds=folds, epoch_number=epoch_number)
     except (KeyboardInterrupt, SystemExit):
         reason = "interrupted"
         raise
@@ -71,7 +71,7 @@ def run_probe(
 
 
 def _run(
-    setup: Setup, callbacks: Sequence[Callback], phase: Phase, *, folds: int, first_view: int
+    setup: Setup, callbacks: Sequence[Callback], phase: Phase, *, folds: int, epoch_number: int
 ) -> LinearProbe:
     started_at = time.perf_counter()
     start = FitStart(
@@ -88,15 +88,15 @@ def _run(
         _tell(callbacks, event)
     with flags_restored(setup):
         _train_only_the_head(setup.model)
-        cache = _feature_cache(setup, phase, first_view)
+        cache = _feature_cache(setup, phase, epoch_number)
         with cache.suffix.active():
-            features, targets = _features_of_views(cache, callbacks, first_view)
+            features, targets = _features_of_views(cache, callbacks, epoch_number)
             probe, train_loss = _fit(setup, features, targets, folds=folds)
             set_linear_head(setup.model, probe.weight, probe.bias)
             distributed.share_weights(setup.model)
             results = {} if cache.setup.data.valid is None else validate(cache.setup)
     seconds = time.perf_counter() - started_at
-    _tell(callbacks, EpochEnd(PHASE, 0, train_loss, results, seconds))
+    _tell(callbacks, EpochEnd(PHASE, 0, train_loss, results, seconds, epoch_number))
     return probe
 
 
@@ -176,17 +176,19 @@ def _fit(
     if setup.data.sampling is not None:
         # an image that would come twice in an epoch counts twice
         weights = weights * len(counted) * chances(counted, setup.data.sampling).to(weights.dtype)
+    losses_like_training = task.probe_losses_like(setup.loss)
     probe = fit_probe(
         features,
         counted,
         task,
         classes,
+        losses=losses_like_training,
         example_weights=weights,
         groups=setup.data.training_groups(),
         folds=folds,
         seed=setup.data.seed,
     )
-    losses = task.probe_losses(probe.outputs(features[0]), counted)
+    losses = losses_like_training(probe.outputs(features[0]), counted)
     return probe, float((losses * weights).sum() / weights.sum())
 
 

@@ -195,7 +195,11 @@ class Trainer:
 
     @usual_modes()
     def probe(self, callbacks: Sequence[Callback], *, views: int, folds: int) -> LinearProbe:
-        """Makes the head a linear probe of the frozen layers; see `Learner.probe`."""
+        """Makes the head a linear probe of the frozen layers; see `Learner.probe`.
+
+        An unfinished run is given up: it could not go on with another head.
+        """
+        self._check_no_fit_runs()
         self.follow_model()
         self.origin.keep()
         self._is_running = True
@@ -205,10 +209,11 @@ class Trainer:
                 self._callbacks.with_lasting(callbacks),
                 views=views,
                 folds=folds,
-                first_view=self._next_epoch,
+                epoch_number=self._next_epoch,
             )
         finally:
             self._is_running = False
+        self._give_up_run()
         self.follow_model()
         return probe
 
@@ -218,8 +223,7 @@ class Trainer:
 
         An unfinished run is given up: it could not go on from other weights.
         """
-        if self._is_running:
-            raise RuntimeError("weights can't be changed while a fit runs; stop it or let it end")
+        self._check_no_fit_runs()
         self.follow_model()
         setup = self.setup
         if setup.data.valid is None:
@@ -230,14 +234,22 @@ class Trainer:
         started_at = time.perf_counter()
         soup = make_soup(setup.model, ingredients, partial(validate, setup))
         seconds = time.perf_counter() - started_at
+        row = EpochEnd("soup", 0, math.nan, soup.validation, seconds, self._next_epoch)
+        self._give_up_run()
+        return soup, row
+
+    def _check_no_fit_runs(self) -> None:
+        if self._is_running:
+            raise RuntimeError("weights can't be changed while a fit runs; stop it or let it end")
+
+    def _give_up_run(self) -> None:
+        """Forgets the last run, after weights have come from elsewhere."""
         self.run = None
         self._stored_run = None
         self.average = Average()
         self.between = Between()
-        row = EpochEnd("soup", 0, math.nan, soup.validation, seconds, self._next_epoch)
-        # a number of its own, by which the row is known to be later than all steps so far
+        # the row of the history has a number of its own, so that it is later than all steps so far
         self._next_epoch += 1
-        return soup, row
 
     def _check_continues(self, stored_run: dict[str, Any]) -> None:
         """Raises CheckpointError unless the remainder of a run can continue as the run began."""

@@ -1,11 +1,12 @@
 """learner.probe(): the head is the best linear layer on the frozen features."""
 
+import json
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from support import copy_of, same_state, tiny_learner
+from support import StopAt, copy_of, same_state, tiny_learner
 from torch import nn
 
 from finetune import Callback, ImageDataLoaders, Learner, load_learner, vision_learner
@@ -156,3 +157,37 @@ def test_features_that_are_not_pooled_are_refused(photos: Path):
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(ValueError, match="no submodule 'head' for a probe to replace"):
         tiny_learner().probe()
+
+
+def test_class_weights_of_several_labels_count(photos: Path):
+    files = sorted(photos.rglob("*.jpg"))
+    labels = [[file.parent.name, "photo"][: 1 + number % 2] for number, file in enumerate(files)]
+    data = ImageDataLoaders.from_lists(
+        files, labels, task="multi_label", image_size=32, batch_size=8
+    )
+    answers = []
+    for class_weights in (None, {"photo": 50.0}):
+        learner = vision_learner(
+            data, "test_resnet", weights=None, class_weights=class_weights, progress=False
+        )
+        learner.probe()
+        probabilities = learner.predictions().probabilities
+        answers.append(probabilities[:, data.classes.index("photo")].mean())
+    assert answers[1] > answers[0] + 0.2
+
+
+def test_an_export_after_a_probe_is_described_by_its_results(photos: Path, tmp_path: Path):
+    learner = learner_of(photos)
+    learner.fine_tune(1)
+    learner.probe()
+    learner.export(tmp_path / "model")
+    stored = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert stored["validation"] == pytest.approx(dict(learner.history.epochs[-1].valid))
+
+
+def test_a_run_that_was_stopped_does_not_go_on_with_another_head(photos: Path):
+    learner = learner_of(photos)
+    learner.fine_tune(1, callbacks=[StopAt(1)])
+    learner.probe()
+    with pytest.raises(RuntimeError, match="no unfinished run"):
+        learner.resume()
