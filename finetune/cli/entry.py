@@ -17,6 +17,7 @@ from finetune.wording import did_you_mean
 
 COMMANDS = {
     "train": "fine-tune a backbone on a folder of images; continues an interrupted run",
+    "compare": "which backbone suits your images, without training any",
     "lr-find": "measure a learning rate on your images",
     "cross-validate": "metrics with standard errors, from training on parts of your images",
     "evaluate": "metrics of a trained model on labelled images",
