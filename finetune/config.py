@@ -130,6 +130,8 @@ class TrainConfig(LearnerConfig):
 
     Args:
         output: folder for the run, with its checkpoint, report and exported model
+        probe: makes the head the best linear layer on the frozen features, in seconds and without
+            training; the settings of training then mean nothing
         schedule: fine_tune trains the head alone, then everything; one_cycle trains everything at
             once
         epochs: epochs with everything unfrozen
@@ -153,6 +155,7 @@ class TrainConfig(LearnerConfig):
     """
 
     output: str = "runs/finetune"
+    probe: bool = False
     schedule: Schedule = "fine_tune"
     epochs: int = 5
     base_lr: float = 2e-3

@@ -16,6 +16,13 @@ from finetune.training.events import Callback
 from finetune.training.plan import FineTune
 from finetune.vision import vision_learner
 
+_NOT_OF_A_PROBE = (
+    "schedule", "epochs", "base_lr", "freeze_epochs", "freeze_views", "lr_mult", "layer_decay",
+    "interpolate", "early_stopping", "save_best", "augment", "mixup", "cutmix", "label_smoothing",
+    "dropout", "split", "norm", "weight_decay", "accumulate", "clip_norm", "ema",
+)  # fmt: skip
+"""Settings of gradient steps and of what they see, which change nothing in a probe."""
+
 
 def data_of(config: DataConfig) -> ImageDataLoaders:
     """The images of a folder of classes, or of a table.
@@ -109,7 +116,15 @@ def fit(
     checkpoint: Path | None = None,
     best: Path | None = None,
 ) -> None:
-    """Trains, or continues from the checkpoint. best: the file for the best epoch, if asked for."""
+    """Trains or probes. Training continues from the checkpoint; a probe writes it at its end.
+
+    best: the file for the best epoch, if asked for.
+    """
+    if config.probe:
+        print(learner.probe())
+        if checkpoint is not None:
+            learner.save(checkpoint)
+        return
     callbacks: list[Callback] = []
     if config.save_best and best is not None:
         callbacks.append(SaveBest(best))
@@ -148,6 +163,8 @@ def check(config: TrainConfig) -> None:
         arguments.real_number("lr_mult", config.lr_mult, above=0)
     if config.layer_decay is not None and config.lr_mult is not None:
         raise ValueError("layer_decay= and lr_mult= both spread the rates; give one of them")
+    if config.probe:
+        _check_probe(config)
     if config.schedule == "one_cycle":
         _check_one_cycle(config)
     else:
@@ -155,6 +172,19 @@ def check(config: TrainConfig) -> None:
     if config.early_stopping is not None:
         arguments.whole_number("early_stopping", config.early_stopping, at_least=1)
     export.check_formats(config.formats)
+
+
+def _check_probe(config: TrainConfig) -> None:
+    defaults = TrainConfig()
+    names = []
+    for name in _NOT_OF_A_PROBE:
+        if getattr(config, name) != getattr(defaults, name):
+            names.append(f"{name}=")
+    if names:
+        raise ValueError(
+            f"probe= does no training step, so that {', '.join(names)} would change nothing; "
+            "leave out the one or the other"
+        )
 
 
 def _check_one_cycle(config: TrainConfig) -> None:

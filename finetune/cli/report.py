@@ -54,8 +54,13 @@ class Outcome:
 
 
 def draw(learner: Learner, output: Path) -> dict[str, Drawing]:
-    """Draws the figures of training and saves each as a file; returns them by name."""
-    drawings = {}
+    """Draws the figures of training and saves each as a file; returns them by name.
+
+    All are of steps, so that there is none of a probe.
+    """
+    drawings: dict[str, Drawing] = {}
+    if not learner.history.steps:
+        return drawings
     for name, (plot, words) in _TRAINING_FIGURES.items():
         drawings[name] = Drawing.of(plot(learner), words, output / f"{name}.png")
     return drawings
@@ -144,18 +149,25 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
     if config.groups is not None:
         split += f", undivided groups {config.groups}"
     weights = "random" if config.weights is None else config.weights
+    head = f"{config.head}, dropout {config.dropout:g}"
+    of_steps = [
+        ("augmentation", ", ".join([config.augment, *_mixing(config)])),
+        ("optimizer", groups[0].optimizer),
+        ("batches", f"{config.batch_size} images, {config.accumulate} a step"),
+    ]
+    if config.probe:
+        head = "one linear layer, fitted to the features of the frozen backbone"
+        of_steps = []
     runtime = learner.trainer.setup.runtime
     return Facts(
         [
             ("backbone", f"{_model_names(config)}, weights: {weights}"),
             ("parameters", f"{parameters:,} in {len(groups)} layer groups"),
-            ("head", f"{config.head}, dropout {config.dropout:g}"),
+            ("head", head),
             ("images", str(config.csv or config.data)),
             ("held out", split),
             ("size", f"{data.preprocessing.image_size} px, {data.preprocessing.resize}"),
-            ("augmentation", ", ".join([config.augment, *_mixing(config)])),
-            ("optimizer", groups[0].optimizer),
-            ("batches", f"{config.batch_size} images, {config.accumulate} a step"),
+            *of_steps,
             ("ran on", f"{runtime.device}, {runtime.precision}"),
         ]
     )
@@ -178,6 +190,8 @@ def _mixing(config: TrainConfig) -> list[str]:
 
 
 def _training(learner: Learner, outcome: Outcome) -> list[Section]:
+    if not learner.history.steps:
+        return [Section("How it went", [_epochs(outcome)])]
     return [
         Section(
             "How training went",

@@ -156,8 +156,9 @@ def write_config(output: Path, config: TrainConfig) -> None:
 
 
 def write_history(output: Path, history: History) -> None:
-    if history.steps:
+    if history.steps or history.epochs:
         history.write_csv(output / HISTORY)
+    if history.steps:
         history.write_steps_csv(output / STEPS)
 
 

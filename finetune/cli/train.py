@@ -25,6 +25,7 @@ def parser() -> CommandParser:
         "the same command continues an interrupted run.",
         [
             "finetune train photos/ --model convnext_tiny --epochs 5 --output runs/photos",
+            "finetune train photos/ --probe --output runs/probe",
             "finetune train photos/ --config configs/strong.yaml --batch-size 32",
             "finetune train photos/ --model resnet18 --weights resnet18.safetensors",
             "finetune train --config runs/photos/config.yaml --output runs/again",

@@ -134,7 +134,10 @@ def _priors(description: ModelDescription) -> str:
 
 def _training(training: TrainingRecord | None) -> str:
     if training is None or not training.phases:
-        return "## Training\n\nThe model was exported without any training by this learner."
+        return (
+            "## Training\n\nThe model was exported without any training steps by this learner: "
+            "its weights are as they came, from a probe, or a mean of others."
+        )
     group_names = [group.name for group in training.groups]
     phase_rows = []
     for phase in training.phases:
