@@ -135,7 +135,7 @@ def create_backbone_set(
 
     >>> both = create_backbone_set(["test_resnet", "test_vit"], [64, 160], weights=None)
     >>> both(torch.zeros(2, 3, 160, 160)).shape
-    torch.Size([2, 576])
+    torch.Size([2, 160])
     """
     members: dict[str, nn.Module] = {}
     for name, image_size, of_member in zip(
