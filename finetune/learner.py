@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from finetune import arguments, distributed, export, lr_finder, turns
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
+from finetune.callbacks.work_bar import work_bar
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
@@ -217,18 +218,24 @@ class Learner:
         is over the largest of those that train. None: as the rates in force relate, that is all
         alike in a new learner, and as the last fit spread them. group: only this one's rate moves,
         all others are 0.
+        Where only the head's rate moves, the groups before it are frozen, and run once for each
+        image where their outputs can be kept: in the view of validation, as in `fine_tune`.
+        A notebook draws the curve, and so does its `.plot()`.
         Nothing changes here: not the weights, buffers, optimizer, random numbers, loaders or files.
         """
         self.trainer.follow_model()
-        return lr_finder.range_test(
-            self.trainer.setup,
-            factors=factors,
-            group=group,
-            start_lr=start_lr,
-            end_lr=end_lr,
-            steps=steps,
-            stop_factor=stop_factor,
-        )
+        shows_bar = self.progress and distributed.rank() == 0
+        with work_bar(shown=shows_bar) as tell:
+            return lr_finder.range_test(
+                self.trainer.setup,
+                factors=factors,
+                group=group,
+                start_lr=start_lr,
+                end_lr=end_lr,
+                steps=steps,
+                stop_factor=stop_factor,
+                tell=tell,
+            )
 
     def probe(
         self, *, views: int = 1, folds: int = 5, callbacks: Sequence[Callback] = ()

@@ -1,15 +1,16 @@
 """The learning-rate range test (Smith 2015), on copies: it leaves no trace in the learner."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from finetune import arguments, distributed
 from finetune.data.loaders import Batch, Batches, next_batches
+from finetune.interpret.figure import as_png
 from finetune.interpret.range_test import plot_range_test
 from finetune.models.group_values import LearningRates
 from finetune.models.layer_group import LayerGroup
@@ -18,6 +19,9 @@ from finetune.modes import usual_modes
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
 from finetune.training.divergence import DivergenceError
+from finetune.training.frozen.feature_cache import FeatureCache, head_trains_on_features
+from finetune.training.frozen.prefixes import FrozenPrefixes
+from finetune.training.phase import Phase
 from finetune.training.setup import Setup
 from finetune.training.step import TrainStep
 from finetune.wording import did_you_mean
@@ -29,11 +33,17 @@ SMOOTHING = 0.98
 """Weight of the past in the exponential mean of the losses."""
 FEWEST = 3
 """The least number of points on which the rules can judge a curve."""
+NAME = "lr_find"
+
+Tell: TypeAlias = Callable[[str, int, int, str], object]
+"""Hears what is being done, how many of how many are done, and of which unit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LearningRateCurve:
     """The result of a range test: rates, smoothed losses, and the suggestions of the four rules.
+
+    A notebook shows it as the figure that `plot` draws.
 
     lrs, losses: one of each per step. suggestions: by the name of the rule. factors: the share of
     the rate that each group that trained had; the largest share is 1. steps: how many were planned.
@@ -60,6 +70,15 @@ class LearningRateCurve:
         judged = _judged_part(self.steps)
         return plot_range_test(self.lrs, self.losses, judged, self.suggestions, groups=groups)
 
+    def __repr__(self) -> str:
+        return (
+            f"LearningRateCurve(suggestion {self.suggestion:.2g}, {len(self.lrs)} of {self.steps} "
+            f"steps from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g})"
+        )
+
+    def _repr_png_(self) -> bytes:
+        return as_png(self.plot())
+
 
 @usual_modes()
 def range_test(
@@ -71,10 +90,14 @@ def range_test(
     end_lr: float,
     steps: int,
     stop_factor: float,
+    tell: Tell = lambda *_: None,
 ) -> LearningRateCurve:
     """Trains a copy at `start_lr * (end_lr / start_lr) ** (i / steps)` times each group's factor.
 
-    factors, group: see `relative_factors`.
+    factors, group: see `relative_factors`. tell: hears how far the test is.
+    Where only the last group's rate is not 0, the others are frozen on the copy, as in the first
+    phase of `fine_tune`; and as there, their outputs are kept where they can be, so that every
+    image goes through them once, in the view of validation and without mixing.
     The test ends early when the smoothed loss exceeds `stop_factor` times its best, or when the
     loss is not finite. The first tenth does not count for the best: its smoothed losses are means
     of few batches, which for a trained model are small and noisy.
@@ -89,17 +112,64 @@ def range_test(
         arguments.text("group", group)
     relative = relative_factors(setup.optimizer.groups, factors, group)
     copied = setup.copied()
-    lrs, losses = _curve(copied, relative, Exponential(start_lr, end_lr), steps, stop_factor)
+    _freeze_what_stays(copied, relative)
+    schedule = Exponential(start_lr, end_lr)
+    with isolated(), _on_kept_features(copied, steps, tell) as training:
+        lrs, losses = _curve(training, relative, schedule, steps, stop_factor, tell)
     factor_of_group = {}
-    for layer_group, factor in zip(copied.optimizer.groups, relative, strict=True):
+    for layer_group, factor in zip(setup.optimizer.groups, relative, strict=True):
         if not layer_group.frozen:
             factor_of_group[layer_group.name] = factor
     suggestions = suggest(lrs, losses, steps)
     return LearningRateCurve(tuple(lrs), tuple(losses), suggestions, factor_of_group, steps)
 
 
+def _freeze_what_stays(setup: Setup, factors: Sequence[float]) -> None:
+    """Freezes all groups but the last, if no other one has a rate."""
+    groups = setup.optimizer.groups
+    for group, factor in zip(groups[:-1], factors[:-1], strict=True):
+        if factor and not group.frozen:
+            return
+    groups.freeze_to(len(groups) - 1)
+
+
+@contextmanager
+def _on_kept_features(setup: Setup, steps: int, tell: Tell) -> Iterator[Setup]:
+    """Gives the setup to train with: one on features if only the head trains, and they are kept."""
+    cache = _feature_cache(setup, steps)
+    if cache is None:
+        yield setup
+        return
+    with cache.suffix.active():
+        with closing(cache.fill_training(0)) as precomputed:
+            for event in precomputed:
+                tell(f"{NAME}, features", event.done, event.total, "images")
+        yield cache.setup
+
+
+def _feature_cache(setup: Setup, steps: int) -> FeatureCache | None:
+    """What keeps the outputs of all groups but the last; None where they train, or it can't."""
+    groups = setup.optimizer.groups
+    if not all(group.frozen for group in groups[:-1]):
+        return None
+    # the steps of a short test on much data do not even see every image
+    if steps < setup.steps_per_epoch:
+        return None
+    prefixes = FrozenPrefixes(setup)
+    if not head_trains_on_features(setup, prefixes, views=1):
+        return None
+    groups.set_training_modes()
+    phase = Phase(NAME, 1, len(groups) - 1, {}, views=1)
+    return FeatureCache.create(setup, phase, 0, prefixes)
+
+
 def _curve(
-    setup: Setup, factors: Sequence[float], schedule: Exponential, steps: int, stop_factor: float
+    setup: Setup,
+    factors: Sequence[float],
+    schedule: Exponential,
+    steps: int,
+    stop_factor: float,
+    tell: Tell,
 ) -> tuple[list[float], list[float]]:
     """Trains the setup; returns the rates and the smoothed losses of the steps."""
     groups = setup.optimizer.groups
@@ -108,11 +178,10 @@ def _curve(
     losses: list[float] = []
     mean = 0.0
     best = math.inf
-    seed = key(setup.data.seed, "lr_find")
+    seed = key(setup.data.seed, NAME)
     with (
-        isolated(),
         closing(_endless(setup, seed)) as batches,
-        distributed.wrapped(groups.model) as net,
+        distributed.wrapped(setup.model) as net,
         setup.optimizer.weights.training(),
     ):
         step = TrainStep(net, setup, seed)
@@ -122,6 +191,7 @@ def _curve(
             groups.set_values("lr", [lr * factor for factor in factors])
             step_batches = next_batches(batches, setup.settings.accumulate)
             loss = _train(step, step_batches, number)
+            tell(NAME, number + 1, steps, "steps")
             if loss is None:  # the loss ignores all targets of this step
                 continue
             if not math.isfinite(loss):

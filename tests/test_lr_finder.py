@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,20 @@ from support import (
     same_state,
     tiny_data,
     tiny_learner,
+    tiny_model,
     tiny_pairs,
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from finetune import DataLoaders, Learner
+from finetune import Batch, Callback, DataLoaders, ImageDataLoaders, Learner, distributed
+from finetune.callbacks import work_bar
+from finetune.callbacks.display import Bar, TextDisplay
 from finetune.lr_finder import LearningRateCurve, relative_factors, suggest
 from finetune.models.layer_groups import LayerGroups
+from finetune.randomness import generator
+from finetune.training.events import Precompute
+from finetune.vision import vision_learner
 
 CURVES = golden_figures("lr_suggestions.json")["curves"]
 RULES = ("valley", "slide", "minimum", "steep")
@@ -180,6 +187,186 @@ def test_it_works_at_any_time(trained: bool, frozen: int, options: dict):
     assert list(curve.factors) == ["0", "1", "2"][frozen:]
 
 
+# --- kept features
+
+
+BACKBONE_CALLS: list[int] = []
+"""How many examples there were in each call of a counting layer."""
+
+
+class Counting(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        BACKBONE_CALLS.append(len(inputs))
+        return super().forward(inputs)
+
+
+class Unnumbered:
+    """The batches of an epoch, whose examples have no numbers by which to keep features."""
+
+    def __init__(self, count: int = 40) -> None:
+        self.points, self.targets = tiny_pairs(count).tensors
+
+    def __len__(self) -> int:
+        return len(self.points) // 8
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(len(self.points), generator=generator(seed, "shuffle", epoch))
+        for numbers in order.split(8)[start:]:
+            yield Batch(self.points[numbers], self.targets[numbers], numbers)
+
+
+class Numbered(Unnumbered):
+    def order(self, seed: int, epoch: int) -> list[Tensor]:
+        return [batch.indices for batch in self.epoch(seed, epoch)]
+
+    def fetch(self, order: Sequence[Tensor]) -> Iterator[Batch]:
+        for numbers in order:
+            yield Batch(self.points[numbers], self.targets[numbers], numbers)
+
+
+def learner_of(loader: Unnumbered, **options: object) -> Learner:
+    """Two groups in front of the head, with BatchNorm and Dropout; no view is random."""
+    model = tiny_model(3)
+    model[0][0] = Counting(4, 4)
+    # statistics with which batches and running means give different outputs
+    model.train()(3 * torch.randn(64, 4, generator=torch.Generator().manual_seed(5)))
+    model.eval()
+    data = DataLoaders(loader, None, classes=["no", "yes"])
+    arguments: dict = {
+        "loss": nn.functional.cross_entropy, "split": [1, 2], "progress": False,
+        "device": "cpu", "precision": "fp32", **options,
+    }  # fmt: skip
+    return Learner(data, model, **arguments)
+
+
+def images_in_steps(learner: Learner, **which: object) -> int:
+    """How many images went through the first layer, without the few that a search looks at."""
+    BACKBONE_CALLS.clear()
+    learner.lr_find(**which)
+    return sum(count for count in BACKBONE_CALLS if count > 3)
+
+
+def test_each_image_goes_once_through_what_is_before_the_head():
+    assert images_in_steps(learner_of(Numbered()), group="2") == 40
+
+
+def test_each_image_goes_once_through_what_is_frozen():
+    learner = learner_of(Numbered())
+    learner.freeze()
+    assert images_in_steps(learner) == 40
+
+
+@pytest.mark.parametrize("which", [{}, {"group": "1"}], ids=repr)
+def test_where_more_than_the_head_moves_all_runs_in_every_step(which: dict):
+    assert images_in_steps(learner_of(Numbered()), stop_factor=math.inf, **which) == 100 * 8
+
+
+def test_a_test_that_does_not_see_every_image_keeps_none():
+    learner = learner_of(Numbered(count=168))
+    assert images_in_steps(learner, group="2", steps=20, stop_factor=math.inf) == 20 * 8
+    assert images_in_steps(learner, group="2", steps=21, stop_factor=math.inf) == 168
+
+
+@pytest.mark.parametrize("norm", ["follow", "eval", "train"])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"accumulate": 2}], ids=repr)
+def test_kept_features_give_the_curve_of_the_whole_model(norm: str, options: dict):
+    curves = []
+    for loader in (Numbered(), Unnumbered()):
+        learner = learner_of(loader, norm=norm, **options)
+        curves.append(learner.lr_find(group="2"))
+    kept, whole = curves
+    assert kept.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert kept.suggestions == pytest.approx(whole.suggestions)
+
+
+@pytest.mark.parametrize("loader", [Numbered, Unnumbered])
+def test_one_group_at_the_end_moves_as_if_the_others_were_frozen(loader: type[Unnumbered]):
+    named, frozen = learner_of(loader()), learner_of(loader())
+    frozen.freeze()
+    curve = named.lr_find(group="2")
+    assert curve.losses == frozen.lr_find().losses
+    assert curve.factors == {"0": 0.0, "1": 0.0, "2": 1.0}
+
+
+def test_kept_features_leave_no_trace():
+    learner, twin = learner_of(Numbered()), learner_of(Numbered())
+    before = copy.deepcopy(learner.model.state_dict())
+    learner.lr_find(group="2")
+    assert same_state(before, learner.model.state_dict())
+    assert all(parameter.requires_grad for parameter in learner.model.parameters())
+    for trained in (learner, twin):
+        trained.fine_tune(1)
+    assert same_state(learner.model.state_dict(), twin.model.state_dict())
+
+
+class HeardParts(Callback):
+    """Which parts of the data went through the frozen layers."""
+
+    def __init__(self) -> None:
+        self.parts: set[str] = set()
+
+    def on_precompute(self, event: Precompute) -> None:
+        self.parts.add("validation" if event.view is None else "training")
+
+
+def test_its_features_serve_what_comes_next(photos: Path):
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=6)
+    learner = vision_learner(data, "test_efficientnet", weights=None, progress=False, device="cpu")
+    learner.lr_find(group="head", steps=20)
+    heard = HeardParts()
+    learner.probe(callbacks=[heard])
+    assert heard.parts == {"validation"}
+
+
+# --- its bar
+
+
+def bars_of(monkeypatch: pytest.MonkeyPatch, *, progress: bool, rank: int = 0) -> list[str]:
+    """What was shown during a test."""
+    shown: list[str] = []
+
+    class Shown(TextDisplay):
+        interval = 0.0
+
+        def __init__(self) -> None:
+            pass
+
+        def bars(self, bars: Sequence[Bar]) -> None:
+            shown.extend(f"{bar.name} {bar.text.partition(',')[0]}" for bar in bars)
+
+        def end(self) -> None:
+            shown.append("end")
+
+    monkeypatch.setattr(work_bar, "choose_display", Shown)
+    learner = learner_of(Numbered(), progress=progress)
+    if rank:
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+    learner.lr_find(steps=20, stop_factor=math.inf)
+    if not rank:
+        learner.lr_find(group="2", steps=20, stop_factor=math.inf)
+    return shown
+
+
+def test_a_bar_shows_the_images_and_the_steps(monkeypatch):
+    steps = [f"lr_find {number}/20 steps" for number in range(1, 21)]
+    images = ["lr_find, features 32/40 images", "lr_find, features 40/40 images"]
+    assert bars_of(monkeypatch, progress=True) == [*steps, "end", *images, *steps, "end"]
+
+
+@pytest.mark.parametrize(("progress", "rank"), [(False, 0), (True, 1)])
+def test_a_quiet_learner_and_a_second_process_show_none(monkeypatch, progress: bool, rank: int):
+    assert bars_of(monkeypatch, progress=progress, rank=rank) == []
+
+
+def test_the_bar_goes_after_an_error(monkeypatch):
+    learner = learner_of(Numbered(), progress=True, loss=failing_loss)
+    ends = []
+    monkeypatch.setattr(TextDisplay, "end", lambda display: ends.append(display))
+    with pytest.raises(RuntimeError, match="no loss today"):
+        learner.lr_find()
+    assert len(ends) == 1
+
+
 # --- its figure
 
 
@@ -213,6 +400,15 @@ def test_the_part_that_the_rules_look_at_is_solid():
     pale, solid = curve.plot().axes[0].lines[:2]
     assert (len(pale.get_xdata()), pale.get_alpha()) == (100, 0.5)
     assert list(solid.get_xdata()) == list(curve.lrs[10:-5])
+
+
+def test_a_notebook_draws_the_curve():
+    assert crowded()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_as_text_it_is_one_short_line():
+    expected = "LearningRateCurve(suggestion 0.001, 100 of 100 steps from 1e-07 to 8.3)"
+    assert repr(crowded()) == expected
 
 
 def test_one_loss_that_exploded_does_not_press_down_the_rest():

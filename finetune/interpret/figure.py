@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -54,13 +55,16 @@ def _notebook_figure() -> type[Figure]:
             super().draw(renderer)
 
         def _repr_png_(self) -> bytes:
-            import io
-
-            stream = io.BytesIO()
-            self.savefig(stream, format="png", facecolor=self.get_facecolor(), dpi=100)
-            return stream.getvalue()
+            return as_png(self)
 
     return NotebookFigure
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file, for a notebook."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", facecolor=figure.get_facecolor(), dpi=100)
+    return stream.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:

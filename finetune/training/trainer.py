@@ -26,7 +26,7 @@ from finetune.training.evaluation import validate
 from finetune.training.events import Callback, EpochEnd
 from finetune.training.fingerprint import check_continues, check_same_run, fingerprint_of
 from finetune.training.fitted import Fitted, weights_version
-from finetune.training.frozen.feature_cache import features_fit
+from finetune.training.frozen.feature_cache import head_trains_on_features
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.loop import Loop
 from finetune.training.loss_state import LossState
@@ -142,20 +142,14 @@ class Trainer:
         if isinstance(request, FineTune):
             keeps_features = False
             if request.freeze_epochs is None and prefixes is not None:
-                keeps_features = self._keeps_features(prefixes, request.freeze_views or 1)
+                views = request.freeze_views or 1
+                keeps_features = head_trains_on_features(self.setup, prefixes, views=views)
             plan = request.plan(groups, keeps_features=keeps_features)
         else:
             plan = request
         plans.check(plan, groups)
         plans.check_can_choose(plan, validates=self.setup.data.valid is not None)
         return plan
-
-    def _keeps_features(self, prefixes: FrozenPrefixes, views: int) -> bool:
-        """Whether all groups but the last, frozen, need run only once for each view."""
-        suffix = prefixes.find_behind_all_but_the_last_group()
-        # processes must agree, or they would run different plans
-        is_refused = suffix is None or not features_fit(self.setup, suffix, views=views)
-        return not distributed.any_process(is_refused, self.setup.runtime.device)
 
     def _load_run(self, checkpoint: Path, plan: Plan) -> Run:
         """Loads a checkpoint of this plan; returns the run at the position where it stood."""

@@ -58,6 +58,14 @@ def features_fit(setup: Setup, suffix: Suffix, *, views: int) -> bool:
     return examples * bytes_per_example <= MEMORY_FRACTION * memory_bytes()
 
 
+def head_trains_on_features(setup: Setup, prefixes: FrozenPrefixes, *, views: int) -> bool:
+    """Whether all groups but the last, if they are frozen, need run only once for each view."""
+    suffix = prefixes.find_behind_all_but_the_last_group()
+    # processes must agree, or they would go on in different ways
+    is_refused = suffix is None or not features_fit(setup, suffix, views=views)
+    return not distributed.any_process(is_refused, setup.runtime.device)
+
+
 class FeatureCache:
     """The features of one phase: `fill` before each epoch, then train with `setup`.
 
@@ -119,6 +127,12 @@ class FeatureCache:
 
     def fill(self, epoch_number: int) -> Generator[Precompute, None, None]:
         """Makes sure that the features of this epoch are there, and those for validation."""
+        yield from self.fill_training(epoch_number)
+        if self._valid is not None and not self._valid_features:
+            self._valid_features[None] = yield from self._all_features(self._valid, None, None)
+
+    def fill_training(self, epoch_number: int) -> Generator[Precompute, None, None]:
+        """As `fill`, for those who do not validate."""
         epoch = epoch_number - self.first_epoch
         view = self.phase.view(epoch, self.first_epoch)
         if view not in self._features:
@@ -126,8 +140,6 @@ class FeatureCache:
                 self._features.clear()  # another epoch's, which will not come again
             position = epoch % self.views + 1
             self._features[view] = yield from self._all_features(self._train, view, position)
-        if self._valid is not None and not self._valid_features:
-            self._valid_features[None] = yield from self._all_features(self._valid, None, None)
 
     def training_features(self, epoch_number: int) -> Batch:
         """The features and targets of all training examples, by number, that `fill` computed."""
