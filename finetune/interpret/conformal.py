@@ -67,15 +67,15 @@ def least_probabilities(
     counts = np.bincount(targets, minlength=class_count)
     needed = fewest_examples(coverage)
     order = np.argsort(-counts, kind="stable")
-    own = [number for number in order.tolist() if counts[number] >= max(ENOUGH, needed)]
+    with_own_limit = [number for number in order.tolist() if counts[number] >= max(ENOUGH, needed)]
     # the smallest join those that share a limit until they are enough for one
-    while own and counts.sum() - counts[own].sum() < needed:
-        own.pop()
-    is_shared = ~np.isin(targets, own)
+    while with_own_limit and counts.sum() - counts[with_own_limit].sum() < needed:
+        with_own_limit.pop()
+    is_shared = ~np.isin(targets, with_own_limit)
     limits = np.empty(class_count)
     if is_shared.any():
         limits[:] = 1 - conformal_quantile(1 - true_probabilities[is_shared], coverage)
-    for number in own:
+    for number in with_own_limit:
         of_class = true_probabilities[targets == number]
         limits[number] = 1 - conformal_quantile(1 - of_class, coverage)
     return limits

@@ -133,8 +133,8 @@ def create_backbone_set(
     None for all; a list in the order of the names, or a mapping by name, of what one backbone may
     be given; or a path or a mapping of tensors of a whole set, as `Learner.export` writes it.
 
-    >>> both = create_backbone_set(["test_resnet", "test_vit"], [64, 160], weights=None)
-    >>> both(torch.zeros(2, 3, 160, 160)).shape
+    >>> backbones = create_backbone_set(["test_resnet", "test_vit"], [64, 160], weights=None)
+    >>> backbones(torch.zeros(2, 3, 160, 160)).shape
     torch.Size([2, 160])
     """
     members: dict[str, nn.Module] = {}

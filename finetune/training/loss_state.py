@@ -53,8 +53,8 @@ class LossState:
         for name, value in self._entries().items():
             if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
                 continue
-            given = self._given.get(name)
-            if given is None or not torch.equal(given, value.cpu()):
+            at_first = self._given.get(name)
+            if at_first is None or not torch.equal(at_first, value.cpu()):
                 moved[name] = value
         return moved
 

@@ -136,22 +136,22 @@ def make_soup(
             results[ingredient.name] = validate()
         # of equal ones the first stays the first
         in_order = sorted(ingredients, key=lambda made: rank(results[made.name]), reverse=True)
-        best, *others = in_order
-        taken = [best.name]
+        best, *next_best = in_order
+        names_taken = [best.name]
         mean = {name: _copied(value) for name, value in best.read().items()}
         validation = results[best.name]
-        for ingredient in others:
-            candidate = _mean_with(mean, ingredient.read(), 1 / (len(taken) + 1))
+        for ingredient in next_best:
+            candidate = _mean_with(mean, ingredient.read(), 1 / (len(names_taken) + 1))
             _place(model, candidate)
             candidate_results = validate()
             if rank(candidate_results) >= rank(validation):
                 mean, validation = candidate, candidate_results
-                taken.append(ingredient.name)
+                names_taken.append(ingredient.name)
         soup = mean
     finally:
         _place(model, soup)
     ordered_results = {ingredient.name: results[ingredient.name] for ingredient in in_order}
-    return Soup(ordered_results, tuple(taken), validation)
+    return Soup(ordered_results, tuple(names_taken), validation)
 
 
 def _mean_with(mean: State, weights: Mapping[str, Any], share: float) -> State:

@@ -149,11 +149,11 @@ class FeatureCache:
         self, loader: IndexedLoader, view: int | None, position: int | None
     ) -> Generator[Precompute, None, Batch]:
         """As `_run_all`, but those of an earlier run of these layers on these images are kept."""
-        kept = KeptFeatures(self.whole, self.suffix)
-        features = kept.get(loader, view)
+        features_kept = KeptFeatures(self.whole, self.suffix)
+        features = features_kept.get(loader, view)
         if features is None:
             features = yield from self._run_all(loader, view, position)
-            kept.put(loader, view, features)
+            features_kept.put(loader, view, features)
         return features
 
     def _run_all(
