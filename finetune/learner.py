@@ -513,7 +513,7 @@ class Learner:
     def _with_progress(self, callbacks: Sequence[Callback]) -> list[Callback]:
         """The callbacks, and bar and table where they are wanted: in one process of several."""
         if self.progress and distributed.rank() == 0:
-            return [*callbacks, Progress()]
+            return [*callbacks, Progress(self.history)]
         return list(callbacks)
 
     # --- predictions

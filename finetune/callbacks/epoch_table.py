@@ -4,7 +4,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.tables import Table
-from finetune.tasks.ranking import deciding_metric
+from finetune.tasks.ranking import deciding_metric, rank
+from finetune.training import probing
 from finetune.training.events import EpochEnd
 from finetune.wording import number
 
@@ -57,6 +58,33 @@ def note_below(row: EpochEnd) -> str:
     if fraction == 0:
         return f"in between: no point {way} is better than the beginning, which is taken"
     return f"in between: {fraction:g} {way}"
+
+
+def note_at_end(rows: Sequence[EpochEnd]) -> str:
+    """A line to stand at the end, where the last epoch is worse than the last probe before it.
+
+    Empty where it is not, where there was no probe, and where their results are not of one kind.
+
+    >>> probe = EpochEnd("probe", 0, 0.3, {"loss": 0.3, "accuracy": 0.9})
+    >>> tuned = EpochEnd("unfrozen", 0, 0.1, {"loss": 0.4, "accuracy": 0.8})
+    >>> print(note_at_end([probe, tuned]).partition(";")[0])
+    worse than the probe before it, which had accuracy 0.9000, loss 0.3000
+    >>> note_at_end([probe]), note_at_end([tuned])
+    ('', '')
+    """
+    probes = [row for row in rows if row.phase == probing.PHASE]
+    if not probes:
+        return ""
+    probe, last = probes[-1].valid, rows[-1].valid
+    if not probe or probe.keys() != last.keys() or rank(last) >= rank(probe):
+        return ""
+    # a probe is validated on kept features, which may change the last digit of the loss
+    if _in_words(last) == _in_words(probe):
+        return ""
+    return (
+        f"worse than the probe before it, which had {_in_words(probe)}; "
+        "after probe(), fine_tune(..., freeze_epochs=0, interpolate=True) takes what is better"
+    )
 
 
 def _in_words(results: Mapping[str, float]) -> str:

@@ -73,7 +73,11 @@ class History(Callback):
         self.epochs = [_epoch_of_data(row) for row in state["epochs"]]
 
     def _repr_html_(self) -> str:
-        return epoch_table.as_html([repr(self), *self.epochs])
+        rows: list[EpochEnd | str] = [repr(self), *self.epochs]
+        note = epoch_table.note_at_end(self.epochs)
+        if note:
+            rows.append(note)
+        return epoch_table.as_html(rows)
 
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs, {len(self.steps)} steps)"

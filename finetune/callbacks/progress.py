@@ -6,7 +6,9 @@ import time
 
 from tqdm.std import tqdm
 
+from finetune.callbacks import epoch_table
 from finetune.callbacks.display import Bar, Display, TextDisplay
+from finetune.callbacks.history import History
 from finetune.callbacks.notebook import NotebookDisplay, in_notebook
 from finetune.callbacks.pace import Pace
 from finetune.training.events import (
@@ -40,9 +42,11 @@ class Progress(Callback):
 
     The remaining time assumes the mean pace of the present phase, validation included. A plus
     behind that of the run says that frozen layers will train later, when steps take longer.
+    history: of the learner; where its last epoch is worse than a probe before it, the end says so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, history: History | None = None) -> None:
+        self._history = History() if history is None else history
         self._display: Display = TextDisplay(bars=False)
         self._fit = FitStart((), 0, 0, (), 0)
         self._phase = PhaseStart("", 0, 0)
@@ -122,6 +126,10 @@ class Progress(Callback):
     def on_fit_end(self, event: FitEnd) -> None:
         if event.reason.startswith(("stopped", "interrupted")):
             self._display.line(event.reason)
+        if event.reason.startswith(("stopped", "finished")):
+            note = epoch_table.note_at_end(self._history.epochs)
+            if note:
+                self._display.line(note)
         self._display.end()
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from finetune import History
-from finetune.callbacks.epoch_table import as_html, as_lines
+from finetune.callbacks.epoch_table import as_html, as_lines, note_at_end
 from finetune.training.events import EpochEnd, PointBetween
 
 FIRST = EpochEnd("frozen", 0, 0.5, {"loss": 0.25, "accuracy": 0.75}, 1.5)
@@ -56,6 +56,35 @@ def test_which_weights_were_taken_is_a_line_below_their_epoch(fraction: float, w
     assert cells(as_html([row, FIRST]))[2] == [lines[2]]
 
 
+PROBE = EpochEnd("probe", 0, 0.3, {"loss": 0.2, "accuracy": 0.75})
+
+
+@pytest.mark.parametrize(
+    ("results", "is_worse"),
+    [
+        ({"loss": 0.1, "accuracy": 0.5}, True),
+        ({"loss": 0.3, "accuracy": 0.75}, True),
+        ({"loss": float("nan"), "accuracy": 0.75}, True),
+        ({"loss": 0.9, "accuracy": 0.8}, False),
+        ({"loss": 0.2, "accuracy": 0.75}, False),
+        ({"loss": 0.2 + 1e-7, "accuracy": 0.75}, False),
+        ({"loss": 0.9}, False),
+        ({}, False),
+    ],
+)
+def test_the_end_says_when_it_is_worse_than_the_probe(results: dict[str, float], is_worse: bool):
+    note = note_at_end([PROBE, FIRST, EpochEnd("unfrozen", 0, 0.1, results)])
+    assert bool(note) == is_worse
+    assert ("which had accuracy 0.7500, loss 0.2000" in note) == is_worse
+
+
+def test_the_last_of_several_probes_is_the_measure():
+    better = EpochEnd("probe", 0, 0.3, {"loss": 0.1, "accuracy": 0.9})
+    assert "accuracy 0.9000" in note_at_end([PROBE, better, FIRST])
+    assert note_at_end([better, FIRST, PROBE]) == ""
+    assert note_at_end([]) == ""
+
+
 def test_what_an_epoch_lacks_is_empty():
     assert cells(as_html([FIRST, BARE]))[2] == ["fit", "2", "0.2500", "", "", "0.0"]
     assert as_lines([FIRST, BARE])[2].split() == ["fit", "2", "0.2500", "0.0"]
@@ -82,3 +111,10 @@ def test_the_history_is_a_table_in_a_notebook():
     assert history._repr_html_() == "<div>History(0 epochs, 0 steps)</div>"
     history.on_epoch_end(FIRST)
     assert cells(history._repr_html_())[1][0] == "frozen"
+
+
+def test_the_table_of_a_history_ends_with_what_is_worse_than_the_probe():
+    history = History()
+    history.on_epoch_end(PROBE)
+    history.on_epoch_end(FIRST)
+    assert cells(history._repr_html_())[-1] == [note_at_end([PROBE, FIRST])]

@@ -12,7 +12,7 @@ from support import StopAt, tiny_data, tiny_learner
 from terminal import on_a_terminal, screen_after
 from tqdm import tqdm
 
-from finetune import Callback, EarlyStopping, ImageDataLoaders, Learner, vision_learner
+from finetune import Callback, EarlyStopping, History, ImageDataLoaders, Learner, vision_learner
 from finetune.callbacks.progress import Progress
 from finetune.training.events import (
     EpochEnd,
@@ -140,6 +140,22 @@ def test_a_resumed_run_says_so(capsys):
 def test_an_early_end_is_told(capsys, reason: str):
     play(Progress(), reason=reason)
     assert capsys.readouterr().out.endswith(f"{reason}\n")
+
+
+def test_the_end_says_when_it_is_worse_than_the_probe_before(capsys):
+    learner = tiny_learner(data=tiny_data(8), progress=True)
+    perfect = dict.fromkeys(learner.validate(), 1.0) | {"loss": 0.0}
+    learner.history.on_epoch_end(EpochEnd("probe", 0, 0.0, perfect))
+    learner.fit(1, 1e-3)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("worse than the probe before it")
+
+
+def test_a_fit_that_is_interrupted_is_not_compared_to_the_probe(capsys):
+    history = History()
+    history.on_epoch_end(EpochEnd("probe", 0, 0.0, {"loss": 0.1}))
+    history.on_epoch_end(EpochEnd("frozen", 0, 0.0, {"loss": 0.2}))
+    play(Progress(history), reason="interrupted")
+    assert "worse" not in capsys.readouterr().out
 
 
 def test_a_phase_that_ended_early_is_told_between_the_rows(capsys):
