@@ -111,8 +111,10 @@ def frozen_features(setup: Setup) -> tuple[Tensor, Tensor]:
         _train_only_the_head(setup.model)
         cache = _feature_cache(setup, phase, 0)
         with cache.suffix.active():
-            features, targets = _features_of_views(cache, [], 0)
-    return features[0], targets
+            for _ in cache.fill_training(0):
+                pass
+    features = cache.training_features(0)
+    return features.inputs, main_target(features.targets)
 
 
 def _train_only_the_head(model: nn.Module) -> None:
