@@ -1,23 +1,29 @@
 """What a model is worth beyond its accuracy on images like those of training.
 
     python tests/benchmarks/quality.py shift --seeds 0 1 2
+    python tests/benchmarks/quality.py probe
 
 shift: how much of the accuracy is left on blurred, darker, badly compressed and rotated photos, for
 the head trained alone, for fine-tuning, and for the weights between that validation likes best.
 ImageNet EfficientNet-Lite0, clothing at 128 px, drawn anew for each seed: 1,000 to train on, 500 to
 choose by, 500 to judge on. Prints a JSON line a run, then means with their standard errors.
+
+probe: the best linear head on frozen features, 1,000 to train on and 1,000 to validate as in
+ablation.py: accuracy, and the processor's seconds to fit it once the features are there.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import ablation
 import torch
 from clothing import CLOTHING
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -25,6 +31,7 @@ from torch import Tensor
 
 from finetune import Callback, ImageDataLoaders, Learner, vision_learner
 from finetune.demo import BACKBONE, imagenet_weights
+from finetune.probe.linear_probe import fit_probe
 from finetune.randomness import generator
 from finetune.training.events import PhaseStart, StepEnd
 
@@ -160,6 +167,28 @@ def _write(files: list[Path], change: Callable[[Image.Image], Image.Image], fold
         change(image).save(target)
 
 
+# --- probe
+
+
+def probe(options: argparse.Namespace) -> None:
+    """Accuracy and cost of a probe."""
+    weights = imagenet_weights(options.weights)
+    _, _, _, data_of = ablation.clothing(weights)
+    accuracies: list[float] = []
+    seconds: list[float] = []
+    for seed in options.seeds:
+        data = data_of(seed, None)
+        learner = vision_learner(data, BACKBONE, weights=weights, progress=False)
+        features = learner.features(learner.data.train)
+        started_at = time.process_time()
+        fit_probe(features.values, features.targets, data.task, data.classes, seed=seed)
+        seconds.append(time.process_time() - started_at)
+        learner.probe()
+        accuracies.append(learner.history.epochs[-1].valid["accuracy"])
+        print(json.dumps([seed, accuracies[-1], seconds[-1]]), flush=True)
+    print(f"accuracy {with_error(accuracies)}, {with_error(seconds)} CPU seconds to fit")
+
+
 def with_error(values: list[float]) -> str:
     """The mean and its standard error."""
     if len(values) < 2:
@@ -168,7 +197,7 @@ def with_error(values: list[float]) -> str:
     return f"{statistics.fmean(values):.3f} +- {error:.3f}"
 
 
-MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {"shift": shift}
+MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {"shift": shift, "probe": probe}
 
 
 def main() -> None:
