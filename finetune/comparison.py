@@ -154,15 +154,23 @@ def compare(
     """Which of these backbones suits the images, without fine-tuning any of them.
 
     Each one runs over the training images once, and the best linear head on its features is found
-    by cross-validation, see `Learner.probe`; validation images are not looked at. Ranks of probes
-    agree well with those after fine-tuning, at less than a tenth of the cost. The features stay
+    by cross-validation, see `Learner.probe`; validation images are not looked at. The features stay
     with `data`, so that `vision_learner(data, name).fine_tune(...)` need not compute them again.
+    It ranks the features as they are: a backbone may gain more than another one by training.
     backbones: names, or patterns such as "convnext_*"; of a pattern those with weights. seconds:
     candidates that are not begun by then are left out, except the first. weights: of all, or by
     name, see `vision_learner`. metric: a name; None is the first one of the task. together: also
     tries the features of the best side by side with those of the second and the third.
     options: see `LearnerSettings`.
     Raises ValueError for names that are not known, WeightsError where weights can't be had.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> comparison = compare(data, ["test_resnet"], weights=None, progress=False)
+    >>> comparison.recommended.name
+    'test_resnet'
     """
     arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
     names = _expanded(arguments.sequence("backbones", backbones, "names of backbones"))
