@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.data.splitting import fold_numbers
+from finetune.probe.solver import Problem, Solution, solve
 from finetune.randomness import generator
+from finetune.tasks import SingleLabel
 
 FOLDS = 5
 PENALTY = 1e-2
@@ -36,18 +38,25 @@ def cross_probabilities(
     else:
         strata = [torch.nonzero(targets == label).flatten() for label in range(classes)]
         fold_of = fold_numbers(groups, strata, min(folds, len(set(groups))), seed)
+    rows = features.float()
+    standardised = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp_min(_SMALLEST_SCALE)
+    covariance = standardised.T @ standardised / len(rows)
+    task = SingleLabel()
     probabilities = torch.zeros(len(targets), classes)
-    for fold in range(folds):
+    for fold in range(int(fold_of.max()) + 1):
         is_held_out = fold_of == fold
-        if not is_held_out.any():
-            continue
-        train_features = features[~is_held_out].float()
-        mean = train_features.mean(0)
-        scale = train_features.std(0).clamp_min(_SMALLEST_SCALE)
-        standardised = (train_features - mean) / scale
-        weight, bias = _fit_regression(standardised, targets[~is_held_out], classes)
-        held_out_features = (features[is_held_out].float() - mean) / scale
-        logits = held_out_features @ weight + bias
+        # one problem at a time: solved together, the search for one would depend on all labels
+        problem = Problem(
+            standardised,
+            covariance,
+            targets,
+            task.probe_losses,
+            task.probe_curvature,
+            (~is_held_out).float()[None],
+            classes,
+        )
+        solution = solve(problem, PENALTY, Solution.zeros(problem))
+        logits = standardised[is_held_out] @ solution.weight[:, 0] + solution.bias[0]
         probabilities[is_held_out] = logits.softmax(dim=1)
     return probabilities.numpy()
 
@@ -61,23 +70,3 @@ def _folds(targets: Tensor, classes: int, seed: int, folds: int) -> Tensor:
         # each class begins at another fold, else the first one gets all the remainders
         fold_of[members[order]] = (torch.arange(len(members)) + label) % folds
     return fold_of
-
-
-@torch.enable_grad()
-def _fit_regression(inputs: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The weight [F, C] and bias [C] that minimise the penalised cross-entropy."""
-    weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=100, history_size=10, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> float:
-        solver.zero_grad()
-        loss = nn.functional.cross_entropy(inputs @ weight + bias, targets)
-        penalised = loss + PENALTY / 2 * weight.square().sum()
-        penalised.backward()  # type: ignore[no-untyped-call]
-        return penalised.item()
-
-    solver.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
