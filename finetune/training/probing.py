@@ -46,8 +46,8 @@ def run_probe(
 
     The events are those of a phase with one epoch and no step. views: 1 is the view of validation;
     more are so many random ones. epoch_number: of this epoch among all of the learner, and of the
-    first random view. Nothing of the model has changed if an error is raised. Raises ValueError
-    where the features of the frozen layers can't be kept, or are no pooled ones [F].
+    first random view. Nothing of the model has changed if an error is raised before validation,
+    as ValueError is where the features of the frozen layers can't be kept, or are not pooled [F].
     """
     groups = setup.optimizer.groups
     # the rates are those in force; no step is done with them
@@ -128,8 +128,8 @@ def _train_only_the_head(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-def _feature_cache(setup: Setup, phase: Phase, first_view: int) -> FeatureCache:
-    cache = FeatureCache.create(setup, phase, first_view, FrozenPrefixes(setup))
+def _feature_cache(setup: Setup, phase: Phase, first_epoch: int) -> FeatureCache:
+    cache = FeatureCache.create(setup, phase, first_epoch, FrozenPrefixes(setup))
     if cache is None:
         raise ValueError(
             "the features of the backbone can't be kept for a probe: it needs images with numbers "
@@ -151,11 +151,11 @@ def _feature_cache(setup: Setup, phase: Phase, first_view: int) -> FeatureCache:
 
 
 def _features_of_views(
-    cache: FeatureCache, callbacks: Sequence[Callback], first_view: int
+    cache: FeatureCache, callbacks: Sequence[Callback], first_epoch: int
 ) -> tuple[Tensor, Tensor]:
     """Features [V, N, F] and targets [N, ...] of training; those of validation are computed too."""
     features: list[Tensor] = []
-    for number in range(first_view, first_view + cache.views):
+    for number in range(first_epoch, first_epoch + cache.views):
         with closing(cache.fill(number)) as precomputed:
             for event in precomputed:
                 _tell(callbacks, event)
