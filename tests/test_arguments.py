@@ -25,7 +25,7 @@ def test_what_is_no_whole_number_is_refused(value: Any) -> None:
 
 def test_a_whole_number_out_of_range_is_refused_with_the_range() -> None:
     with pytest.raises(ValueError, match="of at least 1 and at most 8, got 9"):
-        arguments.whole_number("workers", 9, at_least=1, at_most=8)
+        arguments.whole_number("num_workers", 9, at_least=1, at_most=8)
 
 
 @pytest.mark.parametrize("value", [0.5, 1, np.float32(0.25)])

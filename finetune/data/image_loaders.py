@@ -55,7 +55,7 @@ class ImageDataLoaders(DataLoaders):
     """Training and validation images; make one with `from_folder` and its sisters.
 
     All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment,
-    sampling, resize, value_range, on_error, workers, cache_folder and cache_gigabytes.
+    sampling, resize, value_range, on_error, num_workers, cache_folder and cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
     image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
@@ -135,7 +135,7 @@ class ImageDataLoaders(DataLoaders):
             Preprocessing(image_size, settings.resize, value_range=value_range),
             augment=settings.augment,
             seed=settings.seed,
-            workers=settings.workers,
+            num_workers=settings.num_workers,
             cache_folder=settings.cache_folder,
             cache_gigabytes=settings.cache_gigabytes,
         )
@@ -610,7 +610,7 @@ class ImageDataLoaders(DataLoaders):
             folders=self.folders,
             skipped=self.skipped,
             decode=decode,
-            workers=self.pipeline.workers,
+            num_workers=self.pipeline.num_workers,
             value_range=self.preprocessing.value_range,
         )
 

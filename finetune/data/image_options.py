@@ -31,7 +31,7 @@ class ImageOptions(TypedDict, total=False):
     resize: Resize
     value_range: ValueRange | None
     on_error: OnError
-    workers: int | None
+    num_workers: int | None
     cache_folder: str | Path | None
     cache_gigabytes: float
 
@@ -50,7 +50,7 @@ class ImageSettings:
     become black and white, such as (0, 4095), in images of more than 8 bits a channel; None: how
     many bits of integers are used is guessed from some of the training images, and kept for
     prediction. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in `skipped`,
-    never replaced by another). workers: decoding threads; None: one for each core, up to eight.
+    never replaced by another). num_workers: decoding threads; None: one for each core, up to eight.
     cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow, in
     units of 1e9 bytes.
     """
@@ -64,7 +64,7 @@ class ImageSettings:
     resize: Resize = "crop"
     value_range: ValueRange | None = None
     on_error: OnError = "raise"
-    workers: int | None = None
+    num_workers: int | None = None
     cache_folder: str | Path | None = None
     cache_gigabytes: float = 20.0
 
@@ -80,8 +80,10 @@ class ImageSettings:
         arguments.choice("resize", self.resize, RESIZE_METHODS)
         checked_value_range(self.value_range)
         arguments.choice("on_error", self.on_error, get_args(OnError))
-        if self.workers is not None:
-            arguments.whole_number("workers", self.workers, at_least=1, at_most=MOST_WORKERS)
+        if self.num_workers is not None:
+            arguments.whole_number(
+                "num_workers", self.num_workers, at_least=1, at_most=MOST_WORKERS
+            )
         if self.cache_folder is not None:
             arguments.path("cache_folder", self.cache_folder)
         arguments.real_number("cache_gigabytes", self.cache_gigabytes, above=0)

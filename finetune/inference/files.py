@@ -42,13 +42,13 @@ def predict_files(
     *,
     batch_size: int = 64,
     progress: bool = True,
-    workers: int | None = None,
+    num_workers: int | None = None,
 ) -> Iterator[FilePrediction]:
     """Yields a row for every file, in order, while threads decode the next ones.
 
     files: a folder with images in and below it, or paths. read: path -> model input [1, ...].
-    predict: a list of such inputs -> an answer for each. to_row: path and answer -> row. workers:
-    threads; None takes one for each core, 8 at most.
+    predict: a list of such inputs -> an answer for each. to_row: path and answer -> row.
+    num_workers: threads; None takes one for each core, 8 at most.
     The arguments are checked at once. Images are read only as rows are asked for, so that at most
     three batches of them are in memory.
     """
@@ -63,10 +63,10 @@ def predict_files(
     total = None
     if isinstance(paths, Sequence):
         total = len(paths)
-    if not workers:
-        workers = min(8, os.cpu_count() or 1)
+    if not num_workers:
+        num_workers = min(8, os.cpu_count() or 1)
     new_bar = _bar_factory(total, progress)
-    return _predictions(paths, read, predict, to_row, batch_size, new_bar, workers)
+    return _predictions(paths, read, predict, to_row, batch_size, new_bar, num_workers)
 
 
 def _predictions(
@@ -76,9 +76,9 @@ def _predictions(
     to_row: Callable[[str, Any], FilePrediction],
     batch_size: int,
     new_bar: Callable[[], Any],
-    workers: int,
+    num_workers: int,
 ) -> Iterator[FilePrediction]:
-    with ThreadPoolExecutor(workers, thread_name_prefix="predict") as threads, new_bar() as bar:
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="predict") as threads, new_bar() as bar:
 
         def decode(path: str) -> Future[Tensor]:
             return threads.submit(read, path)

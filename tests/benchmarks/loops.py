@@ -211,7 +211,7 @@ def loader(options: argparse.Namespace) -> dict[str, float]:
         file.read_bytes()  # into the system's cache
 
     def ours() -> dict[str, float]:
-        settings = {"image_size": SIDE, "workers": WORKERS, **FOLDERS}
+        settings = {"image_size": SIDE, "num_workers": WORKERS, **FOLDERS}
         data = ImageDataLoaders.from_folder(options.data, **settings)
         batches = partial(data.train.epoch, data.seed)
         prepared = lambda n: (data.prepare(batch, n).targets for batch in batches(n))  # noqa: E731

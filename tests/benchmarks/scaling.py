@@ -159,7 +159,7 @@ def measure(
     with process_group(gloo, rank, store):
 
         def build() -> ImageDataLoaders:
-            return ImageDataLoaders.from_folder(images, image_size=size, workers=row["workers"])
+            return ImageDataLoaders.from_folder(images, image_size=size, num_workers=row["workers"])
 
         seconds, data = timed(build)
         epochs = [timed(lambda n=n: train_epoch(data, n))[0] for n in range(2 + LATER)]

@@ -16,12 +16,12 @@ from finetune.data.loaders import Batch
 
 
 def make_loader(
-    count: int = 22, batch_size: int = 4, *, shuffle: bool = True, workers: int = 2
+    count: int = 22, batch_size: int = 4, *, shuffle: bool = True, num_workers: int = 2
 ) -> ImageLoader:
     """Images in one grey each, which is their number."""
     items = [np.full((8, 8, 3), number, dtype=np.uint8) for number in range(count)]
     examples = Examples(items, torch.arange(count) % 3, ("a", "b", "c"))
-    cache = ImageCache(items, Preprocessing(8), workers)
+    cache = ImageCache(items, Preprocessing(8), num_workers)
     return ImageLoader(examples, cache, batch_size, shuffle=shuffle)
 
 
@@ -115,9 +115,9 @@ def test_start_in_the_middle_decodes_nothing_earlier(monkeypatch: pytest.MonkeyP
     assert decoded == rest
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_number_of_workers_changes_nothing(workers: int) -> None:
-    one, other = make_loader(workers=2), make_loader(workers=workers)
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_number_of_workers_changes_nothing(num_workers: int) -> None:
+    one, other = make_loader(num_workers=2), make_loader(num_workers=num_workers)
     assert same(list(one.epoch(0, 1)), list(other.epoch(0, 1)))
 
 

@@ -22,7 +22,7 @@ from finetune.data.loaders import Batch
 from finetune.inference.reading import Reader
 
 CPU = torch.device("cpu")
-SMALL = {"image_size": 16, "batch_size": 4, "workers": 2}
+SMALL = {"image_size": 16, "batch_size": 4, "num_workers": 2}
 
 
 @pytest.fixture(scope="module")
@@ -278,10 +278,11 @@ def test_bad_resize_is_refused(photos: Path) -> None:
         from_photos(photos, resize="stretch")
 
 
-@pytest.mark.parametrize("workers", [0, -1])
-def test_bad_number_of_workers_is_refused_at_once(photos: Path, workers: int) -> None:
-    with pytest.raises(ValueError, match=f"workers must be .* of at least 1 .*, got {workers}"):
-        from_photos(photos, workers=workers)
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_bad_number_of_workers_is_refused_at_once(photos: Path, num_workers: int) -> None:
+    rule = f"num_workers must be .* of at least 1 .*, got {num_workers}"
+    with pytest.raises(ValueError, match=rule):
+        from_photos(photos, num_workers=num_workers)
 
 
 # --- unreadable files
@@ -424,9 +425,10 @@ def test_start_in_the_middle_gives_the_same_views(photos: Path) -> None:
     assert same_views(whole, rest)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_number_of_workers_changes_no_view(photos: Path, workers: int) -> None:
-    one, other = train_views(from_photos(photos)), train_views(from_photos(photos, workers=workers))
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_number_of_workers_changes_no_view(photos: Path, num_workers: int) -> None:
+    one = train_views(from_photos(photos))
+    other = train_views(from_photos(photos, num_workers=num_workers))
     assert list(one) == list(other)
     assert same_views(one, other)
 

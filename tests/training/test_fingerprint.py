@@ -24,13 +24,13 @@ from finetune.files.locks import InUseError
 from finetune.training import checkpoint as checkpoints
 from finetune.training.events import EpochEnd
 
-SMALL = {"image_size": 32, "batch_size": 4, "workers": 1}
+SMALL = {"image_size": 32, "batch_size": 4, "num_workers": 1}
 
 
-def fold(indices: range, *, batch_size: int = 4, workers: int = 0) -> DataLoaders:
+def fold(indices: range, *, batch_size: int = 4, num_workers: int = 0) -> DataLoaders:
     pairs = tiny_pairs(48)
     train = DataLoader(
-        Subset(pairs, indices), batch_size, shuffle=True, drop_last=True, num_workers=workers
+        Subset(pairs, indices), batch_size, shuffle=True, drop_last=True, num_workers=num_workers
     )
     return DataLoaders(train, DataLoader(pairs, 16), classes=["no", "yes"])
 
@@ -125,7 +125,9 @@ def test_load_takes_the_weights_of_other_data(tmp_path: Path) -> None:
 def test_workers_callbacks_and_progress_do_not_matter(tmp_path: Path) -> None:
     first = tiny_learner(data=fold(range(32)))
     first.fit(1, checkpoint=tmp_path / "run.pt")
-    second = tiny_learner(data=fold(range(32), workers=1), progress=True, callbacks=[Callback()])
+    second = tiny_learner(
+        data=fold(range(32), num_workers=1), progress=True, callbacks=[Callback()]
+    )
     second.fit(1, checkpoint=tmp_path / "run.pt")
     assert same_state(first.model.state_dict(), second.model.state_dict())
 
@@ -155,7 +157,7 @@ def test_images_may_move_and_be_read_otherwise(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", per_class=4)
     learner_of(tmp_path / "photos").fit(1, checkpoint=tmp_path / "run.pt")
     (tmp_path / "photos").rename(tmp_path / "moved")
-    moved = learner_of(tmp_path / "moved", workers=2, cache_folder=tmp_path / "cache")
+    moved = learner_of(tmp_path / "moved", num_workers=2, cache_folder=tmp_path / "cache")
     moved.fit(1, checkpoint=tmp_path / "run.pt")
     assert len(moved.history.epochs) == 1
 

@@ -36,8 +36,8 @@ class ImageCache:
     go, which is deleted together with the cache. Without any room every epoch decodes anew, and a
     warning says so.
 
-    workers: threads that decode; their number changes no result. Threads are enough, because PIL
-    decodes outside the interpreter lock: two threads are as fast as two processes would be (2.0
+    num_workers: threads that decode; their number changes no result. Threads are enough, because
+    PIL decodes outside the interpreter lock: two threads are as fast as two processes would be (2.0
     and 1.95 s for 3,068 photos). folder: keeps images between runs. margin: so many pixels beyond
     either end of the middle square of an elongated image are kept, and given as `WholeImages`.
     """
@@ -52,14 +52,14 @@ class ImageCache:
         self,
         items: Sequence[ImageSource],
         preprocessing: Preprocessing,
-        workers: int,
+        num_workers: int,
         *,
         folder: CacheFolder | None = None,
         margin: int = 0,
     ) -> None:
         self.items = items
         self.preprocessing = preprocessing
-        self.workers = workers
+        self.num_workers = num_workers
         self._folder = folder
         self._margin = margin
         self._is_whole = margin > 0
@@ -121,7 +121,7 @@ class ImageCache:
 
     def _decoders(self) -> ThreadPoolExecutor:
         """Threads for one use: those that outlive it would be missing in a forked process."""
-        return ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        return ThreadPoolExecutor(self.num_workers, thread_name_prefix="decode")
 
     def select(self, indices: Tensor) -> "ImageCache":
         """A cache of the images with these numbers, which shares what is kept with this one."""

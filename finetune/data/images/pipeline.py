@@ -28,7 +28,7 @@ from finetune.data.images.whole import WholeImages
 from finetune.data.loaders import Batch
 
 
-def default_workers() -> int:
+def default_num_workers() -> int:
     """Threads that decode images: one for each core, up to eight."""
     return min(8, os.cpu_count() or 1)
 
@@ -40,14 +40,14 @@ class ImagePipeline:
         file -> decoded and presized, once, into a cache -> batch on the device -> `prepare`
 
     preprocessing: the deterministic steps. augmentation: makes the random views; None makes none.
-    seed: the seed of the random views. workers: threads that decode. cache_folder: keeps decoded
-    images between runs; None keeps them only as long as they are used.
+    seed: the seed of the random views. num_workers: threads that decode. cache_folder: keeps
+    decoded images between runs; None keeps them only as long as they are used.
     """
 
     preprocessing: Preprocessing
     augmentation: Augmentation | Transform | None = None
     seed: int = 0
-    workers: int = 1
+    num_workers: int = 1
     cache_folder: CacheFolder | None = None
 
     @classmethod
@@ -57,23 +57,23 @@ class ImagePipeline:
         *,
         augment: Augment = None,
         seed: int = 0,
-        workers: int | None = None,
+        num_workers: int | None = None,
         cache_folder: str | Path | None = None,
         cache_gigabytes: float = 20.0,
     ) -> "ImagePipeline":
         """A pipeline from the options that users pass.
 
-        augment: a name, an `Augmentation`, a function of an image, or None. workers: None takes
-        `default_workers()`. cache_gigabytes: limit of the cache folder, in units of 1e9 bytes.
+        augment: a name, an `Augmentation`, a function of an image, or None. num_workers: None takes
+        `default_num_workers()`. cache_gigabytes: limit of the cache folder, in units of 1e9 bytes.
         Raises ValueError for an option out of range, and OSError for a folder that can't be
         written.
         """
         folder = None
         if cache_folder is not None:
             folder = CacheFolder(cache_folder, cache_gigabytes)
-        if workers is None:
-            workers = default_workers()
-        return cls(preprocessing, resolve(augment), seed, workers, folder)
+        if num_workers is None:
+            num_workers = default_num_workers()
+        return cls(preprocessing, resolve(augment), seed, num_workers, folder)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "ImagePipeline":
         """The same pipeline with other deterministic steps."""
@@ -89,7 +89,7 @@ class ImagePipeline:
         return ImageCache(
             items,
             self.preprocessing.without_normalisation(),
-            self.workers,
+            self.num_workers,
             folder=self.cache_folder,
             margin=self.preprocessing.margin if has_places else 0,
         )

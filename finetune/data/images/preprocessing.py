@@ -136,8 +136,8 @@ class Preprocessing:
 
         Raises ImageError for an image that can't be read.
         """
-        workers = min(8, os.cpu_count() or 1, max(len(sources), 1))
-        with ThreadPoolExecutor(workers) as threads:
+        num_workers = min(8, os.cpu_count() or 1, max(len(sources), 1))
+        with ThreadPoolExecutor(num_workers) as threads:
             presized = list(threads.map(self.presize, sources))
         images = torch.from_numpy(np.stack(presized))
         images = images.to(device).permute(0, 3, 1, 2)

@@ -136,16 +136,16 @@ def summarise(
     folders: Sequence[Path] = (),
     skipped: Sequence[ImageError] = (),
     decode: bool = False,
-    workers: int = 8,
+    num_workers: int = 8,
     value_range: ValueRange | Depth | None = None,
 ) -> DataSummary:
     """Reads the headers of all images, and the content of those that may be the same.
 
     folders: where the examples were looked for. skipped: files that were left out as unreadable.
-    decode: decode every image to find unreadable ones. workers: threads. value_range: see
+    decode: decode every image to find unreadable ones. num_workers: threads. value_range: see
     `read_image`. See `DataSummary`.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="summary") as threads:
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="summary") as threads:
         train_headers = _headers(train, decode, value_range, threads)
         valid_headers = _headers(valid, decode, value_range, threads)
         headers = (train_headers, valid_headers)

@@ -32,9 +32,9 @@ BYTES = 6 * 18 * 18 * 3
 
 
 def make_cache(
-    items: Sequence[ImageSource], workers: int = 2, folder: CacheFolder | None = None
+    items: Sequence[ImageSource], num_workers: int = 2, folder: CacheFolder | None = None
 ) -> ImageCache:
-    return ImageCache(items, SMALL, workers, folder=folder)
+    return ImageCache(items, SMALL, num_workers, folder=folder)
 
 
 def noise(count: int = 6) -> list[ImageSource]:
@@ -126,10 +126,10 @@ def test_images_are_the_same_when_asked_again() -> None:
 
 
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("workers", [2, 4])
-def test_number_of_workers_changes_no_pixel(workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_number_of_workers_changes_no_pixel(num_workers: int) -> None:
     numbers = torch.tensor([5, 2, 0, 1])
-    many, one = make_cache(noise(), workers), make_cache(noise(), 1)
+    many, one = make_cache(noise(), num_workers), make_cache(noise(), 1)
     assert torch.equal(many.images(numbers), one.images(numbers))
 
 
@@ -325,7 +325,9 @@ def test_skipping_unreadable_images_decodes_each_once(
 
 
 def from_photos(folder: Path, **options: object) -> ImageDataLoaders:
-    return ImageDataLoaders.from_folder(folder, image_size=16, batch_size=1, workers=2, **options)
+    return ImageDataLoaders.from_folder(
+        folder, image_size=16, batch_size=1, num_workers=2, **options
+    )
 
 
 def test_loaders_with_another_split_find_the_stored_images(

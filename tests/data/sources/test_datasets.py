@@ -382,7 +382,7 @@ class OneFile(Images):
 
 def test_data_set_is_read_by_one_thread_at_a_time() -> None:
     whole = OneFile([0, 1] * 30)
-    data = ImageDataLoaders.from_dataset(whole, whole, image_size=8, batch_size=60, workers=8)
+    data = ImageDataLoaders.from_dataset(whole, whole, image_size=8, batch_size=60, num_workers=8)
     numbers = torch.arange(60)
     images = data.train.cache.squares().images(numbers)
     assert images.amax(dim=(1, 2, 3)).tolist() == numbers.tolist()
