@@ -1,0 +1,187 @@
+"""Runs the code of every page when the site is built, and shows below it what it prints and draws.
+
+A block of ```python is run as a cell of a notebook: all of a page's blocks in one namespace, in an
+empty folder of the page's own. In a block of ```bash the lines with `finetune` are run, too. What
+is not to be run is written as ```py or ```sh. A block that fails ends the build; one that shows an
+error on purpose is written as ```python raises.
+
+The front matter of a page may ask for digits, so many images in the folder photos/, and for a
+setup, Python code that is run first and not shown.
+"""
+
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# weights come from a cache filled below, as they would for a reader who has downloaded them before
+_BUILD = tempfile.TemporaryDirectory(prefix="finetune-site-")
+os.environ["HF_HUB_CACHE"] = str(Path(_BUILD.name) / "weights")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["COLUMNS"] = "100"  # of what is printed as in a terminal
+
+from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
+from IPython.utils.capture import capture_output  # noqa: E402
+from mkdocs.exceptions import PluginError  # noqa: E402
+from mkdocs.structure.files import File, Files  # noqa: E402
+from mkdocs.structure.pages import Page  # noqa: E402
+
+BLOCK = re.compile(r"^```(python|python raises|bash)\n(.*?)^```$", re.M | re.S)
+NOTE = (
+    "\n\n---\n\n*Every block of code on this page was run when the site was built, and what stands "
+    "below it is its own output.{digits}*\n"
+)
+DIGITS = (
+    " So that this takes seconds, `photos/` holds {count} of scikit-learn's handwritten digits, "
+    "in a folder for each class; with your own images nothing else changes."
+)
+
+
+def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
+    """Runs the blocks of a page, and returns its text with their outputs."""
+    if not BLOCK.search(markdown):
+        return markdown
+    try:
+        return _run_page(markdown, page, config, files)
+    except CellError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from None
+
+
+class CellError(Exception):
+    """A block that failed, with what it printed."""
+
+
+def _run_page(markdown: str, page: Page, config: Any, files: Files) -> str:
+    shell = _new_shell()
+    pieces: list[str] = []
+    end = 0
+    figures = 0
+    with _own_folder():
+        _set_up(page.meta, shell)
+        for block in BLOCK.finditer(markdown):
+            language, code = block.groups()
+            if language == "bash":
+                output = _run_commands(code)
+                images: list[bytes] = []
+            else:
+                output, images = _run_cell(shell, code, raises=language == "python raises")
+            pieces += [markdown[end : block.start()], f"```{language.split()[0]}\n{code}```\n"]
+            pieces.append(output)
+            for image in images:
+                figures += 1
+                name = f"{Path(page.file.src_uri).stem}-{figures}.png"
+                uri = str(Path(page.file.src_uri).with_name(name))
+                files.append(File.generated(config, uri, content=image))
+                pieces.append(f"\n![{_last_line(code)}]({name}){{ .figure }}\n")
+            end = block.end()
+    digits = page.meta.get("digits")
+    about_digits = "" if digits is None else DIGITS.format(count=digits)
+    return "".join([*pieces, markdown[end:], NOTE.format(digits=about_digits)])
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(dir=_BUILD.name) as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+
+
+def _set_up(meta: Any, shell: InteractiveShell) -> None:
+    from finetune import demo
+
+    _fill_weights_cache()
+    if "digits" in meta:
+        demo.write_photos("photos", meta["digits"])
+    if "setup" in meta:
+        _run_cell(shell, meta["setup"])
+
+
+def _fill_weights_cache() -> None:
+    """Puts the packaged weights where the hub's client looks for an earlier download."""
+    import timm
+
+    from finetune import demo
+
+    repository = timm.get_pretrained_cfg(demo.BACKBONE).hf_hub_id
+    place = Path(os.environ["HF_HUB_CACHE"]) / f"models--{repository.replace('/', '--')}"
+    if not place.exists():
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("packaged")
+        demo.imagenet_weights(place / "snapshots" / "packaged" / "model.safetensors")
+
+
+def _new_shell() -> InteractiveShell:
+    InteractiveShell.clear_instance()
+    shell: InteractiveShell = InteractiveShell.instance(colors="nocolor", history_length=0)
+    shell.InteractiveTB.set_mode("Minimal")
+    return shell
+
+
+def _run_cell(
+    shell: InteractiveShell, code: str, *, raises: bool = False
+) -> tuple[str, list[bytes]]:
+    """Runs a cell; its output as Markdown, and the figures that it shows."""
+    with shell.display_trap, capture_output() as captured:
+        result = shell.run_cell(code)
+    printed = captured.stdout + captured.stderr
+    if raises == result.success:
+        expected = "an error was expected of" if raises else "an error in"
+        raise CellError(f"{expected}\n{code}\n{printed}")
+    texts, images = [], []
+    if printed.strip():
+        texts.append(_as_text(printed))
+    for shown in captured.outputs:
+        if "image/png" in shown.data:
+            images.append(_png_of(shown.data["image/png"]))
+        elif "text/html" in shown.data:
+            texts.append(_as_html(shown.data["text/html"]))
+        else:
+            texts.append(_as_text(shown.data["text/plain"]))
+    return "".join(texts), images
+
+
+def _run_commands(code: str) -> str:
+    """Runs the lines that begin with finetune, in this process; what they print as Markdown."""
+    from finetune.cli import main
+
+    commands = [line for line in code.replace("\\\n", " ").splitlines() if line[:9] == "finetune "]
+    printed = ""
+    for command in commands:
+        arguments = shlex.split(command, comments=True)[1:]
+        with capture_output() as captured:
+            status = main(arguments)
+        printed += captured.stdout + captured.stderr
+        if status != 0:
+            raise CellError(f"exit status {status} of\n{command}\n{printed}")
+    return _as_text(printed) if printed.strip() else ""
+
+
+def _as_text(printed: str) -> str:
+    lines = [line.rstrip() for line in printed.strip("\n").splitlines()]
+    return "\n``` { .text .output }\n" + "\n".join(lines) + "\n```\n"
+
+
+def _as_html(html: str) -> str:
+    """On one block of lines: an empty one would end the HTML in Markdown."""
+    lines = [line for line in html.splitlines() if line.strip()]
+    return '\n<div class="output">' + "\n".join(lines) + "</div>\n\n"
+
+
+def _png_of(data: bytes | str) -> bytes:
+    import base64
+
+    return base64.b64decode(data) if isinstance(data, str) else data
+
+
+def _last_line(code: str) -> str:
+    """The alternative text of a figure: the call that drew it."""
+    calls = [line.partition("#")[0].strip() for line in code.splitlines() if line.strip()]
+    return "what " + calls[-1].replace("[", "(").replace("]", ")") + " shows"
