@@ -16,6 +16,7 @@ from finetune.callbacks.work_bar import work_bar
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
+from finetune.dictionary import answers_other_words
 from finetune.export import FormatName
 from finetune.export.card import model_card
 from finetune.export.description import ModelDescription
@@ -64,6 +65,7 @@ Part: TypeAlias = Literal["train", "valid"]
 _RECORDED_PACKAGES = ("finetune-vision", "torch", "torchvision", "timm")
 
 
+@answers_other_words("Learner")
 class Learner:
     """A model, data, an optimizer over layer groups, and the plans to train them.
 
@@ -200,6 +202,7 @@ class Learner:
 
     # --- training
 
+    @takes_options()
     def lr_find(
         self,
         *,

@@ -2,7 +2,8 @@
 
 A function takes them as `**options: Unpack[SomeOptions]`, a TypedDict that editors and type
 checkers read. `takes_options` does the rest at run time: a wrong name is an error with the nearest
-right one, and `help()` and a notebook's tooltips show every option with its default.
+right one, or with ours for a word of another library; and `help()` and a notebook's tooltips show
+every option with its default.
 """
 
 import dataclasses
@@ -11,13 +12,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from finetune.dictionary import option_hint
 from finetune.wording import did_you_mean
 
 AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
 
 
-def takes_options(settings: type) -> Callable[[AnyCallable], AnyCallable]:
+def takes_options(settings: type | None = None) -> Callable[[AnyCallable], AnyCallable]:
     """Decorates a function whose `**options` are the fields of the data class `settings`.
+
+    None is for a function that has no such options, whose wrong ones are answered alike.
 
     >>> @dataclasses.dataclass
     ... class Settings:
@@ -34,7 +38,9 @@ def takes_options(settings: type) -> Callable[[AnyCallable], AnyCallable]:
     """
 
     def decorate(function: AnyCallable) -> AnyCallable:
-        signature = _expanded_signature(function, settings)
+        signature = inspect.signature(function)
+        if settings is not None:
+            signature = _expanded_signature(signature, settings)
         names = [
             parameter.name
             for parameter in signature.parameters.values()
@@ -45,7 +51,7 @@ def takes_options(settings: type) -> Callable[[AnyCallable], AnyCallable]:
         def checked(*arguments: Any, **options: Any) -> Any:
             for name in options:
                 if name not in names:
-                    hint = did_you_mean(name, names)
+                    hint = option_hint(name, names) or did_you_mean(name, names)
                     raise TypeError(f"{function.__name__}() has no option {name!r}; {hint}")
             return function(*arguments, **options)
 
@@ -55,9 +61,8 @@ def takes_options(settings: type) -> Callable[[AnyCallable], AnyCallable]:
     return decorate
 
 
-def _expanded_signature(function: Callable[..., Any], settings: type) -> inspect.Signature:
-    """The function's signature with the fields of `settings` in the place of `**options`."""
-    signature = inspect.signature(function)
+def _expanded_signature(signature: inspect.Signature, settings: type) -> inspect.Signature:
+    """A function's signature with the fields of `settings` in the place of `**options`."""
     parameters = [
         parameter
         for parameter in signature.parameters.values()

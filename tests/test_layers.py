@@ -26,7 +26,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"models", "tasks"},
     {"interpret"},
     {"randomness", "distributed", "options", "tables", "arguments", "files"},
-    {"wording", "nested", "turns", "modes", "forks"},
+    {"wording", "dictionary", "nested", "turns", "modes", "forks"},
 )
 
 

@@ -13,10 +13,11 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader
 
 from finetune.cli.mistakes import UsageError, accepts_null, type_in_words, wrong_value
 from finetune.cli.settings_file import read_settings
+from finetune.dictionary import our_option
 from finetune.wording import did_you_mean
 
-_OTHER_NAMES = {"backbone": "model", "arch": "model", "lr": "base_lr", "size": "image_size"}
-"""What options are called elsewhere, where their names are near to others."""
+_OTHER_NAMES = {"backbone": "model", "arch": "model"}
+"""What is called otherwise in a terminal than in Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,9 @@ class CommandParser:
         known = [_with_dashes(option) for option in self.hints if option != "help"]
         shown_name = shown_name.replace("_", "-")
         hint = did_you_mean(shown_name, known)
-        meant = _with_dashes(_OTHER_NAMES.get(name, ""))
-        if meant in known:
-            hint = f"did you mean {meant!r}?"
+        meant = _OTHER_NAMES.get(name) or our_option(name, self.hints)
+        if meant in self.hints:
+            hint = f"did you mean {_with_dashes(meant)!r}?"
         raise UsageError(f"there is no option {shown_name}; {hint}")
 
     def _take_value(self, name: str, remaining: deque[str]) -> str:

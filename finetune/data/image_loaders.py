@@ -34,6 +34,7 @@ from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
 from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
 from finetune.data.summary.summary import DataSummary, summarise
+from finetune.dictionary import ImageDataLoadersType, answers_other_words
 from finetune.files.fingerprints import Fingerprint, of_object
 from finetune.interpret.image_grids import plot_images
 from finetune.options import takes_options
@@ -51,7 +52,8 @@ _IMAGES_SAMPLED, _ITEMS_SAMPLED = 32, 8
 fewer, since each is decoded, whatever its depth."""
 
 
-class ImageDataLoaders(DataLoaders):
+@answers_other_words("ImageDataLoaders")
+class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     """Training and validation images; make one with `from_folder` and its sisters.
 
     All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment,

@@ -16,6 +16,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
+from finetune.dictionary import answers_other_words
 from finetune.inference.activation_maps import find_layers, mean_grad_cam
 from finetune.inference.feature_tap import FeatureTap
 from finetune.inference.features import Features, backbone_of, compute_features
@@ -52,6 +53,7 @@ LoaderLike: TypeAlias = str | os.PathLike[str] | Examples | EpochLoader | Iterab
 """A folder of classes, examples, a loader of ours, or a torch DataLoader with targets."""
 
 
+@answers_other_words("Predictor")
 class Predictor:
     """A model that answers: for images, folders, loaders; it has no optimizer and does not train.
 
