@@ -15,8 +15,8 @@ from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.learner_options import LearnerOptions, LearnerSettings
 from finetune.metrics import Metrics
+from finetune.models.backbone_objects import BackboneLike, by_name
 from finetune.models.backbone_set import (
-    BackboneNames,
     SetWeights,
     checked_names,
     members_of,
@@ -37,7 +37,7 @@ from finetune.training.runtime.runtime import Runtime, available_device
 @takes_options(LearnerSettings)
 def vision_learner(
     data: ImageDataLoaders,
-    backbone: BackboneNames,
+    backbone: BackboneLike,
     *,
     weights: SetWeights = "pretrained",
     head: HeadKind = "mlp",
@@ -52,7 +52,10 @@ def vision_learner(
     """A Learner with a pretrained backbone and a new head; images are normalised to suit it.
 
     backbone: any timm model name, or one of torchvision's as "torchvision/resnet50"; or a list of
-    names. Several backbones look at the same images, each in its own normalisation and, unless the
+    names. A function of timm or torchvision stands for the name, and a model of theirs, such as
+    `torchvision.models.resnet18(weights="DEFAULT")`, for its name and its own weights: they are
+    copied, and whatever it has for a classifier is left behind for the new head.
+    Several backbones look at the same images, each in its own normalisation and, unless the
     data have an image_size, in its own size, and the head sees their features side by side.
     weights: "pretrained" downloads them; a path to a .safetensors or .pth file or to an exported
     folder, or a mapping of tensors, is used instead; None is random weights. Several backbones may
@@ -69,10 +72,12 @@ def vision_learner(
     it is the weight of an image that has the class beside one that has not.
     split: by default three layer groups, two halves of the backbone (or of each) and the head.
     options: see `LearnerSettings`.
-    Raises ValueError for an unknown backbone, WeightsError when the weights can't be had.
+    Raises ValueError for an unknown backbone and for a model that is neither timm's nor
+    torchvision's (that is for `Learner`), WeightsError when the weights can't be had.
     """
     arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
-    checked_names(backbone)
+    names, weights = by_name(backbone, weights)
+    checked_names(names)
     arguments.flag("checkpoint_activations", checkpoint_activations)
     if loss is not None:
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
@@ -94,7 +99,7 @@ def vision_learner(
     if metrics is None:
         metrics = task.standard_metrics(data.train_examples.counts())
     architecture = Architecture.create(
-        backbone,
+        names,
         task.output_count(data.classes),
         image_size=data.image_size,
         head=head,
@@ -111,8 +116,11 @@ def vision_learner(
     if checkpoint_activations:
         for member in members_of(body).values():
             checkpoint_backbone(member)
+    # a model that was given may have been trained with other images than its name says
+    says_normalisation = backbone if hasattr(backbone, "pretrained_cfg") else body
+    assert isinstance(says_normalisation, nn.Module)
     return Learner(
-        data.for_backbone(architecture.image_size, *normalisation_of(body)),
+        data.for_backbone(architecture.image_size, *normalisation_of(says_normalisation)),
         model,
         loss=_default_loss(task, model) if loss is None else loss,
         metrics=metrics,

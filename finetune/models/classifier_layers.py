@@ -26,6 +26,12 @@ def classifier_layers(model: nn.Module) -> Sequence[nn.Module]:
     return layers_of_classes or layers[-1:]
 
 
+def classifier_paths(model: nn.Module) -> list[str]:
+    """The paths of `classifier_layers`."""
+    layers = set(map(id, classifier_layers(model)))
+    return [path for path, module in model.named_modules() if id(module) in layers]
+
+
 def _heads(model: nn.Module) -> list[nn.Module]:
     """The modules in which the classifier is, perhaps among other layers."""
     get_classifier = getattr(model, "get_classifier", None)

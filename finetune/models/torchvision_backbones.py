@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from finetune.models.classifier_layers import classifier_layers
+from finetune.models.classifier_layers import classifier_paths
 from finetune.randomness import isolated
 from finetune.wording import did_you_mean
 
@@ -62,16 +62,11 @@ def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
             f"{name!r} takes images of {native_size} pixels only, got image_size={image_size}; "
             f"timm's models of this kind take others"
         )
-    if pretrained:
-        options: dict[str, Any] = {"weights": "DEFAULT"}
-    else:
-        options = {"weights": None, **_OPTIONS.get(model_name, {})}
-    model: nn.Module = torchvision.models.get_model(model_name, **options)
-    _remove_auxiliary_classifiers(model)
+    model = with_classifier(name, pretrained=pretrained)
     if model_name.startswith(_CONVERTS_OLD_WEIGHTS):
         load = partial(nn.Module._load_from_state_dict, model)
         model._load_from_state_dict = load  # type: ignore[method-assign]
-    for path in _classifier_paths(model):
+    for path in classifier_paths(model):
         model.set_submodule(path, nn.Identity())
     transforms = _transforms(name)
     config = {"mean": tuple(transforms.mean), "std": tuple(transforms.std)}
@@ -79,17 +74,24 @@ def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
     return model
 
 
-def _remove_auxiliary_classifiers(model: nn.Module) -> None:
+def with_classifier(name: str, *, pretrained: bool) -> nn.Module:
+    """Makes the model as torchvision does, but without auxiliary classifiers."""
+    model_name = name.removeprefix(PREFIX)
+    if pretrained:
+        options: dict[str, Any] = {"weights": "DEFAULT"}
+    else:
+        options = {"weights": None, **_OPTIONS.get(model_name, {})}
+    model: nn.Module = torchvision.models.get_model(model_name, **options)
+    remove_auxiliary_classifiers(model)
+    return model
+
+
+def remove_auxiliary_classifiers(model: nn.Module) -> None:
     """Removes further classifiers of inner layers, which are for training from scratch."""
     for name in _AUXILIARY_CLASSIFIERS:
         if getattr(model, name, None) is not None:
             setattr(model, name, None)
             model.aux_logits = False  # type: ignore[assignment]
-
-
-def _classifier_paths(model: nn.Module) -> list[str]:
-    layers = set(map(id, classifier_layers(model)))
-    return [path for path, module in model.named_modules() if id(module) in layers]
 
 
 def source_of(name: str) -> str:
@@ -110,7 +112,7 @@ def source_of(name: str) -> str:
         "",
         f"backbone = torchvision.models.get_model({', '.join(arguments)})",
     ]
-    for path in _classifier_paths(model):
+    for path in classifier_paths(model):
         lines.append(f'backbone.set_submodule("{path}", nn.Identity())')
     if model_name.startswith(_CONVERTS_OLD_WEIGHTS):
         lines.insert(0, "from functools import partial")
