@@ -134,7 +134,7 @@ class Learner:
 
     def __repr__(self) -> str:
         groups = ", ".join(self.trainer.setup.optimizer.groups.names)
-        return f"Learner({type(self.model).__name__} with groups {groups}; {self.history})"
+        return f"Learner({type(self.model).__name__} with groups {groups}; {self.history!r})"
 
     @property
     def data(self) -> DataLoaders:

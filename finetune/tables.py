@@ -54,8 +54,10 @@ class Table:
         columns = [Column(name, words=number < words) for number, name in enumerate(header)]
         return cls(columns, list(rows), caption)
 
-    def text(self, *, width: int = _TEXT_WIDTH) -> str:
-        """Lines without colours, at most `width` characters wide; notes and caption are left out.
+    def text(self, *, width: int = _TEXT_WIDTH, notes: bool = False) -> str:
+        """Lines without colours, at most `width` characters wide; the caption is left out.
+
+        notes: whether those are at the end, or left out.
 
         The same in a notebook, where rich would display the table and return nothing.
         """
@@ -84,7 +86,10 @@ class Table:
         )
         console.print(drawn)
         lines = [line.rstrip() for line in stream.getvalue().splitlines()]
-        return "\n".join(lines).strip("\n")
+        text = "\n".join(lines).strip("\n")
+        if notes:
+            text = "\n".join([text, *(f" {row}" for row in self.rows if isinstance(row, str))])
+        return text
 
     def html(self) -> str:
         """For a notebook, light or dark: it has no colour of its own."""

@@ -102,23 +102,24 @@ def test_layer_groups_print_as_a_table():
     learner = tiny_learner(groups=3)
     learner.freeze()
     lines = str(learner.layer_groups).splitlines()
-    assert lines[0].split() == [
-        "group",
-        "modules",
-        "layers",
-        "parameters",
-        "trainable",
-        "norm",
-        "optimizer",
-        "learning",
-        "rate",
-        "momentum",
-        "weight",
-        "decay",
-    ]
-    settings = ["follow", "AdamW", "0.001", "0.9", "0.01"]
-    assert lines[2].split() == ["0", "0.0", "..", "0.1", "2", "28", "0", *settings]
-    assert lines[4].split() == ["2", "2", "1", "10", "10", *settings]
+    header = ["group", "modules", "parameters", "trainable", "norm"]
+    assert lines[0].split() == header
+    assert lines[2].split() == ["0", "0.0", "..", "0.1", "28", "0", "follow"]
+    assert lines[4].split() == ["2", "2", "10", "10", "follow"]
+    assert lines[5] == " all groups: AdamW, momentum 0.9, weight decay 0.01"
+    learner.fit_one_cycle(1, [1e-4, 1e-3, 1e-2])
+    lines = str(learner.layer_groups).splitlines()
+    assert lines[0].split() == [*header, "learning", "rate"]
+    assert lines[4].split()[-1] == "0.01"
+
+
+def test_the_table_of_groups_shows_planned_rates():
+    learner = tiny_learner(groups=3)
+    rates = {"frozen": [None, None, 2e-3], "unfrozen": [1e-5, 1e-4, 1e-3]}
+    lines = learner.layer_groups.table(rates).text(notes=True).splitlines()
+    assert lines[1].split()[-2:] == ["frozen", "unfrozen"]
+    assert lines[3].split()[-2:] == ["frozen", "1e-05"]
+    assert lines[5].split()[-2:] == ["0.002", "0.001"]
 
 
 # --- fits

@@ -34,8 +34,17 @@ def test_the_table_of_groups_shows_parameters_and_rates(trained: Learner) -> Non
     table = str(trained.layer_groups)
     total = sum(p.numel() for p in trained.model.parameters())
     assert sum(group.parameter_count for group in trained.layer_groups) == total
-    for text in ("body_1", "body_2", "head", "learning rate", "trainable"):
+    for text in ("body_1", "body_2", "head", "learning rate", "norm"):
         assert text in table
+
+
+def test_the_planned_table_of_groups_fits_80_columns(photos: Path) -> None:
+    groups = learner_on(photos, backbone="tf_efficientnet_lite0").layer_groups
+    rates = {"frozen": [None, None, 2e-3], "unfrozen": [1e-5, 1e-4, 1e-3]}
+    lines = groups.table(rates).text(notes=True).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["lr", "lr"]
+    assert lines[1].split()[-2:] == ["frozen", "unfrozen"]
 
 
 def test_predict_takes_a_path_an_image_an_array_and_a_tensor(

@@ -15,10 +15,10 @@ _FIRST_COLUMNS = ("fit", "phase", "epoch", "train_loss", "seconds")
 class CSVLog(Callback):
     """Appends every epoch to the CSV file `path`: one file over all phases and fits.
 
-    Columns: `fit` (a number: each fit takes the one after the highest in the file), phase, epoch,
-    train_loss, seconds, `valid_loss` and `valid_<metric>`. A new metric gets a new column at the
-    end, which is empty in older rows. A resumed fit keeps its number, and replaces the rows that
-    it had written after its checkpoint.
+    Columns: `fit` (a number: each fit takes the one after the highest in the file), phase, epoch
+    (from 1 in each phase), train_loss, seconds, `valid_loss` and `valid_<metric>`. A new metric
+    gets a new column at the end, which is empty in older rows. A resumed fit keeps its number, and
+    replaces the rows that it had written after its checkpoint.
     Raises ValueError for a file that CSVLog did not write.
     """
 
@@ -63,7 +63,7 @@ class CSVLog(Callback):
         row: dict[str, Any] = {
             "fit": self._fit,
             "phase": event.phase,
-            "epoch": event.epoch,
+            "epoch": event.epoch + 1,
             "train_loss": event.train_loss,
             "seconds": event.seconds,
         }

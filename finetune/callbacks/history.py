@@ -30,7 +30,7 @@ class History(Callback):
         self.epochs.append(event)
 
     def write_csv(self, path: str | Path) -> None:
-        """Writes the epochs as a CSV file with a header."""
+        """Writes the epochs as a CSV file with a header; they are counted from 1 in each phase."""
         names: dict[str, None] = {}  # of all epochs' results, in the order in which they appear
         for row in self.epochs:
             names.update(dict.fromkeys(row.valid))
@@ -38,13 +38,14 @@ class History(Callback):
         lines = []
         for row in self.epochs:
             results = [row.valid.get(name) for name in names]
-            lines.append([row.phase, row.epoch, row.train_loss, *results, row.seconds])
+            lines.append([row.phase, row.epoch + 1, row.train_loss, *results, row.seconds])
         _write(arguments.path("path", path), columns, lines)
 
     def write_steps_csv(self, path: str | Path) -> None:
         """Writes the steps as a CSV file: loss, learning rate and momentum of each layer group.
 
-        The columns of the groups are numbered: `lr_0` is that of the first layers.
+        The columns of the groups are numbered: `lr_0` is that of the first layers. Epochs are
+        counted from 1 in each phase, and steps in each epoch.
         """
         columns = ["phase", "epoch", "step", "loss"]
         if self.steps:
@@ -52,7 +53,7 @@ class History(Callback):
             columns += [f"momentum_{group}" for group in range(len(self.steps[0].momentum))]
         lines = []
         for row in self.steps:
-            lines.append([row.phase, row.epoch, row.step, row.loss, *row.lr, *row.momentum])
+            lines.append([row.phase, row.epoch + 1, row.step + 1, row.loss, *row.lr, *row.momentum])
         _write(arguments.path("path", path), columns, lines)
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,6 +79,12 @@ class History(Callback):
         if note:
             rows.append(note)
         return epoch_table.as_html(rows)
+
+    def __str__(self) -> str:
+        """The table of all epochs, as it is printed while they run."""
+        note = epoch_table.note_at_end(self.epochs)
+        rows: list[EpochEnd | str] = [*self.epochs, note] if note else [*self.epochs]
+        return "\n".join(epoch_table.as_lines(rows)) or repr(self)
 
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs, {len(self.steps)} steps)"

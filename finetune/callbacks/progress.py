@@ -21,7 +21,6 @@ from finetune.training.events import (
     Precompute,
     StepEnd,
 )
-from finetune.wording import counted
 
 _LOSS_MEMORY = 0.95
 """Weight of the past in the exponential mean of the losses that is shown beside the bar."""
@@ -70,6 +69,8 @@ class Progress(Callback):
         self._next_bars_at = 0.0
         if event.first_epoch:
             self._display.line(f"continuing after {event.first_epoch} of {event.epochs} epochs")
+        elif event.steps_per_epoch == 1:
+            self._display.line("an epoch is one step; a smaller batch_size= would make it several")
 
     def on_phase_start(self, event: PhaseStart) -> None:
         if event.note:
@@ -92,10 +93,7 @@ class Progress(Callback):
 
     def on_precompute(self, event: Precompute) -> None:
         if not self._features:
-            views = counted(event.views, "view")
-            self._display.line(
-                f"{event.phase}: the frozen layers run once for {views} of each image"
-            )
+            self._display.line(f"{event.phase}: {self._what_is_kept(event.views)}")
         features = f"view {event.view} of {event.views}"
         if event.view is None:
             features = "validation"
@@ -131,6 +129,15 @@ class Progress(Callback):
             if note:
                 self._display.line(note)
         self._display.end()
+
+    def _what_is_kept(self, views: int) -> str:
+        """Why the epochs of the phase are so fast, in words."""
+        groups = self._fit.groups[self._phase.frozen :]
+        training = f"{' and '.join(groups)} {'train' if len(groups) > 1 else 'trains'}"
+        seen = "each image only once"
+        if views > 1:
+            seen = f"only {views} random views of each image"
+        return f"only {training}; the layers before see {seen}"
 
     @property
     def _epoch_number(self) -> int:

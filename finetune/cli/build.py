@@ -10,10 +10,11 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.image_options import ImageOptions
 from finetune.learner import Learner
 from finetune.learner_options import FitOptions
+from finetune.models.group_table import PlannedRates
 from finetune.models.group_values import LayerDecay, LearningRates
 from finetune.tasks import resolve_task
 from finetune.training.events import Callback
-from finetune.training.plan import FineTune
+from finetune.training.plan import FineTune, PlanRequest, one_cycle_plan
 from finetune.vision import vision_learner
 
 _NOT_OF_A_PROBE = (
@@ -146,6 +147,21 @@ def fit(
     )
 
 
+def planned_rates(learner: Learner, config: TrainConfig) -> PlannedRates:
+    """The largest learning rate of each layer group in each phase; empty for a probe."""
+    if config.probe:
+        return {}
+    request: PlanRequest = _fine_tune(config)
+    if config.schedule == "one_cycle":
+        request = one_cycle_plan(learner.layer_groups, config.epochs, _one_cycle_rates(config))
+    rates_by_phase: dict[str, list[float | None]] = {}
+    for phase in learner.trainer.resolve(request):
+        rates: list[float | None] = list(phase.peaks["lr"])
+        rates[: phase.frozen] = [None] * phase.frozen
+        rates_by_phase[phase.name] = rates
+    return rates_by_phase
+
+
 def _one_cycle_rates(config: TrainConfig) -> LearningRates:
     """One rate for all layer groups, or rates that fall towards the first layers."""
     if config.layer_decay is not None:
@@ -168,7 +184,7 @@ def check(config: TrainConfig) -> None:
     if config.schedule == "one_cycle":
         _check_one_cycle(config)
     else:
-        _check_fine_tune(config)
+        _fine_tune(config)
     if config.early_stopping is not None:
         arguments.whole_number("early_stopping", config.early_stopping, at_least=1)
     export.check_formats(config.formats)
@@ -195,9 +211,9 @@ def _check_one_cycle(config: TrainConfig) -> None:
         raise ValueError("interpolate= is for schedule='fine_tune'; one_cycle has no second phase")
 
 
-def _check_fine_tune(config: TrainConfig) -> None:
-    # the request checks its values
-    FineTune(
+def _fine_tune(config: TrainConfig) -> FineTune:
+    """What `fit` asks for, with its values checked."""
+    return FineTune(
         config.epochs,
         config.base_lr,
         freeze_epochs=config.freeze_epochs,

@@ -63,10 +63,7 @@ def _discard_output() -> None:
 
 def _answer(words: Sequence[str]) -> int:
     """Does what the words of a command line say; returns the exit code."""
-    if not words:
-        _print_error(f"say what to do: {', '.join(COMMANDS)} (see finetune -h)")
-        return WRONG_USAGE
-    if words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help"):
         print(_help())
         return DONE
     if words[0] == "--version":

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _LIBRARIES = ("finetune-vision", "torch", "torchvision", "timm")
 
 _TRAINING_FIGURES: dict[str, tuple[Callable[[Learner], "Figure"], str]] = {
-    "plan": (Learner.plot_plan, "planned learning rates over epochs"),
     "learning_rates": (Learner.plot_rates, "learning rates over epochs"),
     "losses": (Learner.plot_losses, "losses and metrics over epochs"),
 }
@@ -200,7 +199,7 @@ def _training(learner: Learner, outcome: Outcome) -> list[Section]:
         ),
         Section(
             "Layer groups and their learning rates",
-            [_groups(learner), outcome.figures["plan"]],
+            [_groups(learner), outcome.figures["learning_rates"]],
             note="Earlier layers learn at lower rates; dotted while a group is frozen.",
         ),
     ]

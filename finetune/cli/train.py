@@ -70,7 +70,8 @@ def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
     if config.adjust_priors is not None:
         # what can't be adjusted is an error now, not after hours
         learner.predictor().with_priors(config.adjust_priors)
-    print(f"{data}\n\n{learner.layer_groups}\n")
+    planned = build.planned_rates(learner, config)
+    print(f"{data}\n\n{learner.layer_groups.table(planned).text(notes=True)}\n")
     run_folder.write_config(output, config)
     try:
         build.fit(learner, config, output / run_folder.CHECKPOINT, output / run_folder.BEST)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.interpret.fonts import give_fonts
 from finetune.interpret.timeline import Span
@@ -96,6 +96,25 @@ def apply_look(axes: Axes) -> None:
     for side, spine in axes.spines.items():
         spine.set_color(PALE)
         spine.set_visible(side in ("left", "bottom"))
+
+
+def use_log_scale(axes: Axes, direction: Literal["x", "y"] = "y") -> None:
+    """Makes an axis logarithmic, with plain numbers such as 0.001 and 1e-05 at its ticks.
+
+    matplotlib would write formulas, which the shared look shows as they are: "$" is any sign.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    class PlainNumbers(LogFormatter):
+        def __call__(self, value: float, position: int | None = None) -> str:
+            has_room = super().__call__(value, position) != ""
+            return f"{value:.3g}" if has_room else ""
+
+    axes.set(**{f"{direction}scale": "log"})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    axis.set_major_formatter(PlainNumbers())
+    # between powers of ten only where the axis is short
+    axis.set_minor_formatter(PlainNumbers(minor_thresholds=(1, 0.4)))
 
 
 def shorten(name: str, longest: int) -> str:

@@ -124,7 +124,7 @@ def _scale_to(axes: Axes, distances: np.ndarray) -> None:
     """Makes the axis logarithmic if the smallest bars could not be seen beside the largest."""
     positive = distances[distances > 0]
     if len(positive) and positive.max() > 30 * positive.min():
-        axes.set_yscale("log")
+        shared.use_log_scale(axes)
         axes.set_ylim(positive.min() / 2, positive.max() * 1.3)
 
 

@@ -39,7 +39,7 @@ def plot_range_test(
         figure, (axes,) = shared.new_axes(3.6, width=8)
         axes.plot(x, y, color=shared.PALE, alpha=0.5, linewidth=1.5)
         axes.plot(x[judged], y[judged], color=shared.INK, linewidth=2)
-        axes.set_xscale("log")
+        shared.use_log_scale(axes, "x")
         axes.set_xlim(first, last)
         axes.set_ylim(*_loss_limits(y))
         for (name, lr), place, colour in zip(

@@ -37,7 +37,7 @@ def plot_rates(
     with shared.house_style():
         figure, axes = shared.new_axes(*heights)
         _plot_groups(axes[0], spans, positive_rates)
-        axes[0].set_yscale("log")
+        shared.use_log_scale(axes[0])
         axes[0].set_ylabel("learning rate")
         if len(momenta):
             _plot_groups(axes[1], spans, np.array(momenta, dtype=float))

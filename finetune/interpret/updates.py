@@ -51,4 +51,4 @@ def _plot_positive(axes: Axes, spans: Sequence[Span], rows: Sequence[Sequence[fl
             style |= {"marker": "o", "markersize": 3}
         for colour, group_values in zip(colours, span_values.T, strict=True):
             axes.plot(span.epochs, group_values, color=colour, **style)
-    axes.set_yscale("log")
+    shared.use_log_scale(axes)

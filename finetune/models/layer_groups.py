@@ -13,7 +13,7 @@ from torch import nn
 from finetune import arguments
 from finetune.models import group_values
 from finetune.models.backbone_set import member_paths
-from finetune.models.group_table import group_table
+from finetune.models.group_table import PlannedRates, group_table
 from finetune.models.group_values import LearningRates, PerGroup
 from finetune.models.layer_group import LayerGroup
 from finetune.models.loss_group import (
@@ -331,7 +331,8 @@ class LayerGroups(Sequence[LayerGroup]):
             group.values.update(group.base)
             group.peaks = {name: values[i] for name, values in peaks.items() if name in group.base}
 
-    def _table(self) -> Table:
+    def table(self, planned_rates: PlannedRates | None = None) -> Table:
+        """A row for each group, see `group_table`. planned_rates: of each phase of a plan."""
         rows = list(self._groups)
         if self.loss_group is not None:
             last = self._groups[-1]
@@ -343,10 +344,15 @@ class LayerGroups(Sequence[LayerGroup]):
                     optimizer=last.optimizer,
                 )
             )
-        return group_table(rows, member_paths(self.model))
+            if planned_rates is not None:
+                # the parameters of a loss train with the head's rates
+                planned_rates = {
+                    phase: [*rates, rates[-1]] for phase, rates in planned_rates.items()
+                }
+        return group_table(rows, member_paths(self.model), planned_rates)
 
     def __str__(self) -> str:
-        return self._table().text(width=200)
+        return self.table().text(notes=True)
 
     def _repr_html_(self) -> str:
-        return self._table().html()
+        return self.table().html()

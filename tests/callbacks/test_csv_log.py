@@ -33,7 +33,7 @@ def test_the_file_has_all_phases_and_fits(tmp_path: Path):
         "fit", "phase", "epoch", "train_loss", "seconds", "valid_loss", "valid_accuracy",
     ]  # fmt: skip
     assert places(path) == [
-        ("1", "frozen", "0"), ("1", "unfrozen", "0"), ("1", "unfrozen", "1"), ("2", "fit", "0"),
+        ("1", "frozen", "1"), ("1", "unfrozen", "1"), ("1", "unfrozen", "2"), ("2", "fit", "1"),
     ]  # fmt: skip
     for row, epoch in zip(rows(path), learner.history.epochs, strict=True):
         assert float(row["train_loss"]) == epoch.train_loss
@@ -55,7 +55,7 @@ def test_it_is_written_while_it_trains(tmp_path: Path):
 def test_another_learner_goes_on_below_with_the_next_number(tmp_path: Path):
     learner_with(tmp_path / "log.csv").fit(1)
     learner_with(tmp_path / "log.csv").fit(1)
-    assert places(tmp_path / "log.csv") == [("1", "fit", "0"), ("2", "fit", "0")]
+    assert places(tmp_path / "log.csv") == [("1", "fit", "1"), ("2", "fit", "1")]
 
 
 def test_a_new_metric_gets_a_column_at_the_end(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_a_resumed_fit_keeps_its_number(tmp_path: Path, steps: int):
     learner.fine_tune(2, callbacks=[StopAt(steps)])
     learner.resume()
     assert places(tmp_path / "log.csv") == [
-        ("1", "fit", "0"), ("2", "frozen", "0"), ("2", "unfrozen", "0"), ("2", "unfrozen", "1"),
+        ("1", "fit", "1"), ("2", "frozen", "1"), ("2", "unfrozen", "1"), ("2", "unfrozen", "2"),
     ]  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_rows_after_the_checkpoint_are_replaced(tmp_path: Path, steps: int):
     again.resume()
     # those of the other learner are left alone
     assert sorted(places(tmp_path / "log.csv")) == [
-        *(("1", "fit", str(i)) for i in range(4)), ("2", "fit", "0"),
+        *(("1", "fit", str(i)) for i in range(1, 5)), ("2", "fit", "1"),
     ]  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_a_new_fit_after_loading_is_a_new_fit(tmp_path: Path):
     again.load(tmp_path / "a.ckpt")
     again.fit(1)
     assert places(tmp_path / "log.csv") == [
-        ("1", "fit", "0"), ("1", "fit", "1"), ("2", "fit", "0"),
+        ("1", "fit", "1"), ("1", "fit", "2"), ("2", "fit", "1"),
     ]  # fmt: skip
 
 
@@ -123,9 +123,9 @@ def test_one_that_is_passed_to_a_fit_goes_on_too(tmp_path: Path):
 
     with pytest.raises(OSError, match="out of power"):
         fit(Die())
-    assert places(path) == [("1", "fit", "0"), ("1", "fit", "1")]
+    assert places(path) == [("1", "fit", "1"), ("1", "fit", "2")]
     fit()
-    assert places(path) == [("1", "fit", "0"), ("1", "fit", "1"), ("1", "fit", "2")]
+    assert places(path) == [("1", "fit", "1"), ("1", "fit", "2"), ("1", "fit", "3")]
 
 
 def test_another_file_is_left_alone(tmp_path: Path):
@@ -139,7 +139,7 @@ def test_another_file_is_left_alone(tmp_path: Path):
 def test_an_empty_file_is_begun(tmp_path: Path):
     (tmp_path / "log.csv").touch()
     learner_with(tmp_path / "log.csv").fit(1)
-    assert places(tmp_path / "log.csv") == [("1", "fit", "0")]
+    assert places(tmp_path / "log.csv") == [("1", "fit", "1")]
 
 
 def test_the_first_event_writes_nothing(tmp_path: Path):

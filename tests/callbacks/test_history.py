@@ -38,8 +38,8 @@ def test_epochs_are_written_as_csv(tmp_path: Path):
     with (tmp_path / "new" / "history.csv").open(newline="") as stream:
         assert list(csv.reader(stream)) == [
             ["phase", "epoch", "train_loss", "valid_loss", "valid_accuracy", "seconds"],
-            ["frozen", "0", "0.5", "0.4", "0.8", "1.5"],
-            ["unfrozen", "0", "0.25", "0.3", "0.9", "2.5"],
+            ["frozen", "1", "0.5", "0.4", "0.8", "1.5"],
+            ["unfrozen", "1", "0.25", "0.3", "0.9", "2.5"],
         ]
 
 
@@ -47,7 +47,7 @@ def test_a_result_that_some_epochs_lack_is_empty_there(tmp_path: Path):
     history = filled()
     history.on_epoch_end(EpochEnd("fit", 0, 0.2))
     history.write_csv(tmp_path / "history.csv")
-    assert (tmp_path / "history.csv").read_text().splitlines()[-1] == "fit,0,0.2,,,0.0"
+    assert (tmp_path / "history.csv").read_text().splitlines()[-1] == "fit,1,0.2,,,0.0"
 
 
 def test_an_empty_history_is_a_header(tmp_path: Path):
@@ -65,11 +65,25 @@ def test_it_prints_in_one_line():
     assert repr(filled()) == "History(2 epochs, 1 steps)"
 
 
+def test_print_shows_the_table_of_epochs(capsys):
+    learner = tiny_learner(metrics=["accuracy"])
+    assert str(learner.history) == "History(0 epochs, 0 steps)"
+    learner.fine_tune(2)
+    print(learner.history)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["phase", "epoch"]
+    assert [row.split()[:2] for row in rows] == [
+        ["frozen", "1"],
+        ["unfrozen", "1"],
+        ["unfrozen", "2"],
+    ]
+
+
 def test_the_steps_are_a_table_with_the_rates_of_every_group(tmp_path):
     learner = tiny_learner(2)
     learner.fine_tune(1)
     learner.history.write_steps_csv(tmp_path / "steps.csv")
     header, first, *_ = (tmp_path / "steps.csv").read_text().splitlines()
     assert header == "phase,epoch,step,loss,lr_0,lr_1,momentum_0,momentum_1"
-    assert first.split(",")[:3] == ["frozen", "0", "0"]
+    assert first.split(",")[:3] == ["frozen", "1", "1"]
     assert [float(v) for v in first.split(",")[4:6]] == list(learner.history.steps[0].lr)

@@ -45,7 +45,7 @@ def play(
 
 def play_features(progress: Progress, *, views: int = 2, pause: float = 0.0) -> None:
     """Two epochs of one step, both with a view to compute."""
-    progress.on_fit_start(FitStart(("frozen",), 2, 1, ("body", "head"), 0))
+    progress.on_fit_start(FitStart(("frozen",), 2, 3, ("body", "head"), 0))
     progress.on_phase_start(PhaseStart("frozen", 2, 1))
     for epoch in range(2):
         progress.on_epoch_start(EpochStart("frozen", epoch, 1, 0))
@@ -411,17 +411,23 @@ def test_a_bar_of_the_program_stays_below_the_tables(monkeypatch):
 
 
 def told_of_features(text: str) -> list[str]:
-    return [line for line in text.splitlines() if "frozen layers" in line]
+    return [line for line in text.splitlines() if "the layers before see" in line]
 
 
-@pytest.mark.parametrize(("views", "words"), [(1, "1 view"), (2, "2 views")])
+@pytest.mark.parametrize(
+    ("views", "words"), [(1, "each image only once"), (2, "only 2 random views of each image")]
+)
 def test_precomputing_is_told_once_a_phase(capsys, views: int, words: str):
     play_features(Progress(), views=views)
     out = capsys.readouterr().out
-    assert told_of_features(out) == [
-        f"frozen: the frozen layers run once for {words} of each image"
-    ]
+    assert told_of_features(out) == [f"frozen: only head trains; the layers before see {words}"]
     assert all(c == "\n" or c.isprintable() for c in out)
+
+
+def test_an_epoch_of_one_step_is_mentioned_once_a_fit(capsys):
+    tiny_learner(data=tiny_data(count=4), progress=True).fine_tune(2)
+    tiny_learner(data=tiny_data(count=8), progress=True).fine_tune(1)
+    assert capsys.readouterr().out.count("an epoch is one step; a smaller batch_size=") == 1
 
 
 def test_precomputing_is_told_again_in_the_next_fit(capsys):
@@ -453,7 +459,7 @@ def test_a_fit_that_precomputes_tells_so(capsys, photos):
     learner = vision_learner(data, "test_efficientnet", weights=None)
     learner.fine_tune(1, freeze_epochs=3, freeze_views=2)
     assert told_of_features(capsys.readouterr().out) == [
-        "frozen: the frozen layers run once for 2 views of each image"
+        "frozen: only head trains; the layers before see only 2 random views of each image"
     ]
 
 

@@ -36,6 +36,14 @@ def test_ctrl_c_while_the_package_is_imported_shows_one_place_of_it(tmp_path: Pa
     assert done.stderr.count("/finetune/") == 1
 
 
+def test_the_bare_command_is_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert main([]) == 0
+    assert capsys.readouterr() == (help_text, "")
+    assert "finetune train photos/" in help_text
+
+
 def test_the_package_is_the_command_and_a_reader_may_leave_early() -> None:
     done = in_a_process(f"{sys.executable} -m finetune --help | true; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (0, "")

@@ -32,7 +32,6 @@ from finetune.models import hub
         (["predict"], "predict needs MODEL and IMAGES: finetune predict MODEL IMAGES ... [OPTION"),
         (["predict", "run"], "predict needs IMAGES: finetune predict"),
         (["trian"], "there is no command 'trian'; did you mean 'train'?"),
-        ([], "say what to do: train, compare"),
     ],
 )
 def test_wrong_usage_is_answered_in_one_line(

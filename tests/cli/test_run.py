@@ -36,7 +36,7 @@ SMALL = [
 ]  # fmt: skip
 RUN_FILES = {
     "config.yaml", "checkpoint.ckpt", "history.csv", "steps.csv", "metrics.json", "report.html",
-    "plan.png", "learning_rates.png", "losses.png", "confusion_matrix.png", "top_losses.png",
+    "learning_rates.png", "losses.png", "confusion_matrix.png", "top_losses.png",
     "calibration.png", "predictions.csv", "model",
 }  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(photos: Path, tmp_p
 def test_on_a_terminal_the_progress_bars_are_gone_at_the_end(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal, "COLUMNS", 140)  # the table of layer groups has 132
+    monkeypatch.setattr(terminal, "COLUMNS", 140)  # the path of the run is long
     command = ["train", str(photos), *SMALL, "--epochs", "1", "--output", str(tmp_path / "run")]
     codes: list[int] = []
     text = terminal.on_a_terminal(monkeypatch, lambda: codes.append(main(command)))

@@ -95,7 +95,7 @@ def test_a_run_that_fails_leaves_its_history_and_figures(
     assert main(command) == 1
     assert "error: the loss is no number" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"history.csv", "steps.csv", "plan.png", "learning_rates.png", "losses.png"} <= names
+    assert {"history.csv", "steps.csv", "learning_rates.png", "losses.png"} <= names
 
 
 def test_a_figure_that_fails_does_not_hide_why_a_run_failed(

@@ -45,7 +45,7 @@ def test_the_report_says_nothing_of_training_steps(probe_run: Path) -> None:
     for of_steps in ("optimizer", "augmentation", "learning rate", "dropout"):
         assert of_steps not in page
     names = {path.name for path in probe_run.iterdir()}
-    assert names.isdisjoint({"plan.png", "learning_rates.png", "losses.png"})
+    assert names.isdisjoint({"learning_rates.png", "losses.png"})
 
 
 def test_the_same_command_says_that_the_run_is_finished(

@@ -96,3 +96,17 @@ def test_a_name_may_look_like_mathematics(tmp_path: Path) -> None:
         figure = shared.new_figure(2, 2)
         figure.subplots().set_title("a_$\\alpha_{$")
     figure.savefig(tmp_path / "name.png")
+
+
+def test_numbers_at_a_logarithmic_axis_are_plain() -> None:
+    for limits in ((1e-5, 1e-1), (2e-3, 8e-3)):
+        with shared.house_style():
+            figure, (axes,) = shared.new_axes(2.0)
+            axes.plot([0, 1], limits)
+            shared.use_log_scale(axes)
+            figure.canvas.draw()  # makes the ticks while dollar signs mean nothing
+        labels = [label.get_text() for label in axes.get_yticklabels(which="both")]
+        shown = [label for label in labels if label]
+        assert len(shown) >= 2
+        assert [float(label) for label in shown]
+        assert "1e-05" in shown or "0.003" in shown

@@ -70,7 +70,7 @@ def test_it_is_found_behind_a_partial_and_a_method(wrap: Any):
 def test_it_is_in_the_table_with_the_rates_of_the_head_and_no_group_to_say_a_rate_for():
     learner = tiny_learner(2, loss=Scaled())
     learner.fit_one_cycle(1, [1e-3, 1e-2])
-    last = str(learner.layer_groups).splitlines()[-1].split()
+    last = str(learner.layer_groups).splitlines()[-2].split()
     assert last[0] == "loss"
     assert "0.01" in last
     assert len(learner.layer_groups) == 2
