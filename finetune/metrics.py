@@ -39,6 +39,7 @@ def create_metrics(
     objects get the main ones, see `nested.main_output`, and torchmetrics objects that would guess
     whether they got logits get probabilities; outputs are logits unless `loss` is one of
     probabilities, BCELoss.
+    "top_3_accuracy" (or 2, 5, 10) is the share of examples whose class is among the 3 likeliest.
     "balanced_accuracy", "f1", "precision", "recall", "average_precision" and "auroc" are means over
     the classes that have examples in what is evaluated. Where an image has several labels, the
     named metrics count those with a probability above 0.5, and "accuracy" is the share of all

@@ -41,10 +41,26 @@ def value_of(metric: object, outputs: torch.Tensor = LOGITS) -> float:
         ("recall", (2 / 3 + 1 + 1 / 2) / 3),
         ("precision", (2 / 3 + 1 / 2 + 1) / 3),
         ("f1", (2 / 3 + 2 / 3 + 2 / 3) / 3),
+        ("top_2_accuracy", 6 / 6),
     ],
 )
 def test_named_metric_over_two_batches(name: str, expected: float) -> None:
     assert math.isclose(value_of(name), expected, abs_tol=1e-6)
+
+
+def test_top_k_accuracy_is_that_of_scikit_learn() -> None:
+    outputs = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(200) % 12
+    for k in (2, 3, 5, 10):
+        metric = create_metrics(f"top_{k}_accuracy", 12, CPU)[f"top_{k}_accuracy"]
+        metric.update(outputs, targets)
+        expected = sklearn_metrics.top_k_accuracy_score(targets, outputs, k=k)
+        assert float(metric.compute()) == pytest.approx(expected)
+
+
+def test_top_k_of_no_more_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="top_5_accuracy needs more than 5 classes, and there are"):
+        create_metrics("top_5_accuracy", 5, CPU)
 
 
 def test_auroc_of_a_perfect_ranking_is_one() -> None:

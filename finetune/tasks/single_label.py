@@ -44,6 +44,9 @@ from finetune.tasks.unevenness import (
 UNKNOWN_CLASS = -1
 """Stands for the class of an image that has no label."""
 
+_TOP = (2, 3, 5, 10)
+"""Of so many classes the metrics `top_3_accuracy` and the like are."""
+
 
 class SingleLabel(Task):
     """One class an image. Targets: int64 [N], class numbers. Outputs: logits [B, C].
@@ -55,7 +58,9 @@ class SingleLabel(Task):
 
     name: ClassVar[str] = "single_label"
     exclusive: ClassVar[bool] = True
-    example_shares: ClassVar[frozenset[str]] = frozenset({"accuracy", "error_rate"})
+    example_shares: ClassVar[frozenset[str]] = frozenset(
+        {"accuracy", "error_rate", *(f"top_{k}_accuracy" for k in _TOP)}
+    )
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     strata: ClassVar[str] = "each class"
     card: ClassVar[CardText] = CardText(
@@ -203,6 +208,7 @@ class SingleLabel(Task):
             "recall": self._mean_over_classes("recall"),
             "auroc": self._area_under_curve,
             "error_rate": self._error_rate,
+            **{f"top_{k}_accuracy": self._top(k) for k in _TOP},
         }
 
     def standard_metrics(self, counts: Sequence[int]) -> tuple[str, ...]:
@@ -228,6 +234,26 @@ class SingleLabel(Task):
                 "MulticlassStatScores", num_classes=class_count, validate_args=False, average="none"
             )
             return class_mean(metric, score, self._scores_and_numbers)
+
+        return create
+
+    def _top(self, k: int) -> MetricFactory:
+        """The share of examples whose class is among the k that score highest."""
+
+        def create(class_count: int) -> MetricAdapter:
+            if class_count <= k:
+                raise ValueError(
+                    f"top_{k}_accuracy needs more than {k} classes, and there are {class_count}: "
+                    "it would be 1 whatever the model says"
+                )
+            metric = torch_metric(
+                "MulticlassAccuracy",
+                num_classes=class_count,
+                validate_args=False,
+                average="micro",
+                top_k=k,
+            )
+            return MetricAdapter(metric, self._scores_and_numbers)
 
         return create
 
