@@ -270,10 +270,12 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
             hub.check_reachable(hub_repository)
         return _build(name, image_size, pretrained=True)
     except OSError as error:  # as hub and network errors are
+        # `from None`: the errors of several libraries below would hide this one
         raise WeightsError(
             f"can't get the pretrained weights of {name!r}: {_first_line(error)}\n"
-            f"Without a network, {ways_out}"
-        ) from error
+            f"Without a network, {ways_out}. `finetune demo` needs none, and leaves weights of "
+            "ImageNet in finetune-demo/imagenet.safetensors"
+        ) from None
     except RuntimeError as error:
         raise WeightsError(
             f"can't load pretrained weights of {name!r}: {_first_line(error)}; {ways_out}"

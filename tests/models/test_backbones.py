@@ -1,6 +1,7 @@
 """Backbones by name, and where their weights come from."""
 
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,10 @@ def test_without_a_network_the_error_names_both_ways_out(tmp_path: Path, monkeyp
     assert f"can't get the pretrained weights of {NAME!r}" in message
     assert "weights='weights.safetensors'" in message
     assert "weights=None" in message
+    assert "`finetune demo` needs none" in message
+    # a notebook would show the errors of the libraries below, 90 lines of them
+    shown = "".join(traceback.format_exception(error.value))
+    assert "huggingface_hub" not in shown
 
 
 def test_a_model_that_timm_has_no_weights_for_is_never_random_in_silence():
