@@ -1,13 +1,17 @@
 """`finetune evaluate`: metrics of a trained model on labelled images."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune import arguments
-from finetune.cli import run_folder
+from finetune.cli import build, run_folder
 from finetune.cli.mistakes import absent, check_suffix
 from finetune.cli.parser import CommandParser
+from finetune.config import TrainConfig
 from finetune.data.examples import Examples
+from finetune.data.notices import shared_files
 from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.tables import Layout, read_csv
 from finetune.inference.predictor import LoaderLike, Predictor
@@ -65,6 +69,9 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     outputs = predictor.outputs(source, batch_size=options["batch_size"])
     results = predictor.evaluate(outputs, metrics=options["metrics"])
     print(f"{len(outputs)} images")
+    trained_on = _count_trained_on(options["model"], outputs.items)
+    if trained_on:
+        print(f"{trained_on} of them were in the training of this run: they flatter the model")
     for name, value in results.items():
         print(f"  {name:<18} {predictor.task.metric_text(name, value, len(outputs))}")
     table = predictor.predictions(outputs)
@@ -76,6 +83,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
         print(f"\npredictions: {output}")
     answer: dict[str, Any] = {
         "images": len(outputs),
+        "images_trained_on": trained_on,
         "metrics": results,
         "standard_errors": predictor.task.metric_errors(results, len(outputs)),
         predictor.task.names_are: [row._asdict() for row in report.rows],
@@ -84,6 +92,21 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
         confusions = table.most_confused()[:_CONFUSIONS_LISTED]
         answer["most_confused"] = [confusion._asdict() for confusion in confusions]
     return answer, 0
+
+
+def _count_trained_on(model: str, items: Sequence[str | int]) -> int:
+    """How many images were in the training of a run, as far as its settings still tell which."""
+    settings = run_folder.settings_of(model)
+    if not settings:
+        return 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd in the data was said in training
+            train = build.data_of(TrainConfig(**settings)).train_examples
+    except (OSError, ValueError, TypeError):  # they have moved, or changed
+        return 0
+    paths = [item for item in items if isinstance(item, str)]
+    return len({file for _, file in shared_files(train.items, paths)})
 
 
 def _source(images: Path, predictor: Predictor, options: dict[str, Any]) -> LoaderLike:

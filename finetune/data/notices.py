@@ -54,20 +54,7 @@ def check_leaks(train: Examples, valid: Examples) -> None:
 
     Only files of the same size are read. `DataSummary.leaks` compares all, images in memory, too.
     """
-    train_files, valid_files = _files(train.items), _files(valid.items)
-    if len(train_files) + len(valid_files) > FILES_COMPARED:
-        return
-    train_by_size = _by_size(train_files)
-    leaks: list[tuple[str, str]] = []
-    budget = _BYTES_COMPARED
-    for size, files in _by_size(valid_files).items():
-        if size == 0 or size not in train_by_size:
-            continue
-        candidates = train_by_size[size]
-        budget -= size * (len(files) + len(candidates))
-        if budget < 0:  # the leaks so far are said all the same
-            break
-        leaks.extend(_same_content(candidates, files))
+    leaks = shared_files(train.items, valid.items)
     if leaks:
         first, second = leaks[0]
         warn(
@@ -75,6 +62,30 @@ def check_leaks(train: Examples, valid: Examples) -> None:
             f"byte, so that validation flatters the model; first: {first} = {second}; "
             "data.summary().leaks lists them"
         )
+
+
+def shared_files(
+    train_items: Sequence[ImageSource], items: Sequence[ImageSource]
+) -> list[tuple[str, str]]:
+    """Pairs of a training file and one of the others with the same bytes, at any path.
+
+    There are none of more than `FILES_COMPARED` files, and of very large ones only the first.
+    """
+    train_files, files = _files(train_items), _files(items)
+    if len(train_files) + len(files) > FILES_COMPARED:
+        return []
+    train_by_size = _by_size(train_files)
+    shared: list[tuple[str, str]] = []
+    budget = _BYTES_COMPARED
+    for size, files_of_size in _by_size(files).items():
+        if size == 0 or size not in train_by_size:
+            continue
+        candidates = train_by_size[size]
+        budget -= size * (len(files_of_size) + len(candidates))
+        if budget < 0:  # those so far are said all the same
+            break
+        shared.extend(_same_content(candidates, files_of_size))
+    return shared
 
 
 def _files(items: Sequence[ImageSource]) -> list[str]:

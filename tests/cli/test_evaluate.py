@@ -2,10 +2,12 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import write_photos
 
 from finetune.cli import main
 
@@ -54,6 +56,26 @@ def test_targets_in_another_order_are_refused(
     assert main(["evaluate", *words, "--label-column", columns]) == 1
     error = capsys.readouterr().err
     assert "--label-column must name the model's targets in their order, width, height" in error
+
+
+def test_images_of_training_are_counted(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run_folder), str(photos)]) == 0
+    count = json.loads((run_folder / "metrics.json").read_text())["images"]["training"]
+    assert f"\n{count} of them were in the training of this run" in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    shutil.copytree(photos, copy)
+    assert evaluated(capsys, run_folder, copy)["images_trained_on"] == count
+    assert evaluated(capsys, run_folder / "model", copy)["images_trained_on"] == 0
+
+
+def test_other_images_are_not_called_training(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = write_photos(tmp_path / "others", per_class=2, size=(37, 41))
+    assert main(["evaluate", str(run_folder), str(others)]) == 0
+    assert "training" not in capsys.readouterr().out
 
 
 def test_data_is_for_tables(
