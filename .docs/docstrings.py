@@ -5,7 +5,7 @@ from typing import Any
 
 import griffe
 
-DOCTEST = re.compile(r"^>>> .*\n(?:.+(?:\n|$))*", re.M)
+DOCTEST = re.compile(r"^>>> .*(?:\n.+)*", re.M)
 NAME = re.compile(r"(?<![`\[])`([A-Za-z_]\w*(?:\.\w+)?)(?:\(\))?`(?!`)")
 
 

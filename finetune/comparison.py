@@ -63,6 +63,14 @@ class Comparison:
     """What `compare` found: candidates, the best first, and one that is recommended.
 
     metric: whose scores they are. not_tried: candidates for which there was no time.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> comparison = compare(data, ["test_resnet", "test_vit"], weights=None, progress=False)
+    >>> comparison.metric, len(comparison.candidates)  # each alone, and both together
+    ('accuracy', 3)
     """
 
     metric: str

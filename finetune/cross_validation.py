@@ -41,6 +41,14 @@ class CrossValidation:
     folds: one result a fold. predictions: a table of all images in the order of the data, each
     predicted by the model that did not train on it; `row.fold` is the number of its fold, from 0.
     They are without what `calibrate` or `tune_thresholds` fitted, for these were fitted to them.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> result = cross_validate(data, "test_resnet", folds=3, weights=None, progress=False)
+    >>> len(result.predictions), sorted(result.mean)
+    (12, ['accuracy', 'loss'])
     """
 
     folds: Sequence[FoldResult]
@@ -117,6 +125,14 @@ def cross_validate(
     Every fold begins with the same random numbers, so that a call repeats itself; training and
     predictions of a fold are those of `vision_learner(data.folds(5)[0], ...)`. Raises ValueError
     for a learner that has other data than those of the fold.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> result = cross_validate(data, "test_resnet", folds=3, weights=None, progress=False)
+    >>> [fold.validation for fold in result.folds]
+    [4, 4, 4]
     """
     arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
     arguments.whole_number("folds", folds, at_least=2)

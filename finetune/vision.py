@@ -74,6 +74,15 @@ def vision_learner(
     options: see `LearnerSettings`.
     Raises ValueError for an unknown backbone and for a model that is neither timm's nor
     torchvision's (that is for `Learner`), WeightsError when the weights can't be had.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> learner.fine_tune(1)
+    >>> learner.layer_groups.names
+    ('body_1', 'body_2', 'head')
     """
     arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
     names, weights = by_name(backbone, weights)
@@ -147,6 +156,18 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
     Raises FileNotFoundError or ValueError for a folder that holds no exported model, or a
     damaged one. Nothing is unpickled. A task of your own must be registered before, see
     `finetune.tasks.register`.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     learner.export(f"{folder}/model")
+    ...     predictor = load_learner(f"{folder}/model")
+    >>> predictor.classes
+    ('dark', 'light')
     """
     path = arguments.path("folder", folder)
     runtime = Runtime(available_device(device))

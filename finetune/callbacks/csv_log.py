@@ -20,6 +20,20 @@ class CSVLog(Callback):
     gets a new column at the end, which is empty in older rows. A resumed fit keeps its number, and
     replaces the rows that it had written after its checkpoint.
     Raises ValueError for a file that CSVLog did not write.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     learner.fine_tune(1, callbacks=[CSVLog(f"{folder}/log.csv")])
+    ...     header = Path(folder, "log.csv").read_text().splitlines()[0]
+    >>> header
+    'fit,phase,epoch,train_loss,seconds,valid_loss,valid_accuracy'
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -12,6 +12,16 @@ class EarlyStopping(Callback):
 
     monitor: "loss" (validation), "train_loss", or a metric's name. Each phase starts anew: when a
     frozen phase has ended early, the unfrozen one follows.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> learner.fit(9, 1e-3, callbacks=[EarlyStopping("accuracy", patience=1, min_delta=1)])
+    >>> len(learner.history.epochs)
+    2
     """
 
     def __init__(

@@ -17,6 +17,16 @@ class History(Callback):
 
     A row is the event itself: in `steps` a `StepEnd` with the loss and the learning rate of every
     layer group, in `epochs` an `EpochEnd` with training loss, validation results and seconds.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> learner.fine_tune(1, freeze_epochs=1)
+    >>> [(row.phase, sorted(row.valid)) for row in learner.history.epochs]
+    [('frozen', ['accuracy', 'loss']), ('unfrozen', ['accuracy', 'loss'])]
     """
 
     def __init__(self) -> None:

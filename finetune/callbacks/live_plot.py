@@ -23,6 +23,8 @@ class LivePlot(Callback):
 
     every: the fewest seconds between two drawings; more pass where drawing takes long.
     Raises RuntimeError outside a notebook; there `learner.plot_losses()` after the fit will do.
+
+    >>> callbacks = [LivePlot(every=5)] if in_notebook() else []
     """
 
     def __init__(self, *, every: float = 2.0) -> None:

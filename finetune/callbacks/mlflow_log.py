@@ -31,6 +31,8 @@ class MLflow(Callback):
     `every`-th step of an epoch. A resumed fit repeats the steps after its checkpoint: they are
     logged once in a run of its own, but again in a run that was active.
     Raises ModuleNotFoundError without the package mlflow (mlflow-skinny will do).
+
+    >>> callbacks = [MLflow("photos", run_name="convnext_tiny", every=10)]
     """
 
     def __init__(

@@ -19,6 +19,17 @@ class SaveBest(Callback):
     `resume()` goes on.
     A file that is there already must be of the same run: the best epoch of a run on other data, or
     with another plan or other settings, is not replaced but a CheckpointError.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     learner.fine_tune(2, callbacks=[SaveBest(f"{folder}/best.ckpt", "accuracy")])
+    ...     learner.load(f"{folder}/best.ckpt")
     """
 
     def __init__(

@@ -16,6 +16,19 @@ class TensorBoard(Callback):
     number of steps over all phases and fits. The steps that a resumed fit repeats replace those
     that were written before.
     Raises ModuleNotFoundError without the package tensorboard.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> import os
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     learner.fine_tune(1, callbacks=[TensorBoard(folder)])
+    ...     len(os.listdir(folder))
+    1
     """
 
     def __init__(self, folder: str | Path, *, every: int = 10) -> None:

@@ -20,6 +20,18 @@ class UpdateNorms(Callback):
     update changed the weights: `|w_new - w| / |w|`, NaN for frozen groups. A ratio around 1e-3 is
     usual. One far below says that the group's learning rate is too low to matter, and one far
     above that it is high.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> norms = UpdateNorms(every=1)
+    >>> learner.fit(1, callbacks=[norms])
+    >>> len(norms.rows), len(norms.rows[0].ratio)
+    (2, 3)
+    >>> figure = norms.plot()
     """
 
     def __init__(self, every: int = 10) -> None:

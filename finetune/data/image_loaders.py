@@ -89,6 +89,15 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
 
     train_examples, valid_examples: what the constructors make of their arguments. folders: where
     the examples were looked for, if they were.
+
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> data
+    ImageDataLoaders(10 training and 2 validation images, 2 classes, 32 px, batches of 4)
+    >>> data.classes, len(data.train)  # and batches an epoch
+    (('dark', 'light'), 2)
     """
 
     classes: tuple[str, ...]

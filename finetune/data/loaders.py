@@ -28,6 +28,10 @@ class Batch:
     inputs: a tensor, or a tuple, dict or data class of tensors, nested as you like, whose first
     dimension is B. targets: the same. indices: [B] int64, the examples' numbers in the data set;
     None where the loader does not know them.
+
+    >>> batch = Batch(torch.zeros(8, 3, 32, 32), torch.arange(8))
+    >>> [len(part) for part in batch.split(3)]
+    [2, 3, 3]
     """
 
     inputs: Any

@@ -143,6 +143,14 @@ def write_csv(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> Wr
     "p(its name)", that of a regression's target "value(its name)". After `calibrate(coverage=...)`
     there is a column "set", with the names of classes joined by commas, or there are columns
     "low(its name)" and "high(its name)" for each target; and one "unknown".
+
+    >>> from tempfile import TemporaryDirectory
+    >>> rows = [FilePrediction("a.jpg", "cat", 0.75, {"cat": 0.75, "dog": 0.25})]
+    >>> with TemporaryDirectory() as folder:
+    ...     written = write_csv(rows, f"{folder}/new.csv")
+    ...     print(Path(folder, "new.csv").read_text().strip())
+    path,label,probability,error,p(cat),p(dog)
+    a.jpg,cat,0.75,,0.75,0.25
     """
     rows = _checked_rows(rows)
     first_rows: list[FilePrediction] = []
@@ -190,6 +198,11 @@ def write_jsonl(rows: Iterable[FilePrediction], target: str | Path | TextIO) -> 
     """Writes rows as they come, each as a line with a JSON object of the row's fields.
 
     target: a file, replaced if it exists, or an open stream.
+
+    >>> import sys
+    >>> write_jsonl([FilePrediction("b.jpg", error="no image")], sys.stdout)
+    {"path": "b.jpg", "label": null, "probability": null, "probabilities": {}, "error": "no image"}
+    Written(images=1, unreadable=1)
     """
     rows = _checked_rows(rows)
     with _opened(target) as stream:

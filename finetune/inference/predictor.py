@@ -70,6 +70,18 @@ class Predictor:
     `create_metrics`; None: what suits the task. valid: what is read where no
     source is named. known_loaders: those that the model was trained with. training_shares: how
     often training saw each class, see `DataLoaders.class_shares`.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> predictor = learner.predictor()
+    >>> predictor.predict(images[0]).probabilities.keys()
+    dict_keys(['dark', 'light'])
+    >>> len(predictor.predictions())
+    2
     """
 
     def __init__(

@@ -23,7 +23,14 @@ Weights: TypeAlias = Literal["pretrained"] | str | Path | Mapping[str, Tensor] |
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights are not available, or do not fit the backbone."""
+    """Pretrained weights are not available, or do not fit the backbone.
+
+    >>> try:
+    ...     create_backbone("resnet18", image_size=224, weights="nothing.safetensors")
+    ... except WeightsError as error:
+    ...     print(error)
+    there is no weights file 'nothing.safetensors'
+    """
 
 
 def check_name(name: str) -> None:

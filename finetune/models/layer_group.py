@@ -32,6 +32,11 @@ class LayerGroup:
     base: those that hold where a plan says nothing.
     peaks: the largest values in the phase that runs or ran last.
     optimizer: its name.
+
+    >>> from finetune import LayerGroups
+    >>> head = LayerGroups.from_model(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))[-1]
+    >>> head.name, head.parameter_count, sorted(head.no_decay)
+    ('head', 8, ['1.bias'])
     """
 
     name: str

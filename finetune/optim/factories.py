@@ -18,7 +18,12 @@ OptimizerFactory: TypeAlias = Callable[..., Optimizer]
 adamw: OptimizerFactory = partial(
     torch.optim.AdamW, lr=1e-3, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01
 )
-"""The default: decoupled weight decay (Loshchilov and Hutter 2017), fastai's betas and eps."""
+"""The default: decoupled weight decay (Loshchilov and Hutter 2017), fastai's betas and eps.
+
+>>> optimizer = adamw(torch.nn.Linear(4, 2).parameters())
+>>> optimizer.defaults["betas"]
+(0.9, 0.99)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,13 @@ class Matrices:
 
     Matrices are the parameters of shape [N, M] that decay: the weights of linear layers, but not
     the tables of embeddings that the model's `no_weight_decay()` lists.
+
+    >>> from torch import nn
+    >>> from finetune import GroupOptimizer, LayerGroups
+    >>> sgd_and_adamw = Matrices(partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    >>> groups = LayerGroups.from_model(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
+    >>> [type(one).__name__ for one in GroupOptimizer(groups, sgd_and_adamw).torch_optimizers]
+    ['SGD', 'AdamW']
     """
 
     matrices: OptimizerFactory
@@ -49,6 +61,13 @@ muon = Matrices(
 """Muon (Jordan et al. 2024) for matrices, at rates like AdamW's, and AdamW for the rest.
 
 Its authors leave the classifier to AdamW: `optimizer={"head": adamw, "*": muon}`.
+
+>>> from torch import nn
+>>> from finetune import GroupOptimizer, LayerGroups
+>>> groups = LayerGroups.from_model(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
+>>> optimizer = GroupOptimizer(groups, {"head": adamw, "*": muon})
+>>> sorted({type(one).__name__ for one in optimizer.torch_optimizers})
+['AdamW', 'Muon']
 """
 
 

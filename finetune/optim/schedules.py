@@ -120,7 +120,12 @@ class Delayed:
 
 
 def delayed(start: float, schedule: Schedule) -> Delayed:
-    """`schedule`, squeezed into the progress from `start` to 1; before that the value is 0."""
+    """`schedule`, squeezed into the progress from `start` to 1; before that the value is 0.
+
+    >>> late = delayed(0.5, one_cycle(pct_start=0.5))
+    >>> late(0.25), late(0.75)
+    (0.0, 1.0)
+    """
     return Delayed(start, schedule)
 
 
@@ -148,6 +153,10 @@ def one_cycle(*, div: float = 25.0, div_final: float = 1e5, pct_start: float = 0
     """The learning rate of one cycle: `peak / div -> peak -> peak / div_final`.
 
     pct_start: the fraction of the phase at which the peak is reached.
+
+    >>> cycle = one_cycle(div=25, pct_start=0.25)
+    >>> [round(cycle(progress), 3) for progress in (0, 0.125, 0.25, 1)]
+    [0.04, 0.52, 1.0, 0.0]
     """
     arguments.real_number("div", div, above=0)
     arguments.real_number("div_final", div_final, above=0)

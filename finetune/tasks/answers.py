@@ -32,6 +32,11 @@ class Prediction(_OneClass, _Familiar):
     set: the classes that hold the truth as often as `calibrate(coverage=...)` was asked for, most
     probable first, never empty; None before that. It is an attribute beside the three that unpack:
     `label, probability, probabilities = learner.predict(image)`.
+
+    >>> answer = Prediction("cat", 0.9, {"cat": 0.9, "dog": 0.1})
+    >>> label, probability, probabilities = answer
+    >>> answer.label, answer.is_unknown
+    ('cat', False)
     """
 
     set: tuple[str, ...] | None = None
@@ -65,6 +70,10 @@ class LabelsPrediction(_SeveralClasses, _Familiar):
     probabilities: by class name. set: the classes whose probability is high enough that a class
     which is there is among them as often as `calibrate(coverage=...)` was asked for, most probable
     first; None before that.
+
+    >>> answer = LabelsPrediction(("indoor", "table"), {"indoor": 0.9, "sea": 0.1, "table": 0.7})
+    >>> answer.labels
+    ('indoor', 'table')
     """
 
     set: tuple[str, ...] | None = None
@@ -79,6 +88,10 @@ class ValuesPrediction(_Values, _Familiar):
 
     interval: by target, two numbers between which the truth is as often as
     `calibrate(coverage=...)` was asked for; None before that.
+
+    >>> answer = ValuesPrediction({"age": 41.5})
+    >>> answer.value
+    41.5
     """
 
     interval: dict[str, tuple[float, float]] | None = None
@@ -102,6 +115,10 @@ class FilePrediction(NamedTuple):
     a regression. probability: of the one class. probabilities: by class name, or the values of a
     regression by target. set, interval, unknown: those of the answer; None before
     `calibrate(coverage=...)`.
+
+    >>> row = FilePrediction("a.jpg", "cat", 0.9, {"cat": 0.9, "dog": 0.1})
+    >>> list(row.to_dict())  # sets and the like only after calibrate(coverage=...)
+    ['path', 'label', 'probability', 'probabilities', 'error']
     """
 
     path: str

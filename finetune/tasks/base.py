@@ -65,6 +65,16 @@ class Task(ABC):
     strata: of what a random split holds out its share. instead_of_calibration: what to do where
     there is no one class per example, for an error. probe_curvature: what the second derivative of
     `probe_losses` in an output usually is, which lets a solver take steps of the right size.
+
+    >>> from finetune.tasks import SingleLabel
+    >>> class Coarse(SingleLabel):
+    ...     name = "coarse"
+    ...     def encode(self, labels, classes, *, of_training=False):
+    ...         coarse = [label.partition("_")[0] for label in labels]
+    ...         return super().encode(coarse, classes, of_training=of_training)
+    >>> targets, classes = Coarse().encode(["cat_tabby", "dog_pug", "cat_siamese"], None)
+    >>> targets.tolist(), classes
+    ([0, 1, 0], ('cat', 'dog'))
     """
 
     name: ClassVar[str]

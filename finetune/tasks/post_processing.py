@@ -27,6 +27,10 @@ class PostProcessing:
     classes that answers are for, if they are others than those of training. coverage: how sets and
     intervals are made. familiarity: how strange images are told.
     Raises ValueError for a temperature that is not positive, and for a threshold outside [0, 1].
+
+    >>> settings = PostProcessing(temperature=1.5, thresholds={"rare": 0.2})
+    >>> settings.thresholds["rare"]
+    0.2
     """
 
     temperature: float = 1.0

@@ -22,7 +22,16 @@ _MOST_DIFFERENCES = 3
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint file that can't be used: truncated, of another model, or of a newer version."""
+    """A checkpoint file that can't be used: truncated, of another model, or of a newer version.
+
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile(suffix=".ckpt") as file:
+    ...     try:
+    ...         read(Path(file.name))
+    ...     except CheckpointError as error:
+    ...         print(type(error).__name__)
+    CheckpointError
+    """
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -7,7 +7,20 @@ from finetune.training.events import StepEnd
 
 
 class DivergenceError(ArithmeticError):
-    """The training loss or a weight is NaN or infinite."""
+    """The training loss or a weight is NaN or infinite.
+
+    >>> from finetune import ImageDataLoaders, vision_learner
+    >>> import numpy as np
+    >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
+    >>> labels = ["dark"] * 6 + ["light"] * 6
+    >>> data = ImageDataLoaders.from_lists(images, labels, image_size=32, batch_size=4)
+    >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
+    >>> try:
+    ...     learner.fit(1, 1e30)
+    ... except DivergenceError as error:
+    ...     print(str(error).partition(" at ")[0])
+    the training loss is nan
+    """
 
     def at(self, row: StepEnd, groups: Sequence[str], checkpoint: Path | None) -> "DivergenceError":
         """The same error with the place where it happened, and what to do.

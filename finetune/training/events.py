@@ -182,7 +182,12 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """An answer: ends the fit after this event, or only the phase, so that the next one begins."""
+    """An answer: ends the fit after this event, or only the phase, so that the next one begins.
+
+    >>> class StopAfter(Callback):
+    ...     def on_step_end(self, event: StepEnd) -> Answer:
+    ...         return Stop("a hundred steps are enough") if event.step == 99 else None
+    """
 
     reason: str
     phase_only: bool = False
@@ -194,7 +199,12 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """An answer: writes a checkpoint after this event."""
+    """An answer: writes a checkpoint after this event.
+
+    >>> class SaveEveryFifth(Callback):
+    ...     def on_epoch_end(self, event: EpochEnd) -> Answer:
+    ...         return Save("fifth.ckpt") if event.epoch % 5 == 4 else None
+    """
 
     path: Path
 

@@ -24,6 +24,11 @@ class Phase:
     1 shows the view of validation. interpolate: keeps the weights at the beginning; after the last
     epoch the model takes the point between them and those at the end that validation likes best,
     see `training.between`. Only the last phase of a plan may do so.
+
+    >>> from finetune import one_cycle
+    >>> phase = Phase("all", 2, 0, {"lr": (1e-4, 1e-2)}, {"lr": one_cycle(pct_start=0.5)})
+    >>> phase.at(epoch=1, step=0, steps=10)["lr"]
+    (0.0001, 0.01)
     """
 
     name: str

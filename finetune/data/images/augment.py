@@ -52,6 +52,10 @@ class Augmentation:
     warp: how much nearer one edge may come than the other, as a fraction. affine_probability: of
     rotation and warp. lighting: relative change of brightness and of contrast each way.
     lighting_probability: of both.
+
+    >>> no_mirror = Augmentation(flip=0, rotate=5)  # digits, letters, traffic signs
+    >>> no_mirror.min_window
+    0.75
     """
 
     flip: float = 0.5

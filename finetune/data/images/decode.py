@@ -60,6 +60,12 @@ class ImageError(ValueError):
     """An image can't be read.
 
     source: the path of the image, or the type of an image in memory. reason: why it can't be read.
+
+    >>> try:
+    ...     read_image("nothing.jpg")
+    ... except ImageError as error:
+    ...     print(error.source, "-", error.reason)
+    nothing.jpg - there is no such file
     """
 
     def __init__(self, source: str, reason: str) -> None:

@@ -31,6 +31,10 @@ class Runtime:
     `FoldedNorms`. compile: through torch.compile, which is worth its minutes in long runs only, and
     never chosen by the library. automatic: the library chose this runtime, so that a run that is
     resumed on another machine may keep the one that it began with.
+
+    >>> runtime = Runtime("cpu", "fp32")
+    >>> runtime.device, runtime.precision
+    (device(type='cpu'), 'fp32')
     """
 
     device: torch.device
