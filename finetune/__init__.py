@@ -14,6 +14,7 @@ from finetune.callbacks.mlflow_log import MLflow
 from finetune.callbacks.save_best import SaveBest
 from finetune.callbacks.tensorboard_log import TensorBoard
 from finetune.callbacks.update_norms import UpdateNorms
+from finetune.callbacks.wandb_log import Wandb
 from finetune.comparison import Comparison, compare
 from finetune.cross_validation import CrossValidation, cross_validate
 from finetune.data.image_loaders import ImageDataLoaders
@@ -83,6 +84,7 @@ __all__ = [
     "TensorBoard",
     "UpdateNorms",
     "ValuesPrediction",
+    "Wandb",
     "WeightsError",
     "adamw",
     "compare",

@@ -271,6 +271,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "Learner.soup": lambda world: {"models": [_saved(world)]},
     "Learner.tta": lambda world: {"views": 1},
     "MLflow": lambda world: {},
+    "Wandb": lambda world: {},
     "Matrices": lambda world: {"matrices": adamw},
     "Phase": lambda world: {"name": "a", "epochs": 1, "frozen": 0, "peaks": {"lr": (1e-3, 1e-3)}},
     "PostProcessing.thresholds_of": lambda world: {"classes": ["a"]},
