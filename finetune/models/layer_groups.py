@@ -333,6 +333,8 @@ class LayerGroups(Sequence[LayerGroup]):
 
     def table(self, planned_rates: PlannedRates | None = None) -> Table:
         """A row for each group, see `group_table`. planned_rates: of each phase of a plan."""
+        if planned_rates is not None:
+            self._check_planned_rates(planned_rates)
         rows = list(self._groups)
         if self.loss_group is not None:
             last = self._groups[-1]
@@ -350,6 +352,20 @@ class LayerGroups(Sequence[LayerGroup]):
                     phase: [*rates, rates[-1]] for phase, rates in planned_rates.items()
                 }
         return group_table(rows, member_paths(self.model), planned_rates)
+
+    def _check_planned_rates(self, planned_rates: PlannedRates) -> None:
+        """Raises TypeError or ValueError unless there is a rate, or None, for each layer group."""
+        arguments.mapping("planned_rates", planned_rates, "phases to rates of the groups")
+        for phase, rates in planned_rates.items():
+            name = f"planned_rates[{phase!r}]"
+            if len(arguments.sequence(name, rates, "a rate for each group")) != len(self):
+                raise ValueError(
+                    f"{name} must be one rate for each of {', '.join(self.names)}, got "
+                    f"{arguments.shown(rates)}"
+                )
+            for rate in rates:
+                if rate is not None:
+                    arguments.real_number(name, rate, at_least=0)
 
     def __str__(self) -> str:
         return self.table().text(notes=True)
