@@ -126,7 +126,7 @@ class LearnerConfig(DataConfig):
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig(LearnerConfig):
-    """What `finetune train` does.
+    """How long it is trained, at which learning rates, and what becomes of it.
 
     Args:
         output: folder for the run, with its checkpoint, report and exported model

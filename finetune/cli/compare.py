@@ -8,7 +8,7 @@ from finetune.cli import build
 from finetune.cli.parser import CommandParser
 from finetune.cli.train import config_from
 from finetune.comparison import Comparison, compare
-from finetune.config import TrainConfig
+from finetune.config import LearnerConfig, TrainConfig
 
 
 def parser() -> CommandParser:
@@ -25,7 +25,8 @@ def parser() -> CommandParser:
     )
     command.option("seconds", float | None, help="no backbone is begun after so many seconds")
     command.switch("json", help="results as JSON on standard output, all else on standard error")
-    command.add_settings(TrainConfig)
+    of_model = set(LearnerConfig.__annotations__) - {"weights", "precision", "device"}
+    command.add_settings(TrainConfig, unused=of_model | set(TrainConfig.__annotations__))
     command.add_argument("backbones", nargs="+", help="names or patterns, see finetune models")
     return command
 

@@ -12,6 +12,8 @@ from finetune.cli.train import config_from
 from finetune.config import TrainConfig
 from finetune.cross_validation import cross_validate
 
+_UNUSED = ("output", "formats", "adjust_priors", "save_best", "valid_fraction", "valid_column")
+
 
 def parser() -> CommandParser:
     command = CommandParser(
@@ -29,7 +31,7 @@ def parser() -> CommandParser:
     command.option("folds", int, 5, help="how many parts the images are divided into")
     command.option("predictions", str | None, help="file for all predictions: .csv or .jsonl")
     command.switch("json", help="results as JSON on standard output, all else on standard error")
-    command.add_settings(TrainConfig)
+    command.add_settings(TrainConfig, unused=_UNUSED)
     return command
 
 

@@ -17,7 +17,7 @@ def parser() -> CommandParser:
     command = CommandParser(
         "lr-find",
         "Measures a learning rate on copies of the model and saves a figure of the curve.\n"
-        "Takes the settings of finetune train; those of epochs and learning rates change nothing.",
+        "Takes a config file of finetune train; its epochs and learning rates change nothing.",
         [
             "finetune lr-find photos/ --model convnext_tiny",
             "finetune lr-find photos/ --config configs/strong.yaml --curve curve.png --json",
@@ -28,7 +28,7 @@ def parser() -> CommandParser:
     command.option("steps", int, 100, help="number of batches, each with a higher rate")
     command.option("group", str, "head", help="the layer group whose rate is measured, or all")
     command.switch("json", help="results as JSON on standard output, all else on standard error")
-    command.add_settings(TrainConfig)
+    command.add_settings(TrainConfig, unused=TrainConfig.__annotations__)
     return command
 
 

@@ -1,9 +1,11 @@
 """CommandParser: what may be typed after a command, and what a config file may hold."""
 
+import argparse
+import inspect
 import sys
 from argparse import Action, ArgumentError
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -86,8 +88,13 @@ class CommandParser:
         self._switches.add(name)
         self._library.add_argument(f"--{name}", action="store_true", help=help)
 
-    def add_settings(self, kind: Any) -> None:
-        """FOLDER, --config, and an option for each field of a data class: what a file may hold."""
+    def add_settings(self, kind: Any, *, unused: Iterable[str] = ()) -> None:
+        """FOLDER, --config, and an option for each field of a data class: what a file may hold.
+
+        The help has a group for each data class that it inherits from.
+        unused: settings that change nothing here; a file for several commands may hold them, and
+        the help leaves them out.
+        """
         self.add_argument("folder", nargs="?", help="the images; the same as --data")
         self.hints["config"] = Path
         self._library.add_argument(
@@ -97,6 +104,26 @@ class CommandParser:
         self.setting_names = tuple(field.name for field in fields(kind))
         self.hints.update(get_type_hints(kind))
         self._library.add_class_arguments(kind, as_group=False)
+        hidden = set(unused)
+        for action in self._library._actions:
+            if action.dest in hidden:
+                action.help = argparse.SUPPRESS
+        for ancestor in reversed(kind.__mro__):
+            names = set(vars(ancestor).get("__annotations__", {})) - hidden
+            if names:
+                title = str(inspect.getdoc(ancestor)).partition("\n")[0].rstrip(".")
+                self._group_options(names, title)
+
+    def _group_options(self, names: set[str], title: str) -> None:
+        """Gives options that are there a group of their own in the help."""
+        group = self._library.add_argument_group(title[0].lower() + title[1:])
+        for action in self._library._actions:
+            if action.dest not in names:
+                continue
+            for other_group in self._library._action_groups:
+                if action in other_group._group_actions:
+                    other_group._group_actions.remove(action)
+            group._group_actions.append(action)
 
     # What a user typed
 

@@ -337,6 +337,23 @@ def test_inspect(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[s
     assert all(group["parameters"] > 0 for group in network["groups"])
 
 
+@pytest.mark.parametrize(
+    ("command", "shown", "hidden"),
+    [
+        ("lr-find", "--mixup", "--epochs"),
+        ("compare", "--weights", "--dropout"),
+        ("cross-validate", "--epochs", "--output"),
+    ],
+)
+def test_help_leaves_out_what_a_command_does_not_use(
+    command: str, shown: str, hidden: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"\n  {shown} " in text
+    assert f"\n  {hidden} " not in text
+
+
 def test_help_shows_dashes_defaults_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     names = tuple(COMMANDS)
@@ -351,5 +368,10 @@ def test_help_shows_dashes_defaults_and_examples(capsys: pytest.CaptureFixture[s
     assert "--batch-size" in text
     assert "--batch_size" not in text
     assert "(default: 64)" in text
+    # in groups: images, model, training
+    titles = [line for line in text.splitlines() if line.endswith(":") and line[0].isalpha()]
+    assert len(titles) == 6
+    assert text.index("images there are") < text.index("--csv") < text.index("model is trained")
+    assert text.index("--model") < text.index("how long it is trained") < text.index("--epochs")
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("finetune 0.")
