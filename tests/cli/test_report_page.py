@@ -63,3 +63,24 @@ def test_the_report_opens_from_disk(
     assert (colours[0] == dark) == (scheme == "dark")
     assert colours[0] != colours[1]
     page.close()
+
+
+@pytest.mark.slow
+def test_figures_scroll_sideways_on_a_phone_and_say_so(report: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(report.as_uri())
+    figure = page.locator("figure.wide").first
+    says = "getComputedStyle(document.querySelector('figure.wide'), '::before').content"
+    assert "scroll the figure sideways" in page.evaluate(says)
+    scrolled = figure.locator(".scroll")
+    widths = scrolled.evaluate("box => [box.clientWidth, box.scrollWidth]")
+    assert widths[0] < widths[1]
+    scrolled.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('figure.wide .scroll').scrollLeft > 100")
+    desk = browser.new_page(viewport={"width": 1280, "height": 900})
+    desk.goto(report.as_uri())
+    assert desk.evaluate(says) in ("none", "normal")
+    page.close()
+    desk.close()
