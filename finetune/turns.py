@@ -59,8 +59,11 @@ class _Turns:
             self.alone = None
         if turn in self.waiting:
             self.waiting.remove(turn)
-        with self.lock:
-            self.changed.notify_all()
+        # whoever waits is on the list before he looks whether it is his turn: he has seen this end,
+        # or he is seen here
+        if self.waiting:
+            with self.lock:
+                self.changed.notify_all()
 
 
 class _Turn:

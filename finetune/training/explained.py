@@ -1,7 +1,6 @@
 """What is wrong with a model that does not fit its data, in words that say the way out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,19 +11,18 @@ from finetune.tasks import LossWeight
 _ONE_VALUE = "Expected more than 1 value per channel when training"
 
 
-@contextmanager
-def batch_of_one_explained() -> Iterator[None]:
-    """Says what to do about a batch of which BatchNorm in train mode can't take statistics."""
-    try:
-        yield
-    except ValueError as error:
-        if not str(error).startswith(_ONE_VALUE):
-            raise
-        raise ValueError(
-            "a batch of one example has no statistics for BatchNorm in train mode; use "
-            "batch_size=2 or more (with drop_last=True, where the last batch has one example), or "
-            "norm='eval' and a head without BatchNorm (head='linear')"
-        ) from error
+def explain_batch_of_one(error: ValueError) -> None:
+    """Raises a ValueError that says what to do, if this one is about a batch of one example.
+
+    BatchNorm in train mode can't take statistics of it. Any other error is left to the caller.
+    """
+    if not str(error).startswith(_ONE_VALUE):
+        return
+    raise ValueError(
+        "a batch of one example has no statistics for BatchNorm in train mode; use batch_size=2 or "
+        "more (with drop_last=True, where the last batch has one example), or norm='eval' and a "
+        "head without BatchNorm (head='linear')"
+    ) from error
 
 
 def check_output_count(

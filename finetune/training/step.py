@@ -17,7 +17,7 @@ from finetune.randomness import seed_everything
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
 from finetune.training.divergence import DivergenceError
-from finetune.training.explained import batch_of_one_explained, check_output_count
+from finetune.training.explained import check_output_count, explain_batch_of_one
 from finetune.training.loss_state import unmoved_buffers
 from finetune.training.mixing import Mixer
 from finetune.training.runtime.folding import FoldedNorms
@@ -123,6 +123,8 @@ class TrainStep:
         """Whether the loss ignores all targets of all batches, in all processes."""
         weight = self._loss_weight
         several_processes = distributed.world_size() > 1
+        if not several_processes and weight.first_counts(batches[0].targets):
+            return False
         # to ask the others takes time, so it is done only where targets are meant to be ignored
         if not weight.is_of_classes or (several_processes and not weight.is_uneven):
             return False
@@ -234,8 +236,12 @@ class TrainStep:
             self._folded = folded_norms(
                 self.setup.model, self.setup.runtime, batch.inputs, training=True
             )
-        with self.setup.runtime.autocast(), self._folded.active(), batch_of_one_explained():
-            outputs = forward(self.net, batch.inputs)
+        try:
+            with self.setup.runtime.autocast(), self._folded.active():
+                outputs = forward(self.net, batch.inputs)
+        except ValueError as error:
+            explain_batch_of_one(error)
+            raise
         if not self._outputs_are_checked:
             check_output_count(outputs, self.setup.data.classes, self._loss_weight)
             self._outputs_are_checked = True

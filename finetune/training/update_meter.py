@@ -1,7 +1,7 @@
 """UpdateMeter: how large gradient and update of each layer group are, at a step now and then."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -30,10 +30,9 @@ class UpdateMeter:
         self._measured = None
         return measured
 
-    @contextmanager
     def measuring(
         self, groups: LayerGroups, step: int, scaler: torch.amp.GradScaler | None
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Measures what happens inside the block: clipping and the optimizer's step.
 
         The gradients are in place when it begins. step: of the epoch. scaler: the one whose factor
@@ -41,8 +40,13 @@ class UpdateMeter:
         """
         self._measured = None
         if not any(step % interval == 0 for interval in self._intervals):
-            yield
-            return
+            return nullcontext()
+        return self._measuring(groups, scaler)
+
+    @contextmanager
+    def _measuring(
+        self, groups: LayerGroups, scaler: torch.amp.GradScaler | None
+    ) -> Iterator[None]:
         unit = torch.ones((), device=next(groups.model.parameters()).device)
         weights_by_group = [_weights_to_update(group) for group in groups]
         with torch.no_grad():

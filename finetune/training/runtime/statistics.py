@@ -1,7 +1,7 @@
 """Running statistics move in the forward pass, once, also where it is run again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ class StillStatistics:
         self._is_needed = bool(self._buffers)
         self._is_known = False
 
-    @contextmanager
-    def during_backward(self) -> Iterator[None]:
+    def during_backward(self) -> AbstractContextManager[None]:
         """Put it around a backward pass."""
-        if not self._is_needed:
-            yield
-            return
+        return self._kept_still() if self._is_needed else nullcontext()
+
+    @contextmanager
+    def _kept_still(self) -> Iterator[None]:
         before = self._copies()
         yield
         if not self._is_known:
