@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetune
+from finetune.dictionary import ATTRIBUTES, OPTIONS
 from finetune.optim import factories
 from finetune.tasks import registered_tasks
 
@@ -62,3 +63,10 @@ def test_the_list_of_backbones_has_those_of_the_tests() -> None:
     text = (PAGES / "lists" / "backbones.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| (\w+) \| `(.+)` \|$", text, re.M)) == TIMM
     assert tuple(re.findall(r"`torchvision/(\w+)`[,.]", text)) == TORCHVISION
+
+
+def test_the_list_of_words_is_the_table_of_which_errors_are_made() -> None:
+    text = (PAGES / "lists" / "dictionary.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `\.?(\w+)=?` \| (.+?) \| (.+?) \| `(\w+)` \|$", text, re.M)
+    words = [*OPTIONS, *ATTRIBUTES]
+    assert listed == [(word.name, word.library, word.here, word.place) for word in words]

@@ -32,6 +32,8 @@ class Wandb(Callback):
     of an epoch. A fit that is resumed from a checkpoint goes on in its run, and logs the steps
     after the checkpoint once more.
     Raises ModuleNotFoundError without the package wandb.
+
+    >>> callbacks = [Wandb("photos", name="convnext_tiny", every=10)]
     """
 
     def __init__(
