@@ -47,6 +47,8 @@ class DataConfig:
             never divided between training and validation. Of a table, a column; of a folder, a
             regular expression whose group in brackets is found in the path, such as
             "(patient_[0-9]+)"
+        corrections: CSV file of wrong labels and of images to leave out, as finetune clean
+            writes it
         on_error: what happens at an unreadable image
         cache_folder: folder that keeps decoded images between runs
     """
@@ -69,6 +71,7 @@ class DataConfig:
     resize: Resize = "crop"
     value_range: list[float] | None = None
     groups: str | None = None
+    corrections: str | None = None
     on_error: OnError = "raise"
     cache_folder: str | None = None
 

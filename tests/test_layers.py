@@ -25,6 +25,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"metrics"},
     {"models", "tasks"},
     {"interpret"},
+    {"corrections"},
     {"randomness", "distributed", "options", "tables", "arguments", "files"},
     {"wording", "dictionary", "nested", "turns", "modes", "forks"},
 )

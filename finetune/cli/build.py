@@ -71,6 +71,7 @@ def _image_options(config: DataConfig) -> ImageOptions:
         "resize": config.resize,
         "value_range": config.value_range,
         "groups": config.groups,
+        "corrections": config.corrections,
         "on_error": config.on_error,
         "cache_folder": config.cache_folder,
     }

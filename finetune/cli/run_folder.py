@@ -44,6 +44,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
         config,
         data=_absolute(config.data),
         csv=_absolute(config.csv),
+        corrections=_absolute(config.corrections),
         cache_folder=_absolute(config.cache_folder),
         weights=weights,
     )

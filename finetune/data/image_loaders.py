@@ -29,6 +29,7 @@ from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
 from finetune.data.sampling import seen_shares
 from finetune.data.sources import datasets
+from finetune.data.sources.corrections import corrected
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
@@ -57,7 +58,8 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     """Training and validation images; make one with `from_folder` and its sisters.
 
     All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment,
-    sampling, resize, value_range, on_error, num_workers, cache_folder and cache_gigabytes.
+    sampling, groups, corrections, resize, value_range, on_error, num_workers, cache_folder and
+    cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
     image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
@@ -78,6 +80,12 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     below the folder: `groups=r"(patient_\\d+)"`. Which side a group is on depends on its name,
     so that images that join it later follow it.
 
+    corrections: what `Learner.clean` or `finetune clean` writes, or a table of your own with the
+    columns image, label, action and new_label. An image is the path below the folder of the data
+    (or any path of the file; or its number, where it is no file); the action is keep, relabel,
+    remove, or nothing. They are applied after the split, so that no image changes sides. The files
+    stay as they are.
+
     Images are decoded once and kept, for as long as the loaders live, in memory (a quarter of it
     for the whole process) or else in a temporary file. With a cache_folder those that are files
     are kept there between runs, decoded again if their file changes. It holds up to
@@ -88,7 +96,8 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     epoch, with a warning.
 
     train_examples, valid_examples: what the constructors make of their arguments. folders: where
-    the examples were looked for, if they were.
+    the examples were looked for, if they were. root: the folder that images are named below; None
+    is the one that all of them are in.
 
     >>> import numpy as np
     >>> images = [np.full((32, 32, 3), 20 * number, np.uint8) for number in range(12)]
@@ -111,6 +120,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         valid_examples: Examples,
         *,
         folders: Sequence[Path] = (),
+        root: Path | None = None,
         **options: Unpack[ImageOptions],
     ) -> None:
         settings = ImageSettings(**options)
@@ -128,6 +138,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         self.folders = tuple(arguments.sequence("folders", folders, "paths"))
         if settings.groups is not None:
             self._divide_no_group(settings.groups)
+        self.root = None if root is None else arguments.path("root", root)
         self.skipped: tuple[ImageError, ...] = ()
         # one cache for all images, by how they are presized, and the numbers in it of those for
         # training and for validation; folds of these data share the caches
@@ -137,6 +148,8 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         numbers = torch.arange(len(self._cached_items))
         self._train_numbers = numbers[: len(train_examples)]
         self._valid_numbers = numbers[len(train_examples) :]
+        if settings.corrections is not None:
+            self._correct(arguments.path("corrections", settings.corrections))
         image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
         value_range: tuple[float, float] | Depth | None = checked_value_range(settings.value_range)
         if value_range is None:
@@ -171,6 +184,13 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         assert valid.groups is not None
         check_apart(train.groups, valid.groups)
 
+    def _correct(self, file: Path) -> None:
+        """Applies a file of corrections; images that are left out stay in the cache, unread."""
+        train, valid = corrected(self.train_examples, self.valid_examples, file, self.root)
+        self.train_examples, self.valid_examples = train.examples, valid.examples
+        self._train_numbers = self._train_numbers[train.positions]
+        self._valid_numbers = self._valid_numbers[valid.positions]
+
     # --- where images come from
 
     @classmethod
@@ -200,11 +220,11 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         if train is None or valid is None:
             whole = from_folder(root).in_groups(settings.groups, root)
             examples = whole.split(valid_fraction, settings.seed, root=root)
-            return cls(*examples, folders=[root], **options)
+            return cls(*examples, folders=[root], root=root, **options)
         folders = [root / arguments.path("train", train), root / arguments.path("valid", valid)]
         train_examples = from_folder(folders[0])
         valid_examples = from_folder(folders[1], train_examples.classes)
-        return cls(train_examples, valid_examples, folders=folders, **options)
+        return cls(train_examples, valid_examples, folders=folders, root=root, **options)
 
     @classmethod
     @takes_options(ImageSettings)
@@ -298,7 +318,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             groups=settings.groups if rows.groups is None else rows.groups,
             root=folder,
         )
-        return cls(*examples, **options)
+        return cls(*examples, root=folder, **options)
 
     @classmethod
     @takes_options(ImageSettings)
@@ -360,6 +380,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         items, labels = from_names(files, pattern)
         marks = None if is_valid is None else [is_valid(Path(item)) for item in items]
         folders = [Path(files)] if isinstance(files, str | Path) else []
+        root = folders[0] if folders else None
         if folders:
             refuse_list(settings.groups)
         examples = from_marked(
@@ -371,9 +392,9 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             classes=classes,
             task=task,
             groups=settings.groups,
-            root=folders[0] if folders else None,
+            root=root,
         )
-        return cls(*examples, folders=folders, **options)
+        return cls(*examples, folders=folders, root=root, **options)
 
     @classmethod
     @takes_options(ImageSettings)

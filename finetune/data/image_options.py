@@ -26,6 +26,7 @@ class ImageOptions(TypedDict, total=False):
     batch_size: int
     seed: int
     groups: Groups | None
+    corrections: str | Path | None
     augment: Augment
     sampling: Sampling | None
     resize: Resize
@@ -43,14 +44,16 @@ class ImageSettings:
     image_size: side of the model's input in pixels; None: what the backbone was trained with.
     batch_size: images per batch. seed: of the split, the order, the augmentation and the new head.
     groups: images that belong together, such as those of one patient, video or product, and are
-    never divided between training and validation, see `ImageDataLoaders`. augment: random views of
-    the training images, see `ImageDataLoaders`. sampling: how often an epoch has each class: None
-    is as often as it is there, "balanced" all classes alike, "sqrt" in between, see
-    `sampling.draw`. resize: how a rectangle becomes a square. value_range: the two values that
-    become black and white, such as (0, 4095), in images of more than 8 bits a channel; None: how
-    many bits of integers are used is guessed from some of the training images, and kept for
-    prediction. on_error: "raise" at an unreadable file, or "skip" it (counted, listed in `skipped`,
-    never replaced by another). num_workers: decoding threads; None: one for each core, up to eight.
+    never divided between training and validation, see `ImageDataLoaders`. corrections: a CSV file
+    of wrong labels and of images to leave out, as `Learner.clean` writes it, see
+    `ImageDataLoaders`. augment: random views of the training images, see there, too. sampling: how
+    often an epoch has each class: None is as often as it is there, "balanced" all classes alike,
+    "sqrt" in between, see `sampling.draw`. resize: how a rectangle becomes a square. value_range:
+    the two values that become black and white, such as (0, 4095), in images of more than 8 bits a
+    channel; None: how many bits of integers are used is guessed from some of the training images,
+    and kept for prediction. on_error: "raise" at an unreadable file, or "skip" it (counted, listed
+    in `skipped`, never replaced by another). num_workers: decoding threads; None: one for each
+    core, up to eight.
     cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow, in
     units of 1e9 bytes.
     """
@@ -59,6 +62,7 @@ class ImageSettings:
     batch_size: int = 64
     seed: int = 0
     groups: Groups | None = None
+    corrections: str | Path | None = None
     augment: Augment = "standard"
     sampling: Sampling | None = None
     resize: Resize = "crop"
@@ -74,6 +78,8 @@ class ImageSettings:
         arguments.whole_number("batch_size", self.batch_size, at_least=1)
         arguments.whole_number("seed", self.seed)
         checked_groups(self.groups)
+        if self.corrections is not None:
+            arguments.path("corrections", self.corrections)
         resolve(self.augment)
         if self.sampling is not None:
             arguments.choice("sampling", self.sampling, get_args(Sampling))

@@ -18,7 +18,6 @@ Where a unit has several classes, the rarest one decides: it has the fewest unit
 
 import math
 import os
-import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.decode import ImageSource
-from finetune.files.names import shared_folder
+from finetune.files.names import shared_folder, spelled
 from finetune.randomness import uniforms
 
 LEAST_SHARE, LARGEST_SHARE = 0.5, 1.5
@@ -51,11 +50,11 @@ def identities_of(items: Sequence[ImageSource], root: str | Path | None = None) 
         return list(map(str, range(len(items))))
     identities = [str(item) if isinstance(item, str | Path) else "" for item in items]
     if not _are_plain(identities):
-        identities = [_spelling(path) if path else "" for path in identities]
+        identities = [spelled(path) if path else "" for path in identities]
     if root is None:
         prefix = shared_folder([path for path in identities if path])
     else:
-        prefix = os.path.join(_spelling(str(root)), "")
+        prefix = os.path.join(spelled(str(root)), "")
     for position, path in enumerate(identities):
         identities[position] = path.removeprefix(prefix) or str(position)
     return identities
@@ -65,13 +64,6 @@ def _are_plain(paths: Sequence[str]) -> bool:
     """Whether none of the paths has another spelling. To look at all at once is fast."""
     text = "\n".join(paths)
     return os.sep == "/" and text.isascii() and "//" not in text and "./" not in text
-
-
-def _spelling(path: str) -> str:
-    """The one spelling of a path, with slashes."""
-    path = os.path.normpath(path).replace(os.sep, "/")
-    # a Mac writes letters with accents in another way than other systems
-    return unicodedata.normalize("NFC", path)
 
 
 def held_out(

@@ -1,7 +1,8 @@
-"""Paths: the hidden file that belongs to another one, and the folder that several share."""
+"""Paths: their one spelling, the hidden file beside another one, the folder that several share."""
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,27 @@ def beside(path: Path, ending: str) -> Path:
     if len(encoded) > _LONGEST:
         name = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     return path.with_name(f".{name}.{ending}")
+
+
+def spelled(path: str) -> str:
+    """The one spelling of a path, with slashes.
+
+    >>> spelled("photos/./cat//1.jpg")
+    'photos/cat/1.jpg'
+    """
+    path = os.path.normpath(path).replace(os.sep, "/")
+    # a Mac writes letters with accents in another way than other systems
+    return unicodedata.normalize("NFC", path)
+
+
+def path_below(path: str, folder: str | Path) -> str:
+    """A path relative to the folder that it is in or below, or else as it is; in one spelling.
+
+    >>> path_below("photos/cat/1.jpg", "photos"), path_below("other/1.jpg", "photos")
+    ('cat/1.jpg', 'other/1.jpg')
+    """
+    prefix = os.path.join(spelled(str(folder)), "")
+    return spelled(path).removeprefix(prefix)
 
 
 def shared_folder(paths: Sequence[str]) -> str:
