@@ -649,24 +649,31 @@ class Learner:
         They are judged out of sample: those of validation by the model's predictions, those of
         training by logistic regressions, each on the other four fifths, over the features of the
         backbone as it was before the first fit, so that nothing has seen the label it judges.
-        There are fewer than `count` where fewer are suspicious.
+        There are fewer than `count` where fewer are suspicious, and the table says where there are
+        too few images to judge by. `.to_csv` writes them for `corrections=` of the data; `clean`
+        asks you about each.
         """
         arguments.whole_number("count", count, at_least=1)
         arguments.choice("of", of, get_args(Part))
         predictor = self._current_predictor()
         if of == "valid" or not self.data.task.exclusive:
-            return predictor.suspicious_labels(count=count)
+            return predictor.suspicious_labels(count=count).named_below(self._image_root())
         if not isinstance(self.data.train, IndexedLoader):
             raise ValueError(
                 "the training loader does not number its examples, so that none could be named; "
                 "use ImageDataLoaders, or of='valid'"
             )
-        return predictor.suspicious_training_labels(
+        labels = predictor.suspicious_training_labels(
             count,
             self.data.train,
             untrained_weights=self.trainer.origin.weights(),
             groups=self.data.training_groups(),
         )
+        return labels.named_below(self._image_root())
+
+    def _image_root(self) -> Path | None:
+        """The folder that images are named below, where there is one."""
+        return self.data.root if isinstance(self.data, ImageDataLoaders) else None
 
     # --- what is fitted to the weights after training
 

@@ -115,6 +115,16 @@ def test_swapped_images_of_training_are_found(tmp_path: Path) -> None:
     assert all(Path(row.item).name.startswith(f"was_{row.looks_like}") for row in first)
     assert all(Path(row.item).parent.name == row.label for row in table)
     assert len(table.plot().axes) >= len(table)
+    file = tmp_path / "corrections.csv"
+    table.to_csv(file)
+    # what a person does in a spreadsheet
+    lines = file.read_text().splitlines()
+    red_number = next(i for i, line in enumerate(lines) if "was_red" in line)
+    lines[red_number] = lines[red_number].replace("blue,,,", "blue,relabel,red,")
+    file.write_text("\n".join(lines))
+    mended = ImageDataLoaders.from_folder(folder, image_size=32, corrections=file)
+    changed = (mended.train_examples.labels != data.train_examples.labels).nonzero().flatten()
+    assert [Path(str(data.train_examples.items[i])).name[:7] for i in changed] == ["was_red"]
 
 
 def test_labels_of_validation_are_judged_by_the_model() -> None:
