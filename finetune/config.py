@@ -135,9 +135,9 @@ class TrainConfig(LearnerConfig):
         output: folder for the run, with its checkpoint, report and exported model
         probe: makes the head the best linear layer on the frozen features, in seconds and without
             training; the settings of training then mean nothing
-        schedule: fine_tune trains the head alone, then everything; one_cycle trains everything at
-            once
-        epochs: epochs with everything unfrozen
+        schedule: fine_tune trains the head alone, then more of the model; one_cycle trains
+            everything at once
+        epochs: epochs in which more than the head trains
         base_lr: peak learning rate of the head, in its frozen phase; 0.002 is a good start
         freeze_epochs: epochs with the head alone, which come first; null chooses
         freeze_views: number of augmented views of each image in the epochs with the head alone;
@@ -146,6 +146,8 @@ class TrainConfig(LearnerConfig):
             chooses for fine_tune, and is one rate for all layers in one_cycle
         layer_decay: in place of lr_mult, each layer group has this share of the learning rate of
             the next group; goes with --split layers
+        unfreeze: what trains after the head - all, or the name of a layer group, which trains with
+            those above it; null is all, or for up to 2 epochs the later half of the body
         interpolate: the result is whatever validation likes best of the weights at the end, those
             before the second phase, and three points between
         early_stopping: a phase ends after so many epochs without a lower validation loss; null is
@@ -166,6 +168,7 @@ class TrainConfig(LearnerConfig):
     freeze_views: int | None = None
     lr_mult: float | None = None
     layer_decay: float | None = None
+    unfreeze: str | None = None
     interpolate: bool = False
     early_stopping: int | None = None
     save_best: bool = False

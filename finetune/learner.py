@@ -273,12 +273,13 @@ class Learner:
         freeze_views: int | None = None,
         lr_mult: float | None = None,
         layer_decay: float | None = None,
+        unfreeze: str | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
         interpolate: bool = False,
         **options: Unpack[FitOptions],
     ) -> None:
-        """Trains the new head, then everything with lower rates for earlier layers.
+        """Trains the new head, then more of the model, with lower rates for earlier layers.
 
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
@@ -286,6 +287,10 @@ class Learner:
         lr_mult: None is 100 for up to 2 epochs and 10 for more: early layers need time to move.
         layer_decay: in its place, each group has this share of the next one's rate, see
         `LayerDecay`; for `split="layers"`.
+        unfreeze: what trains in the second phase: "all", or a group's name, such as "body_2", for
+        this group and those above it. None is "all" for more than 2 epochs, or where you give
+        lr_mult or layer_decay; else the earlier half of the body stays frozen, which hardly moves
+        in an epoch or two and takes a third of their time. After the run nothing is frozen.
         freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
         (images, see cache_features), 4 over the view of validation, so without augmentation, with
         rates that come down again: they take as long and end better. A number is that many epochs
@@ -303,7 +308,7 @@ class Learner:
         options: callbacks, checkpoint and cache_features, see `FitSettings`.
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept; and
-        freeze_epochs and lr_mult, as above.
+        freeze_epochs, lr_mult and unfreeze, as above.
         Raises ValueError for a model with one group only.
         """
         request = FineTune(
@@ -313,6 +318,7 @@ class Learner:
             freeze_views=freeze_views,
             lr_mult=lr_mult,
             layer_decay=layer_decay,
+            unfreeze=unfreeze,
             pct_start=pct_start,
             div=div,
             interpolate=interpolate,

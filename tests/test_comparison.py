@@ -76,7 +76,7 @@ def test_fine_tuning_finds_the_features_of_the_comparison(
             computed.append(event)
 
     learner = vision_learner(data, "test_resnet", weights=None, progress=False)
-    learner.fine_tune(1, callbacks=[Watch()])
+    learner.fine_tune(1, unfreeze="all", callbacks=[Watch()])
     # those of validation, at which a comparison does not look
     assert {event.view for event in computed} == {None}
 

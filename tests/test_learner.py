@@ -422,7 +422,7 @@ def test_a_number_of_epochs_plots_what_fine_tune_would_do() -> None:
     assert same_state(learner.model.state_dict(), before)
     learner.fine_tune(2)
     assert lines_of(planned) == lines_of(learner.plot_rates())
-    assert phases_of(planned) == ["frozen", "unfrozen"]
+    assert phases_of(planned) == ["frozen", "1 and above"]
     assert [axes.get_ylabel() for axes in planned.axes] == ["learning rate", "momentum"]
     assert planned.axes[-1].get_xlim() == (0, learner.trainer.run.epochs_done)
 

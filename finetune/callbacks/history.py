@@ -26,7 +26,7 @@ class History(Callback):
     >>> learner = vision_learner(data, "test_resnet", weights=None, progress=False)
     >>> learner.fine_tune(1, freeze_epochs=1)
     >>> [(row.phase, sorted(row.valid)) for row in learner.history.epochs]
-    [('frozen', ['accuracy', 'loss']), ('unfrozen', ['accuracy', 'loss'])]
+    [('frozen', ['accuracy', 'loss']), ('body_2 and above', ['accuracy', 'loss'])]
     """
 
     def __init__(self) -> None:

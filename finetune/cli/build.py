@@ -19,8 +19,8 @@ from finetune.vision import vision_learner
 
 _NOT_OF_A_PROBE = (
     "schedule", "epochs", "base_lr", "freeze_epochs", "freeze_views", "lr_mult", "layer_decay",
-    "interpolate", "early_stopping", "save_best", "augment", "mixup", "cutmix", "label_smoothing",
-    "dropout", "split", "norm", "weight_decay", "accumulate", "clip_norm", "ema",
+    "unfreeze", "interpolate", "early_stopping", "save_best", "augment", "mixup", "cutmix",
+    "label_smoothing", "dropout", "split", "norm", "weight_decay", "accumulate", "clip_norm", "ema",
 )  # fmt: skip
 """Settings of gradient steps and of what they see, which change nothing in a probe."""
 
@@ -143,6 +143,7 @@ def fit(
         freeze_views=config.freeze_views,
         lr_mult=config.lr_mult,
         layer_decay=config.layer_decay,
+        unfreeze=config.unfreeze,
         interpolate=config.interpolate,
         **options,
     )
@@ -208,6 +209,8 @@ def _check_one_cycle(config: TrainConfig) -> None:
     for name in ("freeze_epochs", "freeze_views"):
         if getattr(config, name) is not None:
             raise ValueError(f"{name}= is for schedule='fine_tune'; one_cycle freezes nothing")
+    if config.unfreeze is not None:
+        raise ValueError("unfreeze= is for schedule='fine_tune'; one_cycle trains everything")
     if config.interpolate:
         raise ValueError("interpolate= is for schedule='fine_tune'; one_cycle has no second phase")
 
@@ -221,5 +224,6 @@ def _fine_tune(config: TrainConfig) -> FineTune:
         freeze_views=config.freeze_views,
         lr_mult=config.lr_mult,
         layer_decay=config.layer_decay,
+        unfreeze=config.unfreeze,
         interpolate=config.interpolate,
     )

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,7 @@ class Loop:
                 deferred_signals() as self._interruption,
                 self.average.aside(model),
                 self.setup.optimizer.weights.training(),
+                self._unfreezing_at_end(run),
             ):
                 self._run_phases(run)
             self._overflow.warn_if_nothing_moved()
@@ -127,6 +128,16 @@ class Loop:
         # a signal may have arrived while the run was ending by itself
         if self._interruption:
             raise self._interruption.error()
+
+    @contextmanager
+    def _unfreezing_at_end(self, run: Run) -> Iterator[None]:
+        """Unfreezes what the last phase has frozen, if it says so, however it ends."""
+        try:
+            yield
+        finally:
+            is_in_last_phase = run.phase >= len(run.plan) - 1
+            if is_in_last_phase and run.plan[-1].unfreezes_at_end:
+                self.setup.optimizer.groups.freeze_to(0)
 
     def _run_phases(self, run: Run) -> None:
         """Runs the rest of the plan, phase by phase; each begins with freezing."""

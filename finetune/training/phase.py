@@ -23,7 +23,8 @@ class Phase:
     views: None shows new random views of the images in every epoch; k > 1 shows k of them in turn;
     1 shows the view of validation. interpolate: keeps the weights at the beginning; after the last
     epoch the model takes the point between them and those at the end that validation likes best,
-    see `training.between`. Only the last phase of a plan may do so.
+    see `training.between`. Only the last phase of a plan may do so. unfreezes_at_end: nothing is
+    frozen once the run has ended in this phase, so that a later fit trains everything.
 
     >>> from finetune import one_cycle
     >>> phase = Phase("all", 2, 0, {"lr": (1e-4, 1e-2)}, {"lr": one_cycle(pct_start=0.5)})
@@ -38,6 +39,7 @@ class Phase:
     schedules: Schedules = field(default_factory=dict)
     views: int | None = None
     interpolate: bool = False
+    unfreezes_at_end: bool = False
 
     def __post_init__(self) -> None:
         arguments.instance("name", self.name, str)
@@ -50,6 +52,7 @@ class Phase:
             views = arguments.whole_number("views", self.views, at_least=1)
             object.__setattr__(self, "views", views)
         arguments.flag("interpolate", self.interpolate)
+        arguments.flag("unfreezes_at_end", self.unfreezes_at_end)
         arguments.mapping("peaks", self.peaks, "hyper-parameters to one value per group")
         arguments.mapping("schedules", self.schedules, "hyper-parameters to schedules")
         peaks = {}
@@ -135,9 +138,10 @@ class Phase:
             "schedules": schedule_data,
             "views": self.views,
         }
-        # only where it is on, as a plan is compared with those of files that are older than it
-        if self.interpolate:
-            data["interpolate"] = True
+        # only where they are on, as a plan is compared with those of files that are older than they
+        for flag in ("interpolate", "unfreezes_at_end"):
+            if getattr(self, flag):
+                data[flag] = True
         return data
 
     @classmethod
@@ -157,6 +161,7 @@ class Phase:
             schedules_by_name,
             data.get("views"),  # files from before there were views are without them
             data.get("interpolate", False),
+            data.get("unfreezes_at_end", False),
         )
 
 

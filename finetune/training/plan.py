@@ -9,13 +9,19 @@ from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, ch
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
 from finetune.training.phase import Phase, Plan
+from finetune.wording import did_you_mean
 
 KEPT_EPOCHS = 4
 """Epochs of the head on kept features: one takes 2 % of what it takes to run the backbone."""
 
 SHORT_RUN = 2
-"""Up to so many epochs, early layers do best with a hundredth of the head's rate, beyond with a
-tenth; measured, see the README."""
+"""Up to so many epochs, the earlier half of the body stays frozen, and where all layers
+train, the first do best with a hundredth of the head's rate. Beyond, all train, with a tenth of it
+for the first. At a hundredth early layers hardly move, and their backward pass is a third of a
+step; measured, see the README."""
+
+ALL = "all"
+"""The `unfreeze` that leaves no group frozen."""
 
 
 def check(plan: Plan, groups: LayerGroups) -> None:
@@ -148,12 +154,16 @@ def one_cycle_plan(
 class FineTune:
     """What `Learner.fine_tune` is asked for; `plan` makes phases of it.
 
-    The head alone, then everything at half the rate, and up to `lr_mult` lower in early layers.
-    epochs: with everything unfrozen. base_lr: peak rate of the head in the frozen phase.
+    The head alone, then more of the model at half the rate, and up to `lr_mult` lower in early
+    layers.
+    epochs: of the second phase. base_lr: peak rate of the head in the frozen phase.
     freeze_epochs: with the head alone; None is 1, or `KEPT_EPOCHS` where the frozen layers' outputs
     can be kept. freeze_views: how many views of each image the frozen phase goes round, see
     `Phase`. lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its
-    place, see `LayerDecay`. pct_start, div: of the second cycle. interpolate: between the weights
+    place, see `LayerDecay`. unfreeze: what trains in the second phase: "all", or the name of a
+    group, which trains with those above it. None is "all" where there are more than `SHORT_RUN`
+    epochs or lr_mult or layer_decay is given, else the later half of the groups below the head, and
+    the head. pct_start, div: of the second cycle. interpolate: between the weights
     before and after the second phase, see `Phase`.
     Source: the two calls of `fit_one_cycle` that fastai's `fine_tune` is; its frozen one has its
     peak at the end.
@@ -166,6 +176,7 @@ class FineTune:
     freeze_views: int | None = None
     lr_mult: float | None = None
     layer_decay: float | None = None
+    unfreeze: str | None = None
     pct_start: float = 0.3
     div: float = 5.0
     interpolate: bool = False
@@ -183,31 +194,50 @@ class FineTune:
             arguments.whole_number("freeze_views", self.freeze_views, at_least=1)
         if self.layer_decay is not None:
             arguments.real_number("layer_decay", self.layer_decay, above=0, at_most=1)
+        if self.unfreeze is not None:
+            arguments.text("unfreeze", self.unfreeze)
         arguments.flag("interpolate", self.interpolate)
         one_cycle(div=self.div, pct_start=self.pct_start)  # the schedule checks its arguments
 
     def plan(self, groups: LayerGroups, *, keeps_features: bool) -> Plan:
-        """The frozen phase, unless it has no epoch, and the unfrozen one.
+        """The frozen phase, unless it has no epoch, and the one in which more trains.
 
         keeps_features: whether the frozen groups need run only once for each view, so that an epoch
-        costs next to nothing. Raises ValueError for a single group.
+        costs next to nothing. Raises ValueError for a single group, and for an `unfreeze` that is
+        none of them.
         """
         if len(groups) < 2:
             raise ValueError(
                 "fine_tune freezes all groups but the last, and this model has one group only; "
                 "pass split= to say where groups begin, or use fit_one_cycle"
             )
+        frozen = self._frozen_in_second_phase(groups)
         (unfrozen,) = one_cycle_plan(
             groups,
             self.epochs,
             self._unfrozen_rates(),
             pct_start=self.pct_start,
             div=self.div,
-            frozen=0,
-            name="unfrozen",
+            frozen=frozen,
+            name=_name_of_what_trains(groups, frozen) if frozen else "unfrozen",
         )
-        unfrozen = replace(unfrozen, interpolate=self.interpolate)
+        unfrozen = replace(
+            unfrozen, interpolate=self.interpolate, unfreezes_at_end=unfrozen.frozen > 0
+        )
         return (*self._frozen_plan(groups, keeps_features), unfrozen)
+
+    def _frozen_in_second_phase(self, groups: LayerGroups) -> int:
+        """How many groups stay frozen while the others train."""
+        if self.unfreeze is None:
+            has_own_spread = self.lr_mult is not None or self.layer_decay is not None
+            is_short = self.epochs <= SHORT_RUN and not has_own_spread
+            return (len(groups) - 1) // 2 if is_short else 0
+        if self.unfreeze == ALL:
+            return 0
+        if self.unfreeze not in groups.names:
+            hint = did_you_mean(self.unfreeze, [ALL, *groups.names])
+            raise ValueError(f"unfreeze={self.unfreeze!r} is no layer group; {hint}")
+        return groups.names.index(self.unfreeze)
 
     def _frozen_plan(self, groups: LayerGroups, keeps_features: bool) -> Plan:
         """The head alone, with rates that rise to the end, or come down again on kept features."""
@@ -281,17 +311,19 @@ def gradual_unfreeze_plan(
         raise ValueError("there is one layer group only, so nothing can be frozen; pass split=")
     plan: Plan = ()
     for frozen in reversed(range(len(groups))):
-        first_unfrozen = groups[frozen].name
-        rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
-        name = f"{first_unfrozen} and above"
-        if frozen == len(groups) - 1:
-            rates, name = slice(base_lr), first_unfrozen
-        elif frozen == 0:
-            name = "all"
+        is_head_alone = frozen == len(groups) - 1
+        rates = slice(base_lr) if is_head_alone else slice(base_lr / 2 / lr_mult, base_lr / 2)
+        name = _name_of_what_trains(groups, frozen) if frozen else ALL
         plan += one_cycle_plan(
             groups, epochs_per_group, rates, pct_start=0.3, div=5.0, frozen=frozen, name=name
         )
     return plan
+
+
+def _name_of_what_trains(groups: LayerGroups, frozen: int) -> str:
+    """The name of a phase in which so many groups are frozen."""
+    first = groups[frozen].name
+    return first if frozen == len(groups) - 1 else f"{first} and above"
 
 
 def flat_cosine_plan(

@@ -459,7 +459,8 @@ def test_a_fit_that_precomputes_tells_so(capsys, photos):
     learner = vision_learner(data, "test_efficientnet", weights=None)
     learner.fine_tune(1, freeze_epochs=3, freeze_views=2)
     assert told_of_features(capsys.readouterr().out) == [
-        "frozen: only head trains; the layers before see only 2 random views of each image"
+        "frozen: only head trains; the layers before see only 2 random views of each image",
+        "body_2 and above: only body_2 and head train; the layers before see each image only once",
     ]
 
 

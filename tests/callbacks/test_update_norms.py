@@ -15,7 +15,7 @@ def learner_with(norms: UpdateNorms) -> Learner:
 
 def test_it_keeps_a_row_for_every_nth_step() -> None:
     norms = UpdateNorms(every=4)
-    learner_with(norms).fine_tune(1)
+    learner_with(norms).fine_tune(1, unfreeze="all")
     expected = [("frozen", 0, 0), ("frozen", 0, 4), ("unfrozen", 0, 0), ("unfrozen", 0, 4)]
     assert [(row.phase, row.epoch, row.step) for row in norms.rows] == expected
     assert norms.groups == ("0", "1", "2")
@@ -50,7 +50,7 @@ def test_it_draws_all_fits() -> None:
     learner.fit_one_cycle(1)
     figure = norms.plot()
     names = [text.get_text() for text in figure.axes[0].texts]
-    assert names == ["frozen", "unfrozen", "one cycle"]
+    assert names == ["frozen", "1 and above", "one cycle"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["0", "1", "2"]
 
 

@@ -33,7 +33,10 @@ class Recorder:
 
 
 def test_all_settings_of_fine_tuning_reach_it(tmp_path: Path) -> None:
-    settings = {"freeze_epochs": 3, "freeze_views": 2, "lr_mult": 7.0, "interpolate": True}
+    settings = {
+        "freeze_epochs": 3, "freeze_views": 2, "lr_mult": 7.0, "unfreeze": "body_2",
+        "interpolate": True,
+    }  # fmt: skip
     learner = Recorder()
     build.fit(learner, TrainConfig(**settings), tmp_path / "run.pt", tmp_path / "best.pt")
     assert settings.items() <= learner.options.items()

@@ -80,6 +80,7 @@ def test_a_mistake_in_a_config_file_is_answered_in_one_line(
         (["train", "x", "--lr-mult", "3", "--layer-decay", "0.5"], "give one of them"),
         (["train", "x", "--schedule", "one_cycle", "--freeze-epochs", "3"], "freezes nothing"),
         (["train", "x", "--schedule", "one_cycle", "--interpolate"], "no second phase"),
+        (["train", "x", "--schedule", "one_cycle", "--unfreeze", "all"], "trains everything"),
         (["train", "x", "--lr-mult", "0"], "--lr-mult must be a finite number above 0, got 0"),
         (["train", "x", "--formats", "[]"], "names nothing to write"),
         (["lr-find", "x", "--curve", "curve.txt"], "must end in .png, .svg or .pdf"),

@@ -89,7 +89,7 @@ def test_its_limits_have_the_numbers(description: ModelDescription) -> None:
 def test_it_tells_what_was_trained_and_how(description: ModelDescription) -> None:
     training = section(model_card(description, SOURCE), "Training")
     assert "| frozen | 4 | body_1, body_2 | head 0.00194 |" in training
-    assert "| unfrozen | 2 | none | body_1 " in training
+    assert "| body_2 and above | 2 | body_1 | body_2 " in training
     assert "| AdamW | 0.01 |" in training
 
 
@@ -99,9 +99,10 @@ def test_it_tells_which_weights_between_two_ends_were_taken(description: ModelDe
     phases = (*others, replace(last, fraction=0.75))
     training = replace(description.training, phases=phases)
     card = model_card(replace(description, training=training), SOURCE)
-    assert (
-        "the phase unfrozen, the best on the validation images were taken, 0.75 of the way" in card
+    between = (
+        "the phase body_2 and above, the best on the validation images were taken, 0.75 of the"
     )
+    assert between in card
 
 
 def test_an_untrained_model_is_called_so(description: ModelDescription) -> None:

@@ -251,10 +251,11 @@ def test_kept_features_give_the_results_of_a_run_without_them(ranks):
 def test_every_process_is_told_of_all_features(ranks, single):
     view, valid, alone = [64, 65], [64, 65], [32, 64, 65]
     for rank in ranks:
-        assert rank["cached"]["precomputed"] == [*view, *valid, *view]
-        assert rank["cached, new views"]["precomputed"] == [*view, *valid, *view, *view]
+        later = [*view, *valid]  # the earlier half of the body, in the second phase
+        assert rank["cached"]["precomputed"] == [*view, *valid, *view, *later]
+        assert rank["cached, new views"]["precomputed"] == [*view, *valid, *view, *view, *later]
         assert rank["uncached"]["precomputed"] == []
-    assert single["cached"]["precomputed"] == alone * 3
+    assert single["cached"]["precomputed"] == alone * 5
 
 
 def test_each_process_runs_the_frozen_layers_on_its_share(ranks):
@@ -283,7 +284,7 @@ def test_only_the_first_process_writes_checkpoints(ranks):
 
 
 def test_only_the_first_process_writes_logs(ranks):
-    assert [rank["logged"] for rank in ranks] == [("1,fit,0", "1,fit,1")] * 2
+    assert [rank["logged"] for rank in ranks] == [("1,fit,1", "1,fit,2")] * 2
     assert [rank["event files"] for rank in ranks] == [1, 1]
     assert ranks[1]["tracked"] is None
 

@@ -99,11 +99,11 @@ def test_events_say_where_the_run_is():
     learner = short_learner(groups=3)
     learner.fine_tune(1, callbacks=[recorder])
     assert recorder.events[0] == FitStart(
-        ("frozen", "unfrozen"), 2, 2, ("0", "1", "2"), 0, validates=True
+        ("frozen", "1 and above"), 2, 2, ("0", "1", "2"), 0, validates=True
     )
     assert replace(recorder.events[1], peaks={}) == PhaseStart("frozen", 1, 2, 0)
     assert recorder.events[2] == EpochStart("frozen", 0, 2, 0)
-    assert replace(recorder.events[6], peaks={}) == PhaseStart("unfrozen", 1, 0, 0)
+    assert replace(recorder.events[6], peaks={}) == PhaseStart("1 and above", 1, 1, 0)
     assert recorder.events[6].peaks["lr"] == pytest.approx((1e-5, 1e-4, 1e-3))
     assert recorder.events[-1] == FitEnd("finished")
 
@@ -412,7 +412,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(value: float):
         r"\(learning rates: 0 2.8e-06, 1 2.8e-05, 2 0.00028\); lower the learning rate or set clip"
     )
     with pytest.raises(DivergenceError, match=message):
-        learner.fine_tune(2, callbacks=[recorder])
+        learner.fine_tune(2, unfreeze="all", callbacks=[recorder])
     assert recorder.events[-1].reason.startswith("failed: the training loss is")
     assert len(learner.history.steps) == 20
 

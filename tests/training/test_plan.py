@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import (
+    StopAt,
+    copy_of,
     golden_figures,
     plan_values,
     same_state,
@@ -106,6 +108,82 @@ def test_fine_tune_is_a_frozen_and_an_unfrozen_cycle():
 def test_fine_tune_may_leave_the_frozen_phase_out():
     (only,) = plans.fine_tune_plan(groups_of(2), 1, freeze_epochs=0)
     assert (only.name, only.frozen) == ("unfrozen", 0)
+
+
+def second_phase(group_count: int, epochs: int, **options: Any) -> tuple[str, int]:
+    """Its name, and how many groups are frozen in it."""
+    *_, last = plans.fine_tune_plan(groups_of(group_count), epochs, **options)
+    return last.name, last.frozen
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(1, ("1 and above", 1)), (2, ("1 and above", 1)), (3, ("unfrozen", 0))],
+)
+def test_a_short_run_leaves_the_earlier_half_of_the_body_frozen(
+    epochs: int, expected: tuple[str, int]
+):
+    assert second_phase(3, epochs) == expected
+
+
+@pytest.mark.parametrize(("group_count", "frozen"), [(2, 0), (3, 1), (4, 1), (5, 2)])
+def test_at_least_half_of_the_body_trains(group_count: int, frozen: int):
+    assert second_phase(group_count, 1)[1] == frozen
+
+
+@pytest.mark.parametrize("options", [{"lr_mult": 100.0}, {"layer_decay": 0.5}], ids=repr)
+def test_who_gives_rates_for_early_layers_gets_all_of_them_trained(options: dict[str, float]):
+    assert second_phase(3, 1, **options) == ("unfrozen", 0)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "expected"),
+    [
+        ("all", ("unfrozen", 0)),
+        ("0", ("unfrozen", 0)),
+        ("1", ("1 and above", 1)),
+        ("2", ("2 and above", 2)),
+        ("3", ("3", 3)),
+    ],
+)
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_unfreeze_says_what_trains_after_the_head(
+    epochs: int, unfreeze: str, expected: tuple[str, int]
+):
+    assert second_phase(4, epochs, unfreeze=unfreeze) == expected
+
+
+def test_unfreeze_goes_with_rates_of_your_own():
+    *_, last = plans.fine_tune_plan(groups_of(3), 1, unfreeze="1", lr_mult=10)
+    assert last.frozen == 1
+    assert last.peaks["lr"] == pytest.approx((1e-4, 1e-3 / 10**0.5, 1e-3))
+
+
+def test_groups_that_stay_frozen_do_not_move_until_the_next_fit():
+    learner = tiny_learner(3)
+    first, second = (copy_of(learner.model[i].state_dict()) for i in (0, 1))
+    learner.fine_tune(1, 1e-2)
+    assert same_state(learner.model[0].state_dict(), first)
+    assert not same_state(learner.model[1].state_dict(), second)
+    learner.fit(1)
+    assert not same_state(learner.model[0].state_dict(), first)
+
+
+@pytest.mark.parametrize("stop", [9, 12, 16], ids=lambda step: f"step {step}")
+def test_nothing_is_frozen_after_a_run_that_stopped_in_its_second_phase(stop: int):
+    learner, whole = tiny_learner(3), tiny_learner(3)
+    learner.fine_tune(2, callbacks=[StopAt(stop)])
+    assert learner.layer_groups.frozen_count == 0
+    learner.resume()
+    whole.fine_tune(2)
+    assert same_state(learner.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_phase_that_unfreezes_at_its_end_survives_json():
+    *_, last = plans.fine_tune_plan(groups_of(3), 1)
+    assert last.unfreezes_at_end
+    assert Phase.from_dict(json.loads(json.dumps(last.to_dict()))) == last
+    assert "unfreezes_at_end" not in phase().to_dict()
 
 
 @pytest.mark.parametrize(
@@ -438,7 +516,7 @@ def test_a_refused_fine_tune_changes_nothing():
 @pytest.mark.parametrize(("epochs", "lr_mult"), [(1, 100), (2, 100), (3, 10), (5, 10)])
 def test_fine_tune_takes_higher_rates_for_early_layers_in_longer_runs(epochs: int, lr_mult: float):
     groups = groups_of(3)
-    plan = plans.fine_tune_plan(groups, epochs)
+    plan = plans.fine_tune_plan(groups, epochs, unfreeze="all")
     assert plan == plans.fine_tune_plan(groups, epochs, lr_mult=lr_mult)
     assert plan[-1].peaks["lr"] == pytest.approx((1e-3 / lr_mult, 1e-3 / lr_mult**0.5, 1e-3))
 
@@ -447,6 +525,19 @@ def test_fine_tune_takes_higher_rates_for_early_layers_in_longer_runs(epochs: in
 def test_lr_mult_is_positive(lr_mult: float):
     with pytest.raises(ValueError, match=f"lr_mult must be a finite number above 0, got {lr_mult}"):
         plans.fine_tune_plan(groups_of(2), 1, lr_mult=lr_mult)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "hint"), [("al", r"did you mean 'all'\?"), ("head", "there are all, 0, 1, 2")]
+)
+def test_unfreeze_names_a_group_that_there_is(unfreeze: str, hint: str):
+    with pytest.raises(ValueError, match=f"unfreeze='{unfreeze}' is no layer group; {hint}"):
+        plans.fine_tune_plan(groups_of(3), 1, unfreeze=unfreeze)
+
+
+def test_unfreeze_is_a_name():
+    with pytest.raises(TypeError, match="unfreeze must be"):
+        plans.fine_tune_plan(groups_of(3), 1, unfreeze=1)
 
 
 @pytest.mark.parametrize("freeze_epochs", [-1, 0.5])

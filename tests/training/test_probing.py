@@ -90,7 +90,7 @@ def test_fine_tuning_goes_on_from_the_probe(photos: Path):
     learner.probe()
     before = copy_of(learner.model.state_dict())
     learner.fine_tune(1, freeze_epochs=0)
-    assert [row.phase for row in learner.history.epochs] == ["probe", "unfrozen"]
+    assert [row.phase for row in learner.history.epochs] == ["probe", "body_2 and above"]
     assert not same_state(before, learner.model.state_dict())
     assert "head.1.weight" in learner.layer_groups[-1].parameters
     learner.plot_losses()

@@ -105,7 +105,9 @@ def new_learner(kind: str, folder: Path) -> Learner:
 
 def tune(learner: Learner, kind: str = "", **options: object) -> None:
     views = {"freeze_epochs": 3, "freeze_views": 2} if kind == "views" else {}
-    learner.fine_tune(2, base_lr=1e-2, **views, **options)
+    # the others leave the earlier half of the body frozen, and those with images keep its outputs
+    unfreeze = "all" if kind in ("adamw", "averaged") else None
+    learner.fine_tune(2, base_lr=1e-2, unfreeze=unfreeze, **views, **options)
 
 
 def outcome(learner: Learner) -> dict:
@@ -187,7 +189,7 @@ def test_the_same_call_continues_a_run_that_died_while_precomputing(
 
 def test_a_stop_within_this_process_resumes_exactly(folder, uninterrupted):
     learner = new_learner("adamw", folder)
-    tune(learner, callbacks=[StopAt(3)])
+    tune(learner, "adamw", callbacks=[StopAt(3)])
     learner.resume(callbacks=[StopAt(9)])
     learner.resume()
     assert same(outcome(learner), uninterrupted["adamw"])
@@ -383,7 +385,7 @@ class Raising(Callback):
 def test_a_run_goes_on_after_an_error(folder, uninterrupted):
     learner = new_learner("adamw", folder)
     with pytest.raises(RuntimeError, match="at step 5"):
-        tune(learner, callbacks=[Raising(at=5)])
+        tune(learner, "adamw", callbacks=[Raising(at=5)])
     learner.resume()
     assert same(outcome(learner), uninterrupted["adamw"])
 
@@ -402,12 +404,15 @@ class SavesEverywhere(Callback):
     on_phase_start = on_epoch_start = on_step_end = _save
 
     def on_epoch_end(self, event: EpochEnd) -> Save | None:
-        is_last = (event.phase, event.epoch) == ("unfrozen", 1)
+        is_last = event.phase != "frozen" and event.epoch == 1
         return None if is_last else self._save(event)
 
 
+@pytest.mark.parametrize("unfreeze", ["all", None])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_wherever_a_run_is_cut_off_it_ends_as_if_it_had_not_been(tmp_path: Path, optimizer: str):
+def test_wherever_a_run_is_cut_off_it_ends_as_if_it_had_not_been(
+    tmp_path: Path, optimizer: str, unfreeze: str | None
+):
     factory = partial(torch.optim.SGD, momentum=0.9) if optimizer == "sgd" else torch.optim.AdamW
 
     def new() -> Learner:
@@ -416,7 +421,8 @@ def test_wherever_a_run_is_cut_off_it_ends_as_if_it_had_not_been(tmp_path: Path,
         )
 
     whole = new()
-    whole.fine_tune(2, 1e-2, freeze_epochs=1, callbacks=[SavesEverywhere(tmp_path)])
+    saves = SavesEverywhere(tmp_path)
+    whole.fine_tune(2, 1e-2, freeze_epochs=1, unfreeze=unfreeze, callbacks=[saves])
     expected = outcome(whole)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 16

@@ -22,7 +22,7 @@ def test_the_table_of_a_plan_is_what_the_fit_does() -> None:
     assert momenta == [row.momentum for row in learner.history.steps]
     assert spans == tables.step_spans(learner.history.steps, 8)
     assert [(span.name, span.frozen, span.start, span.end) for span in spans] == [
-        ("frozen", 2, 0, 1), ("unfrozen", 0, 1, 3)
+        ("frozen", 2, 0, 1), ("1 and above", 1, 1, 3)
     ]  # fmt: skip
 
 

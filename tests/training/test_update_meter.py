@@ -29,7 +29,7 @@ class Asking(Callback):
 
 def fitted(*callbacks: Callback, **options: object) -> Learner:
     learner = tiny_learner(3, callbacks=callbacks, **options)
-    learner.fine_tune(2, base_lr=1e-2)
+    learner.fine_tune(2, base_lr=1e-2, unfreeze="all")
     return learner
 
 

@@ -115,7 +115,14 @@ class FeatureCache:
     def create(
         cls, setup: Setup, phase: Phase, first_epoch: int, prefixes: FrozenPrefixes
     ) -> "FeatureCache | None":
-        """None where no prefix is frozen, the images have no numbers, or there is no room."""
+        """None where no prefix is frozen, the images have no numbers, or there is no room.
+
+        Nor where images are to be mixed and more than the last group trains: features of mixed
+        images are no mixture of features. The last group alone trains on images as they are.
+        """
+        mixes = setup.settings.mixup > 0 or setup.settings.cutmix > 0
+        if mixes and phase.frozen < len(setup.optimizer.groups) - 1:
+            return None
         suffix = prefixes.find()
         views = 1 if phase.views is None else min(phase.views, phase.epochs)
         is_refused = suffix is None or not features_fit(setup, suffix, views=views)

@@ -222,10 +222,21 @@ def test_without_validation_data_the_results_are_the_same():
 def test_the_unfrozen_phase_trains_the_whole_model_from_the_same_state():
     cached, uncached = points_learner(), points_learner()
     before = copy_of(cached.model.state_dict())
-    cached.fine_tune(2, base_lr=1e-2, freeze_epochs=2, freeze_views=1)
-    uncached.fine_tune(2, base_lr=1e-2, freeze_epochs=2, freeze_views=1, cache_features=False)
+    options: dict = {"base_lr": 1e-2, "freeze_epochs": 2, "freeze_views": 1, "unfreeze": "all"}
+    cached.fine_tune(2, **options)
+    uncached.fine_tune(2, **options, cache_features=False)
     after = dict(cached.model.named_parameters())
     assert not any(torch.equal(before[name], after[name]) for name in after)
+    assert_same_results(cached, uncached)
+
+
+def test_the_earlier_half_of_the_body_gives_the_same_results_in_a_short_run():
+    cached, uncached = points_learner(), points_learner()
+    told, untold = Told(), Told()
+    cached.fine_tune(2, base_lr=1e-2, callbacks=[told], freeze_epochs=1)
+    uncached.fine_tune(2, base_lr=1e-2, callbacks=[untold], freeze_epochs=1, cache_features=False)
+    assert {event.phase for event in told.of(Precompute)} == {"frozen", "1 and above"}
+    assert not was_used(untold)
     assert_same_results(cached, uncached)
 
 
@@ -255,7 +266,7 @@ def test_accumulation_and_clipping_work_on_it(options):
 def test_the_history_has_every_row():
     learner = points_learner()
     learner.fine_tune(1, freeze_epochs=3, freeze_views=2)
-    phases = [("frozen", epoch) for epoch in range(3)] + [("unfrozen", 0)]
+    phases = [("frozen", epoch) for epoch in range(3)] + [("1 and above", 0)]
     steps = [(row.phase, row.epoch, row.step) for row in learner.history.steps]
     assert steps == [(*phase, step) for phase in phases for step in range(STEPS)]
     assert [(row.phase, row.epoch) for row in learner.history.epochs] == phases
@@ -266,6 +277,33 @@ def test_metrics_are_those_of_the_model_that_comes_out():
     learner = points_learner()
     train_head(learner, 2, 1)
     assert learner.validate() == pytest.approx(learner.history.epochs[-1].valid, abs=1e-6)
+
+
+# --- images that are mixed
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {}], ids=repr)
+def test_while_some_of_the_body_trains_images_are_mixed_and_not_kept(images, mixing):
+    were_mixed = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            were_mixed.append(targets.is_floating_point())  # shares of classes, not numbers
+        return nn.functional.cross_entropy(outputs, targets)
+
+    learner, told = images_learner(images, loss=loss, **mixing), Told()
+    learner.fine_tune(1, freeze_epochs=1, callbacks=[told])
+    steps = len(images.train)
+    assert were_mixed == [False] * steps + [bool(mixing)] * steps
+    kept_in = {event.phase for event in told.of(Precompute)}
+    assert kept_in == ({"frozen"} if mixing else {"frozen", "body_2 and above"})
+
+
+def test_mixed_images_give_the_results_of_a_run_without_kept_features():
+    cached, uncached = points_learner(mixup=0.4), points_learner(mixup=0.4)
+    cached.fine_tune(2, base_lr=1e-2, freeze_epochs=0)
+    uncached.fine_tune(2, base_lr=1e-2, freeze_epochs=0, cache_features=False)
+    assert_same_results(cached, uncached)
 
 
 # --- how often the frozen layers run
@@ -652,7 +690,7 @@ class Watch(Callback):
 
 def test_its_memory_is_free_in_the_next_phase(alive, without_collector):
     learner, watch = points_learner(), Watch(alive)
-    learner.fine_tune(1, freeze_epochs=1, callbacks=[watch])
+    learner.fine_tune(1, freeze_epochs=1, unfreeze="all", callbacks=[watch])
     assert watch.alive[:2] == [1, 0]
 
 
@@ -785,7 +823,7 @@ def test_stop_while_precomputing_ends_the_fit():
 
 def test_stop_while_precomputing_may_end_the_phase_only():
     learner, told = points_learner(), Told(Precompute, lambda: Stop("x", phase_only=True), 2)
-    learner.fine_tune(1, callbacks=[told])
+    learner.fine_tune(1, unfreeze="all", callbacks=[told])
     assert [row.phase for row in learner.history.epochs] == ["unfrozen"]
     assert [event.phase for event in told.of(PhaseStart)] == ["frozen", "unfrozen"]
 
@@ -833,14 +871,14 @@ def epochs_of(learner: Learner) -> list[tuple[str, int]]:
 def test_by_default_the_head_has_four_epochs_on_what_is_kept():
     learner, counted = points_learner(), []
     learner.fine_tune(1, callbacks=[Told(Precompute, lambda: counted.append(1), 1)])
-    assert epochs_of(learner) == [("frozen", i) for i in range(4)] + [("unfrozen", 0)]
+    assert epochs_of(learner) == [("frozen", i) for i in range(4)] + [("1 and above", 0)]
     assert learner.trainer.run.plan[0].views == 1
 
 
 def test_by_default_the_head_has_one_epoch_where_nothing_is_kept():
     kept_off, no_numbers = points_learner(), tiny_learner()
-    kept_off.fine_tune(1, cache_features=False)
-    no_numbers.fine_tune(1)
+    kept_off.fine_tune(1, cache_features=False, unfreeze="all")
+    no_numbers.fine_tune(1, unfreeze="all")
     for learner in (kept_off, no_numbers):
         assert epochs_of(learner) == [("frozen", 0), ("unfrozen", 0)]
         assert learner.trainer.run.plan[0].views is None
@@ -848,7 +886,7 @@ def test_by_default_the_head_has_one_epoch_where_nothing_is_kept():
 
 def test_a_body_of_which_only_the_beginning_is_kept_has_one_epoch():
     learner = points_learner(norm="train")
-    learner.fine_tune(1)
+    learner.fine_tune(1, unfreeze="all")
     assert epochs_of(learner) == [("frozen", 0), ("unfrozen", 0)]
 
 

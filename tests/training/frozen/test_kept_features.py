@@ -32,7 +32,7 @@ def learner_of(data: ImageDataLoaders) -> Learner:
 
 def computes(learner: Learner) -> bool:
     watch = Watch()
-    learner.fine_tune(1, callbacks=[watch])
+    learner.fine_tune(1, unfreeze="all", callbacks=[watch])
     return watch.has_computed
 
 
@@ -74,5 +74,7 @@ def test_a_hook_of_the_users_keeps_them_from_being_shared(data: ImageDataLoaders
 def test_random_views_are_not_kept(data: ImageDataLoaders):
     for _ in range(2):
         watch = Watch()
-        learner_of(data).fine_tune(1, freeze_views=2, freeze_epochs=2, callbacks=[watch])
+        learner_of(data).fine_tune(
+            1, freeze_views=2, freeze_epochs=2, unfreeze="all", callbacks=[watch]
+        )
         assert watch.has_computed

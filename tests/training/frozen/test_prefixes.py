@@ -229,9 +229,14 @@ def test_frozen_layers_run_for_one_search_and_once_an_image_before_the_unfrozen_
 )
 def test_fine_tune_searches_once(images, searches, options: dict[str, int]):
     watch = Watch()
-    learner_of(images).fine_tune(1, callbacks=[watch], **options)
+    learner_of(images).fine_tune(1, unfreeze="all", callbacks=[watch], **options)
     assert watch.keeps
     assert len(searches) == 1
+
+
+def test_the_earlier_half_of_the_body_is_searched_for_on_its_own(images, searches):
+    learner_of(images).fine_tune(1)
+    assert len(searches) == 2
 
 
 def test_without_kept_features_there_is_no_search(images, searches):
@@ -273,7 +278,7 @@ def test_every_phase_is_proven_anew(images, searches):
 
 def test_a_run_that_goes_on_searches_again(images, searches):
     learner, watch = learner_of(images), Watch()
-    learner.fine_tune(1, callbacks=[StopAt(3)])
+    learner.fine_tune(1, unfreeze="all", callbacks=[StopAt(3)])
     learner.resume(callbacks=[watch])
     assert watch.keeps
     assert len(searches) == 2
@@ -282,7 +287,7 @@ def test_a_run_that_goes_on_searches_again(images, searches):
 def test_every_fit_searches_anew(images, searches):
     learner = learner_of(images)
     for _ in range(2):
-        learner.fine_tune(1)
+        learner.fine_tune(1, unfreeze="all")
     assert len(searches) == 2
 
 
@@ -299,7 +304,7 @@ def test_a_hook_that_is_added_after_planning_is_seen(images, searches):
         learner.model.register_forward_hook(lambda _, __, output: outputs.append(output))
 
     watch = Watch(listen)
-    learner.fine_tune(1, callbacks=[watch])
+    learner.fine_tune(1, unfreeze="all", callbacks=[watch])
     assert [result is None for result in searches] == [False, True]
     assert not watch.keeps
     assert [row.phase for row in learner.history.epochs] == ["frozen"] * KEPT_EPOCHS + ["unfrozen"]
@@ -312,7 +317,7 @@ def test_a_hook_that_is_added_after_planning_is_seen(images, searches):
 def test_what_a_hook_does_that_is_added_after_planning_is_in_what_is_kept(images, searches):
     sgd = partial(torch.optim.SGD, lr=0.1)
     cached, uncached = (learner_of(images, optimizer=sgd) for _ in "12")
-    plan = uncached.trainer.resolve(FineTune(1))
+    plan = uncached.trainer.resolve(FineTune(1, unfreeze="all"))
     searches.clear()
 
     def watch(learner: Learner) -> Watch:
@@ -320,7 +325,7 @@ def test_what_a_hook_does_that_is_added_after_planning_is_in_what_is_kept(images
         return Watch(lambda: stem.register_forward_hook(lambda _, __, output: output.flip(-1) * 2))
 
     watches = watch(cached), watch(uncached)
-    cached.fine_tune(1, callbacks=[watches[0]])
+    cached.fine_tune(1, unfreeze="all", callbacks=[watches[0]])
     uncached.fit_plan(plan, callbacks=[watches[1]], cache_features=False)
     assert [watch.keeps for watch in watches] == [True, False]
     assert len(searches) == 2
