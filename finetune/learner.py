@@ -47,6 +47,7 @@ from finetune.probe.linear_probe import LinearProbe
 from finetune.tasks import Answer, FilePrediction, Loss, PriorChoice
 from finetune.training import plan as plans
 from finetune.training import tables
+from finetune.training.budget import Budget
 from finetune.training.events import Callback
 from finetune.training.phase import Plan
 from finetune.training.plan import FineTune, PlanRequest
@@ -266,9 +267,10 @@ class Learner:
     @takes_options(FitSettings)
     def fine_tune(
         self,
-        epochs: int,
+        epochs: int | None = None,
         base_lr: float = 2e-3,
         *,
+        minutes: float | None = None,
         freeze_epochs: int | None = None,
         freeze_views: int | None = None,
         lr_mult: float | None = None,
@@ -284,6 +286,10 @@ class Learner:
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
         whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
         `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
+        epochs: of the second phase. minutes: in their place, the time for all of it, validation
+        included. Some batches are timed, and the longest plan that is over by then is chosen: the
+        head alone, up to 4 epochs of the later half of the body on two views of each image, or 4
+        and more of everything. A run that goes on from its checkpoint keeps its plan.
         lr_mult: None is 100 for up to 2 epochs and 10 for more: early layers need time to move.
         layer_decay: in its place, each group has this share of the next one's rate, see
         `LayerDecay`; for `split="layers"`.
@@ -309,10 +315,15 @@ class Learner:
         Differs from fastai: a frozen group's BatchNorm stays in eval mode, as does a pretrained
         backbone's afterwards (`norm="train"` restores the other way); optimizer state is kept; and
         freeze_epochs, lr_mult and unfreeze, as above.
-        Raises ValueError for a model with one group only.
+        Raises ValueError for a model with one group only, and for epochs and minutes at once.
         """
+        if (epochs is None) == (minutes is None):
+            raise ValueError(
+                f"pass epochs or minutes, the one or the other; got epochs={epochs} and "
+                f"minutes={minutes}"
+            )
         request = FineTune(
-            epochs,
+            1 if epochs is None else epochs,
             base_lr,
             freeze_epochs=freeze_epochs,
             freeze_views=freeze_views,
@@ -323,7 +334,19 @@ class Learner:
             div=div,
             interpolate=interpolate,
         )
-        self._run(request, **options)
+        if minutes is None:
+            self._run(request, **options)
+            return
+        settings = FitSettings(**options)
+        plan = self.trainer.plan_within(
+            Budget(minutes, request),
+            settings.checkpoint_path,
+            cache_features=settings.cache_features,
+        )
+        if self.progress:
+            epochs_of_phases = ", ".join(f"{phase.name} {phase.epochs}" for phase in plan)
+            print(f"epochs that {minutes:g} minutes allow: {epochs_of_phases}")
+        self._run(plan, **options)
 
     @takes_options(FitSettings)
     def fit_one_cycle(

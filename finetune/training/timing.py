@@ -1,13 +1,14 @@
-"""How long a training step takes on this machine, measured on copies."""
+"""How long a training step, or a forward pass, takes on this machine; measured on copies."""
 
 import time
 from contextlib import closing
 
 import torch
 
+from finetune import turns
 from finetune.data.loaders import next_batches
 from finetune.randomness import isolated, key
-from finetune.training.setup import Setup
+from finetune.training.setup import Setup, folded_norms, forward
 from finetune.training.step import TrainStep
 
 _STEPS = 3
@@ -38,6 +39,34 @@ def step_seconds(setup: Setup, frozen: int = 0) -> float:
             _wait_for(setup.runtime.device)
             seconds.append(time.perf_counter() - started_at)
     return min(seconds[1:])
+
+
+def forward_seconds(setup: Setup) -> tuple[float, float]:
+    """Seconds to decode a training batch, and to run the model on it without a backward pass.
+
+    Nothing of the setup changes. What was decoded before takes no time to decode.
+    """
+    copied = setup.copied()
+    copied.model.eval()
+    device = setup.runtime.device
+    with closing(setup.data.train.epoch(setup.data.seed, 0)) as batches:
+        started_at = time.perf_counter()
+        (raw_batch,) = next_batches(batches, 1)
+        decoding = time.perf_counter() - started_at
+    on_device = raw_batch.to(device)
+    folded = folded_norms(
+        copied.model, copied.runtime, setup.data.prepare(on_device, None).inputs, training=False
+    )
+    seconds = []
+    with torch.no_grad(), turns.shared():
+        for _ in range(_STEPS):
+            started_at = time.perf_counter()
+            batch = setup.data.prepare(on_device, 0)
+            with copied.runtime.autocast(), folded.active():
+                forward(copied.model, batch.inputs)
+            _wait_for(device)
+            seconds.append(time.perf_counter() - started_at)
+    return decoding, min(seconds[1:])
 
 
 def _wait_for(device: torch.device) -> None:

@@ -19,6 +19,7 @@ from finetune.training import plan as plans
 from finetune.training import run_files, setup_state
 from finetune.training.averaging import Average
 from finetune.training.between import Between
+from finetune.training.budget import Budget, choose_plan
 from finetune.training.callback_states import CallbackStates
 from finetune.training.checkpoint import CheckpointError
 from finetune.training.content import check as check_content
@@ -137,13 +138,38 @@ class Trainer:
         self.follow_model()
         return self._resolve(request, self._prefixes(cache_features))
 
+    @usual_modes()
+    def plan_within(
+        self, budget: Budget, checkpoint: Path | None, *, cache_features: bool = True
+    ) -> Plan:
+        """The plan that the minutes allow; that of the checkpoint, if it was chosen for this call.
+
+        So a run that goes on does what it was doing, however fast the machine is by then. Nothing
+        of the learner changes.
+        """
+        started_at = time.perf_counter()
+        self.follow_model()
+        request = budget.request
+        keeps_features = self._keeps_features(request, self._prefixes(cache_features))
+        groups = self.setup.optimizer.groups
+        if checkpoint is not None and checkpoint.exists():
+            stored = (checkpoints.read(checkpoint)["run"] or {}).get("plan")
+            for plan in budget.plans(groups, keeps_features=keeps_features):
+                if [phase.to_dict() for phase in plan] == stored:
+                    return plan
+        return choose_plan(budget, self.setup, started_at, keeps_features=keeps_features)
+
+    def _keeps_features(self, request: FineTune, prefixes: FrozenPrefixes | None) -> bool:
+        """Whether the head's phase may run the frozen layers only once for each view."""
+        if request.freeze_epochs is not None or prefixes is None:
+            return False
+        views = request.freeze_views or 1
+        return head_trains_on_features(self.setup, prefixes, views=views)
+
     def _resolve(self, request: PlanRequest, prefixes: FrozenPrefixes | None) -> Plan:
         groups = self.setup.optimizer.groups
         if isinstance(request, FineTune):
-            keeps_features = False
-            if request.freeze_epochs is None and prefixes is not None:
-                views = request.freeze_views or 1
-                keeps_features = head_trains_on_features(self.setup, prefixes, views=views)
+            keeps_features = self._keeps_features(request, prefixes)
             plan = request.plan(groups, keeps_features=keeps_features)
         else:
             plan = request

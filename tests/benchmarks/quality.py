@@ -78,13 +78,13 @@ class Ends(Callback):
         self._last_epoch = -1
 
     def on_phase_start(self, event: PhaseStart) -> None:
-        if event.phase == "unfrozen":
+        if event.phase != "frozen":
             self.start = _copied(self.model)
             self._last_epoch = event.epochs - 1
 
     def on_step_end(self, event: StepEnd) -> None:
         # every time, as the last step is known by nothing that comes after it before the choice
-        if event.phase == "unfrozen" and event.epoch == self._last_epoch:
+        if event.phase != "frozen" and event.epoch == self._last_epoch:
             self.end = _copied(self.model)
 
 
