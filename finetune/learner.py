@@ -13,6 +13,9 @@ from finetune import arguments, distributed, export, lr_finder, turns
 from finetune.callbacks.history import History
 from finetune.callbacks.progress import Progress
 from finetune.callbacks.work_bar import work_bar
+from finetune.cleaning.candidates import candidates
+from finetune.cleaning.session import Session
+from finetune.cleaning.widget import create_widget
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
@@ -699,6 +702,39 @@ class Learner:
             groups=self.data.training_groups(),
         )
         return labels.named_below(self._image_root())
+
+    def clean(
+        self, file: str | Path = "corrections.csv", count: int = 30, *, of: Part = "train"
+    ) -> Any:
+        """Asks you about doubtful images in a notebook: keep, relabel, remove; with undo.
+
+        The widget shows up to `count` suspicious labels, see `suspicious_labels`, and what else is
+        among the `count` images with the largest losses; it works with the mouse and the keyboard.
+        Every decision is written to `file` at once, and no image is moved or deleted; train with
+        `ImageDataLoaders.from_folder(..., corrections=file)`. A file that is there is continued.
+        In a terminal, `finetune clean` opens the same as a page. Needs anywidget: `pip install
+        'finetune-vision[notebook]'`.
+        """
+        return create_widget(self.cleaning_session(file, count, of=of))
+
+    def cleaning_session(
+        self, file: str | Path = "corrections.csv", count: int = 30, *, of: Part = "train"
+    ) -> Session:
+        """What `clean` shows, for a front end of your own; see `cleaning.session.Session`."""
+        target = arguments.path("file", file)
+        arguments.whole_number("count", count, at_least=1)
+        arguments.choice("of", of, get_args(Part))
+        if not isinstance(self.data, ImageDataLoaders):
+            raise ValueError("only images can be shown; make the data with ImageDataLoaders")
+        task = self.data.task
+        table = self._current_predictor().predictions(self.data.train if of == "train" else None)
+        suspicious = self.suspicious_labels(count, of=of) if task.exclusive else None
+        return Session(
+            candidates(suspicious, table, count, self.data.root),
+            self.data.classes if task.exclusive else (),
+            target,
+            note="" if suspicious is None else suspicious.caution,
+        )
 
     def _image_root(self) -> Path | None:
         """The folder that images are named below, where there is one."""

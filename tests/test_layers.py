@@ -23,9 +23,9 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"export"},
     {"optim", "data", "probe"},
     {"metrics"},
-    {"models", "tasks"},
+    {"models", "tasks", "cleaning"},
     {"interpret"},
-    {"corrections"},
+    {"corrections", "web"},
     {"randomness", "distributed", "options", "tables", "arguments", "files"},
     {"wording", "dictionary", "nested", "turns", "modes", "forks"},
 )
@@ -112,7 +112,7 @@ def test_importing_finetune_loads_nothing_heavy_and_leaves_signals_alone() -> No
         "before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]\n"
         "import finetune\n"
         "heavy = {'matplotlib', 'torchmetrics', 'rich', 'jsonargparse', 'sklearn', 'pandas',\n"
-        "    'onnx', 'onnxruntime', 'onnxscript'}\n"
+        "    'onnx', 'onnxruntime', 'onnxscript', 'starlette', 'uvicorn', 'anywidget'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))\n"
         "print(before == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])\n"
     )

@@ -21,6 +21,7 @@ COMMANDS = {
     "lr-find": "measure a learning rate on your images",
     "cross-validate": "metrics with standard errors, from training on parts of your images",
     "evaluate": "metrics of a trained model on labelled images",
+    "clean": "find wrong labels, and decide about each on a page in the browser",
     "predict": "the classes of images, or of all in a folder",
     "export": "a trained model in other formats",
     "models": "the backbones there are, by pattern",

@@ -113,7 +113,8 @@ def check_suffix(name: str, file: str, suffixes: Iterable[str]) -> None:
     known = list(suffixes)
     if Path(file).suffix.lower() not in known:
         *all_but_last, last = known
-        raise ValueError(f"{name}='{file}' must end in {', '.join(all_but_last)} or {last}")
+        listed = f"{', '.join(all_but_last)} or {last}" if all_but_last else last
+        raise ValueError(f"{name}='{file}' must end in {listed}")
 
 
 def in_options(message: str, names: Iterable[str]) -> str:
