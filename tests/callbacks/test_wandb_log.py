@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,16 @@ class Stored:
         self.names: set[str] = set()
         files = sorted(folder.rglob(f"run-{run_id}.wandb"), key=os.path.getmtime)
         assert files
+        # a process of the library's own writes them, and may not be done when `finish` returns
+        deadline = time.monotonic() + 60
         for file in files:
-            for content in records(file.read_bytes()):
-                record = Record()
-                record.ParseFromString(content)
+            while True:
+                stored = [Record.FromString(content) for content in records(file.read_bytes())]
+                has_end = any(record.WhichOneof("record_type") == "exit" for record in stored)
+                if has_end or time.monotonic() > deadline:
+                    break
+                time.sleep(0.1)
+            for record in stored:
                 self._add(record)
 
     def _add(self, record: Any) -> None:
