@@ -916,7 +916,8 @@ class Learner:
 
         format: one or several of "safetensors" (weights, for `load_learner`, and for a model made
         of timm's or torchvision's backbone and torch's head; with `head="linear"`, but for a
-        regression, for `timm.create_model(..., checkpoint_path=...)` alone, where timm's own
+        regression, also for `timm.create_model("local-dir:FOLDER", pretrained=True)` and for
+        transformers' `pipeline("image-classification", model="FOLDER")`, where timm's own
         classifier is such a layer), "onnx" and "torch_export" (graphs that take RGB in [0, 1] and
         give probabilities; each is read back and compared with the model). The folder's README.md
         shows how to use each.

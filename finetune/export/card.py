@@ -6,6 +6,8 @@ import yaml
 
 from finetune.export import recipes
 from finetune.export.description import ModelDescription, TrainingRecord
+from finetune.export.elsewhere import in_other_libraries
+from finetune.export.weights import classifier_for
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.tables import Column, Table
 
@@ -33,6 +35,7 @@ def model_card(description: ModelDescription, source: str) -> str:
         _training(description.training),
         _inputs(description),
         recipes.usage(description, source),
+        in_other_libraries(description),
         _limits(description),
         _versions(description),
     ]
@@ -45,8 +48,10 @@ def _front_matter(description: ModelDescription) -> str:
         library = "torchvision" if backbone.startswith(TORCHVISION_PREFIX) else "timm"
         if library not in libraries:
             libraries.append(library)
+    # the hub shows the lines by which the library of this name loads a model
+    opens_in_timm = "safetensors" in description.formats and bool(classifier_for(description))
     front: dict[str, Any] = {
-        "library_name": libraries[0],
+        "library_name": "timm" if opens_in_timm else "finetune",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", *libraries, "finetune"],
         "license": "unknown",

@@ -11,7 +11,7 @@ from finetune.data.sampling import Sampling
 from finetune.models.classifier import Architecture
 from finetune.tasks import DEFAULT_TASK, PostProcessing, Task, resolve_task
 
-FORMAT, VERSION = "finetune model", 6
+FORMAT, VERSION = "finetune model", 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """model.safetensors: a model's weights, under timm's names if timm's model can take them."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,8 +9,10 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import nn
+from torch import Tensor, nn
 
+from finetune.export import timm_config
+from finetune.export.calibration import Calibration
 from finetune.export.description import ModelDescription
 from finetune.export.formats import DESCRIPTION, FEATURES, WEIGHTS, ExportFormat
 from finetune.export.served import ModelToExport
@@ -23,8 +26,11 @@ _TIMM = """\
 import timm
 import torch
 
-model = {model}.eval()
+model = timm.create_model("local-dir:.", pretrained=True).eval()
 """
+
+_UNCALIBRATED = """
+logits = logits * {temperature!r}{shift}  # as they were before calibration"""
 
 _BACKBONE_AND_HEAD = """\
 {imports}
@@ -74,29 +80,32 @@ _STANDARD_LIBRARY = ("from collections", "from functools")
 class Safetensors(ExportFormat):
     name: ClassVar[str] = "safetensors"
     file: ClassVar[str] = WEIGHTS
+    more_files: ClassVar[tuple[str, ...]] = (timm_config.CONFIG,)
     has_ends: ClassVar[bool] = False
 
     def write(self, folder: Path, exported: ModelToExport) -> None:
         file = folder / self.file
-        save(exported.model, file, classifier_of(exported.description.architecture))
+        description = exported.description
+        classifier = classifier_for(description)
+        save(exported.model, file, classifier, Calibration.of(description))
+        if classifier is not None:
+            timm_config.write(folder, description, classifier)
         # safetensors writes for the owner only
         file.chmod((folder / DESCRIPTION).stat().st_mode)
 
     def introduction(self, description: ModelDescription) -> str:
-        if classifier_of(description.architecture) is None:
+        if classifier_for(description) is None:
             made_by = "; the backbone's own library makes the backbone, torch the head"
         else:
-            made_by = ", with timm alone, in one line"
+            made_by = f" and `{timm_config.CONFIG}`, with timm alone, in one line"
         return f"From `{self.file}`{made_by}. The model takes normalised images and gives logits:"
 
     def usage(self, description: ModelDescription, source: str) -> str:
+        if classifier_for(description) is not None:
+            return _usage_in_timm(description)
         has_priors = description.post_processing.priors is not None
         shift = _SHIFT if has_priors else ""
         run = _RUN.format(activation=_activation(description), shift=shift)
-        if classifier_of(description.architecture) is not None:
-            model = timm_source(description.architecture, self.file)
-            features = "model.forward_head(model.forward_features(normalised), pre_logits=True)"
-            return _TIMM.format(model=model) + run + _unknown(description, features)
         imports, _, construction = source.partition("\n\n")
         load = _BACKBONE_AND_HEAD.format(
             imports=_with_our_imports(imports.splitlines()),
@@ -106,11 +115,31 @@ class Safetensors(ExportFormat):
         return load + run + _unknown(description, "model.backbone(normalised)")
 
 
-def save(model: nn.Module, file: Path, classifier: str | None = None) -> None:
+def _usage_in_timm(description: ModelDescription) -> str:
+    """Python code that runs timm's model, whose classifier is calibrated."""
+    activation = description.task.card.activation.format(logits="logits", temperature=1)
+    features = "model.forward_head(model.forward_features(normalised), pre_logits=True)"
+    unknown = _unknown(description, features)
+    calibration = Calibration.of(description)
+    if unknown and not calibration.is_none:
+        shift = ""
+        if calibration.shift:
+            shift = f" - torch.tensor({list(calibration.shift)})"
+        raw = _UNCALIBRATED.format(temperature=calibration.temperature, shift=shift)
+        unknown = raw + unknown
+    return _TIMM + _RUN.format(activation=activation, shift="") + unknown
+
+
+def save(
+    model: nn.Module,
+    file: Path,
+    classifier: str | None = None,
+    calibration: Calibration = Calibration(),  # noqa: B008  # it is frozen
+) -> None:
     """Writes the weights of a model to a file.
 
     classifier: the name that timm has for our head, see `classifier_of`; the weights then get
-    timm's names. None: they have ours.
+    timm's names, and the calibration is part of the head's. None: they have ours, as they are.
     """
     if classifier is None:
         save_model(model, str(file))
@@ -121,18 +150,29 @@ def save(model: nn.Module, file: Path, classifier: str | None = None) -> None:
         # the same memory
         copied = value.cpu().clone(memory_format=torch.contiguous_format)
         state[_to_timm(name, classifier)] = copied
-    save_file(state, str(file), {"format": "pt", _CLASSIFIER: classifier})
+    _change_layer(state, classifier, calibration.put_into)
+    metadata = {"format": "pt", _CLASSIFIER: classifier, **calibration.to_metadata()}
+    save_file(state, str(file), metadata)
 
 
 def load(model: nn.Module, file: Path) -> None:
     """Loads weights that `save` wrote; errors of safetensors and torch are not translated."""
     with safe_open(str(file), framework="pt") as opened:
-        classifier = (opened.metadata() or {}).get(_CLASSIFIER)
+        metadata = opened.metadata() or {}
+    classifier = metadata.get(_CLASSIFIER)
     if classifier is None:
         load_model(model, str(file))
         return
     state = load_file(str(file))
+    _change_layer(state, classifier, Calibration.from_metadata(metadata).take_out_of)
     model.load_state_dict({_to_ours(name, classifier): value for name, value in state.items()})
+
+
+def classifier_for(description: ModelDescription) -> str | None:
+    """As `classifier_of`, but None, too, where what follows the logits is unknown outside."""
+    if not description.task.card.problem_type:
+        return None
+    return classifier_of(description.architecture)
 
 
 def classifier_of(made: Architecture) -> str | None:
@@ -148,15 +188,13 @@ def classifier_of(made: Architecture) -> str | None:
     return _classifier(made.backbone, made.classes, made.image_size)
 
 
-def timm_source(made: Architecture, file: str) -> str:
-    """Python code that makes timm's model with our weights; for models with a `classifier_of`."""
-    (backbone,) = made.backbones
-    options = {"num_classes": made.classes, **_options(backbone, made.image_size)}
-    arguments = [f'"{backbone}"']
-    for name, value in options.items():
-        arguments.append(f"{name}={value}")
-    arguments.append(f'checkpoint_path="{file}"')
-    return f"timm.create_model({', '.join(arguments)})"
+def _change_layer(
+    state: dict[str, Tensor],
+    layer: str,
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> None:
+    weight, bias = f"{layer}.weight", f"{layer}.bias"
+    state[weight], state[bias] = change(state[weight], state[bias])
 
 
 @cache

@@ -37,7 +37,9 @@ class CardText:
     divided by the temperature if there is one; "{temperature}" is the number itself, for a task
     that divides something else by it. results, results_code: how to read `probabilities`,
     [batch, classes]. coverage_code: how to make a set or intervals of them. energy: Python that
-    makes `Task.energy` of "logits". limits: sentences for the section on limits.
+    makes `Task.energy` of "logits". limits: sentences for the section on limits. problem_type: how
+    transformers calls a task with this activation, which divides by the temperature; empty where it
+    has no name for it.
     """
 
     model_kind: str
@@ -49,6 +51,7 @@ class CardText:
     coverage_code: str = ""
     energy: str = ""
     limits: tuple[str, ...] = ()
+    problem_type: str = ""
 
 
 class Task(ABC):

@@ -64,6 +64,7 @@ class MultiLabel(Task):
         'pairs = zip(spec["classes"], probabilities[0])\n'
         "print({name for name, p in pairs if p >= limits[name]})",
         energy="-torch.nn.functional.softplus(logits).sum(dim=1)",
+        problem_type="multi_label_classification",
     )
 
     # --- labels and targets

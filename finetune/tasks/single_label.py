@@ -75,6 +75,7 @@ class SingleLabel(Task):
         "print({name for name, p in pairs if p >= limits[name] or p == probabilities[0].max()})",
         energy="-logits.logsumexp(dim=1)",
         limits=("It answers with one of its classes for any image, also for one of none.",),
+        problem_type="single_label_classification",
     )
 
     def class_scores(self, outputs: Tensor) -> Tensor:

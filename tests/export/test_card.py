@@ -33,7 +33,7 @@ def front_matter(card: str) -> dict[str, Any]:
 def test_the_card_lies_in_the_folder(trained: Learner, tmp_path: Path) -> None:
     trained.export(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: timm\npipeline_tag: image-classification\n")
+    assert card.startswith("---\nlibrary_name: finetune\npipeline_tag: image-classification\n")
     assert 'backbone = timm.create_model("test_efficientnet", num_classes=0)' in card
     assert "onnx" not in card
 
@@ -41,10 +41,8 @@ def test_the_card_lies_in_the_folder(trained: Learner, tmp_path: Path) -> None:
 def test_timm_alone_loads_a_linear_head_in_one_line(description: ModelDescription) -> None:
     architecture = replace(description.architecture, head="linear")
     use = section(model_card(replace(description, architecture=architecture), SOURCE), "Use")
-    assert "`model.safetensors`, with timm alone, in one line." in use
-    line = (
-        'timm.create_model("test_efficientnet", num_classes=3, checkpoint_path="model.safetensors")'
-    )
+    assert "`model.safetensors` and `config.json`, with timm alone, in one line." in use
+    line = 'timm.create_model("local-dir:.", pretrained=True)'
     assert f"\nmodel = {line}.eval()\n" in use
     assert "backbone" not in use
 
@@ -134,7 +132,14 @@ def test_names_do_not_break_tables(description: ModelDescription) -> None:
 def test_a_torchvision_model_names_its_library(description: ModelDescription) -> None:
     architecture = replace(description.architecture, backbone="torchvision/resnet18")
     card = model_card(replace(description, architecture=architecture), SOURCE)
-    assert front_matter(card)["library_name"] == "torchvision"
+    assert front_matter(card)["tags"] == ["image-classification", "torchvision", "finetune"]
+
+
+def test_the_hub_is_told_which_library_loads_the_folder(description: ModelDescription) -> None:
+    assert front_matter(model_card(description, SOURCE))["library_name"] == "finetune"
+    linear = replace(description.architecture, head="linear")
+    card = model_card(replace(description, architecture=linear), SOURCE)
+    assert front_matter(card)["library_name"] == "timm"
 
 
 def test_a_temperature_is_in_the_code(description: ModelDescription) -> None:

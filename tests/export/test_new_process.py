@@ -44,7 +44,8 @@ print(json.dumps(answers))
 
 def code_blocks(folder: Path) -> list[str]:
     """First how to read an image, then how to load each format, then two more."""
-    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    use = (folder / "README.md").read_text().partition("\n## Use\n")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", use, re.DOTALL)
 
 
 def write_images(folder: Path) -> list[Path]:
