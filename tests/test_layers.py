@@ -14,7 +14,7 @@ PACKAGE = Path(finetune.__file__).parent
 FLOORS = (  # top to bottom; names on one floor do not import each other
     {"__main__"},
     {"cli"},
-    {"demo", "comparison", "cross_validation"},
+    {"demo", "comparison", "cross_validation", "serving"},
     {"config", "vision"},
     {"learner"},
     {"learner_options", "inference"},

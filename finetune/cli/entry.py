@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "metrics of a trained model on labelled images",
     "clean": "find wrong labels, and decide about each on a page in the browser",
     "predict": "the classes of images, or of all in a folder",
+    "serve": "answers for images on a page in the browser, and as JSON",
     "export": "a trained model in other formats",
     "models": "the backbones there are, by pattern",
     "inspect": "what is in a folder of images, a run, a model, a checkpoint, a backbone",

@@ -12,6 +12,8 @@ from finetune.interpret import figure as shared
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_COLOURS, _OPACITY = "inferno", 0.55
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ActivationMap:
@@ -37,6 +39,15 @@ class ActivationMap:
             score = f"value {self.value:.4g}"
         return f"ActivationMap({self.target!r} with {score}, {height} x {width}, of {self.layer})"
 
+    def overlay(self) -> np.ndarray:
+        """The image under the heat map, uint8 [H, W, 3]."""
+        from matplotlib import colormaps
+
+        colours = colormaps[_COLOURS](self.values)[..., :3]
+        mixed = (1 - _OPACITY) * self.image + _OPACITY * colours
+        pixels: np.ndarray = np.round(mixed.clip(0, 1) * 255).astype(np.uint8)
+        return pixels
+
     def plot(self) -> Figure:
         """Plots the image, and beside it the image under the heat map."""
         with shared.house_style():
@@ -45,7 +56,7 @@ class ActivationMap:
             for axes in (plain, covered):
                 axes.imshow(self.image)
                 axes.set_axis_off()
-            heat = covered.imshow(self.values, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+            heat = covered.imshow(self.values, cmap=_COLOURS, alpha=_OPACITY, vmin=0, vmax=1)
             bar = figure.colorbar(heat, ax=covered, fraction=0.046, pad=0.03, ticks=[0, 1])
             bar.set_ticklabels(["none", "most"], fontsize=9, color=shared.INK)
             bar.outline.set_visible(False)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_MOST_DISCARDED = 100_000_000
+"""Bytes of a body that is too large which are read, and kept nowhere, before it is answered."""
+
 _TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -30,7 +33,7 @@ class _TooLargeError(Exception):
 
 
 class BodyLimit:
-    """Answers a request with more than `limit` bytes with 413, without reading all of it."""
+    """Answers a request with more than `limit` bytes with 413, and keeps none of it."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
@@ -61,6 +64,13 @@ class BodyLimit:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # a client that is still sending would see a broken connection instead of the answer
+        discarded = 0
+        while discarded < _MOST_DISCARDED:
+            message = await receive()
+            discarded += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
         text = f"the request is larger than {self.limit / 1e6:.3g} MB; send smaller or fewer images"
         await error_answer(text, 413)(scope, receive, send)
 

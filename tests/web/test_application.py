@@ -33,14 +33,15 @@ def test_a_body_up_to_the_limit_is_read() -> None:
     assert answer.json()["error"].startswith("the request is larger than 0.001 MB; send")
 
 
-def test_a_body_without_a_length_is_read_up_to_the_limit_only() -> None:
+def test_a_body_that_does_not_end_is_answered() -> None:
     sent: list[Any] = []
+    chunk = b"a" * 10_000_000
     received = 0
 
     async def receive() -> dict[str, Any]:
         nonlocal received
         received += 1
-        return {"type": "http.request", "body": b"a" * 400, "more_body": True}
+        return {"type": "http.request", "body": chunk, "more_body": True}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -54,7 +55,7 @@ def test_a_body_without_a_length_is_read_up_to_the_limit_only() -> None:
     }
     asyncio.run(application()(scope, receive, send))
     assert sent[0]["status"] == 413
-    assert received == 3
+    assert received < 20
 
 
 def test_only_the_names_of_this_machine_are_answered() -> None:
