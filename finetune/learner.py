@@ -919,8 +919,9 @@ class Learner:
         regression, also for `timm.create_model("local-dir:FOLDER", pretrained=True)` and for
         transformers' `pipeline("image-classification", model="FOLDER")`, where timm's own
         classifier is such a layer), "onnx" and "torch_export" (graphs that take RGB in [0, 1] and
-        give probabilities; each is read back and compared with the model). The folder's README.md
-        shows how to use each.
+        give probabilities; each is read back and compared with the model), "app" (the weights with
+        an app.py, a requirements.txt and a Dockerfile, which a host of demos runs as they are; the
+        page is that of `finetune serve`). The folder's README.md shows how to use each.
         overwrite: replace an exported model; a folder with other files in it stays.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
         not built by `vision_learner` (save `learner.model.state_dict()` then) and for one with

@@ -19,11 +19,18 @@ SCREENSHOTS = Path(os.environ.get("CI_ARTIFACTS", Path(__file__).parents[1] / "a
 
 @contextmanager
 def command_with_a_page(*words: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """A command that listens, at a free port; the address that it prints, and its process.
+    """A command of finetune that listens, at a free port; see `server_of`."""
+    with server_of("-m", "finetune", *words, "--port", "0") as server:
+        yield server
+
+
+@contextmanager
+def server_of(*words: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Python with these words, which listens: the address that it prints, and its process.
 
     Ctrl-C ends it, after which its standard output can be read, and is to be closed.
     """
-    command = [sys.executable, "-m", "finetune", *map(str, words), "--port", "0"]
+    command = [sys.executable, *map(str, words)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )

@@ -14,16 +14,18 @@ def parser() -> CommandParser:
     made = CommandParser(
         "export",
         "Writes the model of a run, or an exported model, into another folder: as weights\n"
-        "(safetensors) or as a graph that needs no Python code of the model (onnx,\n"
-        "torch_export). The folder's README.md shows how to use each.",
+        "(safetensors), as a graph that needs no Python code of the model (onnx,\n"
+        "torch_export), or with a demo (app). The folder's README.md shows how to use each.",
         [
             "finetune export runs/photos --format onnx --output shipped/",
             "finetune export runs/photos --format [safetensors,onnx] --output shipped/",
+            "finetune export runs/photos --format app --output demo/",
         ],
     )
     made.add_argument("model", help="run folder, or folder of an exported model")
     kind = list[FormatName] | FormatName
-    made.option("format", kind, "safetensors", help="safetensors, onnx, torch_export, or a list")
+    formats = "safetensors, onnx, torch_export, app, or a list"
+    made.option("format", kind, "safetensors", help=formats)
     made.option("output", str, "exported", help="folder to write")
     made.switch("overwrite", help="replace an exported model that is there")
     made.switch("json", help="what was written as JSON on standard output")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from finetune.export import placing, weights
+from finetune.export.app import App
 from finetune.export.description import FORMAT, VERSION, ModelDescription
 from finetune.export.formats import (
     CARD,
@@ -51,6 +52,7 @@ __all__ = [
 register(Safetensors())
 register(Onnx())
 register(TorchExport())
+register(App())
 
 
 def write(

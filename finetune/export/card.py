@@ -7,6 +7,7 @@ import yaml
 from finetune.export import recipes
 from finetune.export.description import ModelDescription, TrainingRecord
 from finetune.export.elsewhere import in_other_libraries
+from finetune.export.formats import formats_of
 from finetune.export.weights import classifier_for
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.tables import Column, Table
@@ -59,6 +60,8 @@ def _front_matter(description: ModelDescription) -> str:
     metrics = [name for name in description.validation if name != "loss"]
     if metrics:
         front["metrics"] = metrics
+    for export_format in formats_of(description.formats):
+        front |= export_format.front_matter
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---"
 
 

@@ -1,8 +1,9 @@
 """ExportFormat: one way to write a model, with all that depends on it; and which there are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from finetune import arguments
@@ -11,7 +12,7 @@ from finetune.export.served import ModelToExport
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
-FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export"]
+FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export", "app"]
 """The formats that come with the library; `register` adds others."""
 
 DESCRIPTION = "model.json"
@@ -28,13 +29,16 @@ class ExportFormat(ABC):
 
     name: how `export` and the command line call it. file: what it writes; more_files: what it may
     write beside that. has_ends: whether normalisation and activation are in the file, which then
-    takes RGB images in [0, 1].
+    takes RGB images in [0, 1]. needs: names of other formats that are then written, too.
+    front_matter: what the head of the model card says beside the rest.
     """
 
     name: ClassVar[str]
     file: ClassVar[str]
     more_files: ClassVar[tuple[str, ...]] = ()
     has_ends: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+    front_matter: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def check_installed(self) -> None:  # noqa: B027  # most formats need nothing more
         """Raises ModuleNotFoundError, with the way out, if a library that it needs is missing."""
@@ -42,6 +46,23 @@ class ExportFormat(ABC):
     @abstractmethod
     def write(self, folder: Path, exported: ModelToExport) -> None:
         """Writes its files into a folder. Raises RuntimeError for a model that it can't hold."""
+
+    def describe(self, image_size: int, task: Task) -> dict[str, Any]:
+        """Its file, and what the model takes and gives, as plain data."""
+        if self.has_ends:
+            input_values, outputs = "RGB in [0, 1]", task.card.outputs
+        else:
+            input_values, outputs = "normalised RGB", task.card.raw_outputs
+        return {
+            "file": self.file,
+            "input": {
+                "name": "images",
+                "dtype": "float32",
+                "shape": ["batch", 3, image_size, image_size],
+                "is": input_values,
+            },
+            "output": outputs,
+        }
 
     @abstractmethod
     def introduction(self, description: ModelDescription) -> str:
@@ -52,7 +73,7 @@ class ExportFormat(ABC):
         """Python code for the model card that goes from `images` to `probabilities`.
 
         images: float32 [batch, 3, size, size], RGB in [0, 1]. source: Python code that makes
-        `backbone` and `head`.
+        `backbone` and `head`. Empty for what is no model by itself.
         """
 
 
@@ -83,6 +104,8 @@ def model_files() -> frozenset[str]:
 def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the formats that are asked for, each once, in the order of registration.
 
+    With them come those that they need.
+
     Raises ValueError for an unknown format and for none, ModuleNotFoundError if the library of a
     format is missing.
 
@@ -99,6 +122,8 @@ def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"format must be one of {', '.join(known)}, got {name!r}; {hint}")
     if not names:
         raise ValueError(f"format names nothing to write; it is one or several of {known}")
+    for export_format in formats_of(list(names)):
+        names.extend(export_format.needs)
     in_order = tuple(name for name in known if name in names)
     for export_format in formats_of(in_order):
         export_format.check_installed()
@@ -109,20 +134,7 @@ def describe_formats(
     names: Sequence[str], image_size: int, task: Task = DEFAULT_TASK
 ) -> dict[str, Any]:
     """By format: its file, and what the model takes and gives, as plain data."""
-    described: dict[str, Any] = {}
-    for export_format in formats_of(names):
-        if export_format.has_ends:
-            input_values, outputs = "RGB in [0, 1]", task.card.outputs
-        else:
-            input_values, outputs = "normalised RGB", task.card.raw_outputs
-        described[export_format.name] = {
-            "file": export_format.file,
-            "input": {
-                "name": "images",
-                "dtype": "float32",
-                "shape": ["batch", 3, image_size, image_size],
-                "is": input_values,
-            },
-            "output": outputs,
-        }
-    return described
+    formats = formats_of(names)
+    return {
+        export_format.name: export_format.describe(image_size, task) for export_format in formats
+    }

@@ -60,7 +60,9 @@ def usage(description: ModelDescription, source: str) -> str:
     ]
     for export_format in formats_of(description.formats):
         paragraphs.append(export_format.introduction(description))
-        paragraphs.append(_block(export_format.usage(description, source)))
+        code = export_format.usage(description, source)
+        if code:
+            paragraphs.append(_block(code))
     card = description.task.card
     paragraphs += [card.results, _block(card.results_code)]
     coverage = description.post_processing.coverage

@@ -12,11 +12,16 @@ def test_formats_come_once_and_in_order() -> None:
     assert check_formats(["onnx", "safetensors", "onnx"]) == ("safetensors", "onnx")
 
 
+def test_what_a_format_needs_comes_with_it() -> None:
+    assert check_formats("app") == ("safetensors", "app")
+    assert check_formats(["app", "onnx"]) == ("safetensors", "onnx", "app")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("safetensor", r"got 'safetensor'; did you mean 'safetensors'\?"),
-        (["onnx", "tflite"], "must be one of safetensors, onnx, torch_export, got 'tflite'"),
+        (["onnx", "tflite"], "must be one of safetensors, onnx, torch_export, app, got 'tflite'"),
         ([], "names nothing to write"),
     ],
 )

@@ -55,5 +55,7 @@ def test_it_is_written_described_and_replaced(
 
 
 def test_a_name_that_nobody_registered_is_an_error(trained: Learner, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"one of safetensors, onnx, torch_export, got 'numpy'"):
+    with pytest.raises(
+        ValueError, match=r"one of safetensors, onnx, torch_export, app, got 'numpy'"
+    ):
         trained.export(tmp_path / "model", "numpy")
