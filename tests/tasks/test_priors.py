@@ -40,8 +40,8 @@ def make_learner(
         augment="none",
         sampling=sampling,
     )
-    made: dict = {"weights": None, "progress": False, "device": "cpu", **options}
-    return vision_learner(data, "test_resnet", head="linear", dropout=0.0, **made)
+    made: dict = {"weights": None, "progress": False, "device": "cpu", "head": "linear", **options}
+    return vision_learner(data, "test_resnet", dropout=0.0, **made)
 
 
 @pytest.fixture(scope="module")
@@ -233,14 +233,26 @@ def test_an_export_has_them_in_its_graph_its_card_and_its_description(
     mean, std = (torch.tensor(preprocessing[name]).view(3, 1, 1) for name in ("mean", "std"))
     graph = torch.export.load(tmp_path / "model/model.pt2").module()
     assert graph(pixels * std + mean)[0].tolist() == pytest.approx(expected, abs=1e-4)
+    assert "share in answers" in (tmp_path / "model/README.md").read_text()
+
+
+def test_the_code_in_a_card_adds_the_shift_to_what_an_mlp_head_gives(tmp_path: Path) -> None:
+    """That of a linear head runs weights which have it already, see export/test_timm_config."""
+    learner = make_learner(head="mlp")
+    learner.calibrate()
+    learner.adjust_priors("uniform")
+    predictor = learner.predictor()
+    outputs = predictor.outputs().outputs
+    expected = predictor.post_processing.shifted(outputs, learner.data.classes) / (
+        predictor.post_processing.temperature
+    )
+    learner.export(tmp_path / "model")
     card = (tmp_path / "model/README.md").read_text()
-    assert "share in answers" in card
     code = card[card.index('shift = spec["post') : card.index(".numpy()\n```")]
-    logits = learner.predictor().outputs().outputs[:1]
     spec = json.loads((tmp_path / "model/model.json").read_text())
-    variables: dict = {"torch": torch, "logits": logits, "spec": spec}
+    variables: dict = {"torch": torch, "logits": outputs, "spec": spec}
     exec(code, variables)
-    assert variables["probabilities"][0].tolist() == pytest.approx(expected, abs=1e-3)
+    assert torch.allclose(variables["probabilities"], expected.softmax(dim=1), atol=1e-5)
 
 
 def test_a_loaded_model_can_be_adjusted(learner: Learner, tmp_path: Path) -> None:
