@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -68,7 +67,7 @@ def _of_item(item: ImageSource) -> str:
     if isinstance(item, Image.Image):
         item = np.asarray(item)
     if isinstance(item, np.ndarray):
-        item = torch.from_numpy(np.ascontiguousarray(item))
+        item = fingerprints.tensor_of_array(item)
     if isinstance(item, Tensor):
         return fingerprints.of_tensor(item)
     return type(item).__qualname__

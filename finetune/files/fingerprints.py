@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.files.names import shared_folder
@@ -172,8 +173,16 @@ def _as_tensor(value: Any) -> Tensor | None:
         has_memory = value.layout == torch.strided and not value.is_meta
         return value if has_memory else None
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return tensor_of_array(value)
     return None
+
+
+def tensor_of_array(array: NDArray[Any]) -> Tensor:
+    """The numbers of an array, which may be one that can't be written to.
+
+    Of such a one PyTorch would warn the user, so that it is copied.
+    """
+    return torch.from_numpy(np.require(np.ascontiguousarray(array), requirements="W"))
 
 
 def of_modules(modules: Iterable[nn.Module]) -> str:

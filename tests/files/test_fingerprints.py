@@ -1,5 +1,6 @@
 """Fingerprints tell runs apart, and not where or when they run."""
 
+import io
 from enum import Enum
 from functools import partial
 from math import nan
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from finetune import ImageDataLoaders
 from finetune.files import fingerprints
 from finetune.files.names import beside
 
@@ -160,3 +163,18 @@ class Around(Dataset):
 )
 def test_what_can_not_be_read_is_left_out(inner: object) -> None:
     assert fingerprints.of_examples("examples", Around(inner))["number of examples"] == 3
+
+
+def test_images_that_can_not_be_written_to_are_read_without_a_warning() -> None:
+    file = io.BytesIO()
+    images = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (10, 20, 30)]
+    images[0].save(file, "PNG")
+    torch.set_warn_always(True)  # else PyTorch warns once a process, of the first one
+    try:
+        for items in (images, [file.getvalue()] * 3):
+            data = ImageDataLoaders.from_lists(
+                items, ["a", "b", "a"], is_valid=[False, False, True], batch_size=2
+            )
+            assert data.fingerprint() == data.fingerprint()
+    finally:
+        torch.set_warn_always(False)
