@@ -12,6 +12,7 @@ setup, Python code that is run first and not shown.
 import os
 import re
 import shlex
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -64,6 +65,8 @@ class CellError(Exception):
 
 
 def _run_page(markdown: str, page: Page, config: Any, files: Files) -> str:
+    # a shell starts what runs in the background without it, and a page may press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     shell = _new_shell()
     pieces: list[str] = []
     end = 0
