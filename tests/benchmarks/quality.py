@@ -1,7 +1,9 @@
 """What a model is worth beyond its accuracy on images like those of training.
 
-    python tests/benchmarks/quality.py shift --seeds 0 1 2
-    python tests/benchmarks/quality.py probe
+    python tests/benchmarks/quality.py probe --seeds 0 1 2
+    python tests/benchmarks/quality.py shift
+    python tests/benchmarks/quality.py long_tail coverage unknown
+    python tests/benchmarks/quality.py tuned_coverage ranking --epochs 4
 
 shift: how much of the accuracy is left on blurred, darker, badly compressed and rotated photos, for
 the head trained alone, for fine-tuning, and for the weights between that validation likes best.
@@ -10,6 +12,8 @@ choose by, 500 to judge on. Prints a JSON line a run, then means with their stan
 
 probe: the best linear head on frozen features, 1,000 to train on and 1,000 to validate as in
 ablation.py: accuracy, and the processor's seconds to fit it once the features are there.
+
+long_tail, coverage, unknown, tuned_coverage: see trust.py. ranking: see ranking.py.
 """
 
 import argparse
@@ -25,8 +29,10 @@ from typing import Any
 
 import ablation
 import torch
+import trust
 from clothing import CLOTHING
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from ranking import ranking
 from torch import Tensor
 
 from finetune import Callback, ImageDataLoaders, Learner, vision_learner
@@ -197,17 +203,23 @@ def with_error(values: list[float]) -> str:
     return f"{statistics.fmean(values):.3f} +- {error:.3f}"
 
 
-MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {"shift": shift, "probe": probe}
+MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "probe": probe,
+    "shift": shift,
+    "ranking": ranking,
+    **trust.MEASURES,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measure", choices=list(MEASURES))
+    parser.add_argument("measures", nargs="+", choices=list(MEASURES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=1, help="of fine_tune")
     parser.add_argument("--weights", type=Path, default=Path("/tmp/efficientnet_lite0.safetensors"))
     options = parser.parse_args()
-    MEASURES[options.measure](options)
+    for name in options.measures:
+        MEASURES[name](options)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """What answers are worth on photos of clothing: uneven classes, sets, and images of no class.
 
-    python tests/benchmarks/trust.py --measure long_tail coverage unknown --seeds 0 1 2
-    python tests/benchmarks/trust.py --measure coverage --epochs 4
-
+Run by `python tests/benchmarks/quality.py long_tail coverage unknown tuned_coverage`.
 ImageNet EfficientNet-Lite0, photos at 128 px. Features of all photos are computed once; each seed
-draws other photos, and fits the linear probe to them. Prints a table: mean and standard error over
-the seeds.
+draws other photos, and fits the linear probe to them; tuned_coverage fine-tunes in its place.
+Prints mean and standard error over the seeds.
 """
 
 import argparse
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +39,9 @@ HALVES = 20
 
 Result = tuple[str, float]
 """What is measured, and its value for one seed or one of its parts."""
+
+Measure = Callable[[argparse.Namespace], None]
+"""Prints what it measures; of the options it reads seeds, epochs and weights."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def coverage(photos: Photos, seed: int) -> Iterator[Result]:
 
 
 def tuned_coverage(epochs: int, weights: Path, seed: int) -> Iterator[Result]:
-    """The same of `fine_tune(epochs)`."""
+    """The coverage and the size of sets after `fine_tune(epochs)`."""
     backbone, tensors, augment, make = ablation.clothing(imagenet_weights(weights))
     learner = vision_learner(make(seed, augment), backbone, weights=tensors, progress=False)
     learner.fine_tune(epochs)
@@ -197,33 +199,39 @@ def _digit_features(learner: Learner) -> Tensor:
     return learner.features(learner.data.test_loader(images)).values
 
 
-MEASURES: dict[str, Callable[[Photos, int], Iterator[Result]]] = {
-    "long_tail": long_tail,
-    "coverage": coverage,
-    "unknown": unknown,
-}
+# --- means of the seeds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", nargs="+", choices=list(MEASURES), default=list(MEASURES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="coverage of fine_tune with so many, too")
-    parser.add_argument("--weights", type=Path, default=Path("/tmp/efficientnet_lite0.safetensors"))
-    options = parser.parse_args()
-    photos = Photos.read(options.weights)
+def _on_features(measure: Callable[[Photos, int], Iterator[Result]]) -> Measure:
+    def run(options: argparse.Namespace) -> None:
+        photos = _photos(options.weights)
+        _print_means(measure(photos, seed) for seed in options.seeds)
+
+    return run
+
+
+@functools.cache
+def _photos(weights: Path) -> Photos:
+    return Photos.read(weights)
+
+
+def _tuned_coverage(options: argparse.Namespace) -> None:
+    _print_means(tuned_coverage(options.epochs, options.weights, seed) for seed in options.seeds)
+
+
+def _print_means(results_of_seeds: Iterable[Iterator[Result]]) -> None:
     values: dict[str, list[float]] = defaultdict(list)
-    for seed in options.seeds:
-        for name in options.measure:
-            for what, value in MEASURES[name](photos, seed):
-                values[what].append(value)
-        if options.epochs:
-            for what, value in tuned_coverage(options.epochs, options.weights, seed):
-                values[what].append(value)
+    for results in results_of_seeds:
+        for what, value in results:
+            values[what].append(value)
     for what, of_seeds in values.items():
         error = np.std(of_seeds, ddof=1) / len(of_seeds) ** 0.5 if len(of_seeds) > 1 else np.nan
-        print(f"{what:<60}{np.mean(of_seeds):>8.3f} +- {error:.3f}")
+        print(f"{what:<60}{np.mean(of_seeds):>8.3f} +- {error:.3f}", flush=True)
 
 
-if __name__ == "__main__":
-    main()
+MEASURES: dict[str, Measure] = {
+    "long_tail": _on_features(long_tail),
+    "coverage": _on_features(coverage),
+    "unknown": _on_features(unknown),
+    "tuned_coverage": _tuned_coverage,
+}
