@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from torch import nn
@@ -20,7 +21,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.dictionary import answers_other_words
-from finetune.export import FormatName
+from finetune.export import FormatName, hub
 from finetune.export.card import model_card
 from finetune.export.description import ModelDescription
 from finetune.inference.features import Features
@@ -911,6 +912,7 @@ class Learner:
         format: FormatName | str | Sequence[FormatName | str] = "safetensors",
         *,
         overwrite: bool = False,
+        license: str | None = None,
     ) -> None:
         """Writes model, classes and preprocessing to a folder that can be used without finetune.
 
@@ -922,14 +924,67 @@ class Learner:
         give probabilities; each is read back and compared with the model), "app" (the weights with
         an app.py, a requirements.txt and a Dockerfile, which a host of demos runs as they are; the
         page is that of `finetune serve`). The folder's README.md shows how to use each.
-        overwrite: replace an exported model; a folder with other files in it stays.
+        overwrite: replace an exported model; a folder with other files in it stays. license: what
+        the card says of it, such as "mit"; None: nothing.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
         not built by `vision_learner` (save `learner.model.state_dict()` then) and for one with
         weights that are NaN or infinite, RuntimeError for one that can't be made a graph.
         """
         target = arguments.path("folder", folder).absolute()
-        formats = export.check_formats(format)
         arguments.flag("overwrite", overwrite)
+        self._export(target, format, license=license, overwrite=overwrite)
+
+    @usual_modes()
+    def push_to_hub(
+        self,
+        repository: str,
+        format: FormatName | str | Sequence[FormatName | str] = "safetensors",
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        license: str | None = None,
+        message: str = "Upload a model",
+    ) -> str:
+        """Uploads what `export` writes to the Hugging Face hub, and returns the address there.
+
+        `load_learner("hf-hub:user/name")` loads it from anywhere. It is one commit; files of an
+        earlier push that this one does not write are removed, files of other people stay. No image
+        is uploaded; the card has the names of the classes and how many images each had.
+        repository: "user/name"; it is made where it is not there. format, license: as in `export`.
+        private: None is what the hub does by itself: public, unless an organisation says otherwise.
+        token: None is the one of `hf auth login` or of HF_TOKEN. message: of the commit.
+        In all processes but the first of a distributed run nothing is uploaded, and the address is
+        empty. Raises as `export`; PermissionError where nobody is logged in or may write there,
+        ConnectionError without a network, and FileExistsError for a repository that holds another
+        kind of model.
+        """
+        arguments.text("repository", repository)
+        arguments.text("message", message)
+        if private is not None:
+            arguments.flag("private", private)
+        if token is not None:
+            arguments.text("token", token)
+        hub.check_can_upload(repository, token)
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self._export(folder, format, license=license, repository=repository)
+            if distributed.rank():
+                return ""
+            return hub.upload(folder, repository, private=private, token=token, message=message)
+
+    def _export(
+        self,
+        target: Path,
+        format: FormatName | str | Sequence[FormatName | str],
+        *,
+        license: str | None,
+        overwrite: bool = False,
+        repository: str = "",
+    ) -> None:
+        """Writes the folder, for a repository of the model hub if one is named."""
+        formats = export.check_formats(format)
+        if license is not None:
+            arguments.text("license", license)
         if distributed.rank():
             return
         if not isinstance(self.model, ImageClassifier):
@@ -946,8 +1001,8 @@ class Learner:
                 f"the model's weights are NaN or infinite in {broken_in_words(broken)}, and "
                 "nothing was exported: the training diverged; load an earlier checkpoint"
             )
-        description = self._describe(self.model, formats)
-        card = model_card(description, self.model.source())
+        description = replace(self._describe(self.model, formats), license=license or "")
+        card = model_card(description, self.model.source(), repository)
         export.write(target, self.model, description, card=card, overwrite=overwrite)
 
     def _describe(self, model: ImageClassifier, formats: tuple[str, ...]) -> ModelDescription:
@@ -966,6 +1021,7 @@ class Learner:
             training=record.training,
             validation=record.validation,
             versions={name: version(name) for name in _RECORDED_PACKAGES},
+            base_models=model.base_models,
         )
 
 

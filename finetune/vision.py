@@ -10,7 +10,7 @@ from finetune import arguments, export, turns
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.sampling import seen_shares
-from finetune.export import ModelDescription
+from finetune.export import ModelDescription, hub
 from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
 from finetune.learner_options import LearnerOptions, LearnerSettings
@@ -150,11 +150,18 @@ def _default_loss(task: Task, model: ImageClassifier) -> Loss:
 
 
 @usual_modes()
-def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+def load_learner(
+    folder: str | Path, *, device: str | torch.device = "cpu", token: str | None = None
+) -> Predictor:
     """The model that `learner.export(folder)` wrote, ready to predict and to be evaluated.
 
-    Raises FileNotFoundError or ValueError for a folder that holds no exported model, or a
-    damaged one. Nothing is unpickled. A task of your own must be registered before, see
+    folder: or "hf-hub:user/name", what `learner.push_to_hub("user/name")` uploaded to the Hugging
+    Face hub, "hf-hub:user/name@revision" for a branch, tag or commit of it. It is downloaded once,
+    and again where it has changed; without a network it is the last download. token: for a private
+    repository; None is the one of `hf auth login` or of HF_TOKEN.
+    Raises FileNotFoundError or ValueError for a folder or repository that holds no exported model,
+    or a damaged one; PermissionError or ConnectionError where the hub refuses, or can't be reached.
+    Nothing is unpickled. A task of your own must be registered before, see
     `finetune.tasks.register`.
 
     >>> import numpy as np
@@ -170,6 +177,10 @@ def load_learner(folder: str | Path, *, device: str | torch.device = "cpu") -> P
     ('dark', 'light')
     """
     path = arguments.path("folder", folder)
+    if token is not None:
+        arguments.text("token", token)
+    if hub.is_on_hub(path):
+        path = hub.download(str(path), token)
     runtime = Runtime(available_device(device))
     description = export.read_description(path)
     model = description.architecture.build(weights=None)

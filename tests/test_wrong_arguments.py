@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import numpy as np
 import pytest
 import torch
+from hub_server import TOKEN, hub_server, use_hub
 from PIL import Image
 from support import StopAt, tiny_data, tiny_learner, tiny_model, write_photos
 from torch import nn
@@ -168,6 +169,7 @@ _OF_VISION = {
         "clean",
         "cleaning_session",
         "export",
+        "push_to_hub",
         "features",
         "predict",
         "predict_folder",
@@ -257,6 +259,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "Learner.clean": lambda world: {"file": world.folder / "corrections.csv"},
     "Learner.cleaning_session": lambda world: {"file": world.folder / "corrections.csv"},
     "Learner.export": lambda world: {"folder": world.folder / "model", "overwrite": True},
+    "Learner.push_to_hub": lambda world: {"repository": "user/name", "token": TOKEN},
     "Learner.fine_tune": _fit(epochs=1),
     "Learner.fit": _fit(epochs=1),
     "Learner.fit_flat_cos": _fit(epochs=1),
@@ -585,8 +588,11 @@ def _is_clear(error: BaseException, parameter: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("world"))
+    with hub_server() as hub, pytest.MonkeyPatch.context() as patch:
+        use_hub(patch, hub.address, world.folder / "cache", token=None)
+        yield world
 
 
 def _saved(world: World) -> Path:

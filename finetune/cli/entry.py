@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "the classes of images, or of all in a folder",
     "serve": "answers for images on a page in the browser, and as JSON",
     "export": "a trained model in other formats",
+    "push": "a trained model to the Hugging Face hub",
     "models": "the backbones there are, by pattern",
     "inspect": "what is in a folder of images, a run, a model, a checkpoint, a backbone",
     "demo": "see it work in about a minute, without a network",

@@ -36,7 +36,7 @@ def parser() -> CommandParser:
             "finetune evaluate runs/photos test.csv --data photos/ --output predictions.csv",
         ],
     )
-    made.add_argument("model", help="run folder, or folder of an exported model")
+    made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
     made.add_argument("images", help="folder with one folder of images a class, or a .csv file")
     made.option("metrics", list[str] | str | None, help="names; null is what suits the task")
     made.option("data", str | None, help="what a table's paths are relative to; null is its folder")

@@ -1,13 +1,15 @@
 """`finetune export`: writes a trained model into another folder, in one format or several."""
 
-from dataclasses import replace
 from typing import Any
 
-from finetune import arguments, export
+from finetune import arguments
 from finetune.cli import run_folder
 from finetune.cli.parser import CommandParser
 from finetune.export import FormatName
-from finetune.export.card import model_card
+from finetune.export.rewriting import rewrite
+
+FORMAT = list[FormatName] | FormatName
+FORMATS_IN_WORDS = "safetensors, onnx, torch_export, app, or a list"
 
 
 def parser() -> CommandParser:
@@ -22,11 +24,10 @@ def parser() -> CommandParser:
             "finetune export runs/photos --format app --output demo/",
         ],
     )
-    made.add_argument("model", help="run folder, or folder of an exported model")
-    kind = list[FormatName] | FormatName
-    formats = "safetensors, onnx, torch_export, app, or a list"
-    made.option("format", kind, "safetensors", help=formats)
+    made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
+    made.option("format", FORMAT, "safetensors", help=FORMATS_IN_WORDS)
     made.option("output", str, "exported", help="folder to write")
+    made.option("license", str | None, help="what the card says of it, such as mit")
     made.switch("overwrite", help="replace an exported model that is there")
     made.switch("json", help="what was written as JSON on standard output")
     return made
@@ -36,15 +37,13 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Writes the model and lists the files; returns their names with the exit code."""
     source = run_folder.model_in(options["model"])
     output = arguments.path("output", options["output"])
-    formats = export.check_formats(options["format"])
-    description = replace(export.read_description(source), formats=formats)
-    model = description.architecture.build(weights=None)
-    export.read_weights(source, model)
-    card = ""
-    # models of the first version have no record of their training, without which there is no card
-    if description.training is not None:
-        card = model_card(description, model.source())
-    export.write(output, model.eval(), description, card=card, overwrite=options["overwrite"])
+    rewrite(
+        source,
+        output,
+        options["format"],
+        license=options["license"],
+        overwrite=options["overwrite"],
+    )
     files = sorted(path.name for path in output.iterdir())
     print(f"{output}/: {', '.join(files)}")
     return {"output": str(output), "files": files}, 0

@@ -14,6 +14,7 @@ from finetune.cli import build, run_folder
 from finetune.cli.parser import CommandParser
 from finetune.cli.train import parser as train_parser
 from finetune.data.image_loaders import ImageDataLoaders
+from finetune.export import hub
 from finetune.export.formats import DESCRIPTION
 from finetune.models.classifier import Architecture
 from finetune.models.layer_groups import LayerGroups
@@ -51,6 +52,8 @@ def parser() -> CommandParser:
 def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Prints what there is, and returns it as data for --json."""
     path = Path(options["what"])
+    if hub.is_on_hub(path):
+        return _inspect_model(run_folder.model_in(path)), 0
     if not path.exists():
         return _inspect_backbone(options["what"], options["split"], options["classes"]), 0
     if path.is_dir():

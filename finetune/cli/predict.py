@@ -31,7 +31,7 @@ def parser() -> CommandParser:
             "finetune predict runs/photos/model new/ --output predictions.jsonl --device cuda",
         ],
     )
-    made.add_argument("model", help="run folder, or folder of an exported model")
+    made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
     made.add_argument("images", nargs="+", help="image files and folders")
     made.option("output", str | None, help="file for the results: .csv or .jsonl")
     made.option(

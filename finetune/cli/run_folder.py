@@ -13,6 +13,7 @@ from finetune.callbacks.history import History
 from finetune.cli.mistakes import absent
 from finetune.cli.settings_file import read_settings
 from finetune.config import TrainConfig
+from finetune.export import hub
 from finetune.export.formats import DESCRIPTION
 from finetune.files import locks
 from finetune.files.replacing import is_temporary, write_text
@@ -26,6 +27,9 @@ STEPS = "steps.csv"
 METRICS = "metrics.json"
 REPORT = "report.html"
 LOCK = ".finetune.lock"
+
+MODEL_IN_WORDS = "run folder, folder of an exported model, or hf-hub:user/name"
+"""What commands take for a trained model, see `model_in`."""
 
 _NOT_COMPARED = frozenset({"output", "formats"})
 """Settings that do not change what is trained, so that a run may continue with other values."""
@@ -174,8 +178,11 @@ def settings_of(model: str | Path) -> dict[str, Any]:
 def model_in(path: str | Path) -> Path:
     """The folder of the exported model: the one in a run folder, or the path itself.
 
-    Raises FileNotFoundError for a path that does not exist, and for a run without a model yet.
+    Of a repository of the model hub, hf-hub:user/name, it is the folder of its download. Raises
+    FileNotFoundError for a path that does not exist, and for a run without a model yet.
     """
+    if hub.is_on_hub(path):
+        return hub.download(str(path))
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(absent(path))

@@ -21,7 +21,7 @@ def parser() -> CommandParser:
             "curl -F images=@photo.jpg http://127.0.0.1:8000/predict",
         ],
     )
-    made.add_argument("model", help="run folder, or folder of an exported model")
+    made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
     made.option("host", str, listening.LOOPBACK, help="address to listen at, 0.0.0.0 for all")
     made.option("port", int, 8000, help="port to listen at; 0 takes a free one")
     made.option("megabytes", float, Limits().megabytes, help="largest size of a request")

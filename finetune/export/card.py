@@ -22,10 +22,11 @@ _SAMPLING = {
 _PART_NAMES = {"train": "training images", "valid": "validation images"}
 
 
-def model_card(description: ModelDescription, source: str) -> str:
+def model_card(description: ModelDescription, source: str, repository: str = "") -> str:
     """The README.md of an exported model: facts from its description, and code that loads it.
 
-    source: Python that makes `backbone` and `head`.
+    source: Python that makes `backbone` and `head`. repository: where on the model hub the folder
+    goes, such as "user/name"; empty: nowhere.
     """
     sections = [
         _front_matter(description),
@@ -35,8 +36,8 @@ def model_card(description: ModelDescription, source: str) -> str:
         _priors(description),
         _training(description.training),
         _inputs(description),
-        recipes.usage(description, source),
-        in_other_libraries(description),
+        recipes.usage(description, source, repository),
+        in_other_libraries(description, repository),
         _limits(description),
         _versions(description),
     ]
@@ -51,12 +52,18 @@ def _front_matter(description: ModelDescription) -> str:
             libraries.append(library)
     # the hub shows the lines by which the library of this name loads a model
     opens_in_timm = "safetensors" in description.formats and bool(classifier_for(description))
-    front: dict[str, Any] = {
-        "library_name": "timm" if opens_in_timm else "finetune",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", *libraries, "finetune"],
-        "license": "unknown",
-    }
+    tags = [*libraries, "finetune"]
+    front: dict[str, Any] = {"library_name": "timm" if opens_in_timm else "finetune"}
+    # the hub has no word for what else a model of images may do
+    if description.task.card.problem_type:
+        front["pipeline_tag"] = "image-classification"
+        tags.insert(0, "image-classification")
+    front["tags"] = tags
+    # without any, the hub says that there is none
+    if description.license:
+        front["license"] = description.license
+    if description.base_models:
+        front["base_model"] = list(description.base_models)
     metrics = [name for name in description.validation if name != "loss"]
     if metrics:
         front["metrics"] = metrics

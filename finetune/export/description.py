@@ -74,7 +74,9 @@ class ModelDescription:
     classes: names of the classes or targets, in order. data: counts by "train" and "valid"; empty
     where they are not known. training: None for a model of which it is not known. validation:
     results after the last epoch, None for what is no finite number; empty where these weights, as
-    they are, were not validated. versions: of the packages, by name.
+    they are, were not validated. versions: of the packages, by name. license: such as "mit"; empty
+    where nobody said. base_models: the repositories of the model hub that the weights began with,
+    as far as known.
     """
 
     architecture: Architecture
@@ -87,6 +89,8 @@ class ModelDescription:
     training: TrainingRecord | None = None
     validation: Mapping[str, float | None] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    license: str = ""
+    base_models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = self.task.output_count(self.classes)
@@ -113,6 +117,10 @@ class ModelDescription:
         }
         if self.training is not None:
             content["training"] = asdict(self.training)
+        if self.license:
+            content["license"] = self.license
+        if self.base_models:
+            content["base_models"] = list(self.base_models)
         return content
 
     @classmethod
@@ -139,6 +147,8 @@ class ModelDescription:
             training=_training(content.get("training")),
             validation=content.get("validation", {}),
             versions=content.get("versions", {}),
+            license=content.get("license", ""),
+            base_models=tuple(content.get("base_models", ())),
         )
 
 

@@ -8,22 +8,27 @@ from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 _OPEN = """\
 from transformers import pipeline
 
-pipeline("image-classification", model="path/to/this/folder")("photo.jpg")
+pipeline("image-classification", model="{place}")("photo.jpg")
 """
 
 
-def in_other_libraries(description: ModelDescription) -> str:
-    """The section on timm and transformers; empty where the weights are not exported."""
+def in_other_libraries(description: ModelDescription, repository: str = "") -> str:
+    """The section on timm and transformers; empty where the weights are not exported.
+
+    repository: of the model hub, if any.
+    """
     if "safetensors" not in description.formats:
         return ""
     reason = _reason_against(description)
     if reason:
         return f"## In timm and transformers\n\nThey can't open this folder: {reason}."
+    for_transformers = repository or "path/to/this/folder"
+    for_timm = f"hf-hub:{repository}" if repository else f"local-dir:{for_transformers}"
+    code = _OPEN.format(place=for_transformers)
     paragraphs = [
         f"## In timm and transformers\n\n`{timm_config.CONFIG}` is in their own format, for "
-        '`timm.create_model("local-dir:path/to/this/folder", pretrained=True)` (timm 1.0.16 or '
-        "newer) and for:",
-        f"```python\n{_OPEN}```",
+        f'`timm.create_model("{for_timm}", pretrained=True)` (timm 1.0.16 or newer) and for:',
+        f"```python\n{code}```",
         "Images that are prepared as above give the same probabilities. Where these libraries "
         f"read the images themselves, {timm_config.differences_in_words(description)}.",
     ]

@@ -45,17 +45,21 @@ images = np.stack([read("photo.jpg")])  # any number of images
 _FINETUNE = """\
 from finetune import load_learner
 
-load_learner("path/to/this/folder").predict("photo.jpg")
+load_learner("{place}").predict("photo.jpg")
 """
 
 
-def usage(description: ModelDescription, source: str) -> str:
+def usage(description: ModelDescription, source: str, repository: str = "") -> str:
     """The section of a card that says how to read images and how to run each exported format.
 
-    source: Python code that makes `backbone` and `head`.
+    source: Python code that makes `backbone` and `head`. repository: of the model hub, if any.
     """
+    here, place = "this folder", "path/to/this/folder"
+    if repository:
+        here = f"a copy of this repository (`hf download {repository} --local-dir model`)"
+        place = f"hf-hub:{repository}"
     paragraphs = [
-        "## Use\n\nRun in this folder. First read images, with Pillow and NumPy alone:",
+        f"## Use\n\nRun in {here}. First read images, with Pillow and NumPy alone:",
         _block(read_source(description)),
     ]
     for export_format in formats_of(description.formats):
@@ -69,7 +73,8 @@ def usage(description: ModelDescription, source: str) -> str:
     if coverage is not None and card.coverage_code:
         paragraphs += [_coverage_in_words(coverage.share), _block(card.coverage_code)]
     if "safetensors" in description.formats:
-        paragraphs += ["With finetune, the whole of it, from anywhere:", _block(_FINETUNE)]
+        code = _FINETUNE.format(place=place)
+        paragraphs += ["With finetune, the whole of it, from anywhere:", _block(code)]
     return "\n\n".join(paragraphs)
 
 

@@ -158,6 +158,27 @@ def create_backbone_set(
     return backbone
 
 
+def with_downloaded_weights(names: Sequence[str], weights: SetWeights) -> list[str]:
+    """Those of the backbones that begin with pretrained weights, which are downloaded.
+
+    >>> with_downloaded_weights(["resnet18", "vit"], {"resnet18": "pretrained", "vit": None})
+    ['resnet18']
+    """
+    by_name: Mapping[str, Any] = {}
+    if isinstance(weights, str):
+        by_name = dict.fromkeys(names, weights)
+    elif isinstance(weights, Mapping):
+        by_name = weights
+    elif isinstance(weights, list | tuple):
+        by_name = dict(zip(names, weights, strict=True))
+    downloaded = []
+    for name in names:
+        of_backbone = by_name.get(name)
+        if isinstance(of_backbone, str) and of_backbone == "pretrained":
+            downloaded.append(name)
+    return downloaded
+
+
 def source_of_set(backbone: BackboneSet, names: Sequence[str]) -> str:
     """Python code that makes `backbone`, a set, without weights and without finetune.
 

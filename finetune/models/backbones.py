@@ -266,12 +266,10 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
         "give a file with weights='weights.safetensors' (or .pth), or ask for random weights with "
         "weights=None"
     )
-    hub_repository = None
-    if not torchvision_backbones.is_from_torchvision(name):
-        config = timm.models.get_pretrained_cfg(name)
-        if config is None:
-            raise WeightsError(f"timm has no pretrained weights for {name!r}; {ways_out}")
-        hub_repository = config.hf_hub_id
+    is_of_timm = not torchvision_backbones.is_from_torchvision(name)
+    if is_of_timm and timm.models.get_pretrained_cfg(name) is None:
+        raise WeightsError(f"timm has no pretrained weights for {name!r}; {ways_out}")
+    hub_repository = hub_repository_of(name)
     try:
         if hub_repository:
             hub.check_reachable(hub_repository)
@@ -287,6 +285,19 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
         raise WeightsError(
             f"can't load pretrained weights of {name!r}: {_first_line(error)}; {ways_out}"
         ) from error
+
+
+def hub_repository_of(name: str) -> str | None:
+    """Where on the model hub a backbone's pretrained weights are; None if they are not there.
+
+    >>> hub_repository_of("resnet18"), hub_repository_of("torchvision/resnet18")
+    ('timm/resnet18.a1_in1k', None)
+    """
+    if torchvision_backbones.is_from_torchvision(name):
+        return None
+    config = timm.models.get_pretrained_cfg(name)
+    repository: str | None = None if config is None else config.hf_hub_id
+    return repository
 
 
 def _first_line(error: Exception) -> str:

@@ -14,11 +14,13 @@ from finetune.models.backbone_set import (
     checked_names,
     create_backbone_set,
     source_of_set,
+    with_downloaded_weights,
 )
 from finetune.models.backbones import (
     Weights,
     create_backbone,
     features_of,
+    hub_repository_of,
     image_size_for,
     input_size_of,
     source_of,
@@ -136,7 +138,10 @@ class Architecture:
         head = create_head(self.head, features, self.classes, dropout=self.dropout)
         if self.scaled:
             head.add_module("scale", TargetScale(self.classes))
-        return ImageClassifier(backbone, head, self)
+        model = ImageClassifier(backbone, head, self)
+        repositories = map(hub_repository_of, with_downloaded_weights(self.backbones, weights))
+        model.base_models = tuple(filter(None, repositories))
+        return model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what only a set of backbones has is left out of that of one."""
@@ -152,6 +157,8 @@ class ImageClassifier(nn.Sequential):
     def __init__(self, backbone: nn.Module, head: nn.Module, architecture: Architecture) -> None:
         super().__init__(OrderedDict(backbone=backbone, head=head))
         self.architecture = architecture
+        self.base_models: tuple[str, ...] = ()
+        """The repositories of the model hub that its weights began with, as far as known."""
         self._as_made = repr(self)  # of the layers alone, which the description rebuilds
 
     @property

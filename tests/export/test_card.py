@@ -11,6 +11,7 @@ from finetune import Learner, export
 from finetune.export import ModelDescription
 from finetune.export.card import MOST_CLASSES, model_card
 from finetune.interpret.standard_error import share_text
+from finetune.tasks import Regression
 
 SOURCE = "import timm\nfrom torch import nn\n\nbackbone = nn.Identity()\nhead = nn.Identity()"
 
@@ -66,6 +67,20 @@ def test_it_has_the_last_validation(description: ModelDescription, trained: Lear
     shown = share_text(accuracy, 5)
     assert f"| accuracy | {shown} |" in section(card, "Validation")
     assert front_matter(card)["metrics"] == ["accuracy"]
+
+
+def test_it_says_no_license_that_nobody_gave(description: ModelDescription) -> None:
+    assert "license" not in front_matter(model_card(description, SOURCE))
+    licensed = replace(description, license="mit")
+    assert front_matter(model_card(licensed, SOURCE))["license"] == "mit"
+
+
+def test_a_regression_is_no_classification(description: ModelDescription) -> None:
+    architecture = replace(description.architecture, scaled=True)
+    values = replace(description, architecture=architecture, task=Regression())
+    front = front_matter(model_card(values, SOURCE))
+    assert "pipeline_tag" not in front
+    assert front["tags"] == ["timm", "finetune"]
 
 
 def test_it_claims_no_result_that_is_not_known(description: ModelDescription) -> None:

@@ -1,0 +1,57 @@
+"""`finetune push`: uploads a trained model to the Hugging Face hub."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from finetune.cli import run_folder
+from finetune.cli.export import FORMAT, FORMATS_IN_WORDS
+from finetune.cli.parser import CommandParser
+from finetune.export import hub
+from finetune.export.rewriting import rewrite
+
+
+def parser() -> CommandParser:
+    made = CommandParser(
+        "push",
+        "Uploads the model of a run, or an exported model, to the Hugging Face hub, with a card\n"
+        "and no image. Log in before, with `hf auth login`. All other commands then take the\n"
+        "model from anywhere, as hf-hub:user/name.",
+        [
+            "finetune push runs/photos user/name --private",
+            "finetune push runs/photos user/name --format [safetensors,onnx] --license mit",
+            "finetune predict hf-hub:user/name image.jpg",
+        ],
+    )
+    made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
+    made.add_argument("repository", help="user/name; it is made where it is not there")
+    made.option("format", FORMAT, "safetensors", help=FORMATS_IN_WORDS)
+    made.switch("private", help="for you alone; else the hub decides, and it is public for people")
+    made.option("license", str | None, help="what the card says of it, such as mit")
+    made.option("message", str, "Upload a model", help="message of the commit")
+    made.switch("json", help="where it went as JSON on standard output")
+    return made
+
+
+def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Uploads the model and prints its address, which is returned with the exit code."""
+    repository = options["repository"]
+    hub.check_can_upload(repository)
+    source = run_folder.model_in(options["model"])
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        rewrite(
+            source,
+            folder,
+            options["format"],
+            license=options["license"],
+            repository=repository,
+        )
+        address = hub.upload(
+            folder,
+            repository,
+            private=True if options["private"] else None,
+            message=options["message"],
+        )
+    print(f"{address}\nfinetune predict {hub.PREFIX}{repository} image.jpg uses it from anywhere")
+    return {"address": address}, 0
