@@ -140,10 +140,8 @@ def augment(
         places = (1 + _signed(draws["place"]) ** 3) / 2
         images = images.squares(places)
     grid = _sampling_grid(matrices, size)
-    view = F.grid_sample(
-        images.float().mul_(1 / 255), grid, padding_mode="reflection", align_corners=False
-    )
-    return normalise(_recolour(view, draws, spec), mean, std)
+    view = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    return _recolour(view, draws, spec, mean, std)
 
 
 def draw_numbers(seed: int, view: int, indices: Tensor, device: torch.device) -> Draws:
@@ -199,15 +197,29 @@ def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
     return grid
 
 
-def _recolour(view: Tensor, draws: Draws, spec: Augmentation) -> Tensor:
-    """Brightness and contrast as one multiply-add, in place."""
+def _recolour(view: Tensor, draws: Draws, spec: Augmentation, mean: Tensor, std: Tensor) -> Tensor:
+    """Brightness, contrast and normalisation as one multiply-add and two limits, in place.
+
+    view: [B, 3, h, w] in [0, 255].
+    """
     is_lit = (draws["lit"] < spec.lighting_probability).float()
     brightness = 1 + _signed(draws["brightness"]) * spec.lighting * is_lit
     contrast = 1 + _signed(draws["contrast"]) * spec.lighting * is_lit
-    grey = view.mean(dim=(2, 3)).mean(dim=1)  # one sum would be shared among threads for B = 1
-    scale = (brightness * contrast).view(-1, 1, 1, 1)
-    offset = (grey * brightness * (1 - contrast)).view(-1, 1, 1, 1)
-    return view.mul_(scale).add_(offset).clamp_(0, 1)
+    grey = view.mean(dim=(2, 3)).mean(dim=1) / 255  # one sum would be shared by threads for B = 1
+    scale = (brightness * contrast / 255).view(-1, 1)
+    offset = (grey * brightness * (1 - contrast)).view(-1, 1)
+    # normalised beforehand, because every pass over all pixels counts
+    scale, offset = scale / std, (offset - mean) / std
+    black, white = -mean / std, (1 - mean) / std
+    view.mul_(_of_channels(scale)).add_(_of_channels(offset))
+    # clamp_ with tensors as limits takes three times as long
+    torch.maximum(view, _of_channels(black), out=view)
+    return torch.minimum(view, _of_channels(white), out=view)
+
+
+def _of_channels(numbers: Tensor) -> Tensor:
+    """[B, 3] or [3] as [B, 3, 1, 1] or [3, 1, 1], for all pixels of an image."""
+    return numbers[..., None, None]
 
 
 def normalise(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:
