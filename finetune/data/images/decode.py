@@ -180,7 +180,7 @@ def _read_file(
         check_size(image)
         if min_side is not None and image.format == "JPEG":
             image.draft("RGB", (min_side, min_side))
-        return _upright_rgb(image, value_range)
+        return _upright_rgb(image, value_range, in_place=True)
 
 
 def check_size(image: Image.Image) -> None:
@@ -285,13 +285,21 @@ def _to_array(source: Any) -> np.ndarray:
     return pixels
 
 
-def _upright_rgb(image: Image.Image, value_range: ValueRange | Depth | None) -> Image.Image:
-    """Decodes an image, turns it as EXIF says, and converts it to RGB."""
+def _upright_rgb(
+    image: Image.Image, value_range: ValueRange | Depth | None, *, in_place: bool = False
+) -> Image.Image:
+    """Decodes an image, turns it as EXIF says, and converts it to RGB.
+
+    in_place: may turn the image itself, which saves a copy; not for an image of the caller's.
+    """
     bits = stated_bits(image)
     is_cut_to_eight_bits = _is_cut_to_eight_bits(image)
     has_transparency = not _is_fourth_band(image)
     image.load()
-    image = ImageOps.exif_transpose(image)
+    if in_place:
+        ImageOps.exif_transpose(image, in_place=True)
+    else:
+        image = ImageOps.exif_transpose(image)
     if image.mode in _WIDE:
         image = Image.fromarray(to_eight_bits(np.asarray(image), value_range, bits))
     elif is_cut_to_eight_bits:

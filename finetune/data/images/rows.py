@@ -52,7 +52,7 @@ class ImageRows:
         height, width = image.shape[:2]
         self.sizes[row] = height, width
         if width > height:
-            image = image.swapaxes(0, 1)
+            image = _transposed(image)
         self.part(row)[...] = image
 
     def part(self, row: int) -> np.ndarray:
@@ -68,7 +68,7 @@ class ImageRows:
         squares: np.ndarray = self.pixels[:, margin : margin + side][rows]
         is_wide = self.sizes[rows, 1] > self.sizes[rows, 0]
         if is_wide.any():
-            squares[is_wide] = squares[is_wide].swapaxes(1, 2)
+            squares[is_wide] = _transposed(squares[is_wide])
         return squares
 
     def select(self, rows: np.ndarray) -> "ImageRows":
@@ -77,3 +77,10 @@ class ImageRows:
         longest = int(sizes.max(initial=self.pixels.shape[2]))
         start = (self.pixels.shape[1] - longest) // 2
         return ImageRows(self.pixels[:, start : start + longest][rows], sizes)
+
+
+def _transposed(images: np.ndarray) -> np.ndarray:
+    """A copy with height and width exchanged: uint8 [..., H, W, 3] to [..., W, H, 3]."""
+    # whole pixels are moved in a third of the time of single bytes
+    pixels = np.ascontiguousarray(images).view("V3")[..., 0]
+    return np.ascontiguousarray(pixels.swapaxes(-1, -2))[..., None].view(np.uint8)
