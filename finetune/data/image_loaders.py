@@ -112,6 +112,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     classes: tuple[str, ...]
     train: ImageLoader
     valid: ImageLoader
+    _is_fold = False  # other folds train on what this one validates on
 
     @takes_options(ImageSettings)
     def __init__(
@@ -452,7 +453,8 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             self._caches[presizing] = pipeline.cache(self._cached_items, for_training=True)
         cache = self._caches[presizing]
         train_cache = cache.select(self._train_numbers)
-        valid_cache = cache.select(self._valid_numbers).squares()
+        # no view of a validation image reaches its ends
+        valid_cache = cache.select(self._valid_numbers).squares(keep_ends=self._is_fold)
         super().__init__(
             ImageLoader(train, train_cache, self.batch_size, shuffle=True, sampling=self.sampling),
             # no gradients are kept, so that twice as many fit
@@ -543,6 +545,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             loaders.valid_examples = whole.select(valid)
             loaders._train_numbers = cached_numbers[train]
             loaders._valid_numbers = cached_numbers[valid]
+            loaders._is_fold = True
             check_classes(loaders.train_examples)
             loaders._use(self.pipeline)
             folds.append(loaders)

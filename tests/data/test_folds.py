@@ -173,24 +173,44 @@ def test_folds_leave_the_data_as_they_were() -> None:
     assert data.fingerprint() == before
 
 
-def test_no_image_is_decoded_twice_over_data_folds_and_backbones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The images decoded since the start of the test."""
+    sources: list[Any] = []
+    for name in ("presize", "presize_middle"):
+        plain = getattr(Preprocessing, name)
+
+        def counted(self: Preprocessing, source: Any, *more: Any, plain: Any = plain) -> Any:
+            sources.append(source)
+            return plain(self, source, *more)
+
+        monkeypatch.setattr(Preprocessing, name, counted)
+    return sources
+
+
+def go_through(data: ImageDataLoaders) -> None:
+    ready = data.for_backbone(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    list(ready.train.epoch(0, 0))
+    list(ready.valid.epoch(0, 0))
+
+
+def test_no_image_is_decoded_twice_over_folds_and_backbones(
+    tmp_path: Path, decoded: list[Any]
 ) -> None:
     folder = write_photos(tmp_path, per_class=4, size=(8, 8))
-    sources: list[Any] = []
-    presize = Preprocessing.presize
+    for fold in ImageDataLoaders.from_folder(folder, **SMALL).folds(3):  # type: ignore[arg-type]
+        go_through(fold)
+        go_through(fold)
+    assert len(decoded) == 12
 
-    def counted(self: Preprocessing, source: Any, *more: Any) -> Any:
-        sources.append(source)
-        return presize(self, source, *more)
 
-    monkeypatch.setattr(Preprocessing, "presize", counted)
+def test_folds_find_what_the_data_decoded_for_training(tmp_path: Path, decoded: list[Any]) -> None:
+    folder = write_photos(tmp_path, per_class=4, size=(8, 8))
     data = ImageDataLoaders.from_folder(folder, **SMALL)  # type: ignore[arg-type]
     for part in (data, *data.folds(3)):
-        ready = part.for_backbone(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-        list(ready.train.epoch(0, 0))
-        list(ready.valid.epoch(0, 0))
-    assert len(sources) == 12
+        go_through(part)
+    # of those that the data validate on there was the middle square alone
+    assert len(decoded) == 12 + len(data.valid_examples)
 
 
 def test_folds_of_a_split_that_was_given_take_the_images_of_both_sides(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from finetune.data.images.dataset_images import DatasetImages, select_items
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
-from finetune.data.images.rows import ImageRows
+from finetune.data.images.rows import ImageRows, Presized
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
 from finetune.data.images.whole import WholeImages
 from finetune.data.memory import reserve
@@ -44,7 +44,8 @@ class ImageCache:
 
     # R is the number of images that are kept together, N the number of images in this cache.
     _images: ImageRows | None  # R images; None where there is no room
-    _is_ready: np.ndarray  # bool [R]: which of the kept images can be used
+    _has_square: np.ndarray  # bool [R]: which of them can be used, as far as the middle square
+    _has_ends: np.ndarray  # bool [R]: which of them can be used as a whole
     _rows: np.ndarray  # int64 [N]: the row in `_images` of each image
     _store: ImageStore | None  # the store in the cache folder, if the images are kept there
 
@@ -63,6 +64,7 @@ class ImageCache:
         self._folder = folder
         self._margin = margin
         self._is_whole = margin > 0
+        self._keeps_ends = True
         self._lock = ForkSafeLock()
         self._is_open = False
         # of a subset: the cache that it shares, and the numbers of its images there
@@ -78,7 +80,7 @@ class ImageCache:
         numbers = indices.numpy()
         rows = self._rows[numbers]
         missing = np.unique(numbers[~self._is_ready[rows]])
-        decoded: list[np.ndarray] = []
+        decoded: list[Presized | None] = []
         if len(missing):
             with self._decoders() as threads:
                 decoded = list(threads.map(self._decode, missing.tolist()))
@@ -86,19 +88,26 @@ class ImageCache:
         if images is None:
             # where nothing is kept, all images of the batch were missing
             images = ImageRows.to_be_filled(np.empty(self._shape(len(missing)), np.uint8))
-            for row, image in enumerate(decoded):
-                images.put(row, image)
+            for row, presized in enumerate(decoded):
+                assert presized is not None
+                images.put(row, *presized)
             rows = np.searchsorted(missing, numbers)
         if self._is_whole:
             return WholeImages.of(images.select(rows))
         return torch.from_numpy(images.squares(rows)).permute(0, 3, 1, 2)
 
-    def squares(self) -> "ImageCache":
-        """A cache of the same images that gives their middle squares, and shares what is kept."""
+    def squares(self, *, keep_ends: bool = True) -> "ImageCache":
+        """A cache of the same images that gives their middle squares, and shares what is kept.
+
+        keep_ends: decodes the ends, too, for whoever asks for whole images later. Without, an image
+        takes less time, but is decoded again when it is asked for as a whole. In the cache folder
+        images are always whole, because another split may train on them.
+        """
         if not self._is_whole:
             return self
         squares = self.select(torch.arange(len(self.items), device="cpu"))
         squares._is_whole = False
+        squares._keeps_ends = keep_ends
         return squares
 
     def unreadable(self) -> Iterator[tuple[int, ImageError]]:
@@ -132,22 +141,36 @@ class ImageCache:
         subset._is_open = False
         return subset
 
-    def _decode(self, number: int) -> np.ndarray:
-        """Decodes an image, and keeps it where there is room. Returns its pixels."""
+    @property
+    def _is_ready(self) -> np.ndarray:
+        """Of which of the kept images there is all that this cache wants: bool [R]."""
+        return self._has_ends if self._keeps_ends else self._has_square
+
+    def _decode(self, number: int) -> Presized | None:
+        """Decodes an image, and keeps it; or returns it, where there is no room."""
         source = self.items[number]
         if self._images is None:
             return self._presize(source)
         row = self._rows[number]
+        has_ends = self._keeps_ends
         if self._store is None:
-            self._images.put(row, self._presize(source))
+            self._images.put(row, *self._presize(source))
         else:
             assert isinstance(source, str | Path)
-            self._store.fill(row, source, self._presize)
+            self._store.fill(row, source, self._presize_whole)
+            has_ends = True
         # only now that the pixels are there, for another thread may ask meanwhile
-        self._is_ready[row] = True
-        return self._images.part(row)
+        self._has_square[row] = True
+        self._has_ends[row] |= has_ends
+        return None
 
-    def _presize(self, source: ImageSource) -> np.ndarray:
+    def _presize(self, source: ImageSource) -> Presized:
+        if self._keeps_ends:
+            whole = self._presize_whole(source)
+            return whole, (whole.shape[0], whole.shape[1])
+        return self.preprocessing.presize_middle(source, self._margin)
+
+    def _presize_whole(self, source: ImageSource) -> np.ndarray:
         return self.preprocessing.presize(source, self._margin)
 
     def _open(self) -> None:
@@ -169,7 +192,8 @@ class ImageCache:
     def _share(self, parent: "ImageCache") -> None:
         """Takes the place that the parent chose, or chooses now."""
         parent._open()
-        self._images, self._is_ready, self._store = parent._images, parent._is_ready, parent._store
+        self._images, self._store = parent._images, parent._store
+        self._has_square, self._has_ends = parent._has_square, parent._has_ends
         self._rows = parent._rows[self._numbers]
 
     def _open_store(self) -> ImageStore | None:
@@ -189,7 +213,8 @@ class ImageCache:
         row_of_file = {file: row for row, file in enumerate(files)}
         self._rows = np.fromiter((row_of_file[path] for path in paths), np.int64, len(paths))
         self._images = store.images
-        self._is_ready = np.zeros(len(files), bool)
+        self._has_square = np.zeros(len(files), bool)
+        self._has_ends = np.zeros(len(files), bool)
         return store
 
     def _shape(self, count: int) -> tuple[int, int, int, int]:
@@ -202,10 +227,10 @@ class ImageCache:
         count = len(self.items)
         shape = self._shape(count)
         size = math.prod(shape)
-        self._is_ready = np.zeros(count, bool)
+        self._has_square, self._has_ends = np.zeros(count, bool), np.zeros(count, bool)
         self._rows = np.arange(count)
-        # all subsets share `_is_ready`, so the memory is reserved until the last of them is gone
-        if reserve(self._is_ready, size):
+        # all subsets share `_has_square`, so the memory is reserved until the last of them is gone
+        if reserve(self._has_square, size):
             # pages that no image lies on take no memory
             self._images = ImageRows.to_be_filled(np.empty(shape, np.uint8))
             return

@@ -221,11 +221,10 @@ def presize_whole(image: Image.Image, side: int, margin: int) -> np.ndarray:
     The middle square is, to the bit, that of `presize` with "crop".
     """
     square = presize(image, side)
-    long_side, short_side = max(image.size), min(image.size)
-    # in whole numbers, since for a square a rounded quotient may be less than nothing
-    beyond = min(margin, (long_side - short_side) * side // (2 * short_side))
+    beyond = _pixels_beyond(image, side, margin)
     if beyond == 0:
         return square
+    long_side, short_side = max(image.size), min(image.size)
     scale = short_side / side
     square_start, square_end = (long_side - short_side) / 2, (long_side + short_side) / 2
     # rounding must not lead out of the image
@@ -240,6 +239,19 @@ def presize_whole(image: Image.Image, side: int, margin: int) -> np.ndarray:
             size, box = (beyond, side), (first, 0.0, last, float(short_side))
         ends.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR, box)))
     return np.concatenate([ends[0], square, ends[1]], axis=1 if is_wide else 0)
+
+
+def whole_size(image: Image.Image, side: int, margin: int) -> tuple[int, int]:
+    """Height and width of what `presize_whole` gives."""
+    long_side = side + 2 * _pixels_beyond(image, side, margin)
+    return (side, long_side) if image.width > image.height else (long_side, side)
+
+
+def _pixels_beyond(image: Image.Image, side: int, margin: int) -> int:
+    """How many pixels there are beyond either end of the middle square, at most `margin`."""
+    long_side, short_side = max(image.size), min(image.size)
+    # in whole numbers, since for a square a rounded quotient may be less than nothing
+    return min(margin, (long_side - short_side) * side // (2 * short_side))
 
 
 def _padded(image: Image.Image, side: int) -> Image.Image:

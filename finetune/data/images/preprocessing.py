@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune import arguments
@@ -20,8 +21,9 @@ from finetune.data.images.decode import (
     presize,
     presize_whole,
     read_image,
+    whole_size,
 )
-from finetune.data.images.rows import margin_of
+from finetune.data.images.rows import Presized, margin_of
 from finetune.data.images.value_range import Depth, checked_value_range
 from finetune.data.images.whole import WholeImages
 
@@ -120,12 +122,20 @@ class Preprocessing:
         uint8 [height, width, 3], where the smaller is S. Raises ImageError for an image that can't
         be read.
         """
-        side = self.presized_side
-        # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
-        image = read_image(source, min_side=2 * side, value_range=self.value_range)
+        image = self._read(source)
         if margin:
-            return presize_whole(image, side, margin)
-        return presize(image, side, self.resize)
+            return presize_whole(image, self.presized_side, margin)
+        return presize(image, self.presized_side, self.resize)
+
+    def presize_middle(self, source: ImageSource, margin: int) -> Presized:
+        """The middle square of what `presize` gives for a margin, and the size of the whole."""
+        image, side = self._read(source), self.presized_side
+        return presize(image, side), whole_size(image, side, margin)
+
+    def _read(self, source: ImageSource) -> Image.Image:
+        # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
+        min_side = 2 * self.presized_side
+        return read_image(source, min_side=min_side, value_range=self.value_range)
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and std on the device, float32 [3] each."""

@@ -6,8 +6,12 @@ is transposed: the long axis of each image is the first one of its row.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+
+Presized: TypeAlias = tuple[np.ndarray, tuple[int, int]]
+"""Pixels of an image, or of its middle square alone, and the height and width of the image."""
 
 REACH = 0.25
 """Of an elongated image so much is kept beyond either end of its middle square, as a fraction of
@@ -47,13 +51,18 @@ class ImageRows:
         margin: int = (length - side) // 2
         return margin
 
-    def put(self, row: int, image: np.ndarray) -> None:
-        """Copies an image, uint8 [height, width, 3], into its row."""
-        height, width = image.shape[:2]
+    def put(self, row: int, pixels: np.ndarray, size: tuple[int, int]) -> None:
+        """Copies an image into its row, or its middle square alone, which lies in the same place.
+
+        pixels: uint8, [height, width, 3] or [S, S, 3]. size: height and width of the image.
+        """
+        height, width = size
         self.sizes[row] = height, width
         if width > height:
-            image = _transposed(image)
-        self.part(row)[...] = image
+            pixels = _transposed(pixels)
+        lines: np.ndarray = self.pixels[row]
+        start = (len(lines) - len(pixels)) // 2
+        lines[start : start + len(pixels)] = pixels
 
     def part(self, row: int) -> np.ndarray:
         """What the image takes of its row, as it lies there: uint8 [long side, short side, 3]."""

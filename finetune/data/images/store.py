@@ -76,7 +76,7 @@ class ImageStore:
         if self._is_current(row, size_and_time):
             return
         image = decode(file)
-        self.images.put(row, image)
+        self.images.put(row, image, (image.shape[0], image.shape[1]))
         crc = zlib.crc32(self.images.part(row).data)
         self._identities[row] = (*size_and_time, crc, 1, image.shape[:2])
 

@@ -4,7 +4,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from support import write_photos
 from finetune import ImageDataLoaders
 from finetune.data import memory
 from finetune.data.images import cache as cache_module
+from finetune.data.images import preprocessing as preprocessing_module
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
@@ -46,13 +47,16 @@ def noise(count: int = 6) -> list[ImageSource]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[ImageSource]:
     """The images decoded since the start of the test."""
     sources: list[ImageSource] = []
-    plain = Preprocessing.presize
+    for name in ("presize", "presize_middle"):
+        plain = getattr(Preprocessing, name)
 
-    def counted(self: Preprocessing, source: ImageSource, margin: int = 0) -> np.ndarray:
-        sources.append(source)
-        return plain(self, source, margin)
+        def counted(
+            self: Preprocessing, source: ImageSource, *margin: int, plain: Any = plain
+        ) -> Any:
+            sources.append(source)
+            return plain(self, source, *margin)
 
-    monkeypatch.setattr(Preprocessing, "presize", counted)
+        monkeypatch.setattr(Preprocessing, name, counted)
     return sources
 
 
@@ -396,6 +400,41 @@ def test_squares_share_what_is_kept_whole(decoded: list[ImageSource]) -> None:
     for cache in (whole, whole.squares(), whole.squares().squares()):
         cache.images(torch.tensor([0, 1]))
     assert len(decoded) == 2
+
+
+@pytest.mark.usefixtures("place")
+def test_squares_kept_alone_are_those_of_the_whole_images() -> None:
+    numbers = torch.tensor([1, 0])
+    whole = ImageCache(LONG, SMALL, 2, margin=4)
+    alone = ImageCache(LONG, SMALL, 2, margin=4).squares(keep_ends=False)
+    for _ in range(2):
+        assert torch.equal(alone.images(numbers), whole.squares().images(numbers))
+
+
+def test_square_kept_alone_is_decoded_again_for_its_ends(decoded: list[ImageSource]) -> None:
+    whole, numbers = ImageCache(LONG, SMALL, 2, margin=4), torch.tensor([0, 1])
+    for _ in range(2):
+        whole.squares(keep_ends=False).images(numbers)
+    assert len(decoded) == 2
+    for cache in (whole, whole.squares(), whole.squares(keep_ends=False)):
+        images = cache.images(numbers)
+    assert len(decoded) == 4
+    ends = whole.images(numbers)
+    expected = ImageCache(LONG, SMALL, 2, margin=4).images(numbers)
+    assert isinstance(ends, WholeImages)
+    assert isinstance(expected, WholeImages)
+    assert torch.equal(ends.sizes, expected.sizes)
+    for place in (torch.zeros(2), torch.ones(2)):
+        assert torch.equal(ends.squares(place), expected.squares(place))
+    assert torch.equal(images, expected.middle_squares())
+
+
+def test_validation_alone_decodes_no_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = from_photos(write_photos(tmp_path, per_class=4, size=(24, 16)))
+    resized_whole: list[object] = []
+    monkeypatch.setattr(preprocessing_module, "presize_whole", resized_whole.append)
+    list(data.valid.epoch(0, 0))
+    assert not resized_whole
 
 
 def test_whole_images_take_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:

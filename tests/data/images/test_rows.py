@@ -17,7 +17,7 @@ IMAGES = [image(8, 8), image(12, 8), image(8, 10)]
 def rows() -> ImageRows:
     rows = ImageRows.to_be_filled(np.full((3, 12, 8, 3), 77, np.uint8))
     for number, pixels in enumerate(IMAGES):
-        rows.put(number, pixels)
+        rows.put(number, pixels, pixels.shape[:2])
     return rows
 
 
@@ -47,6 +47,18 @@ def test_selected_rows_are_as_long_as_their_longest_image(rows: ImageRows) -> No
 
 def test_image_that_follows_a_longer_one_is_all_that_counts(rows: ImageRows) -> None:
     shorter = image(10, 8, seed=1)
-    rows.put(1, shorter)
+    rows.put(1, shorter, (10, 8))
     assert np.array_equal(rows.part(1), shorter)
     assert np.array_equal(rows.squares(np.array([1]))[0], shorter[1:9])
+
+
+def test_middle_square_alone_lies_where_that_of_the_whole_image_does(rows: ImageRows) -> None:
+    squares = ImageRows.to_be_filled(np.full((3, 12, 8, 3), 77, np.uint8))
+    middles = [IMAGES[0], IMAGES[1][2:10], IMAGES[2][:, 1:9]]
+    for number, (middle, whole) in enumerate(zip(middles, IMAGES, strict=True)):
+        squares.put(number, middle, whole.shape[:2])
+    numbers = np.arange(3)
+    assert np.array_equal(squares.squares(numbers), rows.squares(numbers))
+    assert np.array_equal(squares.sizes, rows.sizes)
+    assert (squares.part(1)[[0, 1, -2, -1]] == 77).all()
+    assert (squares.part(2)[[0, -1]] == 77).all()
