@@ -52,12 +52,14 @@ class TextDisplay:
     """Writes lines to standard output, on a terminal with bars below them.
 
     Without bars, it writes a line now and then during a long epoch, so that a log shows life.
+    phases: the names of those that will have rows.
     """
 
-    def __init__(self, *, bars: bool) -> None:
+    def __init__(self, *, bars: bool, phases: Sequence[str] = ()) -> None:
         self.interval = 0.1 if bars else 1.0
         self._shows_bars = bars
         self._last_line_at = time.perf_counter()
+        self._phase_width = epoch_table.phase_width(phases)
         self._columns: list[str] = []
         self._bars: list[Any] = []
 
@@ -69,8 +71,8 @@ class TextDisplay:
     def row(self, row: EpochEnd) -> None:
         if not self._columns:
             self._columns = list(epoch_table.results(row))
-            self.line(epoch_table.text_head(self._columns))
-        self.line(epoch_table.text_row(row, self._columns))
+            self.line(epoch_table.text_head(self._columns, self._phase_width))
+        self.line(epoch_table.text_row(row, self._columns, self._phase_width))
         note = epoch_table.note_below(row)
         if note:
             self.line(note)

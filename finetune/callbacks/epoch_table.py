@@ -11,6 +11,8 @@ from finetune.wording import number
 
 _WIDTH = 11
 """Characters of a column of numbers, unless its name needs more."""
+_PHASE_WIDTH = 12
+"""Characters of the column of phases, unless the name of one needs more."""
 
 
 def results(row: EpochEnd) -> dict[str, float]:
@@ -26,18 +28,27 @@ def results(row: EpochEnd) -> dict[str, float]:
     return values
 
 
-def text_head(names: Sequence[str]) -> str:
+def phase_width(phases: Iterable[str]) -> int:
+    """Characters of the column of phases, by the names of them.
+
+    >>> phase_width(["frozen", "unfrozen"]), phase_width(["frozen", "body_2 and above"])
+    (12, 17)
+    """
+    return max([_PHASE_WIDTH, *(len(phase) + 1 for phase in phases)])
+
+
+def text_head(names: Sequence[str], phase_width: int = _PHASE_WIDTH) -> str:
     """The line above the rows. names: the columns of `results`."""
     columns = "".join(f"{name:>{_width(name)}}" for name in names)
-    return f"{'phase':<12}{'epoch':>5}{columns}{'seconds':>{_WIDTH}}"
+    return f"{'phase':<{phase_width}}{'epoch':>5}{columns}{'seconds':>{_WIDTH}}"
 
 
-def text_row(row: EpochEnd, names: Sequence[str]) -> str:
-    """A line below `text_head`; a column that the epoch lacks is empty."""
+def text_row(row: EpochEnd, names: Sequence[str], phase_width: int = _PHASE_WIDTH) -> str:
+    """A line below `text_head` of the same width; a column that the epoch lacks is empty."""
     cells = ""
     for name, text in zip(names, _texts(row, names), strict=True):
         cells += f" {text:>{_width(name) - 1}}"
-    return f"{row.phase:<12}{row.epoch + 1:>5}{cells}{row.seconds:>{_WIDTH}.1f}"
+    return f"{row.phase:<{phase_width}}{row.epoch + 1:>5}{cells}{row.seconds:>{_WIDTH}.1f}"
 
 
 def note_below(row: EpochEnd) -> str:
@@ -101,12 +112,13 @@ def as_lines(rows: Iterable[EpochEnd | str]) -> list[str]:
     if not table_rows:
         return notes
     names = _columns(table_rows)
-    lines = [*notes, text_head(names)]
+    width = phase_width(row.phase for row in table_rows if isinstance(row, EpochEnd))
+    lines = [*notes, text_head(names, width)]
     for row in table_rows:
         if isinstance(row, str):
             lines.append(row)
             continue
-        lines.append(text_row(row, names))
+        lines.append(text_row(row, names, width))
         if note_below(row):
             lines.append(note_below(row))
     return lines

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from tqdm.std import tqdm
 
@@ -28,12 +29,15 @@ _LONG_TRAINING = 1.0
 """Seconds; validation after shorter training is over too soon to be announced."""
 
 
-def choose_display() -> Display:
-    """HTML in a notebook, text with bars on a terminal, text alone in a pipe or a file."""
+def choose_display(phases: Sequence[str] = ()) -> Display:
+    """HTML in a notebook, text with bars on a terminal, text alone in a pipe or a file.
+
+    phases: the names of those that will be shown.
+    """
     if in_notebook():
         return NotebookDisplay()
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    return TextDisplay(bars=is_terminal)
+    return TextDisplay(bars=is_terminal, phases=phases)
 
 
 class Progress(Callback):
@@ -61,7 +65,7 @@ class Progress(Callback):
         self._images_pace = Pace()
 
     def on_fit_start(self, event: FitStart) -> None:
-        self._display = choose_display()
+        self._display = choose_display(event.phases)
         self._fit = event
         self._phase = PhaseStart("", 0, 0)
         self._epochs_before_phase = event.first_epoch

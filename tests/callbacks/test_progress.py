@@ -13,6 +13,7 @@ from terminal import on_a_terminal, screen_after
 from tqdm import tqdm
 
 from finetune import Callback, EarlyStopping, History, ImageDataLoaders, Learner, vision_learner
+from finetune.callbacks.epoch_table import as_lines
 from finetune.callbacks.progress import Progress
 from finetune.training.events import (
     EpochEnd,
@@ -129,6 +130,22 @@ def test_the_header_comes_once(capsys):
     learner.fine_tune(2)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["phase", "frozen", "unfrozen", "unfrozen"]
+
+
+def test_a_long_name_of_a_phase_moves_the_columns_of_all_rows(capsys):
+    progress = Progress()
+    phases = ("frozen", "body_2 and above")
+    progress.on_fit_start(FitStart(phases, 2, 2, ("body_1", "body_2", "head"), 0))
+    rows = [EpochEnd(phase, 0, 0.5, {"loss": 0.25, "accuracy": 0.75}, 1.5) for phase in phases]
+    for row in rows:
+        progress.on_epoch_end(row)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "phase            epoch  train loss  valid loss   accuracy    seconds",
+        "frozen               1      0.5000      0.2500     0.7500        1.5",
+        "body_2 and above     1      0.5000      0.2500     0.7500        1.5",
+    ]
+    assert as_lines(rows) == lines  # as of the history
 
 
 def test_a_resumed_run_says_so(capsys):
