@@ -1,9 +1,10 @@
 """Runs the code of every page when the site is built, and shows below it what it prints and draws.
 
 A block of ```python is run as a cell of a notebook: all of a page's blocks in one namespace, in an
-empty folder of the page's own. In a block of ```bash the lines with `finetune` are run, too. What
-is not to be run is written as ```py or ```sh. A block that fails ends the build; one that shows an
-error on purpose is written as ```python raises.
+empty folder of the page's own. In a block of ```bash the lines with `finetune` are run, too; one
+that ends with & is a server, which later blocks may ask and which ends with the page. What is not
+to be run is written as ```py or ```sh. A block that fails ends the build; one that shows an error
+on purpose is written as ```python raises.
 
 The front matter of a page may ask for digits, so many images in the folder photos/, and for a
 setup, Python code that is run first and not shown.
@@ -13,10 +14,12 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +74,12 @@ def _run_page(markdown: str, page: Page, config: Any, files: Files) -> str:
     pieces: list[str] = []
     end = 0
     figures = 0
-    with _own_folder():
+    with _own_folder(), ExitStack() as servers:
         _set_up(page.meta, shell)
         for block in BLOCK.finditer(markdown):
             language, code = block.groups()
             if language == "bash":
-                output = _run_commands(code)
+                output = _run_commands(code, servers)
                 images: list[bytes] = []
             else:
                 output, images = _run_cell(shell, code, raises=language == "python raises")
@@ -178,13 +181,19 @@ def _run_cell(
     return "".join(texts), images
 
 
-def _run_commands(code: str) -> str:
-    """Runs the lines that begin with finetune, in this process; what they print as Markdown."""
+def _run_commands(code: str, servers: ExitStack) -> str:
+    """Runs the lines that begin with finetune, in this process; what they print as Markdown.
+
+    servers: takes the lines that end with &, which run in processes of their own until it closes.
+    """
     from finetune.cli import main
 
     commands = [line for line in code.replace("\\\n", " ").splitlines() if line[:9] == "finetune "]
     printed = ""
     for command in commands:
+        if command.endswith("&"):
+            printed += servers.enter_context(_server(command.removesuffix("&")))
+            continue
         arguments = shlex.split(command, comments=True)[1:]
         with capture_output() as captured:
             status = main(arguments)
@@ -192,6 +201,28 @@ def _run_commands(code: str) -> str:
         if status != 0:
             raise CellError(f"exit status {status} of\n{command}\n{printed}")
     return _as_text(printed) if printed.strip() else ""
+
+
+@contextmanager
+def _server(command: str) -> Iterator[str]:
+    """Starts a command that listens, and ends it as Ctrl-C does; what it prints until then."""
+    words = [sys.executable, "-m", "finetune", *shlex.split(command)[1:]]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        printed = ""
+        while "Ctrl-C" not in printed:  # the last line, when it listens
+            line = output.readline()
+            if not line:
+                raise CellError(f"this ended, and is to listen:\n{command}\n{printed}")
+            printed += line
+        try:
+            yield printed
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
 
 
 def _as_text(printed: str) -> str:

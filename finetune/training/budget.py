@@ -13,7 +13,7 @@ from finetune.training.timing import forward_seconds, step_seconds
 
 LATER_HALF_EPOCHS = 4
 """So many epochs of the later half of the body are worth as many of everything, at 0.63 of their
-time; measured, see the README. Fewer epochs of everything are worth less than they take."""
+time, as measured. Fewer epochs of everything are worth less than they take."""
 
 KEPT_VIEWS = 2
 """Views of each image on which the later half trains; the earlier half runs once for each."""

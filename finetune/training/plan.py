@@ -18,7 +18,7 @@ SHORT_RUN = 2
 """Up to so many epochs, the earlier half of the body stays frozen, and where all layers
 train, the first do best with a hundredth of the head's rate. Beyond, all train, with a tenth of it
 for the first. At a hundredth early layers hardly move, and their backward pass is a third of a
-step; measured, see the README."""
+step; measured, see examples/about/defaults.md."""
 
 ALL = "all"
 """The `unfreeze` that leaves no group frozen."""
