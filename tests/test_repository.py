@@ -58,6 +58,21 @@ def test_pre_commit_runs_what_the_dev_extra_installed():
     assert {hook["language"] for hook in local["hooks"]} == {"system"}
 
 
+def test_the_readme_is_one_page():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("name", ["README.md", ".github/CONTRIBUTING.md", ".github/CHANGELOG.md"])
+def test_a_link_to_a_file_leads_to_one(name: str):
+    """Links between the pages of the site are checked when it is built."""
+    page = ROOT / name
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    links = ["".join(target).partition("#")[0] for target in targets]
+    to_files = [link for link in links if link and not link.startswith("https://")]
+    assert [link for link in to_files if not (page.parent / link).exists()] == []
+
+
 @pytest.mark.parametrize("path", ISSUE_FORMS, ids=lambda path: path.stem)
 def test_an_issue_form_is_one_that_github_shows(path: Path):
     form = read_yaml(path)
