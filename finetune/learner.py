@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +22,10 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.dictionary import answers_other_words
-from finetune.export import FormatName, hub
+from finetune.export import FormatName, LabelledImages, hub
 from finetune.export.card import model_card
 from finetune.export.description import ModelDescription
+from finetune.export.onnx import check_opset
 from finetune.inference.features import Features
 from finetune.inference.files import Files
 from finetune.inference.predictor import LoaderLike, Predictor
@@ -913,6 +915,7 @@ class Learner:
         *,
         overwrite: bool = False,
         license: str | None = None,
+        onnx_opset: int | None = None,
     ) -> None:
         """Writes model, classes and preprocessing to a folder that can be used without finetune.
 
@@ -921,18 +924,21 @@ class Learner:
         regression, also for `timm.create_model("local-dir:FOLDER", pretrained=True)` and for
         transformers' `pipeline("image-classification", model="FOLDER")`, where timm's own
         classifier is such a layer), "onnx" and "torch_export" (graphs that take RGB in [0, 1] and
-        give probabilities; each is read back and compared with the model), "app" (the weights with
-        an app.py, a requirements.txt and a Dockerfile, which a host of demos runs as they are; the
-        page is that of `finetune serve`). The folder's README.md shows how to use each.
+        give probabilities; each is read back and compared with the model), "onnx_fp16" and
+        "onnx_int8" (smaller graphs, the second calibrated with validation images; the card says
+        what they lose on those, and a warning where it is much), "app" (the weights with an app.py,
+        a requirements.txt and a Dockerfile, which a host of demos runs as they are; the page is
+        that of `finetune serve`). The folder's README.md shows how to use each.
         overwrite: replace an exported model; a folder with other files in it stays. license: what
-        the card says of it, such as "mit"; None: nothing.
+        the card says of it, such as "mit"; None: nothing. onnx_opset: the version of ONNX's
+        operators, 18 or newer; None is what torch takes by itself.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
         not built by `vision_learner` (save `learner.model.state_dict()` then) and for one with
         weights that are NaN or infinite, RuntimeError for one that can't be made a graph.
         """
         target = arguments.path("folder", folder).absolute()
         arguments.flag("overwrite", overwrite)
-        self._export(target, format, license=license, overwrite=overwrite)
+        self._export(target, format, license=license, onnx_opset=onnx_opset, overwrite=overwrite)
 
     @usual_modes()
     def push_to_hub(
@@ -943,16 +949,19 @@ class Learner:
         private: bool | None = None,
         token: str | None = None,
         license: str | None = None,
+        onnx_opset: int | None = None,
         message: str = "Upload a model",
     ) -> str:
         """Uploads what `export` writes to the Hugging Face hub, and returns the address there.
 
         `load_learner("hf-hub:user/name")` loads it from anywhere. It is one commit; files of an
         earlier push that this one does not write are removed, files of other people stay. No image
-        is uploaded; the card has the names of the classes and how many images each had.
-        repository: "user/name"; it is made where it is not there. format, license: as in `export`.
-        private: None is what the hub does by itself: public, unless an organisation says otherwise.
-        token: None is the one of `hf auth login` or of HF_TOKEN. message: of the commit.
+        is uploaded; the card has the names of the classes and how many images each had, and after
+        `calibrate(coverage=...)` there are features of training images.
+        repository: "user/name"; it is made where it is not there. format, license, onnx_opset: as
+        in `export`. private: None is what the hub does by itself: public, unless an organisation
+        says otherwise. token: None is the one of `hf auth login` or of HF_TOKEN. message: of the
+        commit.
         In all processes but the first of a distributed run nothing is uploaded, and the address is
         empty. Raises as `export`; PermissionError where nobody is logged in or may write there,
         ConnectionError without a network, and FileExistsError for a repository that holds another
@@ -967,7 +976,9 @@ class Learner:
         hub.check_can_upload(repository, token)
         with TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
-            self._export(folder, format, license=license, repository=repository)
+            self._export(
+                folder, format, license=license, onnx_opset=onnx_opset, repository=repository
+            )
             if distributed.rank():
                 return ""
             return hub.upload(folder, repository, private=private, token=token, message=message)
@@ -978,6 +989,7 @@ class Learner:
         format: FormatName | str | Sequence[FormatName | str],
         *,
         license: str | None,
+        onnx_opset: int | None,
         overwrite: bool = False,
         repository: str = "",
     ) -> None:
@@ -985,6 +997,7 @@ class Learner:
         formats = export.check_formats(format)
         if license is not None:
             arguments.text("license", license)
+        check_opset(onnx_opset)
         if distributed.rank():
             return
         if not isinstance(self.model, ImageClassifier):
@@ -1002,8 +1015,18 @@ class Learner:
                 "nothing was exported: the training diverged; load an earlier checkpoint"
             )
         description = replace(self._describe(self.model, formats), license=license or "")
-        card = model_card(description, self.model.source(), repository)
-        export.write(target, self.model, description, card=card, overwrite=overwrite)
+        images: LabelledImages | None = None
+        if self.data.valid is not None:
+            images = self._current_predictor().labelled_images()
+        export.write(
+            target,
+            self.model,
+            description,
+            card=partial(model_card, source=self.model.source(), repository=repository),
+            images=images,
+            onnx_opset=onnx_opset,
+            overwrite=overwrite,
+        )
 
     def _describe(self, model: ImageClassifier, formats: tuple[str, ...]) -> ModelDescription:
         inputs = self.data.describe_inputs()

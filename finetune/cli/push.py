@@ -5,10 +5,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune.cli import run_folder
-from finetune.cli.export import FORMAT, FORMATS_IN_WORDS
+from finetune.cli.export import add_format_options, write
 from finetune.cli.parser import CommandParser
 from finetune.export import hub
-from finetune.export.rewriting import rewrite
 
 
 def parser() -> CommandParser:
@@ -25,9 +24,8 @@ def parser() -> CommandParser:
     )
     made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
     made.add_argument("repository", help="user/name; it is made where it is not there")
-    made.option("format", FORMAT, "safetensors", help=FORMATS_IN_WORDS)
+    add_format_options(made)
     made.switch("private", help="for you alone; else the hub decides, and it is public for people")
-    made.option("license", str | None, help="what the card says of it, such as mit")
     made.option("message", str, "Upload a model", help="message of the commit")
     made.switch("json", help="where it went as JSON on standard output")
     return made
@@ -37,16 +35,9 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Uploads the model and prints its address, which is returned with the exit code."""
     repository = options["repository"]
     hub.check_can_upload(repository)
-    source = run_folder.model_in(options["model"])
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        rewrite(
-            source,
-            folder,
-            options["format"],
-            license=options["license"],
-            repository=repository,
-        )
+        write(options, folder, repository=repository)
         address = hub.upload(
             folder,
             repository,

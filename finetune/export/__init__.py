@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from finetune.export import placing, weights
+from finetune.export import onnx, placing, weights
 from finetune.export.app import App
 from finetune.export.description import FORMAT, VERSION, ModelDescription
 from finetune.export.formats import (
@@ -29,8 +30,10 @@ from finetune.export.formats import (
     register,
     registered_formats,
 )
+from finetune.export.labelled_images import LabelledImages
 from finetune.export.onnx import Onnx
 from finetune.export.served import ModelToExport
+from finetune.export.smaller_onnx import OnnxFp16, OnnxInt8
 from finetune.export.torch_export import TorchExport
 from finetune.export.weights import Safetensors
 from finetune.files import integrity, locks
@@ -40,6 +43,7 @@ from finetune.files.replacing import write_text
 __all__ = [
     "ExportFormat",
     "FormatName",
+    "LabelledImages",
     "ModelDescription",
     "check_formats",
     "read_description",
@@ -51,6 +55,8 @@ __all__ = [
 
 register(Safetensors())
 register(Onnx())
+register(OnnxFp16())
+register(OnnxInt8())
 register(TorchExport())
 register(App())
 
@@ -60,17 +66,29 @@ def write(
     model: nn.Module,
     description: ModelDescription,
     *,
-    card: str = "",
+    card: Callable[[ModelDescription], str] | None = None,
+    images: LabelledImages | None = None,
+    onnx_opset: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes model, description and card; the folder appears whole or not at all.
 
-    The formats are those of the description. card: the text of its README.md; empty: none. Raises
-    FileExistsError for a folder with something in it, unless it is an exported model that is to be
-    overwritten; what is not ours is never removed. A link to a folder stays, a mount point is
+    The formats are those of the description. card: makes the text of its README.md of the
+    description, which then knows what was found of the formats; None: there is none. images: of
+    validation, by which formats that compute less exactly are calibrated and measured. onnx_opset:
+    None is the exporter's own. Raises ValueError where such a format needs images and there are
+    none, FileExistsError for a folder with something in it, unless it is an exported model that is
+    to be overwritten; what is not ours is never removed. A link to a folder stays, a mount point is
     filled. Raises OSError where it can't be written, and InUseError while another process writes
     the same folder.
     """
+    onnx.check_opset(onnx_opset)
+    for export_format in formats_of(description.formats):
+        if export_format.needs_images and images is None:
+            raise ValueError(
+                f"format {export_format.name!r} needs labelled images to be calibrated with, and "
+                "there are no validation data; --images of `finetune export` names a folder of them"
+            )
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locks.held(placing.lock_for(folder), repr(str(folder))):
@@ -80,32 +98,36 @@ def write(
         try:
             with _explained(folder):
                 temporary.mkdir()
-                _write_files(temporary, model, description, card)
+                exported = ModelToExport(model, description, images, onnx_opset)
+                _write_files(temporary, exported, card)
             placing.check_free(folder, overwrite)  # minutes may have passed
             placing.place(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_files(folder: Path, model: nn.Module, description: ModelDescription, card: str) -> None:
+def _write_files(
+    folder: Path, exported: ModelToExport, card: Callable[[ModelDescription], str] | None
+) -> None:
     """Writes all files of an export; the description, last, has the check sums of the others."""
-    content = _content(description)
+    description = replace(exported.description, comparisons={})
     # it is there for the formats, too
-    _write_json(folder / DESCRIPTION, content)
+    _write_json(folder / DESCRIPTION, _content(description))
     tensors = description.post_processing.tensors()
     if tensors:
         save_file(tensors, str(folder / FEATURES))
         (folder / FEATURES).chmod((folder / DESCRIPTION).stat().st_mode)
-    exported = ModelToExport(model, description)
     for export_format in formats_of(description.formats):
         export_format.write(folder, exported)
+    description = replace(description, comparisons=exported.comparisons)
+    content = _content(description)
     records = {}
     for file in sorted(folder.iterdir()):
         if file.name != DESCRIPTION:
             records[file.name] = integrity.recorded(file)
     _write_json(folder / DESCRIPTION, integrity.sealed({**content, "files": records}))
-    if card:
-        write_text(folder / CARD, card, errors="backslashreplace")
+    if card is not None:
+        write_text(folder / CARD, card(description), errors="backslashreplace")
     placing.sync(folder)
 
 

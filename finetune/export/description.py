@@ -68,6 +68,22 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a form of a model that computes less exactly loses, on validation images.
+
+    images: how many. before, after: metrics of the model and of the smaller form. same_answers:
+    for what share the likeliest class is the same; None where there is no such class.
+    greatest_difference: of any probability or value.
+    """
+
+    images: int
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    same_answers: float | None
+    greatest_difference: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDescription:
     """Everything about an exported model but its weights.
 
@@ -76,7 +92,7 @@ class ModelDescription:
     results after the last epoch, None for what is no finite number; empty where these weights, as
     they are, were not validated. versions: of the packages, by name. license: such as "mit"; empty
     where nobody said. base_models: the repositories of the model hub that the weights began with,
-    as far as known.
+    as far as known. comparisons: by format, of those that compute less exactly.
     """
 
     architecture: Architecture
@@ -91,6 +107,7 @@ class ModelDescription:
     versions: Mapping[str, str] = field(default_factory=dict)
     license: str = ""
     base_models: tuple[str, ...] = ()
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expected = self.task.output_count(self.classes)
@@ -121,6 +138,10 @@ class ModelDescription:
             content["license"] = self.license
         if self.base_models:
             content["base_models"] = list(self.base_models)
+        if self.comparisons:
+            content["comparisons"] = {
+                name: asdict(comparison) for name, comparison in self.comparisons.items()
+            }
         return content
 
     @classmethod
@@ -136,6 +157,9 @@ class ModelDescription:
         # up to version 3 temperature and thresholds stood by themselves
         post_processing = PostProcessing.from_dict(content.get("post_processing", content), tensors)
         data = {part: _counts(counts) for part, counts in content.get("data", {}).items()}
+        comparisons = {
+            name: Comparison(**facts) for name, facts in content.get("comparisons", {}).items()
+        }
         return cls(
             architecture=Architecture(**content["architecture"]),
             classes=tuple(content["classes"]),
@@ -149,6 +173,7 @@ class ModelDescription:
             versions=content.get("versions", {}),
             license=content.get("license", ""),
             base_models=tuple(content.get("base_models", ())),
+            comparisons=comparisons,
         )
 
 

@@ -12,7 +12,9 @@ from finetune.export.served import ModelToExport
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
-FormatName: TypeAlias = Literal["safetensors", "onnx", "torch_export", "app"]
+FormatName: TypeAlias = Literal[
+    "safetensors", "onnx", "onnx_fp16", "onnx_int8", "torch_export", "app"
+]
 """The formats that come with the library; `register` adds others."""
 
 DESCRIPTION = "model.json"
@@ -30,6 +32,8 @@ class ExportFormat(ABC):
     name: how `export` and the command line call it. file: what it writes; more_files: what it may
     write beside that. has_ends: whether normalisation and activation are in the file, which then
     takes RGB images in [0, 1]. needs: names of other formats that are then written, too.
+    uses_images: whether validation images say what it loses; needs_images: whether it can't be
+    written without any.
     front_matter: what the head of the model card says beside the rest.
     """
 
@@ -38,6 +42,8 @@ class ExportFormat(ABC):
     more_files: ClassVar[tuple[str, ...]] = ()
     has_ends: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
+    uses_images: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
     front_matter: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def check_installed(self) -> None:  # noqa: B027  # most formats need nothing more

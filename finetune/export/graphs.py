@@ -28,17 +28,19 @@ class GraphFormat(ExportFormat):
         Raises RuntimeError for a model that can't be traced, and for a graph whose outputs differ.
         """
         file = folder / self.file
-        with isolated(), _quiet():
-            with _explained("a graph"):
+        with isolated(), quiet():
+            with explained("a graph"):
                 program = exported.program
-            with _explained(self.name):
-                self.save(program, file)
+            with explained(self.name):
+                self.save(program, file, exported.onnx_opset)
                 size = exported.description.preprocessing.image_size
                 _check(exported.served, size, self.load(file))
 
     @abstractmethod
-    def save(self, program: torch.export.ExportedProgram, file: Path) -> None:
-        """Writes the graph to a file."""
+    def save(
+        self, program: torch.export.ExportedProgram, file: Path, onnx_opset: int | None
+    ) -> None:
+        """Writes the graph to a file. onnx_opset: None is the exporter's own; for ONNX alone."""
 
     @abstractmethod
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:
@@ -58,7 +60,7 @@ def _check(served: Served, size: int, run: Callable[[Tensor], Tensor]) -> None:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Turns an exporter's error, of whatever class, into a RuntimeError that says the way out."""
     try:
         yield
@@ -77,7 +79,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the exporters, which print, log and warn of their internals; errors still rise."""
     disabled_before = logging.root.manager.disable
     logging.disable(logging.ERROR)

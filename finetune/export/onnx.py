@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from finetune import arguments
 from finetune.export.description import ModelDescription
 from finetune.export.graphs import GraphFormat
 
-_LARGEST_FILE = 1_900_000_000
+LARGEST_FILE = 1_900_000_000
 """Bytes of weights in a model.onnx; more go to a file beside it, as protobuf ends at 2 GB."""
 
 _USAGE = """\
@@ -19,6 +20,23 @@ import onnxruntime
 session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
 (probabilities,) = session.run(None, {{"images": images}})
 """
+
+
+OLDEST_OPSET = 18
+"""Below it torch's exporter writes this one, whatever it is asked for."""
+
+
+def check_opset(onnx_opset: int | None) -> int | None:
+    """The version of ONNX's operators to write. Raises ValueError for one that can't be written."""
+    if onnx_opset is None:
+        return None
+    arguments.whole_number("onnx_opset", onnx_opset, at_least=1)
+    if onnx_opset < OLDEST_OPSET:
+        raise ValueError(
+            f"onnx_opset must be at least {OLDEST_OPSET}, got {onnx_opset}: torch's exporter "
+            "writes no older one"
+        )
+    return onnx_opset
 
 
 class Onnx(GraphFormat):
@@ -33,11 +51,13 @@ class Onnx(GraphFormat):
             import onnxscript  # noqa: F401
         except ImportError as error:
             raise ModuleNotFoundError(
-                f"format 'onnx' needs onnx, onnxscript and onnxruntime ({error}); "
+                f"format {self.name!r} needs onnx, onnxscript and onnxruntime ({error}); "
                 "run pip install 'finetune-vision[onnx]'"
             ) from None
 
-    def save(self, program: torch.export.ExportedProgram, file: Path) -> None:
+    def save(
+        self, program: torch.export.ExportedProgram, file: Path, onnx_opset: int | None
+    ) -> None:
         converted = torch.onnx.export(
             program,
             input_names=["images"],
@@ -45,10 +65,15 @@ class Onnx(GraphFormat):
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
             verbose=False,
+            opset_version=onnx_opset,
         )
         assert converted is not None
+        written_opset = converted.model.opset_imports[""]
+        # where it can't convert a graph, the exporter leaves it as it was
+        if onnx_opset is not None and written_opset != onnx_opset:
+            raise ValueError(f"it is of opset {written_opset}, and can't become {onnx_opset}")
         size = sum(tensor.nbytes for tensor in program.state_dict.values())
-        converted.save(file, external_data=size > _LARGEST_FILE)
+        converted.save(file, external_data=size > LARGEST_FILE)
 
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:
         import onnxruntime

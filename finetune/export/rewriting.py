@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from finetune import export
+from finetune.export import LabelledImages
 from finetune.export.card import model_card
 
 
@@ -15,12 +17,14 @@ def rewrite(
     *,
     license: str | None = None,
     repository: str = "",
+    images: LabelledImages | None = None,
+    onnx_opset: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes the model of one folder into another, in these formats, with a card.
 
     license: None is the one that it has already. repository: where on the model hub it goes, if
-    anywhere. Raises as `write` and `read_description`.
+    anywhere. images, onnx_opset: see `write`. Raises as `write` and `read_description`.
     """
     names = export.check_formats(formats)
     description = replace(export.read_description(source), formats=names)
@@ -28,8 +32,16 @@ def rewrite(
         description = replace(description, license=license)
     model = description.architecture.build(weights=None)
     export.read_weights(source, model)
-    card = ""
+    card = None
     # models of the first version have no record of their training, without which there is no card
     if description.training is not None:
-        card = model_card(description, model.source(), repository)
-    export.write(target, model.eval(), description, card=card, overwrite=overwrite)
+        card = partial(model_card, source=model.source(), repository=repository)
+    export.write(
+        target,
+        model.eval(),
+        description,
+        card=card,
+        images=images,
+        onnx_opset=onnx_opset,
+        overwrite=overwrite,
+    )

@@ -1,13 +1,14 @@
 """A model as it is served: from RGB images to probabilities, and traced for export."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from finetune.export.description import ModelDescription
+from finetune.export.description import Comparison, ModelDescription
+from finetune.export.labelled_images import Batches, LabelledImages
 
 
 class Served(nn.Module):
@@ -53,10 +54,17 @@ class Served(nn.Module):
 
 @dataclass
 class ModelToExport:
-    """A model and its description; what several formats need of it is made once."""
+    """A model and its description; what several formats need of it is made once.
+
+    images: those of validation, if there are any. onnx_opset: of ONNX graphs; None is the
+    exporter's own. comparisons: by format, what was found of those that compute less exactly.
+    """
 
     model: nn.Module
     description: ModelDescription
+    images: LabelledImages | None = None
+    onnx_opset: int | None = None
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
 
     @cached_property
     def served(self) -> Served:
@@ -70,3 +78,19 @@ class ModelToExport:
         example = (torch.zeros(2, 3, size, size),)
         batch = torch.export.Dim("batch")
         return torch.export.export(self.served, example, dynamic_shapes=({0: batch},))
+
+    def labelled_batches(self) -> Batches:
+        """Pairs of validation images, float32 [B, 3, S, S] in [0, 1], and their targets."""
+        assert self.images is not None
+        for inputs, targets in self.images.batches():
+            yield inputs * self.served.std + self.served.mean, targets
+
+    @cached_property
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """The model's own probabilities or values for all validation images, and the targets."""
+        answers: list[Tensor] = []
+        all_targets: list[Tensor] = []
+        for images, targets in self.labelled_batches():
+            answers.append(self.served(images))
+            all_targets.append(targets)
+        return torch.cat(answers), torch.cat(all_targets)

@@ -23,7 +23,9 @@ class TorchExport(GraphFormat):
     name: ClassVar[str] = "torch_export"
     file: ClassVar[str] = "model.pt2"
 
-    def save(self, program: torch.export.ExportedProgram, file: Path) -> None:
+    def save(
+        self, program: torch.export.ExportedProgram, file: Path, onnx_opset: int | None
+    ) -> None:
         torch.export.save(program, file)
 
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:

@@ -17,6 +17,7 @@ from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.dictionary import answers_other_words
+from finetune.export.labelled_images import MOST_IMAGES, Batches, LabelledImages
 from finetune.inference.activation_maps import find_layers, mean_grad_cam
 from finetune.inference.feature_tap import FeatureTap
 from finetune.inference.features import Features, backbone_of, compute_features
@@ -24,7 +25,7 @@ from finetune.inference.files import Files, predict_files
 from finetune.inference.known_features import fit_familiarity
 from finetune.inference.label_issues import cross_probabilities
 from finetune.inference.outputs import Outputs, compute_outputs, mean_over_views, reading
-from finetune.inference.reading import InOrder, Reader, Source
+from finetune.inference.reading import InOrder, Reader, Source, evenly_spread
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.interpret.suspicious import SuspiciousLabels, suspicious_labels
@@ -355,6 +356,21 @@ class Predictor:
         )
         self._check_class_count(outputs.outputs)
         return outputs
+
+    def labelled_images(self, source: LoaderLike | None = None) -> LabelledImages:
+        """Images and targets as `export` wants them for formats that compute less exactly.
+
+        source: see `outputs`. Of many images, some that are evenly spread over all.
+        """
+        loader = evenly_spread(self._reader.open(source).loader, MOST_IMAGES)
+
+        def batches() -> Batches:
+            device = torch.device("cpu")
+            for batch in loader.epoch(self.pipeline.seed, 0):
+                prepared = self.pipeline.prepare(batch.to(device), None)
+                yield prepared.inputs, prepared.targets
+
+        return LabelledImages(batches)
 
     def predictions(self, source: LoaderLike | Outputs | None = None) -> PredictionTable:
         """A table of all examples, and what can be counted and plotted of it.

@@ -1,7 +1,7 @@
 """Sources of examples for a prediction: every example once, in order, with its name and image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,16 @@ class InOrder:
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Batches:
         return self.loader.fetch(self._batches()[start:])
+
+
+def evenly_spread(loader: EpochLoader, most: int) -> EpochLoader:
+    """The loader, or of more than `most` numbered examples so many, evenly spread over all."""
+    if not isinstance(loader, InOrder):
+        return loader
+    total = count_examples(loader.loader.targets)
+    if total <= most:
+        return loader
+    return replace(loader, numbers=torch.linspace(0, total - 1, most).round().long())
 
 
 @dataclass(frozen=True, slots=True)

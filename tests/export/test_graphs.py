@@ -99,7 +99,7 @@ def test_the_model_and_the_random_numbers_stay_as_they_are(
 def test_weights_beyond_protobuf_go_into_a_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_description: ModelDescription
 ) -> None:
-    monkeypatch.setattr(onnx, "_LARGEST_FILE", 10)
+    monkeypatch.setattr(onnx, "LARGEST_FILE", 10)
     write(tmp_path, tiny(), tiny_description, "onnx")  # which reads it back
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 

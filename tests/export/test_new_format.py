@@ -55,7 +55,5 @@ def test_it_is_written_described_and_replaced(
 
 
 def test_a_name_that_nobody_registered_is_an_error(trained: Learner, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"one of safetensors, onnx, torch_export, app, got 'numpy'"
-    ):
+    with pytest.raises(ValueError, match=r"one of safetensors, onnx, .*, app, got 'numpy'"):
         trained.export(tmp_path / "model", "numpy")
