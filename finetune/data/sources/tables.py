@@ -95,9 +95,14 @@ def read_csv(file: Path, folder: Path, layout: Layout) -> Rows:
     """Reads a CSV file that has a header.
 
     folder: the one that paths of images are relative to. Raises FileNotFoundError for a file that
-    does not exist, and ValueError, with the line, for a row that has another number of cells than
-    the header, and for a cell that can't be read.
+    does not exist, IsADirectoryError for a folder in its place, and ValueError, with the line, for
+    a row that has another number of cells than the header, and for a cell that can't be read.
     """
+    if file.is_dir():
+        raise IsADirectoryError(
+            f"{str(file)!r} is a folder; the CSV file comes first, and folder= says where the "
+            "images are"
+        )
     if not file.is_file():
         raise FileNotFoundError(f"there is no CSV file {str(file)!r}")
     try:

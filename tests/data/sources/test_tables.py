@@ -100,6 +100,12 @@ def test_missing_csv_is_named(tmp_path: Path) -> None:
         read_csv(tmp_path / "gone.csv", tmp_path, Layout())
 
 
+def test_a_folder_in_the_place_of_the_csv_is_told(tmp_path: Path) -> None:
+    """fastai's from_csv takes the folder first."""
+    with pytest.raises(IsADirectoryError, match=r"is a folder; the CSV file comes first, and fold"):
+        read_csv(tmp_path, tmp_path, Layout())
+
+
 # --- several labels, and numbers
 
 
