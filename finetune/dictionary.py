@@ -79,6 +79,7 @@ OPTIONS: Sequence[Word] = (
     Word("model_name", "timm", "backbone=", "vision_learner"),
     Word("pretrained", "timm", "weights=, 'pretrained' or None", "vision_learner"),
     Word("checkpoint_path", "timm", "weights=, a path", "vision_learner"),
+    Word("include_top", "Keras", "not needed: the old head is left out", "vision_learner"),
     Word("custom_head", "fastai", "head=, or Learner with a model of your own", "vision_learner"),
     Word("lin_ftrs", "fastai", "head=, or Learner with a model of your own", "vision_learner"),
     Word("ps", "fastai", "dropout=", "vision_learner"),
@@ -152,6 +153,7 @@ ATTRIBUTES: Sequence[Word] = (
     Word("from_dsets", "fastai", "from_dataset(train, valid)", "ImageDataLoaders"),
     Word("from_datasets", "Lightning", "from_dataset(train, valid)", "ImageDataLoaders"),
     Word("from_dblock", "fastai", "from_lists(images, labels)", "ImageDataLoaders"),
+    Word("image_dataset_from_directory", "Keras", "from_folder(folder)", "ImageDataLoaders"),
     Word("flow_from_directory", "Keras", "from_folder(folder)", "ImageDataLoaders"),
     Word("flow_from_dataframe", "Keras", "from_table(table)", "ImageDataLoaders"),
     # data

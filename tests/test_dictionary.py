@@ -56,6 +56,14 @@ def test_what_an_attribute_is_here_is_an_attribute_here(word: Word, trained: Lea
         assert hasattr(instances[word.place], attribute[1])
 
 
+def test_the_site_lists_the_words_as_they_are() -> None:
+    page = Path(__file__).parents[1] / "examples" / "lists" / "dictionary.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
+    options = [f"| `{w.name}=` | {w.library} | {w.here} | `{w.place}` |" for w in OPTIONS]
+    attributes = [f"| `.{w.name}` | {w.library} | {w.here} | `{w.place}` |" for w in ATTRIBUTES]
+    assert rows == options + attributes
+
+
 def test_no_word_is_there_twice() -> None:
     for table in (OPTIONS, ATTRIBUTES):
         keys = [(word.name, word.place) for word in table]
