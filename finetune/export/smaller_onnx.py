@@ -159,9 +159,9 @@ class OnnxInt8(SmallerOnnx):
 
     def in_words(self, description: ModelDescription) -> str:
         return (
-            "a quarter of the size, the backbone in 8 bits, its activations calibrated with "
-            f"{CALIBRATION_IMAGES} validation images at most; on x86 processors without VNNI, "
-            "before about 2019, sums may overflow: measure there"
+            "the backbone in 8 bits, a quarter of its size, its activations calibrated with up to "
+            f"{CALIBRATION_IMAGES} validation images; on x86 processors without VNNI, before about "
+            "2019, sums may overflow: measure there"
         )
 
 

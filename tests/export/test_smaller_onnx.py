@@ -96,7 +96,7 @@ def test_what_they_lose_is_measured_on_validation_images(
 
 def test_the_card_says_what_they_lose(exported: Path) -> None:
     card = (exported / "README.md").read_text()
-    assert "`model.int8.onnx`, with ONNX Runtime: a quarter of the size" in card
+    assert "`model.int8.onnx`, with ONNX Runtime: the backbone in 8 bits" in card
     assert card.count("On 5 validation images: accuracy ") == 2
     assert card.count("of the model and") == 2
 
