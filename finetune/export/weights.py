@@ -1,5 +1,6 @@
 """model.safetensors: a model's weights, under timm's names if timm's model can take them."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -153,6 +154,23 @@ def save(
     _change_layer(state, classifier, calibration.put_into)
     metadata = {"format": "pt", _CLASSIFIER: classifier, **calibration.to_metadata()}
     save_file(state, str(file), metadata)
+    _sort_metadata(file)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Puts the texts in the header of a safetensors file in order.
+
+    safetensors writes them in a random one, and equal weights should be equal files.
+    """
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # the tensors behind it stay where they are; the format allows spaces at its end
+        assert len(content) <= length
+        stream.seek(8)
+        stream.write(content.ljust(length))
 
 
 def load(model: nn.Module, file: Path) -> None:

@@ -16,6 +16,7 @@ from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.images.decode import Resize
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.export import ModelDescription, timm_config
+from finetune.models.heads import HeadKind
 from finetune.tasks import TaskName
 
 SIZE = 64
@@ -23,7 +24,11 @@ TOLERANCE = 1e-5
 
 
 def learner_on(
-    photos: Path, backbone: str, resize: Resize = "squish", task: TaskName = "single_label"
+    photos: Path,
+    backbone: str,
+    resize: Resize = "squish",
+    task: TaskName = "single_label",
+    head: HeadKind = "linear",
 ) -> Learner:
     files = sorted(photos.glob("*/*"))
     labels: list[Any] = [file.parent.name for file in files]
@@ -32,7 +37,7 @@ def learner_on(
     data = ImageDataLoaders.from_lists(
         files, labels, task=task, image_size=SIZE, batch_size=8, resize=resize
     )
-    learner = vision_learner(data, backbone, weights=None, head="linear", progress=False)
+    learner = vision_learner(data, backbone, weights=None, head=head, progress=False)
     learner.fine_tune(2, base_lr=3e-3)
     return learner
 
@@ -127,14 +132,22 @@ def test_it_has_the_names_and_the_model_of_any_size(tmp_path: Path, photos: Path
     assert config["model_args"] == {"img_size": SIZE}
 
 
-def test_an_mlp_head_has_none(trained: Learner, tmp_path: Path) -> None:
-    trained.export(tmp_path / "model")
+def test_an_mlp_head_has_none(photos: Path, tmp_path: Path) -> None:
+    learner_on(photos, "test_resnet", head="mlp").export(tmp_path / "model")
     assert not (tmp_path / "model" / "config.json").exists()
 
 
-def test_an_export_replaces_the_file_of_another_one(
-    trained: Learner, photos: Path, tmp_path: Path
-) -> None:
+def test_an_export_replaces_the_file_of_another_one(photos: Path, tmp_path: Path) -> None:
     learner_on(photos, "test_resnet").export(tmp_path / "model")
-    trained.export(tmp_path / "model", overwrite=True)
+    learner_on(photos, "test_resnet", head="mlp").export(tmp_path / "model", overwrite=True)
     assert not (tmp_path / "model" / "config.json").exists()
+
+
+def test_equal_weights_are_equal_files(photos: Path, tmp_path: Path) -> None:
+    learner = learner_on(photos, "test_resnet")
+    learner.adjust_priors("uniform")
+    files = []
+    for number in range(8):  # unsorted, the texts of its header would be in two orders
+        learner.export(tmp_path / str(number))
+        files.append((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert len(set(files)) == 1
