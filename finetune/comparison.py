@@ -38,15 +38,16 @@ _PARTS = 20
 class Candidate:
     """A backbone, or several side by side, and what its probe says.
 
-    score: of the metric, on training images that were held out. error: its standard error.
-    behind: how far the score is behind the best one, and behind_error: the standard error of that
-    difference, which is smaller than that of either score, since the images are the same.
+    backbones: the names, which `vision_learner` takes as they are. score: of the metric, on
+    training images that were held out. error: its standard error. behind: how far the score is
+    behind the best one, and behind_error: the standard error of that difference, which is smaller
+    than that of either score, since the images are the same.
     parameters: of the backbones. features: how many they give. image_size: pixels.
     feature_seconds: to run them over all training images once. step_seconds: of a training step
     with everything unfrozen; both on this machine, as it was.
     """
 
-    name: str
+    backbones: tuple[str, ...]
     score: float
     error: float
     behind: float
@@ -56,6 +57,11 @@ class Candidate:
     image_size: int
     feature_seconds: float
     step_seconds: float
+
+    @property
+    def name(self) -> str:
+        """The backbones in words, such as "resnet50 + convnext_tiny"."""
+        return " + ".join(self.backbones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Comparison:
 class _Tried:
     """A candidate's features, and what was measured with them."""
 
-    name: str
+    backbones: tuple[str, ...]
     features: Tensor
     held_out: Tensor
     was_held_out: Tensor
@@ -249,7 +255,7 @@ def _try(data: ImageDataLoaders, name: str, weights: Weights, options: LearnerOp
     assert inputs is not None
     parameters = sum(p.numel() for p in learner.model.get_submodule("backbone").parameters())
     return _Tried(
-        name,
+        (name,),
         features,
         probe.held_out,
         probe.was_held_out,
@@ -282,7 +288,7 @@ def _side_by_side(data: ImageDataLoaders, first: _Tried, second: _Tried, targets
     blocks = [first.features.shape[1], second.features.shape[1]]
     probe = _probe(data, features, targets, blocks)
     return _Tried(
-        f"{first.name} + {second.name}",
+        (*first.backbones, *second.backbones),
         features,
         probe.held_out,
         probe.was_held_out,
@@ -321,7 +327,7 @@ class _Scores:
         sign = 1 if self.higher_is_better else -1
         score = self.of(tried)
         return Candidate(
-            tried.name,
+            tried.backbones,
             score,
             _jackknife_error(scores),
             sign * (self.of(best) - score),

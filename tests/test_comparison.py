@@ -24,7 +24,7 @@ def comparison(data: ImageDataLoaders) -> Comparison:
 
 
 def candidate(name: str, behind: float, error: float, step_seconds: float) -> Candidate:
-    return Candidate(name, 0.9 - behind, 0.01, behind, error, 1, 1, 32, 1.0, step_seconds)
+    return Candidate((name,), 0.9 - behind, 0.01, behind, error, 1, 1, 32, 1.0, step_seconds)
 
 
 def test_there_is_a_row_for_each_backbone_and_for_the_best_side_by_side(comparison: Comparison):
@@ -32,6 +32,13 @@ def test_there_is_a_row_for_each_backbone_and_for_the_best_side_by_side(comparis
     assert set(NAMES) < names
     assert len(names) == 3
     assert any(" + " in name for name in names)
+
+
+def test_what_is_recommended_makes_a_learner(data: ImageDataLoaders, comparison: Comparison):
+    for row in comparison.candidates:
+        learner = vision_learner(data, row.backbones, weights=None, progress=False)
+        parameters = learner.model.get_submodule("backbone").parameters()
+        assert sum(parameter.numel() for parameter in parameters) == row.parameters
 
 
 def test_the_best_comes_first_and_is_behind_nobody(comparison: Comparison):

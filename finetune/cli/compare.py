@@ -56,6 +56,6 @@ def _answer(comparison: Comparison) -> dict[str, Any]:
     return {
         "metric": comparison.metric,
         "recommended": comparison.recommended.name,
-        "candidates": [asdict(row) for row in comparison.candidates],
+        "candidates": [{"name": row.name, **asdict(row)} for row in comparison.candidates],
         "not_tried": list(comparison.not_tried),
     }
