@@ -110,7 +110,7 @@ class LearnerConfig(DataConfig):
 
     model: list[str] | str = "convnext_tiny"
     weights: list[str | None] | dict[str, str | None] | str | None = "pretrained"
-    head: HeadKind = "mlp"
+    head: HeadKind = "linear"
     dropout: float = 0.5
     split: int | list[int] | list[str] | dict[str, str] | str | None = "halves"
     norm: NormPolicy | dict[str, NormPolicy] | None = None
@@ -138,8 +138,12 @@ class TrainConfig(LearnerConfig):
         schedule: fine_tune trains the head alone, then more of the model; one_cycle trains
             everything at once
         epochs: epochs in which more than the head trains
-        base_lr: peak learning rate of the head, in its frozen phase; 0.002 is a good start
-        freeze_epochs: epochs with the head alone, which come first; null chooses
+        minutes: in place of epochs, the time that training may take; some batches are timed, and
+            the longest plan that is over by then is chosen
+        base_lr: peak learning rate of the head while it trains alone, and twice that of later;
+            0.002 is a good start
+        freeze_epochs: epochs with the head alone, which come first; null chooses, for a linear head
+            the best one for the frozen features, which takes no steps
         freeze_views: number of augmented views of each image in the epochs with the head alone;
             null chooses
         lr_mult: how many times lower the learning rate of the first layers is than the head's; null
@@ -149,7 +153,8 @@ class TrainConfig(LearnerConfig):
         unfreeze: what trains after the head - all, or the name of a layer group, which trains with
             those above it; null is all, or for up to 2 epochs the later half of the body
         interpolate: the result is whatever validation likes best of the weights at the end, those
-            before the second phase, and three points between
+            before the second phase, and three points between; null does so after a probe where
+            the end is worse
         early_stopping: a phase ends after so many epochs without a lower validation loss; null is
             off
         save_best: the result is the epoch with the lowest validation loss, not the last one
@@ -163,13 +168,14 @@ class TrainConfig(LearnerConfig):
     probe: bool = False
     schedule: Schedule = "fine_tune"
     epochs: int = 5
+    minutes: float | None = None
     base_lr: float = 2e-3
     freeze_epochs: int | None = None
     freeze_views: int | None = None
     lr_mult: float | None = None
     layer_decay: float | None = None
     unfreeze: str | None = None
-    interpolate: bool = False
+    interpolate: bool | None = None
     early_stopping: int | None = None
     save_best: bool = False
     adjust_priors: Literal["uniform"] | dict[str, float] | None = None

@@ -284,14 +284,18 @@ class Learner:
         unfreeze: str | None = None,
         pct_start: float = 0.3,
         div: float = 5.0,
-        interpolate: bool = False,
+        interpolate: bool | None = None,
         **options: Unpack[FitOptions],
     ) -> None:
         """Trains the new head, then more of the model, with lower rates for earlier layers.
 
         This is the call for a pretrained backbone with a new head; `fit_one_cycle` is for a model
-        whose head is trained already. The frozen phase peaks at `base_lr`, the second one at
-        `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the first group.
+        whose head is trained already. Where the head is one linear layer and the frozen backbone
+        need run only once (images, see cache_features), the head becomes the best one there is for
+        the frozen features at once, as by `probe`; else it takes steps with rates up to `base_lr`.
+        The second phase peaks at `base_lr / 2` for the head down to `base_lr / 2 / lr_mult` for the
+        first group; after a probe the head has the rate of the group below it, since it is at its
+        optimum, and where validation likes the probe better than the end, a point between is taken.
         epochs: of the second phase. minutes: in their place, the time for all of it, validation
         included. Some batches are timed, and the longest plan that is over by then is chosen: the
         head alone, up to 4 epochs of the later half of the body on two views of each image, or 4
@@ -303,18 +307,18 @@ class Learner:
         this group and those above it. None is "all" for more than 2 epochs, or where you give
         lr_mult or layer_decay; else the earlier half of the body stays frozen, which hardly moves
         in an epoch or two and takes a third of their time. After the run nothing is frozen.
-        freeze_epochs: None is 1 epoch; or, where the frozen backbone need not run in each of them
-        (images, see cache_features), 4 over the view of validation, so without augmentation, with
-        rates that come down again: they take as long and end better. A number is that many epochs
-        whose rates rise to the end, as in fastai.
+        freeze_epochs: None is a probe, as above. For another head it is 1 epoch; or, where the
+        frozen backbone need run only once, 4 over the view of validation, so without augmentation,
+        with rates that come down again: they take as long and end better. A number is that many
+        epochs whose rates rise to the end, as in fastai.
         freeze_views: how many views of each image the frozen phase goes round: 1 is the one of
         validation, k > 1 are k random ones, None draws new ones in every epoch. With few views
         `freeze_epochs=10` costs little more than 1, since the frozen backbone runs once a view.
         interpolate: at the end the model takes the weights that validation likes best of those at
         the end, those before the second phase, and three points between: the lowest loss of those
         whose first metric is below neither end. So training that harms is undone, at the price of
-        four more validations. With the defaults there is little to undo; after `probe()` and with
-        `freeze_epochs=0`, or with high rates, it is worth points.
+        four more validations. None does so after a probe, if the end is worse than the probe; True
+        always, False never.
         The optimizer's state stays that of the end. A fit that a callback stops early keeps what it
         has. Source: WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903
         options: callbacks, checkpoint and cache_features, see `FitSettings`.

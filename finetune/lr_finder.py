@@ -19,7 +19,7 @@ from finetune.modes import usual_modes
 from finetune.optim.schedules import Exponential
 from finetune.randomness import isolated, key
 from finetune.training.divergence import DivergenceError
-from finetune.training.frozen.feature_cache import FeatureCache, head_trains_on_features
+from finetune.training.frozen.feature_cache import FeatureCache, head_on_features
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.phase import Phase
 from finetune.training.setup import Setup
@@ -156,7 +156,7 @@ def _feature_cache(setup: Setup, steps: int) -> FeatureCache | None:
     if steps < setup.steps_per_epoch:
         return None
     prefixes = FrozenPrefixes(setup)
-    if not head_trains_on_features(setup, prefixes, views=1):
+    if head_on_features(setup, prefixes, views=1) is None:
         return None
     groups.set_training_modes()
     phase = Phase(NAME, 1, len(groups) - 1, {}, views=1)

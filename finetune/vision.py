@@ -40,7 +40,7 @@ def vision_learner(
     backbone: BackboneLike,
     *,
     weights: SetWeights = "pretrained",
-    head: HeadKind = "mlp",
+    head: HeadKind = "linear",
     dropout: float = 0.5,
     checkpoint_activations: bool = False,
     metrics: Metrics | None = None,
@@ -60,7 +60,8 @@ def vision_learner(
     weights: "pretrained" downloads them; a path to a .safetensors or .pth file or to an exported
     folder, or a mapping of tensors, is used instead; None is random weights. Several backbones may
     have a list of these, or a mapping by backbone.
-    head: "mlp" or "linear", see `create_head`. checkpoint_activations: keep few of the backbone's
+    head: "linear", which `fine_tune` begins as the best one there is for the frozen backbone, or
+    "mlp", see `create_head`. checkpoint_activations: keep few of the backbone's
     outputs for the backward pass and compute the others again: less memory, more time.
     metrics, loss: None is what suits the task of the data: accuracy and cross-entropy; F1, accuracy
     and binary cross-entropy for several labels an image; the mean absolute error, R2 and the mean

@@ -43,11 +43,11 @@ class Sizes(Callback):
 def test_a_learner_trains_on_small_images_and_then_on_larger_ones(photos: Path, tmp_path: Path):
     learner = learner_of(photos)
     learner.fit(1, 1e-2)
-    state = copy_of(learner.optimizer.state_dict()["head.0.weight"])
+    state = copy_of(learner.optimizer.state_dict()["head.1.weight"])
     mean = learner.data.preprocessing.mean
     learner.data = data_of(photos, 48)
     assert learner.data.preprocessing.mean == mean
-    assert same_state(state, learner.optimizer.state_dict()["head.0.weight"])
+    assert same_state(state, learner.optimizer.state_dict()["head.1.weight"])
     sizes = Sizes(learner)
     learner.fit(1, 1e-2)
     assert sizes.sides == {48}

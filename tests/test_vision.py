@@ -152,7 +152,7 @@ def test_a_replaced_head_trains_and_predicts_and_is_not_exported(
     photos: Path, tmp_path: Path
 ) -> None:
     learner = learner_on(photos)
-    width = learner.model.head[0].num_features
+    width = learner.model.head[1].in_features
     learner.model.head = torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.Linear(width, 3))
     before = learner.model.head[1].weight.detach().clone()
     learner.fine_tune(1)

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.tables import Table
-from finetune.tasks.ranking import deciding_metric, rank
+from finetune.tasks.ranking import deciding_metric, is_worse
 from finetune.training import probing
 from finetune.training.events import EpochEnd
 from finetune.wording import number
@@ -57,18 +57,18 @@ def note_below(row: EpochEnd) -> str:
     >>> from finetune.training.events import PointBetween
     >>> compared = {1.0: {"loss": 0.5}, 0.5: {"loss": 0.4}, 0.0: {"loss": 0.6}}
     >>> print(note_below(EpochEnd("fit", 0, 0.3, between=PointBetween(0.5, compared))))
-    in between: 0.5 of the way from the beginning (loss 0.6000) to the end (loss 0.5000)
+    took the weights 0.5 of the way from before the phase (loss 0.6000) to its end (loss 0.5000)
     """
     if row.between is None:
         return ""
     fraction, compared = row.between.fraction, row.between.compared
     start, end = _in_words(compared[0.0]), _in_words(compared[1.0])
-    way = f"of the way from the beginning ({start}) to the end ({end})"
     if fraction == 1:
-        return f"in between: no point {way} is better than the end"
+        return f"took the weights of the end, better than all towards those before ({start})"
     if fraction == 0:
-        return f"in between: no point {way} is better than the beginning, which is taken"
-    return f"in between: {fraction:g} {way}"
+        return f"took the weights from before the phase, better than its end ({end})"
+    way = f"from before the phase ({start}) to its end ({end})"
+    return f"took the weights {fraction:g} of the way {way}"
 
 
 def note_at_end(rows: Sequence[EpochEnd]) -> str:
@@ -87,14 +87,11 @@ def note_at_end(rows: Sequence[EpochEnd]) -> str:
     if not probes:
         return ""
     probe, last = probes[-1].valid, rows[-1].valid
-    if not probe or probe.keys() != last.keys() or rank(last) >= rank(probe):
-        return ""
-    # a probe is validated on kept features, which may change the last digit of the loss
-    if _in_words(last) == _in_words(probe):
+    if not probe or probe.keys() != last.keys() or not is_worse(last, than=probe):
         return ""
     return (
         f"worse than the probe before it, which had {_in_words(probe)}; "
-        "after probe(), fine_tune(..., freeze_epochs=0, interpolate=True) takes what is better"
+        "fine_tune(..., interpolate=True) takes what is better"
     )
 
 

@@ -18,9 +18,10 @@ from finetune.training.plan import FineTune, PlanRequest, one_cycle_plan
 from finetune.vision import vision_learner
 
 _NOT_OF_A_PROBE = (
-    "schedule", "epochs", "base_lr", "freeze_epochs", "freeze_views", "lr_mult", "layer_decay",
-    "unfreeze", "interpolate", "early_stopping", "save_best", "augment", "mixup", "cutmix",
-    "label_smoothing", "dropout", "split", "norm", "weight_decay", "accumulate", "clip_norm", "ema",
+    "schedule", "epochs", "minutes", "base_lr", "freeze_epochs", "freeze_views", "lr_mult",
+    "layer_decay", "unfreeze", "interpolate", "early_stopping", "save_best", "augment", "mixup",
+    "cutmix", "label_smoothing", "dropout", "split", "norm", "weight_decay", "accumulate",
+    "clip_norm", "ema",
 )  # fmt: skip
 """Settings of gradient steps and of what they see, which change nothing in a probe."""
 
@@ -137,8 +138,9 @@ def fit(
         learner.fit_one_cycle(config.epochs, _one_cycle_rates(config), **options)
         return
     learner.fine_tune(
-        config.epochs,
+        config.epochs if config.minutes is None else None,
         config.base_lr,
+        minutes=config.minutes,
         freeze_epochs=config.freeze_epochs,
         freeze_views=config.freeze_views,
         lr_mult=config.lr_mult,
@@ -150,14 +152,17 @@ def fit(
 
 
 def planned_rates(learner: Learner, config: TrainConfig) -> PlannedRates:
-    """The largest learning rate of each layer group in each phase; empty for a probe."""
-    if config.probe:
+    """The largest learning rate of each layer group in each phase that has steps."""
+    # what some minutes allow is not known before batches are timed
+    if config.probe or config.minutes is not None:
         return {}
     request: PlanRequest = _fine_tune(config)
     if config.schedule == "one_cycle":
         request = one_cycle_plan(learner.layer_groups, config.epochs, _one_cycle_rates(config))
     rates_by_phase: dict[str, list[float | None]] = {}
     for phase in learner.trainer.resolve(request):
+        if phase.probe:
+            continue
         rates: list[float | None] = list(phase.peaks["lr"])
         rates[: phase.frozen] = [None] * phase.frozen
         rates_by_phase[phase.name] = rates
@@ -181,6 +186,8 @@ def check(config: TrainConfig) -> None:
         arguments.real_number("lr_mult", config.lr_mult, above=0)
     if config.layer_decay is not None and config.lr_mult is not None:
         raise ValueError("layer_decay= and lr_mult= both spread the rates; give one of them")
+    if config.minutes is not None:
+        _check_minutes(config)
     if config.probe:
         _check_probe(config)
     if config.schedule == "one_cycle":
@@ -190,6 +197,17 @@ def check(config: TrainConfig) -> None:
     if config.early_stopping is not None:
         arguments.whole_number("early_stopping", config.early_stopping, at_least=1)
     export.check_formats(config.formats)
+
+
+def _check_minutes(config: TrainConfig) -> None:
+    arguments.real_number("minutes", config.minutes, above=0)
+    if config.epochs != TrainConfig().epochs:
+        raise ValueError(
+            f"minutes={config.minutes:g} choose the epochs, and epochs={config.epochs} are given; "
+            "leave out the one or the other"
+        )
+    if config.schedule != "fine_tune":
+        raise ValueError("minutes= is for schedule='fine_tune'; one_cycle needs epochs=")
 
 
 def _check_probe(config: TrainConfig) -> None:

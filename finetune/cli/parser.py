@@ -198,7 +198,8 @@ class CommandParser:
             return ""
         next_word = remaining[0] if remaining else None
         # the folder may follow a setting that is on or off: --save-best photos/
-        if self.hints[name] is bool and next_word not in ("true", "false"):
+        is_on_or_off = self.hints[name] in (bool, bool | None)
+        if is_on_or_off and next_word not in ("true", "false", "null"):
             return "true"
         if next_word is None or _is_option(next_word):
             wanted = type_in_words(self.hints[name])

@@ -1,11 +1,12 @@
 """The model card: what is known of a model, and how to use it, as Markdown."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from finetune.export import recipes
-from finetune.export.description import ModelDescription, TrainingRecord
+from finetune.export.description import ModelDescription, PhaseRecord, TrainingRecord
 from finetune.export.elsewhere import in_other_libraries
 from finetune.export.formats import formats_of
 from finetune.export.weights import classifier_for
@@ -147,6 +148,17 @@ def _priors(description: ModelDescription) -> str:
     )
 
 
+def _rates(phase: PhaseRecord, group_names: Sequence[str]) -> str:
+    """The largest rate of each group that trained."""
+    if not phase.steps:
+        return "no steps: the best linear head for these features"
+    rates = []
+    for name, rate in zip(group_names, phase.peak_lr, strict=True):
+        if name not in phase.frozen:
+            rates.append(f"{name} {rate:.3g}")
+    return ", ".join(rates)
+
+
 def _training(training: TrainingRecord | None) -> str:
     if training is None or not training.phases:
         return (
@@ -156,13 +168,8 @@ def _training(training: TrainingRecord | None) -> str:
     group_names = [group.name for group in training.groups]
     phase_rows = []
     for phase in training.phases:
-        rates = [
-            f"{name} {rate:.3g}"
-            for name, rate in zip(group_names, phase.peak_lr, strict=True)
-            if name not in phase.frozen
-        ]
         frozen = ", ".join(phase.frozen) or "none"
-        phase_rows.append([phase.name, str(phase.epochs), frozen, ", ".join(rates)])
+        phase_rows.append([phase.name, str(phase.epochs), frozen, _rates(phase, group_names)])
     phase_columns = [
         Column("phase", words=True),
         Column("epochs"),

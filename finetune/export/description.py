@@ -29,9 +29,9 @@ class PartCounts:
 class PhaseRecord:
     """A phase as it ran.
 
-    frozen: names of the frozen groups. peak_lr: one for each layer group. fraction: how far on the
-    way from the weights before the phase to those after it are those that were taken; None where
-    nothing was chosen.
+    steps: 0 for a probe. frozen: names of the frozen groups. peak_lr: one for each group, none
+    for a probe. fraction: how far on the way from the weights before the phase to those after it
+    are those that were taken; None where nothing was chosen.
     """
 
     name: str

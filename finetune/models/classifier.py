@@ -87,7 +87,7 @@ class Architecture:
         classes: int,
         *,
         image_size: int | None = None,
-        head: HeadKind = "mlp",
+        head: HeadKind = "linear",
         dropout: float = 0.5,
         scaled: bool = False,
     ) -> "Architecture":

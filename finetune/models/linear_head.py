@@ -32,6 +32,12 @@ def check_can_be_linear(model: nn.Module, shape: torch.Size) -> None:
     )
 
 
+def linear_head(model: nn.Module, shape: torch.Size) -> nn.Linear | None:
+    """The one layer of the submodule "head" that has weights, [C, F]; None if it is no such."""
+    head = dict(model.named_children()).get(HEAD)
+    return None if head is None else _only_linear_layer(head, shape)
+
+
 @torch.no_grad()
 def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
     """Makes the head the layer `features @ weight.T + bias`.

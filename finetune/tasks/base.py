@@ -198,6 +198,11 @@ class Task(ABC):
     def example_losses(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example, [B]; see `losses.example_losses`."""
 
+    @property
+    def has_probe(self) -> bool:
+        """Whether the task has `probe_losses`."""
+        return type(self).probe_losses is not Task.probe_losses
+
     def probe_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The losses that a linear probe minimises, [B], convex in the outputs [B, C].
 

@@ -10,6 +10,9 @@ Direction: TypeAlias = Literal["min", "max"]
 
 LOWER_IS_BETTER = ("loss", "error", "error_rate", "mae", "mse", "rmse")
 
+_ALIKE = 1e-3
+"""How much losses may differ, of their size, that mean the same."""
+
 
 def names_of_known_direction() -> list[str]:
     """The ends of the names whose better direction is known, sorted."""
@@ -69,6 +72,23 @@ def rank(results: Mapping[str, float]) -> tuple[float, float]:
     if better_direction(name) == "min":
         value = -value
     return _or_worst(value), _or_worst(-results["loss"])
+
+
+def is_worse(results: Mapping[str, float], than: Mapping[str, float]) -> bool:
+    """Whether these results rank behind others, of the same metrics.
+
+    Losses that differ by a thousandth are alike: on kept features they are rounded otherwise.
+
+    >>> is_worse({"loss": 0.4, "accuracy": 0.8}, than={"loss": 0.3, "accuracy": 0.7})
+    False
+    >>> is_worse({"loss": 0.30001, "accuracy": 0.7}, than={"loss": 0.3, "accuracy": 0.7})
+    False
+    """
+    metric, loss = rank(results)
+    other_metric, other_loss = rank(than)
+    if deciding_metric(results) != "loss" and metric != other_metric:
+        return metric < other_metric
+    return loss < other_loss and not math.isclose(loss, other_loss, rel_tol=_ALIKE)
 
 
 def _or_worst(value: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from finetune import arguments, distributed
 from finetune.models.layer_groups import LayerGroups
 from finetune.training.phase import Phase, Plan
-from finetune.training.plan import ALL, FineTune
+from finetune.training.plan import ALL, FineTune, HeadTraining
 from finetune.training.setup import Setup
 from finetune.training.timing import forward_seconds, step_seconds
 
@@ -39,36 +39,36 @@ class Budget:
     def __post_init__(self) -> None:
         arguments.real_number("minutes", self.minutes, above=0)
 
-    def plans(self, groups: LayerGroups, *, keeps_features: bool) -> Iterator[Plan]:
+    def plans(self, groups: LayerGroups, *, head: HeadTraining) -> Iterator[Plan]:
         """All plans that may be chosen, from the shortest to the longest.
 
         The head alone; then up to `LATER_HALF_EPOCHS` of the later half, on `KEPT_VIEWS` views of
         each image; then as many and more of everything. What the caller unfreezes, or spreads rates
         over, trains from the first epoch on.
         """
-        *head_alone, _ = self._plan(1, groups, keeps_features)
+        *head_alone, _ = self._plan(1, groups, head)
         if head_alone:
             # a later fit trains everything
             yield (*head_alone[:-1], replace(head_alone[-1], unfreezes_at_end=True))
-        by_halves = replace(self.request, epochs=1).plan(groups, keeps_features=keeps_features)
-        has_halves = keeps_features and by_halves[-1].frozen > 0 and self.request.unfreeze is None
+        by_halves = replace(self.request, epochs=1).plan(groups, head=head)
+        has_halves = head != "steps" and by_halves[-1].frozen > 0 and self.request.unfreeze is None
         if has_halves:
             name = groups.names[by_halves[-1].frozen]
             for epochs in range(1, LATER_HALF_EPOCHS + 1):
-                *before, last = self._plan(epochs, groups, keeps_features, unfreeze=name)
+                *before, last = self._plan(epochs, groups, head, unfreeze=name)
                 # a single view would be the one of validation
                 views = None if epochs == 1 else KEPT_VIEWS
                 yield (*before, replace(last, views=views))
         fewest = LATER_HALF_EPOCHS if has_halves else 1
         for epochs in range(fewest, _MOST_EPOCHS + 1):
-            yield self._plan(epochs, groups, keeps_features)
+            yield self._plan(epochs, groups, head)
 
     def _plan(
-        self, epochs: int, groups: LayerGroups, keeps_features: bool, unfreeze: str | None = None
+        self, epochs: int, groups: LayerGroups, head: HeadTraining, unfreeze: str | None = None
     ) -> Plan:
         unfreeze = unfreeze or self.request.unfreeze or ALL
         request = replace(self.request, epochs=epochs, unfreeze=unfreeze)
-        return request.plan(groups, keeps_features=keeps_features)
+        return request.plan(groups, head=head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ class Pace:
         later_step = step_seconds(setup, later_frozen) if later_frozen else step
         return cls(decoding, forward, step, later_step)
 
-    def seconds(self, plan: Plan, setup: Setup, *, keeps_features: bool) -> float:
+    def seconds(self, plan: Plan, setup: Setup, *, head: HeadTraining) -> float:
         """About how long a plan takes."""
         steps, batches = setup.steps_per_epoch, len(setup.data.train)
         validation_batches = 0 if setup.data.valid is None else len(setup.data.valid)
         groups = len(setup.optimizer.groups)
         total = self.decoding * (batches + validation_batches)
         for phase in plan:
-            if keeps_features and phase.frozen == groups - 1:
+            if head != "steps" and phase.frozen == groups - 1:
                 # validation runs the backbone once as well
                 runs = _views(phase) * batches + validation_batches
                 total += self.forward * runs * (1 + _HEAD_SHARE * phase.epochs)
@@ -107,7 +107,7 @@ class Pace:
             total += self.forward * validation_batches * phase.epochs
             step = self.step if phase.frozen == 0 else self.later_step
             keeps_views = phase.views is not None or phase.epochs == 1
-            if keeps_features and phase.frozen and keeps_views:
+            if head != "steps" and phase.frozen and keeps_views:
                 # a backward pass takes twice as long as a forward one: what freezing saves of a
                 # step is two thirds of what the frozen layers take of it
                 earlier_forward = (self.step - self.later_step) / 2
@@ -117,7 +117,7 @@ class Pace:
         return total
 
 
-def choose_plan(budget: Budget, setup: Setup, started_at: float, *, keeps_features: bool) -> Plan:
+def choose_plan(budget: Budget, setup: Setup, started_at: float, *, head: HeadTraining) -> Plan:
     """The longest plan that is over in time, or else the shortest one.
 
     started_at: `time.perf_counter()` when the minutes began. All processes choose the same.
@@ -126,8 +126,8 @@ def choose_plan(budget: Budget, setup: Setup, started_at: float, *, keeps_featur
     pace = Pace.measured(setup, (len(groups) - 1) // 2)
     left = 60 * budget.minutes - (time.perf_counter() - started_at)
     chosen: Plan | None = None
-    for plan in budget.plans(groups, keeps_features=keeps_features):
-        is_too_long = pace.seconds(plan, setup, keeps_features=keeps_features) > left
+    for plan in budget.plans(groups, head=head):
+        is_too_long = pace.seconds(plan, setup, head=head) > left
         if chosen is not None and distributed.any_process(is_too_long, setup.runtime.device):
             break
         chosen = plan

@@ -11,6 +11,7 @@ from pathlib import Path
 from finetune import distributed
 from finetune.data.loaders import next_batches
 from finetune.randomness import isolated
+from finetune.tasks.ranking import is_worse
 from finetune.training.averaging import Average
 from finetune.training.between import Between
 from finetune.training.divergence import DivergenceError
@@ -38,6 +39,7 @@ from finetune.training.interrupt import Interruption, deferred_signals
 from finetune.training.overflow import OverflowWatch
 from finetune.training.pending import Pending
 from finetune.training.phase import Phase
+from finetune.training.probing import probe_kept
 from finetune.training.run import Run
 from finetune.training.runtime.allocator import keep_freed_memory
 from finetune.training.setup import Setup
@@ -213,13 +215,15 @@ class Loop:
     ) -> None:
         """Runs the rest of an epoch: its features, its steps, its validation."""
         started_at = time.perf_counter()
-        steps_per_epoch = self.setup.steps_per_epoch
+        steps_per_epoch = 1 if phase.probe else self.setup.steps_per_epoch
         self._emit(EpochStart(phase.name, run.epoch, steps_per_epoch, run.step))
         if features is not None:
             self._fill(features, run)
         # a callback, or the filling of the cache, may have changed the modes
         self.setup.optimizer.groups.set_training_modes()
-        if run.step < steps_per_epoch:
+        if phase.probe:
+            self._probe(run, features)
+        elif run.step < steps_per_epoch:
             self._run_steps(run, phase, step)
         else:
             # a run that was interrupted behind its last step ends with the values of that step
@@ -229,7 +233,7 @@ class Loop:
             results = {} if step.setup.data.valid is None else validate(step.setup)
             self._mention_nan(results, phase.name, run.epoch)
             between: PointBetween | None = None
-            if phase.interpolate and run.epoch + 1 == phase.epochs:
+            if self._interpolates_now(run, phase, results):
                 groups = self.setup.optimizer.groups
                 between = self.between.choose(groups, results, partial(validate, step.setup))
                 results = dict(between.results)
@@ -238,7 +242,8 @@ class Loop:
             epoch_end = EpochEnd(
                 phase.name, run.epoch, mean_loss, results, seconds, run.epoch_number, between
             )
-            run.next_epoch()  # before the event: a checkpoint that a callback asks for begins there
+            # before the event: a checkpoint that a callback asks for begins there
+            run.next_epoch(results)
             answers = self._deliver(epoch_end)
         self._act(answers)
         # after the last epoch `run` does it, when the run is marked as ended
@@ -246,12 +251,33 @@ class Loop:
             self._write_checkpoint()
         self._check_interruption(run)
 
+    @staticmethod
+    def _interpolates_now(run: Run, phase: Phase, results: Mapping[str, float]) -> bool:
+        """Whether the weights between are looked for after this epoch, which has these results."""
+        is_last_epoch = run.epoch + 1 == phase.epochs
+        if not is_last_epoch or phase.interpolate != "if worse":
+            return is_last_epoch and bool(phase.interpolate)
+        return bool(results and run.results_before) and is_worse(results, run.results_before)
+
     def _fill(self, features: FeatureCache, run: Run) -> None:
         """Runs the frozen layers on what the epoch needs and the cache lacks."""
         with closing(features.fill(run.epoch_number)) as precomputed:
             for event in precomputed:
                 self._emit(event)
                 self._check_interruption(run)
+
+    def _probe(self, run: Run, features: FeatureCache | None) -> None:
+        """Makes the head the best linear one on the kept features, in place of an epoch's steps."""
+        if features is None:
+            raise RuntimeError(
+                "the features of the frozen layers can't be kept here, as they could be where the "
+                "plan was made; there may be less memory, or cache_features=False: give "
+                "freeze_epochs= for a head that is trained by steps"
+            )
+        run.loss_sum = probe_kept(features, run.epoch_number)
+        # the average would still be of the head as it was
+        self.average.forget()
+        self.average.follow(self.setup.model)
 
     def _run_steps(self, run: Run, phase: Phase, step: TrainStep) -> None:
         """Runs the remaining steps of an epoch."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from finetune import arguments
 from finetune.models.group_values import checked_values
@@ -11,6 +11,11 @@ from finetune.optim.schedules import Schedule
 
 Schedules: TypeAlias = Mapping[str, Schedule | tuple[Schedule, ...]]
 """Hyper-parameter -> one schedule for all groups, or one for each; without one it is constant."""
+
+
+Interpolate: TypeAlias = "bool | Literal['if worse']"
+"""Whether a phase ends between its first weights and its last ones: always, never, or where
+validation likes the last ones less than the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +28,11 @@ class Phase:
     views: None shows new random views of the images in every epoch; k > 1 shows k of them in turn;
     1 shows the view of validation. interpolate: keeps the weights at the beginning; after the last
     epoch the model takes the point between them and those at the end that validation likes best,
-    see `training.between`. Only the last phase of a plan may do so. unfreezes_at_end: nothing is
-    frozen once the run has ended in this phase, so that a later fit trains everything.
+    see `training.between`; "if worse" does so only where the end is worse than the beginning. Only
+    the last phase of a plan may do so. unfreezes_at_end: nothing is
+    frozen once the run has ended in this phase, so that a later fit trains everything. probe: the
+    head takes no steps, it is made the best linear one on the features of the view of validation,
+    see `training.probing`; such a phase is one epoch, and its peaks mean nothing.
 
     >>> from finetune import one_cycle
     >>> phase = Phase("all", 2, 0, {"lr": (1e-4, 1e-2)}, {"lr": one_cycle(pct_start=0.5)})
@@ -38,8 +46,9 @@ class Phase:
     peaks: Mapping[str, tuple[float, ...]]
     schedules: Schedules = field(default_factory=dict)
     views: int | None = None
-    interpolate: bool = False
+    interpolate: Interpolate = False
     unfreezes_at_end: bool = False
+    probe: bool = False
 
     def __post_init__(self) -> None:
         arguments.instance("name", self.name, str)
@@ -51,8 +60,15 @@ class Phase:
         if self.views is not None:
             views = arguments.whole_number("views", self.views, at_least=1)
             object.__setattr__(self, "views", views)
-        arguments.flag("interpolate", self.interpolate)
+        if self.interpolate != "if worse":
+            arguments.flag("interpolate", self.interpolate)
         arguments.flag("unfreezes_at_end", self.unfreezes_at_end)
+        arguments.flag("probe", self.probe)
+        if self.probe and (self.epochs, self.views) != (1, 1):
+            raise ValueError(
+                f"phase {self.name!r} is a probe, which has epochs=1 and views=1, got "
+                f"epochs={self.epochs} and views={self.views}"
+            )
         arguments.mapping("peaks", self.peaks, "hyper-parameters to one value per group")
         arguments.mapping("schedules", self.schedules, "hyper-parameters to schedules")
         peaks = {}
@@ -138,10 +154,10 @@ class Phase:
             "schedules": schedule_data,
             "views": self.views,
         }
-        # only where they are on, as a plan is compared with those of files that are older than they
-        for flag in ("interpolate", "unfreezes_at_end"):
+        # only where they are set: a plan is compared with those of files that are older than they
+        for flag in ("interpolate", "unfreezes_at_end", "probe"):
             if getattr(self, flag):
-                data[flag] = True
+                data[flag] = getattr(self, flag)
         return data
 
     @classmethod
@@ -162,6 +178,7 @@ class Phase:
             data.get("views"),  # files from before there were views are without them
             data.get("interpolate", False),
             data.get("unfreezes_at_end", False),
+            data.get("probe", False),
         )
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from finetune import arguments
 from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, checked_values
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
-from finetune.training.phase import Phase, Plan
+from finetune.training.phase import Interpolate, Phase, Plan
 from finetune.wording import did_you_mean
 
 KEPT_EPOCHS = 4
@@ -19,6 +19,10 @@ SHORT_RUN = 2
 train, the first do best with a hundredth of the head's rate. Beyond, all train, with a tenth of it
 for the first. At a hundredth early layers hardly move, and their backward pass is a third of a
 step; measured, see examples/about/defaults.md."""
+
+HeadTraining: TypeAlias = Literal["steps", "kept features", "probe"]
+"""How a head may be trained alone: by steps in which the frozen layers run, by steps on their kept
+outputs, or as the best linear head on these, which takes no steps."""
 
 ALL = "all"
 """The `unfreeze` that leaves no group frozen."""
@@ -48,18 +52,24 @@ def check(plan: Plan, groups: LayerGroups) -> None:
                 f"phase {phase.name!r} freezes {phase.frozen} of {len(groups)} groups "
                 f"({', '.join(groups.names)}); it must be 0 or more, and leave one"
             )
+        if phase.probe and phase.frozen != len(groups) - 1:
+            raise ValueError(
+                f"phase {phase.name!r} is a probe, which freezes all groups but the last one, "
+                f"{groups.names[-1]!r}, and this one freezes {phase.frozen} of {len(groups)}"
+            )
         _check_trains(phase, groups)
         if "lr" not in phase.peaks:
             raise ValueError(f"phase {phase.name!r} has no lr among its peaks")
         if phase.interpolate and phase is not plan[-1]:
             raise ValueError(
-                f"phase {phase.name!r} has interpolate=True, which is for the last phase of a plan"
+                f"phase {phase.name!r} has interpolate={phase.interpolate!r}, which is for the "
+                "last phase of a plan"
             )
 
 
 def check_can_choose(plan: Plan, *, validates: bool) -> None:
     """Raises ValueError for a plan that chooses by validation where there is none."""
-    if plan[-1].interpolate and not validates:
+    if plan[-1].interpolate is True and not validates:
         raise ValueError(
             "interpolate=True takes the weights that validation likes best, and there is no "
             "validation data; pass some, or leave interpolate out"
@@ -163,8 +173,8 @@ class FineTune:
     place, see `LayerDecay`. unfreeze: what trains in the second phase: "all", or the name of a
     group, which trains with those above it. None is "all" where there are more than `SHORT_RUN`
     epochs or lr_mult or layer_decay is given, else the later half of the groups below the head, and
-    the head. pct_start, div: of the second cycle. interpolate: between the weights
-    before and after the second phase, see `Phase`.
+    the head. pct_start, div: of the second cycle. interpolate: between the weights before and after
+    the second phase, see `Phase`; None is "if worse" after a probe, else False.
     Source: the two calls of `fit_one_cycle` that fastai's `fine_tune` is; its frozen one has its
     peak at the end.
     Raises ValueError or TypeError for values that make no plan.
@@ -179,7 +189,7 @@ class FineTune:
     unfreeze: str | None = None
     pct_start: float = 0.3
     div: float = 5.0
-    interpolate: bool = False
+    interpolate: bool | None = None
 
     def __post_init__(self) -> None:
         if self.layer_decay is not None and self.lr_mult is not None:
@@ -196,15 +206,15 @@ class FineTune:
             arguments.real_number("layer_decay", self.layer_decay, above=0, at_most=1)
         if self.unfreeze is not None:
             arguments.text("unfreeze", self.unfreeze)
-        arguments.flag("interpolate", self.interpolate)
+        if self.interpolate is not None:
+            arguments.flag("interpolate", self.interpolate)
         one_cycle(div=self.div, pct_start=self.pct_start)  # the schedule checks its arguments
 
-    def plan(self, groups: LayerGroups, *, keeps_features: bool) -> Plan:
-        """The frozen phase, unless it has no epoch, and the one in which more trains.
+    def plan(self, groups: LayerGroups, *, head: HeadTraining) -> Plan:
+        """The phase of the head alone, unless it has no epoch, and the one in which more trains.
 
-        keeps_features: whether the frozen groups need run only once for each view, so that an epoch
-        costs next to nothing. Raises ValueError for a single group, and for an `unfreeze` that is
-        none of them.
+        head: the best way in which the head of this model may be trained alone. Raises ValueError
+        for a single group, and for an `unfreeze` that is none of them.
         """
         if len(groups) < 2:
             raise ValueError(
@@ -215,16 +225,17 @@ class FineTune:
         (unfrozen,) = one_cycle_plan(
             groups,
             self.epochs,
-            self._unfrozen_rates(),
+            self._unfrozen_rates(groups, head_is_best=head == "probe"),
             pct_start=self.pct_start,
             div=self.div,
             frozen=frozen,
             name=_name_of_what_trains(groups, frozen) if frozen else "unfrozen",
         )
-        unfrozen = replace(
-            unfrozen, interpolate=self.interpolate, unfreezes_at_end=unfrozen.frozen > 0
-        )
-        return (*self._frozen_plan(groups, keeps_features), unfrozen)
+        interpolate: Interpolate = "if worse" if head == "probe" else False
+        if self.interpolate is not None:
+            interpolate = self.interpolate
+        unfrozen = replace(unfrozen, interpolate=interpolate, unfreezes_at_end=unfrozen.frozen > 0)
+        return (*self._frozen_plan(groups, head), unfrozen)
 
     def _frozen_in_second_phase(self, groups: LayerGroups) -> int:
         """How many groups stay frozen while the others train."""
@@ -239,10 +250,12 @@ class FineTune:
             raise ValueError(f"unfreeze={self.unfreeze!r} is no layer group; {hint}")
         return groups.names.index(self.unfreeze)
 
-    def _frozen_plan(self, groups: LayerGroups, keeps_features: bool) -> Plan:
-        """The head alone, with rates that rise to the end, or come down again on kept features."""
+    def _frozen_plan(self, groups: LayerGroups, head: HeadTraining) -> Plan:
+        """The head alone: with rates that rise to the end, or come down again on kept features."""
+        if head == "probe":
+            return (probe_phase(groups),)
         epochs, views, peak_at = self.freeze_epochs, self.freeze_views, 0.99
-        if epochs is None and keeps_features:
+        if epochs is None and head == "kept features":
             epochs, peak_at = KEPT_EPOCHS, 0.3
             # the view of validation, so without augmentation
             views = 1 if views is None else views
@@ -260,21 +273,36 @@ class FineTune:
             name="frozen",
         )
 
-    def _unfrozen_rates(self) -> LearningRates:
+    def _unfrozen_rates(self, groups: LayerGroups, *, head_is_best: bool) -> LearningRates:
+        """The peaks of the second phase.
+
+        head_is_best: for the features as they are, after a probe. Then it moves no faster than the
+        group below: steps of an adaptive optimizer are as long near the optimum as far from it.
+        """
         head_rate = self.base_lr / 2
-        if self.layer_decay is not None:
-            return LayerDecay(head_rate, self.layer_decay)
         lr_mult = self.lr_mult
         if lr_mult is None:
             lr_mult = 100.0 if self.epochs <= SHORT_RUN else 10.0
-        return slice(head_rate / lr_mult, head_rate)
+        rates: LearningRates = slice(head_rate / lr_mult, head_rate)
+        if self.layer_decay is not None:
+            rates = LayerDecay(head_rate, self.layer_decay)
+        if not head_is_best:
+            return rates
+        *of_body, _ = groups.spread(rates)
+        return [*of_body, of_body[-1]]
+
+
+def probe_phase(groups: LayerGroups) -> Phase:
+    """The phase in which the head becomes the best linear one on frozen features."""
+    frozen = len(groups) - 1
+    return Phase("probe", 1, frozen, {"lr": groups.values_of("lr")}, views=1, probe=True)
 
 
 def fine_tune_plan(
-    groups: LayerGroups, epochs: int, *, keeps_features: bool = False, **options: Any
+    groups: LayerGroups, epochs: int, *, head: HeadTraining = "steps", **options: Any
 ) -> Plan:
     """The plan of `FineTune(epochs, **options)`."""
-    return FineTune(epochs, **options).plan(groups, keeps_features=keeps_features)
+    return FineTune(epochs, **options).plan(groups, head=head)
 
 
 PlanRequest: TypeAlias = Plan | FineTune

@@ -7,10 +7,16 @@ from contextlib import closing
 import torch
 from torch import Tensor, nn
 
-from finetune import distributed
+from finetune import distributed, turns
+from finetune.data.loaders import IndexedLoader
 from finetune.data.sampling import chances
-from finetune.models.linear_head import check_can_be_linear, head_of, set_linear_head
-from finetune.nested import main_target
+from finetune.models.linear_head import (
+    check_can_be_linear,
+    head_of,
+    linear_head,
+    set_linear_head,
+)
+from finetune.nested import count_examples, main_target
 from finetune.probe.linear_probe import LinearProbe, fit_probe
 from finetune.randomness import isolated
 from finetune.training.evaluation import validate
@@ -26,12 +32,19 @@ from finetune.training.events import (
     deliver_last,
 )
 from finetune.training.frozen.feature_cache import FeatureCache
+from finetune.training.frozen.prefix import Suffix
 from finetune.training.frozen.prefixes import FrozenPrefixes, flags_restored
 from finetune.training.phase import Phase
 from finetune.training.setup import Setup
 
 PHASE = "probe"
 """The name of the phase in the history."""
+
+FOLDS = 5
+"""Of the cross-validation that chooses the strength of the penalty."""
+
+LARGEST = 2e9
+"""Examples x features x outputs, beyond which a few epochs of steps are faster than the solver."""
 
 
 def run_probe(
@@ -92,12 +105,53 @@ def _run(
         with cache.suffix.active():
             features, targets = _features_of_views(cache, callbacks, epoch_number)
             probe, train_loss = _fit(setup, features, targets, folds=folds)
-            set_linear_head(setup.model, probe.weight, probe.bias)
-            distributed.share_weights(setup.model)
+            _make_head(setup.model, probe)
             results = {} if cache.setup.data.valid is None else validate(cache.setup)
     seconds = time.perf_counter() - started_at
     _tell(callbacks, EpochEnd(PHASE, 0, train_loss, results, seconds, epoch_number))
     return probe
+
+
+def can_probe(setup: Setup, suffix: Suffix) -> bool:
+    """Whether `probe_kept` can be used: the last group is one linear layer on pooled features.
+
+    suffix: of the model with all groups but the last frozen. Also False for a task without a convex
+    loss, and for so much data that steps on the kept features are faster.
+    """
+    data = setup.data
+    shape = suffix.features.shape
+    if data.classes is None or len(shape) != 1 or not data.task.has_probe:
+        return False
+    outputs = data.task.output_count(data.classes)
+    assert isinstance(data.train, IndexedLoader)  # its features can be kept
+    size = count_examples(data.train.targets) * outputs * shape.numel()
+    if size > LARGEST:
+        return False
+    layer = linear_head(setup.model, torch.Size([outputs, *shape]))
+    if layer is None:
+        return False
+    of_layer = set(map(id, layer.parameters()))
+    of_group = set(map(id, setup.optimizer.groups[-1].parameters.values()))
+    return of_layer == of_group
+
+
+def probe_kept(cache: FeatureCache, epoch_number: int) -> float:
+    """Makes the head the probe of the training features that `cache.fill` computed.
+
+    Returns its loss on them. `can_probe` says whether it can be done.
+    """
+    view = cache.training_features(epoch_number)
+    features, targets = view.inputs[None], main_target(view.targets)
+    probe, train_loss = _fit(cache.whole, features, targets, folds=FOLDS)
+    _make_head(cache.whole.model, probe)
+    return train_loss
+
+
+def _make_head(model: nn.Module, probe: LinearProbe) -> None:
+    """Makes the head the probe, in all processes."""
+    with turns.alone():
+        set_linear_head(model, probe.weight, probe.bias)
+        distributed.share_weights(model)
 
 
 def frozen_features(setup: Setup) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from finetune.export.description import GroupRecord, PartCounts, PhaseRecord, TrainingRecord
 from finetune.interpret.timeline import Span
 from finetune.models.layer_groups import LayerGroups
+from finetune.training import probing
 from finetune.training.events import EpochEnd, StepEnd
 from finetune.training.setup import Setup
 from finetune.training.tables import step_spans, valid_points
@@ -31,14 +32,12 @@ def training_record(setup: Setup, steps: Sequence[StepEnd], epochs: Sequence[Epo
     data = {}
     for part, counts in setup.data.class_counts().items():
         data[part] = PartCounts(counts["images"], counts["classes"])
-    phases: list[PhaseRecord] = []
     spans: list[Span] = []
     if steps:
         spans = step_spans(steps, setup.steps_per_epoch)
-        phases = [_phase_record(span, steps, epochs, groups) for span in spans]
     validation = _last_validation(spans, steps, epochs)
     training = TrainingRecord(
-        tuple(phases),
+        tuple(_phases(spans, steps, epochs, groups)),
         _group_records(groups),
         setup.data.seed,
         _class_weights(setup),
@@ -53,6 +52,26 @@ def _class_weights(setup: Setup) -> dict[str, float]:
     if weights is None or setup.data.classes is None:
         return {}
     return dict(zip(setup.data.classes, weights.tolist(), strict=True))
+
+
+def _phases(
+    spans: Sequence[Span],
+    steps: Sequence[StepEnd],
+    epochs: Sequence[EpochEnd],
+    groups: LayerGroups,
+) -> list[PhaseRecord]:
+    """Those with steps, and the probes between them, in the order in which they ran."""
+    with_epochs: list[tuple[int, PhaseRecord]] = []
+    for span in spans:
+        # rows of older versions do not say their epoch's number
+        first_epoch = steps[span.first].epoch_number or 0
+        with_epochs.append((first_epoch, _phase_record(span, steps, epochs, groups)))
+    for row in epochs:
+        if row.phase == probing.PHASE and row.epoch_number is not None:
+            probe = PhaseRecord(row.phase, 1, 0, groups.names[:-1], ())
+            with_epochs.append((row.epoch_number, probe))
+    with_epochs.sort(key=lambda pair: pair[0])
+    return [record for _, record in with_epochs]
 
 
 def _phase_record(

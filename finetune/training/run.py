@@ -7,7 +7,16 @@ from typing import Any
 from finetune.files.fingerprints import Fingerprint
 from finetune.training.phase import Plan
 
-_POSITION_FIELDS = ("first_epoch", "phase", "epoch", "step", "loss_sum", "ended", "empty_steps")
+_POSITION_FIELDS = (
+    "first_epoch",
+    "phase",
+    "epoch",
+    "step",
+    "loss_sum",
+    "ended",
+    "empty_steps",
+    "results_before",
+)
 
 
 @dataclass(slots=True)
@@ -17,7 +26,8 @@ class Run:
     first_epoch: the learner's epochs before this run; the random numbers of an epoch depend on its
     number over all runs. loss_sum: over the epoch's steps. ended: why there is nothing left to do,
     None while there is. empty_steps: how many of the epoch's steps have no loss, see `EmptyStep`.
-    fingerprint: of the run, see `training.fingerprint`.
+    fingerprint: of the run, see `training.fingerprint`. results_before: of validation at the end of
+    the phase before this one; empty in the first.
     """
 
     plan: Plan
@@ -29,6 +39,7 @@ class Run:
     ended: str | None = None
     empty_steps: int = 0
     fingerprint: Fingerprint = field(default_factory=dict)
+    results_before: dict[str, float] = field(default_factory=dict)
 
     @property
     def epochs_done(self) -> int:
@@ -56,13 +67,17 @@ class Run:
         steps_with_loss = steps - self.empty_steps
         return self.loss_sum / steps_with_loss if steps_with_loss else math.nan
 
-    def next_epoch(self) -> None:
-        """Goes to the next epoch, and to the next phase after the last epoch of one."""
+    def next_epoch(self, results: dict[str, float]) -> None:
+        """Goes to the next epoch, and to the next phase after the last epoch of one.
+
+        results: of validation.
+        """
         self.epoch += 1
         self._begin_epoch()
         if self.epoch == self.plan[self.phase].epochs:
             self.phase += 1
             self.epoch = 0
+            self.results_before = results
 
     def _begin_epoch(self) -> None:
         self.step, self.loss_sum, self.empty_steps = 0, 0.0, 0

@@ -16,6 +16,7 @@ _Rows = list[tuple[float, ...]]
 def plan_table(plan: Plan, steps_per_epoch: int) -> tuple[list[Span], _Rows, _Rows]:
     """The spans of a plan's phases, its learning rates [steps][groups] and its momenta.
 
+    A probe has no steps and is left out.
     Of a long phase the rows are of evenly spaced steps, the last one among them. The momenta are
     empty if one of the phases has none.
     """
@@ -23,6 +24,8 @@ def plan_table(plan: Plan, steps_per_epoch: int) -> tuple[list[Span], _Rows, _Ro
     rates: _Rows = []
     momenta: _Rows = []
     for phase in plan:
+        if phase.probe:  # which has no steps
+            continue
         for number in _steps_in_table(phase.epochs * steps_per_epoch):
             epoch, step = divmod(number, steps_per_epoch)
             values = phase.at(epoch, step, steps_per_epoch)

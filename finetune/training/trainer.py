@@ -27,14 +27,14 @@ from finetune.training.evaluation import validate
 from finetune.training.events import Callback, EpochEnd
 from finetune.training.fingerprint import check_continues, check_same_run, fingerprint_of
 from finetune.training.fitted import Fitted, weights_version
-from finetune.training.frozen.feature_cache import head_trains_on_features
+from finetune.training.frozen.feature_cache import head_on_features
 from finetune.training.frozen.prefixes import FrozenPrefixes
 from finetune.training.loop import Loop
 from finetune.training.loss_state import LossState
 from finetune.training.origin import Origin
 from finetune.training.phase import Phase, Plan
-from finetune.training.plan import FineTune, PlanRequest
-from finetune.training.probing import run_probe
+from finetune.training.plan import FineTune, HeadTraining, PlanRequest
+from finetune.training.probing import can_probe, run_probe
 from finetune.training.run import Run
 from finetune.training.setup import Setup
 from finetune.training.soup import Ingredient, Soup, check_fits, make_soup
@@ -150,27 +150,30 @@ class Trainer:
         started_at = time.perf_counter()
         self.follow_model()
         request = budget.request
-        keeps_features = self._keeps_features(request, self._prefixes(cache_features))
+        head = self._head_training(request, self._prefixes(cache_features))
         groups = self.setup.optimizer.groups
         if checkpoint is not None and checkpoint.exists():
             stored = (checkpoints.read(checkpoint)["run"] or {}).get("plan")
-            for plan in budget.plans(groups, keeps_features=keeps_features):
+            for plan in budget.plans(groups, head=head):
                 if [phase.to_dict() for phase in plan] == stored:
                     return plan
-        return choose_plan(budget, self.setup, started_at, keeps_features=keeps_features)
+        return choose_plan(budget, self.setup, started_at, head=head)
 
-    def _keeps_features(self, request: FineTune, prefixes: FrozenPrefixes | None) -> bool:
-        """Whether the head's phase may run the frozen layers only once for each view."""
+    def _head_training(self, request: FineTune, prefixes: FrozenPrefixes | None) -> HeadTraining:
+        """How the head may be trained alone."""
         if request.freeze_epochs is not None or prefixes is None:
-            return False
-        views = request.freeze_views or 1
-        return head_trains_on_features(self.setup, prefixes, views=views)
+            return "steps"
+        suffix = head_on_features(self.setup, prefixes, views=request.freeze_views or 1)
+        if suffix is None:
+            return "steps"
+        if request.freeze_views is None and can_probe(self.setup, suffix):
+            return "probe"
+        return "kept features"
 
     def _resolve(self, request: PlanRequest, prefixes: FrozenPrefixes | None) -> Plan:
         groups = self.setup.optimizer.groups
         if isinstance(request, FineTune):
-            keeps_features = self._keeps_features(request, prefixes)
-            plan = request.plan(groups, keeps_features=keeps_features)
+            plan = request.plan(groups, head=self._head_training(request, prefixes))
         else:
             plan = request
         plans.check(plan, groups)

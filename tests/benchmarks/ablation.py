@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from clothing import CLOTHING
+from clothing import CLOTHING, HEAD_ALONE
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -32,13 +32,15 @@ STRONG = {"min_window": 0.5, "rotate": 20.0, "warp": 0.2, "lighting": 0.4}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "head='mlp'": {"head": "mlp"},
+    "interpolate=False": {"interpolate": False},
+    "freeze_epochs=4, freeze_views=1": {"freeze_epochs": 4, "freeze_views": 1},
     "freeze_epochs=1 (fastai's)": {"freeze_epochs": 1},
     "freeze_epochs=4": {"freeze_epochs": 4},
     "freeze_epochs=10, freeze_views=1": {"freeze_epochs": 10, "freeze_views": 1},
     "freeze_views=4": {"freeze_views": 4},
     "norm='train', freeze_epochs=4": {"norm": "train", "freeze_epochs": 4},
     "norm='follow'": {"norm": "follow"},
-    "head='linear'": {"head": "linear"},
     "lr_mult=3": {"lr_mult": 3},
     "lr_mult=10": {"lr_mult": 10},
     "lr_mult=100": {"lr_mult": 100},
@@ -127,7 +129,7 @@ def main() -> None:
             for epochs in options.epochs:
                 started = time.perf_counter()
                 rows = run(name, backbone, weights, data, epochs).history.epochs
-                frozen = [row.valid["accuracy"] for row in rows if row.phase == "frozen"][-1]
+                frozen = [row.valid["accuracy"] for row in rows if row.phase in HEAD_ALONE][-1]
                 seconds = time.perf_counter() - started
                 result = (frozen, rows[-1].valid["accuracy"], seconds)
                 found[name, epochs].append(result)

@@ -23,6 +23,10 @@ from finetune.training.events import EpochEnd
 CLOTHING = Path(__file__).resolve().parents[3] / "shared" / "data" / "clothing"
 
 
+HEAD_ALONE = ("probe", "frozen")
+"""The phases of `fine_tune` in which the head alone changes, by the kind of head."""
+
+
 class Clock(Callback):
     """`reached`: [seconds since the start, validation accuracy], a row for every new best."""
 
@@ -41,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=CLOTHING)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=1, help="after the frozen ones")
+    parser.add_argument("--head", default="linear")
     parser.add_argument("--unfreeze", help="see fine_tune; what it chooses if not given")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -52,15 +57,15 @@ def main() -> None:
         data = ImageDataLoaders.from_folder(
             options.data, train="train", valid="validation", image_size=128, seed=options.seed
         )
-        learner = vision_learner(data, BACKBONE, weights=weights)
+        learner = vision_learner(data, BACKBONE, weights=weights, head=options.head)
     clock = Clock(started)
     learner.fine_tune(options.epochs, unfreeze=options.unfreeze, callbacks=[clock])
     total = time.perf_counter() - started
 
     seconds = {"frozen": 0.0, "unfrozen": 0.0}
     for row in learner.history.epochs:
-        seconds["frozen" if row.phase == "frozen" else "unfrozen"] += row.seconds
-    frozen = [row for row in learner.history.epochs if row.phase == "frozen"]
+        seconds["frozen" if row.phase in HEAD_ALONE else "unfrozen"] += row.seconds
+    frozen = [row for row in learner.history.epochs if row.phase in HEAD_ALONE]
     report = {
         "peer": "finetune",
         "seed": options.seed,

@@ -36,7 +36,7 @@ def train(way: str, weights: Any, seed: int, epochs: int) -> Learner:
     data = ImageDataLoaders.from_folder(CLOTHING, image_size=128, seed=seed, **folders)
     learner = vision_learner(data, BACKBONE, weights=weights, split=split, progress=False)
     groups = learner.layer_groups
-    frozen = fine_tune_plan(groups, epochs, keeps_features=True)[:1]
+    frozen = fine_tune_plan(groups, epochs, head="kept features")[:1]
     cycle = one_cycle_plan(groups, epochs, rates, pct_start=0.3, div=5.0, frozen=0)
     learner.fit_plan(frozen + cycle)
     return learner

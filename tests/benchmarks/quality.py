@@ -30,7 +30,7 @@ from typing import Any
 import ablation
 import torch
 import trust
-from clothing import CLOTHING
+from clothing import CLOTHING, HEAD_ALONE
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from ranking import ranking
 from torch import Tensor
@@ -84,13 +84,13 @@ class Ends(Callback):
         self._last_epoch = -1
 
     def on_phase_start(self, event: PhaseStart) -> None:
-        if event.phase != "frozen":
+        if event.phase not in HEAD_ALONE:
             self.start = _copied(self.model)
             self._last_epoch = event.epochs - 1
 
     def on_step_end(self, event: StepEnd) -> None:
         # every time, as the last step is known by nothing that comes after it before the choice
-        if event.phase != "frozen" and event.epoch == self._last_epoch:
+        if event.phase not in HEAD_ALONE and event.epoch == self._last_epoch:
             self.end = _copied(self.model)
 
 

@@ -167,7 +167,7 @@ def measure(
             pass
         settings: dict[str, Any] = {"weights": None, "device": "cpu", "precision": "fp32"}
         learner = vision_learner(data, BACKBONE, progress=False, **settings)
-        plan = fine_tune_plan(learner.layer_groups, 1, keeps_features=True)
+        plan = fine_tune_plan(learner.layer_groups, 1, head="kept features")
         frozen, _ = timed(lambda: learner.fit_plan(plan[:1]))
     later = statistics.median(epochs[2:])
     values = (seconds, epochs[0], epochs[1], later, frozen)

@@ -43,9 +43,9 @@ COMPARED = {fraction: {"loss": 1.0, "accuracy": 0.5 + fraction / 4} for fraction
 @pytest.mark.parametrize(
     ("fraction", "words"),
     [
-        (0.0, "(accuracy 0.7500, loss 1.0000) is better than the beginning, which is taken"),
-        (0.5, "in between: 0.5 of the way from the beginning (accuracy 0.5000, loss 1.0000) to"),
-        (1.0, "is better than the end"),
+        (0.0, "from before the phase, better than its end (accuracy 0.7500, loss 1.0000)"),
+        (0.5, "0.5 of the way from before the phase (accuracy 0.5000, loss 1.0000) to its end"),
+        (1.0, "of the end, better than all towards those before (accuracy 0.5000"),
     ],
 )
 def test_which_weights_were_taken_is_a_line_below_their_epoch(fraction: float, words: str):

@@ -57,9 +57,8 @@ def test_train_with_a_config_into_a_pipe(photos: Path, tmp_path: Path) -> None:
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert {path.name for path in output.iterdir()} == RUN_FILES
-    assert (
-        len((output / "history.csv").read_text().splitlines()) == 6
-    )  # header, 4 frozen, 1 in which more trains
+    # header, the probe, 1 epoch in which more trains
+    assert len((output / "history.csv").read_text().splitlines()) == 3
     stored = yaml.safe_load((output / "config.yaml").read_text())
     assert (stored["epochs"], stored["model"]) == (1, "test_efficientnet")  # file, command line
 
@@ -88,7 +87,7 @@ def test_an_interrupted_run_is_continued_by_the_same_command(photos: Path, tmp_p
     done = run_python(COMMAND, *arguments)
     assert done.returncode == 0, done.stderr
     assert "continuing after" in done.stdout
-    assert len((output / "history.csv").read_text().splitlines()) == 8  # header, 4 + 3 epochs
+    assert len((output / "history.csv").read_text().splitlines()) == 5  # header, 1 + 3 epochs
 
 
 def test_on_a_terminal_the_progress_bars_are_gone_at_the_end(
@@ -101,8 +100,8 @@ def test_on_a_terminal_the_progress_bars_are_gone_at_the_end(
     assert codes == [0]
     assert "\r" in text.replace("\r\n", "")  # there were bars
     lines = terminal.screen_after(text).lines
-    rows = [line.split()[0] for line in lines if line.startswith(("frozen ", "body_2 and above "))]
-    assert rows == [*["frozen"] * 4, "body_2"]
+    rows = [line.split()[0] for line in lines if line.startswith(("probe  ", "body_2 and above "))]
+    assert rows == ["probe", "body_2"]
     assert lines[-1].startswith("  finetune predict ")
     assert not any("%|" in line or "it/s" in line for line in lines)
 

@@ -22,6 +22,7 @@ def best_run(photos: Path, small: list[str], tmp_path_factory: pytest.TempPathFa
     """Five epochs, the last of which is not the best."""
     output = tmp_path_factory.mktemp("runs") / "best"
     command = ["train", str(photos), *small, "--epochs", "1", "--save-best", "--base-lr", "0.2"]
+    command += ["--head", "mlp"]
     assert main([*command, "--output", str(output)]) == 0
     return output
 
@@ -64,7 +65,7 @@ def test_a_model_that_can_not_be_a_graph_is_trained_and_exported_anyway(
 
     monkeypatch.setattr(TorchExport, "write", write_text)
     monkeypatch.setattr(Onnx, "write", fail)
-    output, short = tmp_path / "run", ["--epochs", "1", "--freeze-epochs", "0"]
+    output, short = tmp_path / "run", ["--epochs", "1", "--freeze-epochs", "0", "--head", "mlp"]
     command = ["train", str(photos), *small, *short, "--formats", "[onnx,torch_export]"]
     with pytest.warns(UserWarning, match="the model was not exported as onnx: it has a loop"):
         assert main([*command, "--output", str(output)]) == 0
@@ -219,3 +220,31 @@ def test_answers_for_other_shares_of_the_classes_are_those_of_the_run(
         assert main(["predict", str(output), image, "--json", *words]) == 0
         rows += json.loads(capsys.readouterr().out)
     assert [row["label"] for row in rows] == ["red", "blue"]
+
+
+def test_minutes_choose_the_epochs(
+    photos: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    # so short that the head alone fits, which takes no steps
+    command = ["train", str(photos), *small, "--minutes", "0.0001", "--output", str(output)]
+    assert main(command) == 0
+    assert "epochs that 0.0001 minutes allow: probe 1" in capsys.readouterr().out
+    assert json.loads((output / "metrics.json").read_text())["validation"]
+    assert main(command) == 1
+    assert "holds this run, finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "2"], "--minutes 3 choose the epochs, and --epochs 2 are given"),
+        (["--schedule", "one_cycle"], "--minutes is for --schedule fine_tune"),
+        (["--probe"], "--probe does no training step, so that --minutes would change nothing"),
+    ],
+)
+def test_minutes_and_what_contradicts_them(
+    photos: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(photos), "--minutes", "3", *words]) == 1
+    assert message in capsys.readouterr().err

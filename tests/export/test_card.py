@@ -7,13 +7,22 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune import Learner, export
+from finetune import ImageDataLoaders, Learner, export, vision_learner
 from finetune.export import ModelDescription
 from finetune.export.card import MOST_CLASSES, model_card
 from finetune.interpret.standard_error import share_text
 from finetune.tasks import Regression
 
 SOURCE = "import timm\nfrom torch import nn\n\nbackbone = nn.Identity()\nhead = nn.Identity()"
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path) -> Learner:
+    """With a head that timm has none of."""
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_efficientnet", weights=None, head="mlp", progress=False)
+    learner.fine_tune(2)
+    return learner
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +125,16 @@ def test_it_tells_which_weights_between_two_ends_were_taken(description: ModelDe
         "the phase body_2 and above, the best on the validation images were taken, 0.75 of the"
     )
     assert between in card
+
+
+def test_it_tells_that_a_head_began_as_a_probe(photos: Path, tmp_path: Path) -> None:
+    data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
+    learner = vision_learner(data, "test_efficientnet", weights=None, progress=False)
+    learner.fine_tune(1)
+    learner.export(tmp_path / "model")
+    training = section((tmp_path / "model" / "README.md").read_text(), "Training")
+    assert "| probe | 1 | body_1, body_2 | no steps: the best linear head" in training
+    assert training.index("| probe |") < training.index("| body_2 and above |")
 
 
 def test_an_untrained_model_is_called_so(description: ModelDescription) -> None:

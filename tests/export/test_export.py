@@ -36,7 +36,7 @@ def folder(trained: Learner, tmp_path: Path) -> Path:
 
 def test_the_folder_holds_weights_json_and_a_card_only(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["README.md", "model.json", "model.safetensors"]
+    assert names == ["README.md", "config.json", "model.json", "model.safetensors"]
     description = json.loads((folder / "model.json").read_text())
     assert description["classes"] == ["blue", "green", "red"]
     assert description["architecture"]["backbone"] == "test_efficientnet"

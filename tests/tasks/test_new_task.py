@@ -108,7 +108,13 @@ def learner(task: Ordinal) -> Learner:
         seed=3,
     )
     trained = vision_learner(
-        data, "test_efficientnet", weights=None, progress=False, device="cpu", norm="train"
+        data,
+        "test_efficientnet",
+        weights=None,
+        head="mlp",
+        progress=False,
+        device="cpu",
+        norm="train",
     )
     trained.fine_tune(12, base_lr=1e-2)
     return trained

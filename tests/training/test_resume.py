@@ -45,7 +45,8 @@ STOPS = {
     # inside the frozen epoch, at the freeze boundary, inside an unfrozen epoch, at an epoch's end
     "adamw": (3, 8, 13, 16),
     "accumulating": (2, 3, 5, 6),
-    "images": (2, 4, 6),
+    # behind a probe, which takes no steps
+    "images": (1, 2, 4, 6),
     # in each of three frozen epochs of three steps, which go round two views, and behind them
     "views": (2, 4, 8, 9, 11),
     # with what draws from the generators, and with averaged weights
@@ -88,7 +89,7 @@ def new_learner(kind: str, folder: Path) -> Learner:
     own = {"device": "cpu", "precision": "bf16" if kind == "bf16" else "fp32"}
     if kind in ("images", "views", "mixed"):
         name, size = ("many", 24) if kind == "views" else ("photos", 4)
-        mixed = {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema": 0.9}
+        mixed = {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "ema": 0.9, "head": "mlp"}
         data = ImageDataLoaders.from_folder(
             folder / name, valid_fraction=0.15, image_size=32, batch_size=size
         )

@@ -58,12 +58,15 @@ def features_fit(setup: Setup, suffix: Suffix, *, views: int) -> bool:
     return examples * bytes_per_example <= MEMORY_FRACTION * memory_bytes()
 
 
-def head_trains_on_features(setup: Setup, prefixes: FrozenPrefixes, *, views: int) -> bool:
-    """Whether all groups but the last, if they are frozen, need run only once for each view."""
+def head_on_features(setup: Setup, prefixes: FrozenPrefixes, *, views: int) -> Suffix | None:
+    """What trains on kept features where all groups but the last are frozen.
+
+    None where one of these groups must run in every step, or there is no room for the features.
+    """
     suffix = prefixes.find_behind_all_but_the_last_group()
     # processes must agree, or they would go on in different ways
     is_refused = suffix is None or not features_fit(setup, suffix, views=views)
-    return not distributed.any_process(is_refused, setup.runtime.device)
+    return None if distributed.any_process(is_refused, setup.runtime.device) else suffix
 
 
 class FeatureCache:

@@ -277,7 +277,7 @@ def test_every_phase_is_proven_anew(images, searches):
 
 
 def test_a_run_that_goes_on_searches_again(images, searches):
-    learner, watch = learner_of(images), Watch()
+    learner, watch = learner_of(images, head="mlp"), Watch()
     learner.fine_tune(1, unfreeze="all", callbacks=[StopAt(3)])
     learner.resume(callbacks=[watch])
     assert watch.keeps
@@ -295,7 +295,7 @@ def test_every_fit_searches_anew(images, searches):
 
 
 def test_a_hook_that_is_added_after_planning_is_seen(images, searches):
-    learner, sizes, outputs = learner_of(images), [], []
+    learner, sizes, outputs = learner_of(images, head="mlp"), [], []
 
     def listen() -> None:
         learner.model.backbone.conv_stem.register_forward_hook(
@@ -316,7 +316,7 @@ def test_a_hook_that_is_added_after_planning_is_seen(images, searches):
 
 def test_what_a_hook_does_that_is_added_after_planning_is_in_what_is_kept(images, searches):
     sgd = partial(torch.optim.SGD, lr=0.1)
-    cached, uncached = (learner_of(images, optimizer=sgd) for _ in "12")
+    cached, uncached = (learner_of(images, optimizer=sgd, head="mlp") for _ in "12")
     plan = uncached.trainer.resolve(FineTune(1, unfreeze="all"))
     searches.clear()
 
@@ -583,7 +583,7 @@ def test_looking_at_a_plan_changes_no_run(images):
 
 def test_a_plan_that_is_looked_at_is_the_one_that_runs(images):
     for options, epochs in (({}, KEPT_EPOCHS), ({"norm": "train"}, 1)):
-        learner = learner_of(images, **options)
+        learner = learner_of(images, head="mlp", **options)
         plan = learner.trainer.resolve(FineTune(1))
         assert [phase.epochs for phase in plan] == [epochs, 1]
         learner.fine_tune(1)

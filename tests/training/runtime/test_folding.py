@@ -315,7 +315,7 @@ def test_training_with_it_is_training_without_it(photos):
     def trained(fold: bool) -> list[float]:
         data = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=8)
         learner = vision_learner(
-            data, "test_efficientnet", weights=None, norm="eval", progress=False,
+            data, "test_efficientnet", weights=None, norm="eval", head="mlp", progress=False,
             runtime=Runtime(CPU, fold=fold),
         )  # fmt: skip
         estimated(learner.model.backbone)
