@@ -70,7 +70,8 @@ def write(
     formats = export.check_formats(options["format"])
     images: LabelledImages | None = None
     if any(export_format.uses_images for export_format in formats_of(formats)):
-        images = _images(options, source)
+        is_needed = any(export_format.needs_images for export_format in formats_of(formats))
+        images = _images(options, source, is_needed=is_needed)
     rewrite(
         source,
         target,
@@ -83,8 +84,11 @@ def write(
     )
 
 
-def _images(options: dict[str, Any], model: Path) -> LabelledImages | None:
-    """The images of a folder, or those of the run's validation; None where there are none."""
+def _images(options: dict[str, Any], model: Path, *, is_needed: bool) -> LabelledImages | None:
+    """The images of a folder, or those of the run's validation; None where there are none.
+
+    Raises FileNotFoundError where those of the run are needed and gone.
+    """
     if options["images"] is not None:
         folder = Path(options["images"])
         if not folder.exists():
@@ -93,4 +97,13 @@ def _images(options: dict[str, Any], model: Path) -> LabelledImages | None:
     settings = run_folder.settings_of(options["model"])
     if not settings:
         return None
-    return load_learner(model).labelled_images(build.data_of(TrainConfig(**settings)).valid)
+    try:
+        data = build.data_of(TrainConfig(**settings))
+    except FileNotFoundError as error:
+        if is_needed:
+            raise FileNotFoundError(
+                f"the images of the run are gone ({error}); --images names a folder of others"
+            ) from error
+        print(f"the images of the run are gone, so that nothing is compared: {error}")
+        return None
+    return load_learner(model).labelled_images(data.valid)
