@@ -132,6 +132,7 @@ def test_ctrl_c_ends_it_and_says_how_to_go_on(run: Path, browser: Any, tmp_path:
     with command_with_a_page("clean", run, "--output", file) as (address, process):
         page = browser.new_page()
         page.goto(address)
+        wait_for_image(page, 1)
         page.keyboard.press("k")
         wait_for_image(page, 2)
     with process.stdout as stream:
