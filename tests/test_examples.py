@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -34,12 +35,30 @@ def test_notebook(notebook: Path, tmp_path: Path) -> None:
     from nbclient import NotebookClient
 
     page = nbformat.read(notebook, 4)
-    assert not any(cell.get("outputs") for cell in page.cells)  # what CI makes is not kept
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(page, timeout=900, kernel_name="python3", resources=place).execute()
     outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert [output for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_a_notebook_keeps_what_it_shows(notebook: Path) -> None:
+    """Made by .docs/run_notebooks.py, from the first cell to the last."""
+    page = json.loads(notebook.read_text())
+    cells = [cell for cell in page["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    images = []
+    for cell in cells:
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            images.append(output.get("data", {}).get("image/png", ""))
+    sizes = [len(image) * 3 / 4 for image in images if image]  # base64 takes four letters for three
+    assert sizes
+    assert max(sizes) < 100_000
+    assert "colab.research.google.com" in "".join(page["cells"][0]["source"])
 
 
 @pytest.mark.slow
