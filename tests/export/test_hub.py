@@ -91,7 +91,14 @@ def test_a_later_push_replaces_what_it_wrote_and_nothing_else(hub: Hub, trained:
     repository = hub.repositories[NAME]
     repository.files["LICENSE"] = b"mine"
     trained.push_to_hub(NAME)
-    names = {".gitattributes", "LICENSE", "README.md", "model.json", "model.safetensors"}
+    names = {
+        ".gitattributes",
+        "LICENSE",
+        "README.md",
+        "config.json",
+        "model.json",
+        "model.safetensors",
+    }
     assert repository.files.keys() == names
     assert len(repository.commits) == 3
 
