@@ -166,12 +166,13 @@ class FineTune:
 
     The head alone, then more of the model at half the rate, and up to `lr_mult` lower in early
     layers.
-    epochs: of the second phase. base_lr: peak rate of the head in the frozen phase.
-    freeze_epochs: with the head alone; None is 1, or `KEPT_EPOCHS` where the frozen layers' outputs
-    can be kept. freeze_views: how many views of each image the frozen phase goes round, see
-    `Phase`. lr_mult: None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its
-    place, see `LayerDecay`. unfreeze: what trains in the second phase: "all", or the name of a
-    group, which trains with those above it. None is "all" where there are more than `SHORT_RUN`
+    epochs: of the second phase. base_lr: peak rate of the head in a frozen phase of steps.
+    freeze_epochs: of steps with the head alone; None is a probe where the head is one linear layer
+    and the frozen layers' outputs can be kept, else `KEPT_EPOCHS` where they can, else 1.
+    freeze_views: how many views of each image the frozen phase goes round, see `Phase`. lr_mult:
+    None is 100 for up to `SHORT_RUN` epochs and 10 for more. layer_decay: in its place, see
+    `LayerDecay`. unfreeze: what trains in the second phase: "all", or the name of a group, which
+    trains with those above it. None is "all" where there are more than `SHORT_RUN`
     epochs or lr_mult or layer_decay is given, else the later half of the groups below the head, and
     the head. pct_start, div: of the second cycle. interpolate: between the weights before and after
     the second phase, see `Phase`; None is "if worse" after a probe, else False.

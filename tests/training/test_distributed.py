@@ -4,6 +4,7 @@ interpreter that forks both, all runs in a row."""
 import os
 import signal
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -154,6 +155,24 @@ def fine_tune_between() -> dict:
     return {**outcome(learner), "fraction": between.fraction}
 
 
+def fine_tune_probed() -> dict:
+    """A linear head on kept features, which begins as a probe."""
+    torch.manual_seed(distributed.rank())
+    body = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+    learner = Learner(
+        numbered_data(),
+        nn.Sequential(OrderedDict(backbone=body, head=nn.Linear(6, 2))),
+        loss=nn.functional.cross_entropy,
+        metrics=["accuracy"],
+        device="cpu",
+        precision="fp32",
+        progress=False,
+    )
+    learner.fine_tune(1, base_lr=1e-2)
+    assert learner.history.epochs[0].phase == "probe"
+    return outcome(learner)
+
+
 def spread(outputs: Tensor, targets: Tensor) -> Tensor:
     """A metric that is no mean over examples."""
     return outputs.std()
@@ -196,6 +215,7 @@ def single() -> dict[str, dict]:
     for name, options in FROZEN_RUNS.items():
         results[name] = fine_tune_numbered(**options)
     results["between"] = fine_tune_between()
+    results["probed"] = fine_tune_probed()
     return results
 
 
@@ -211,7 +231,7 @@ def close(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.allclose(a[n], b[n], atol=1e-5, rtol=0) for n in a)
 
 
-ALL_RUNS = [*RUNS, *FROZEN_RUNS, "between"]
+ALL_RUNS = [*RUNS, *FROZEN_RUNS, "between", "probed"]
 
 
 @pytest.mark.parametrize("name", ALL_RUNS)
@@ -444,6 +464,7 @@ def _runs(folder: Path) -> dict:
     for name, options in FROZEN_RUNS.items():
         results[name] = fine_tune_numbered(**options)
     results["between"] = fine_tune_between()
+    results["probed"] = fine_tune_probed()
     results["frozen runs"] = _frozen_runs()
     results.update(_logs(folder))
     learner = new_learner(data=numbered_data())
