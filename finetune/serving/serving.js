@@ -5,9 +5,13 @@ const input = find("input");
 const drop = find(".drop");
 const percent = (share) => (share > 0 && share < 0.01 ? "<1%" : `${Math.round(100 * share)}%`);
 const MOST_SHOWN = 4;
-const model = await (await fetch("model")).json();
+let model;
+// images may be dropped before it is there
+const modelIsThere = fetch("model").then(async (response) => {
+  model = await response.json();
+  find(".about").textContent = about();
+});
 
-find(".about").textContent = about();
 find("pre").textContent =
   `curl -F images=@photo.jpg ${location.origin}/predict\n` +
   `curl -F images=@photo.jpg ${location.origin}/activation_map > map.png\n` +
@@ -94,10 +98,12 @@ async function showMap(file, row, article) {
   find("figcaption", figure).textContent = row.label ? "what speaks for it" : "what it looks at";
 }
 
-async function take(files) {
+async function take(list) {
+  const files = [...list]; // the list is emptied meanwhile
+  await modelIsThere;
   find(".error").textContent = "";
   // all at once are shown, and asked about one after the other, as the server may be busy
-  const asked = [...files].map((file) => {
+  const asked = files.map((file) => {
     const article = find("template").content.firstElementChild.cloneNode(true);
     const photo = find(".photo", article);
     photo.src = URL.createObjectURL(file);
