@@ -140,8 +140,8 @@ class TrainConfig(LearnerConfig):
         epochs: epochs in which more than the head trains
         minutes: in place of epochs, the time that training may take; some batches are timed, and
             the longest plan that is over by then is chosen
-        base_lr: peak learning rate of the head while it trains alone, and twice that of later;
-            0.002 is a good start
+        base_lr: peak learning rate of a head that is trained alone by steps; when more trains, the
+            highest rate is half of it. 0.002 is a good start
         freeze_epochs: epochs with the head alone, which come first; null chooses, for a linear head
             the best one for the frozen features, which takes no steps
         freeze_views: number of augmented views of each image in the epochs with the head alone;

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.tables import Table
 from finetune.tasks.ranking import deciding_metric, is_worse
-from finetune.training import probing
 from finetune.training.events import EpochEnd
+from finetune.training.phase import PROBE
 from finetune.wording import number
 
 _WIDTH = 11
@@ -83,7 +83,7 @@ def note_at_end(rows: Sequence[EpochEnd]) -> str:
     >>> note_at_end([probe]), note_at_end([tuned])
     ('', '')
     """
-    probes = [row for row in rows if row.phase == probing.PHASE]
+    probes = [row for row in rows if row.phase == PROBE]
     if not probes:
         return ""
     probe, last = probes[-1].valid, rows[-1].valid

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from finetune import arguments
 from finetune.models.group_values import checked_values
+from finetune.models.layer_groups import LayerGroups
 from finetune.optim import schedules
 from finetune.optim.schedules import Schedule
 
@@ -180,6 +181,16 @@ class Phase:
             data.get("unfreezes_at_end", False),
             data.get("probe", False),
         )
+
+
+PROBE = "probe"
+"""The name of a phase that is a probe, in plans and in the history."""
+
+
+def probe_phase(groups: LayerGroups) -> Phase:
+    """The phase in which the head becomes the best linear one on frozen features."""
+    # a phase has rates: those in force, with which no step is done
+    return Phase(PROBE, 1, len(groups) - 1, {"lr": groups.values_of("lr")}, views=1, probe=True)
 
 
 Plan: TypeAlias = tuple[Phase, ...]

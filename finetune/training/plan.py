@@ -8,7 +8,7 @@ from finetune import arguments
 from finetune.models.group_values import LayerDecay, LearningRates, PerGroup, checked_values
 from finetune.models.layer_groups import LayerGroups
 from finetune.optim.schedules import FlatCosine, Schedule, one_cycle, one_cycle_momentum
-from finetune.training.phase import Interpolate, Phase, Plan
+from finetune.training.phase import Interpolate, Phase, Plan, probe_phase
 from finetune.wording import did_you_mean
 
 KEPT_EPOCHS = 4
@@ -291,12 +291,6 @@ class FineTune:
             return rates
         *of_body, _ = groups.spread(rates)
         return [*of_body, of_body[-1]]
-
-
-def probe_phase(groups: LayerGroups) -> Phase:
-    """The phase in which the head becomes the best linear one on frozen features."""
-    frozen = len(groups) - 1
-    return Phase("probe", 1, frozen, {"lr": groups.values_of("lr")}, views=1, probe=True)
 
 
 def fine_tune_plan(

@@ -34,11 +34,8 @@ from finetune.training.events import (
 from finetune.training.frozen.feature_cache import FeatureCache
 from finetune.training.frozen.prefix import Suffix
 from finetune.training.frozen.prefixes import FrozenPrefixes, flags_restored
-from finetune.training.phase import Phase
+from finetune.training.phase import PROBE, Phase, probe_phase
 from finetune.training.setup import Setup
-
-PHASE = "probe"
-"""The name of the phase in the history."""
 
 FOLDS = 5
 """Of the cross-validation that chooses the strength of the penalty."""
@@ -64,7 +61,7 @@ def run_probe(
     """
     groups = setup.optimizer.groups
     # the rates are those in force; no step is done with them
-    phase = Phase(PHASE, views, len(groups) - 1, {"lr": groups.values_of("lr")}, views=views)
+    phase = Phase(PROBE, views, len(groups) - 1, {"lr": groups.values_of("lr")}, views=views)
     reason = "finished"
     try:
         with isolated():
@@ -88,7 +85,7 @@ def _run(
 ) -> LinearProbe:
     started_at = time.perf_counter()
     start = FitStart(
-        phases=(PHASE,),
+        phases=(PROBE,),
         epochs=1,
         steps_per_epoch=1,
         groups=setup.optimizer.groups.names,
@@ -96,8 +93,8 @@ def _run(
         validates=setup.data.valid is not None,
         metrics=tuple(setup.metrics),
     )
-    phase_start = PhaseStart(PHASE, 1, phase.frozen, peaks=phase.largest())
-    for event in (start, phase_start, EpochStart(PHASE, 0, 1, 0)):
+    phase_start = PhaseStart(PROBE, 1, phase.frozen, peaks=phase.largest())
+    for event in (start, phase_start, EpochStart(PROBE, 0, 1, 0)):
         _tell(callbacks, event)
     with flags_restored(setup):
         _train_only_the_head(setup.model)
@@ -108,7 +105,7 @@ def _run(
             _make_head(setup.model, probe)
             results = {} if cache.setup.data.valid is None else validate(cache.setup)
     seconds = time.perf_counter() - started_at
-    _tell(callbacks, EpochEnd(PHASE, 0, train_loss, results, seconds, epoch_number))
+    _tell(callbacks, EpochEnd(PROBE, 0, train_loss, results, seconds, epoch_number))
     return probe
 
 
@@ -160,7 +157,7 @@ def frozen_features(setup: Setup) -> tuple[Tensor, Tensor]:
     Raises ValueError as `run_probe` does.
     """
     groups = setup.optimizer.groups
-    phase = Phase(PHASE, 1, len(groups) - 1, {"lr": groups.values_of("lr")}, views=1)
+    phase = probe_phase(groups)
     with isolated(), flags_restored(setup):
         _train_only_the_head(setup.model)
         cache = _feature_cache(setup, phase, 0)

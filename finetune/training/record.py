@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from finetune.export.description import GroupRecord, PartCounts, PhaseRecord, TrainingRecord
 from finetune.interpret.timeline import Span
 from finetune.models.layer_groups import LayerGroups
-from finetune.training import probing
 from finetune.training.events import EpochEnd, StepEnd
+from finetune.training.phase import PROBE
 from finetune.training.setup import Setup
 from finetune.training.tables import step_spans, valid_points
 
@@ -67,7 +67,7 @@ def _phases(
         first_epoch = steps[span.first].epoch_number or 0
         with_epochs.append((first_epoch, _phase_record(span, steps, epochs, groups)))
     for row in epochs:
-        if row.phase == probing.PHASE and row.epoch_number is not None:
+        if row.phase == PROBE and row.epoch_number is not None:
             probe = PhaseRecord(row.phase, 1, 0, groups.names[:-1], ())
             with_epochs.append((row.epoch_number, probe))
     with_epochs.sort(key=lambda pair: pair[0])

@@ -11,8 +11,8 @@ from finetune import Callback, ImageDataLoaders, Learner, vision_learner
 from finetune.tasks import SingleLabel
 from finetune.tasks.ranking import rank
 from finetune.training.events import EpochEnd
-from finetune.training.phase import Plan
-from finetune.training.plan import FineTune, probe_phase
+from finetune.training.phase import Plan, probe_phase
+from finetune.training.plan import FineTune
 
 
 def data_of(photos: Path, **options: object) -> ImageDataLoaders:
