@@ -1,5 +1,6 @@
 """Training in several processes under torchrun; in one process everything here does nothing."""
 
+import atexit
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,41 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from finetune import launch
 from finetune.nested import map_tensors
+
+
+def join(device: torch.device) -> None:
+    """Joins the processes that torchrun has started, and parts them when this one ends.
+
+    device: of this process, on which the processes exchange gradients. Does nothing without
+    torchrun, and where they have been joined already, by the caller or by an earlier call.
+    """
+    if launch.world_size() == 1 or dist.is_initialized():
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # numbers that decide what comes next go through the CPU, so that nothing waits for the GPU
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend)
+    atexit.register(_part, dist.group.WORLD)
+
+
+def _part(group: dist.ProcessGroup | None) -> None:
+    """Ends a group that was made here, unless the caller has ended it."""
+    if dist.is_initialized() and dist.group.WORLD is group:
+        dist.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints, and writes files, of all that were launched.
+
+    Known before the processes are joined.
+    """
+    if not dist.is_initialized():
+        return launch.rank() == 0
+    return dist.get_rank() == 0
 
 
 def rank() -> int:

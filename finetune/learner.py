@@ -116,6 +116,7 @@ class Learner:
         check_trainable(model)
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
+        distributed.join(runtime.device)
         runtime.place(model)
         loss = placed(loss, runtime.device)
         groups = LayerGroups.from_model(model, split, norm=settings.norm)
@@ -353,7 +354,7 @@ class Learner:
             settings.checkpoint_path,
             cache_features=settings.cache_features,
         )
-        if self.progress:
+        if self.progress and distributed.is_first():
             epochs_of_phases = ", ".join(f"{phase.name} {phase.epochs}" for phase in plan)
             print(f"epochs that {minutes:g} minutes allow: {epochs_of_phases}")
         self._run(plan, **options)
@@ -497,7 +498,7 @@ class Learner:
             path,
             cache_features=settings.cache_features,
         )
-        if not has_run and self.progress:
+        if not has_run and self.progress and distributed.is_first():
             print(f"{path}: this run has ended; its weights are loaded, nothing is left to do")
 
     @takes_options(FitSettings)

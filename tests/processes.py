@@ -4,9 +4,11 @@ A server has imported it, and forks a process for each program: that knows nothi
 that runs the tests. It is not for tests of imports, or of what is decided by them.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +81,30 @@ def run_python(
     return Program(code, *arguments, environment=environment).wait()
 
 
+def run_together(
+    count: int, code: str | Path, *arguments: object
+) -> list["subprocess.CompletedProcess[str]"]:
+    """As `run_python`, for so many processes that know of each other as under torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    programs = []
+    for rank in range(count):
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        variables = {name: str(value) for name, value in environment.items()}
+        programs.append(Program(code, *arguments, environment=variables))
+    # what they print fits into the pipes, so that none waits for another one to be read
+    return [program.wait() for program in programs]
+
+
 def _start_server() -> None:
     """Starts the server, unless it runs; it must import the package that the tests import."""
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +137,12 @@ def _run(
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["-c", *arguments]
-    if isinstance(code, Path):
-        runpy.run_path(str(code), run_name="__main__")
-    else:
-        exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+    atexit._clear()  # what the server has registered is not this program's
+    try:
+        if isinstance(code, Path):
+            runpy.run_path(str(code), run_name="__main__")
+        else:
+            exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+    finally:
+        # a fork of multiprocessing would end without it
+        atexit._run_exitfuncs()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.metadata import version
 from typing import Any
 
+from finetune import launch
 from finetune.cli.as_json import as_json
 from finetune.cli.mistakes import UsageError, in_options
 from finetune.wording import did_you_mean
@@ -105,7 +106,8 @@ def _parse_and_run(name: str, words: Sequence[str]) -> int:
     except SystemExit:  # it has printed what --help or --print-config asks for
         return DONE
     except UsageError as mistake:
-        _print_error(str(mistake), name)
+        if launch.rank() == 0:  # all processes have the same words
+            _print_error(str(mistake), name)
         return WRONG_USAGE
     try:
         return _run(command, options)
@@ -123,12 +125,23 @@ def _parse_and_run(name: str, words: Sequence[str]) -> int:
 def _run(command: Any, options: dict[str, Any]) -> int:
     """Runs the command; as JSON, its result is all that standard output gets."""
     is_for_machines = options.pop("json", False)
-    with redirect_stdout(sys.stderr) if is_for_machines else nullcontext():
+    with _output_for_people(is_for_machines):
         result, code = command.run(options)
-    if is_for_machines:
+    if is_for_machines and launch.rank() == 0:
         print(as_json(result))
     sys.stdout.flush()  # a pipe that is broken says so here
     return int(code)
+
+
+@contextmanager
+def _output_for_people(is_for_machines: bool) -> Iterator[None]:
+    """Standard output goes where people read it: once, however many processes print."""
+    if launch.rank() > 0:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+    else:
+        with redirect_stdout(sys.stderr) if is_for_machines else nullcontext():
+            yield
 
 
 def _message(error: BaseException) -> str:
@@ -140,6 +153,8 @@ def _message(error: BaseException) -> str:
 
 def _print_error(text: str, command: str = "") -> None:
     program = f"finetune {command}".rstrip()
+    if launch.rank() > 0:
+        program += f" (process {launch.rank()})"
     print(f"{program}: error: {text}", file=sys.stderr)
 
 

@@ -1,10 +1,11 @@
 """`finetune train`: makes a run folder of images and settings."""
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from finetune import arguments, export
+from finetune import arguments, distributed, export
 from finetune.cli import build, failures, report, run_folder
 from finetune.cli.as_json import as_json
 from finetune.cli.parser import CommandParser
@@ -13,7 +14,9 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.notices import FILES_COMPARED
 from finetune.data.summary.summary import DataSummary
 from finetune.files.replacing import write_text
+from finetune.interpret.page import Drawing
 from finetune.learner import Learner
+from finetune.training.events import EpochEnd
 from finetune.wording import warn
 
 
@@ -50,7 +53,10 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     config = config_from(options)
     build.check(config)
     output = arguments.path("output", config.output)
-    with run_folder.claimed(output, config):
+    # of several processes the first one writes; should it refuse, the others wait for it in vain,
+    # until torchrun ends them
+    is_writer = distributed.is_first()
+    with run_folder.claimed(output, config) if is_writer else nullcontext():
         return _train(config, output), 0
 
 
@@ -72,36 +78,52 @@ def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
         learner.predictor().with_priors(config.adjust_priors)
     planned = build.planned_rates(learner, config)
     print(f"{data}\n\n{learner.layer_groups.table(planned).text(notes=True)}\n")
-    run_folder.write_config(output, config)
+    if distributed.is_first():
+        run_folder.write_config(output, config)
     try:
         build.fit(learner, config, output / run_folder.CHECKPOINT, output / run_folder.BEST)
     except BaseException:
-        report.keep_unfinished(learner, output)
+        if distributed.is_first():
+            report.keep_unfinished(learner, output)
         raise
-    return _finish(learner, data, summary, config, output)
-
-
-def _finish(
-    learner: Learner,
-    data: ImageDataLoaders,
-    summary: DataSummary,
-    config: TrainConfig,
-    output: Path,
-) -> dict[str, Any]:
-    """Writes the model, the figures and the report of a run that has ended; returns the answer.
-
-    metrics.json is written last: a run folder that has it is finished.
-    """
-    run_folder.write_history(output, learner.history)
-    figures = report.draw(learner, output)
+    figures: dict[str, Drawing] = {}
+    if distributed.is_first():
+        run_folder.write_history(output, learner.history)
+        figures = report.draw(learner, output)
     epochs = list(learner.history.epochs)
-    results = dict(epochs[-1].valid)
+    results = _results(learner, config, output)
+    if not distributed.is_first():
+        return {}
+    return _finish(learner, summary, config, output, epochs, results, figures)
+
+
+def _results(learner: Learner, config: TrainConfig, output: Path) -> dict[str, float]:
+    """What validation gives for the weights of the run, which the learner then has."""
+    results = dict(learner.history.epochs[-1].valid)
     if config.save_best and (output / run_folder.BEST).is_file():
         learner.load(output / run_folder.BEST)  # its history ends there
         results = learner.validate()
     if config.adjust_priors is not None:
         learner.adjust_priors(config.adjust_priors)
         results = learner.validate()
+    return results
+
+
+def _finish(
+    learner: Learner,
+    summary: DataSummary,
+    config: TrainConfig,
+    output: Path,
+    epochs: list[EpochEnd],
+    results: dict[str, float],
+    figures: dict[str, Drawing],
+) -> dict[str, Any]:
+    """Writes the model, the figures and the report of a run that has ended; returns the answer.
+
+    metrics.json is written last: a run folder that has it is finished.
+    """
+    data = learner.data
+    assert isinstance(data, ImageDataLoaders)
     learner.export(output / run_folder.MODEL, overwrite=True)
     table = learner.predictions()
     figures |= failures.draw(table, output)

@@ -5,6 +5,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from finetune import launch
 from finetune.forks import ForkSafeLock
 
 MEMORY_FRACTION = 0.25
@@ -50,8 +51,7 @@ def memory_bytes() -> int:
     except (AttributeError, ValueError, OSError):  # not on this platform
         installed = 8 << 30
     limits = [installed, *cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
-    local_processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-    return min(limits) // local_processes
+    return min(limits) // launch.local_world_size()
 
 
 def cgroup_limits(membership: Path, root: Path) -> list[int]:

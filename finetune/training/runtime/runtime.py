@@ -1,6 +1,5 @@
 """Runtime: on which device, in which precision and memory layout a model runs."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
-from finetune import arguments
+from finetune import arguments, launch
 from finetune.training.runtime.convolutions import Convolutions
 from finetune.training.runtime.modules import computes_again
 
@@ -46,7 +45,7 @@ class Runtime:
     automatic: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "device", checked_device(self.device))
+        object.__setattr__(self, "device", _of_this_process(checked_device(self.device)))
         arguments.choice("precision", self.precision, get_args(Precision))
         for name in ("channels_last", "convolutions", "fold", "compile", "automatic"):
             arguments.flag(name, getattr(self, name))
@@ -210,12 +209,21 @@ def _is_available(device: torch.device) -> bool:
 
 def _best_device() -> torch.device:
     if torch.cuda.is_available():
-        # under torchrun every process has a GPU of its own
-        index = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
-        return torch.device("cuda", index)
+        if launch.local_rank() is not None:
+            return _of_this_process(torch.device("cuda"))
+        return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _of_this_process(device: torch.device) -> torch.device:
+    """Under torchrun every process has a GPU of its own, which is what "cuda" means then."""
+    index = launch.local_rank()
+    if device.type != "cuda" or device.index is not None or index is None:
+        return device
+    # a launcher may show each process its own GPU alone
+    return torch.device("cuda", index % max(torch.cuda.device_count(), 1))
 
 
 def _best_precision(device: torch.device) -> Precision:
