@@ -160,6 +160,10 @@ class TrainConfig(LearnerConfig):
         save_best: the result is the epoch with the lowest validation loss, not the last one
         adjust_priors: after training, shares of the classes that answers are for - uniform, or a
             mapping of classes to shares that add up to 1; null is as in training
+        tune_thresholds: after training, finds for several labels an image from which probability
+            on each is predicted; otherwise from 0.5 on
+        coverage: after training, finds sets of classes that hold the truth this often, such as 0.9,
+            and how strange an image must be to be called unknown; null gives no sets
         formats: format of the exported model - onnx, torch_export, safetensors, which is always
             written, or a list of them
     """
@@ -179,4 +183,6 @@ class TrainConfig(LearnerConfig):
     early_stopping: int | None = None
     save_best: bool = False
     adjust_priors: Literal["uniform"] | dict[str, float] | None = None
+    tune_thresholds: bool = False
+    coverage: float | None = None
     formats: list[FormatName] | FormatName = "safetensors"

@@ -196,6 +196,8 @@ def check(config: TrainConfig) -> None:
         _fine_tune(config)
     if config.early_stopping is not None:
         arguments.whole_number("early_stopping", config.early_stopping, at_least=1)
+    if config.coverage is not None:
+        arguments.real_number("coverage", config.coverage, above=0, below=1)
     export.check_formats(config.formats)
 
 

@@ -12,7 +12,10 @@ from finetune.cli.train import config_from
 from finetune.config import TrainConfig
 from finetune.cross_validation import cross_validate
 
-_UNUSED = ("output", "formats", "adjust_priors", "save_best", "valid_fraction", "valid_column")
+_UNUSED = (
+    "output", "formats", "adjust_priors", "tune_thresholds", "coverage", "save_best",
+    "valid_fraction", "valid_column",
+)  # fmt: skip
 
 
 def parser() -> CommandParser:

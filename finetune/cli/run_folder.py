@@ -31,7 +31,7 @@ LOCK = ".finetune.lock"
 MODEL_IN_WORDS = "run folder, folder of an exported model, or hf-hub:user/name"
 """What commands take for a trained model, see `model_in`."""
 
-_NOT_COMPARED = frozenset({"output", "formats"})
+_NOT_COMPARED = frozenset({"output", "formats", "adjust_priors", "tune_thresholds", "coverage"})
 """Settings that do not change what is trained, so that a run may continue with other values."""
 
 
@@ -143,9 +143,11 @@ def _is_new_or_empty(folder: Path) -> bool:
 
 def _differences(stored: dict[str, Any], config: TrainConfig) -> list[str]:
     """The names of the settings that differ, among those that matter for what is trained."""
+    # a setting that is newer than the file had its default, whether or not it was there
+    stored = {**asdict(TrainConfig()), **stored}
     names = []
     for name, value in asdict(config).items():
-        if name not in _NOT_COMPARED and stored.get(name) != value:
+        if name not in _NOT_COMPARED and stored[name] != value:
             names.append(name)
     return names
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import arguments, distributed, export
-from finetune.cli import build, failures, report, run_folder
+from finetune.cli import answers, build, failures, report, run_folder
 from finetune.cli.as_json import as_json
 from finetune.cli.parser import CommandParser
 from finetune.config import TrainConfig
@@ -73,9 +73,7 @@ def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
     learner = build.learner_of(config, loaders)
     data = learner.data  # the loaders, with the image size of the backbone
     assert isinstance(data, ImageDataLoaders)
-    if config.adjust_priors is not None:
-        # what can't be adjusted is an error now, not after hours
-        learner.predictor().with_priors(config.adjust_priors)
+    answers.check(learner, config)  # what can't be fitted is an error now, not after hours
     planned = build.planned_rates(learner, config)
     print(f"{data}\n\n{learner.layer_groups.table(planned).text(notes=True)}\n")
     if distributed.is_first():
@@ -103,8 +101,8 @@ def _results(learner: Learner, config: TrainConfig, output: Path) -> dict[str, f
     if config.save_best and (output / run_folder.BEST).is_file():
         learner.load(output / run_folder.BEST)  # its history ends there
         results = learner.validate()
+    answers.fit(learner, config)
     if config.adjust_priors is not None:
-        learner.adjust_priors(config.adjust_priors)
         results = learner.validate()
     return results
 

@@ -61,7 +61,8 @@ class Task(ABC):
     of, in the plural and the singular. exclusive: whether every example has exactly one class, its
     targets being class numbers [N] int64. scales_outputs: whether the head ends with a
     `TargetScale`, so that outputs are in the targets' unit. gives_probabilities: whether
-    `activation` gives probabilities of classes, or else values. metrics_are_shares: whether the
+    `activation` gives probabilities of classes, or else values. has_thresholds: whether a class is
+    predicted from some probability on, which can be tuned. metrics_are_shares: whether the
     named metrics lie in [0, 1]. example_shares: those of them that are the share of examples with
     some property, such as being right. default_metrics: what is measured unless it is said
     otherwise.
@@ -86,6 +87,7 @@ class Task(ABC):
     exclusive: ClassVar[bool] = False
     scales_outputs: ClassVar[bool] = False
     gives_probabilities: ClassVar[bool] = True
+    has_thresholds: ClassVar[bool] = False
     metrics_are_shares: ClassVar[bool] = True
     example_shares: ClassVar[frozenset[str]] = frozenset()
     default_metrics: ClassVar[tuple[str, ...]]

@@ -47,6 +47,7 @@ class MultiLabel(Task):
     strata: ClassVar[str] = "each class"
     # "accuracy" is a share of labels, and those of one image are not independent
     example_shares: ClassVar[frozenset[str]] = frozenset({"exact_match"})
+    has_thresholds: ClassVar[bool] = True
     instead_of_calibration: ClassVar[str] = (
         "tune_thresholds() finds from which probability on to predict each"
     )

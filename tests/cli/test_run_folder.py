@@ -3,8 +3,10 @@
 import errno
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from finetune.cli import run_folder
 from finetune.config import TrainConfig
@@ -20,10 +22,23 @@ def unfinished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_continues_with_other_formats(unfinished: Path) -> None:
-    run_folder.check_free(unfinished, replace(CONFIG, formats="onnx"))
+@pytest.mark.parametrize("other", [{"formats": "onnx"}, {"coverage": 0.9}])
+def test_a_run_continues_with_what_does_not_change_its_training(
+    other: dict[str, Any], unfinished: Path
+) -> None:
+    run_folder.check_free(unfinished, replace(CONFIG, **other))
     with pytest.raises(FileExistsError, match=r"other settings \(epochs\)"):
         run_folder.check_free(unfinished, replace(CONFIG, epochs=9))
+
+
+def test_a_run_from_before_there_was_a_setting_continues_with_its_default(unfinished: Path) -> None:
+    file = unfinished / run_folder.CONFIG
+    settings = yaml.safe_load(file.read_text())
+    del settings["accumulate"]
+    file.write_text(yaml.safe_dump(settings))
+    run_folder.check_free(unfinished, CONFIG)
+    with pytest.raises(FileExistsError, match=r"other settings \(accumulate\)"):
+        run_folder.check_free(unfinished, replace(CONFIG, accumulate=2))
 
 
 def finished(folder: Path) -> Path:
