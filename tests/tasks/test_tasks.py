@@ -149,7 +149,7 @@ def test_predicted_values_have_the_unit_of_the_targets(trained: dict[str, Learne
     images, labels = draw_images("regression")
     values = [p.value for p in trained["regression"].predict(images)]
     assert np.abs(np.array(values) - labels).mean() < 22
-    assert 1000 < min(values) + 40 < max(values) < 1130
+    assert np.corrcoef(values, labels)[0, 1] > 0.8
 
 
 def test_tuned_thresholds_are_exported_and_used(tmp_path: Path) -> None:
