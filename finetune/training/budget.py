@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from finetune import arguments, distributed
 from finetune.models.layer_groups import LayerGroups
 from finetune.training.phase import Phase, Plan
-from finetune.training.plan import ALL, FineTune, HeadTraining
+from finetune.training.plan import ALL, FineTune, HeadTraining, keeps_features
 from finetune.training.setup import Setup
 from finetune.training.timing import forward_seconds, step_seconds
 
@@ -51,7 +51,8 @@ class Budget:
             # a later fit trains everything
             yield (*head_alone[:-1], replace(head_alone[-1], unfreezes_at_end=True))
         by_halves = replace(self.request, epochs=1).plan(groups, head=head)
-        has_halves = head != "steps" and by_halves[-1].frozen > 0 and self.request.unfreeze is None
+        has_halves = by_halves[-1].frozen > 0 and self.request.unfreeze is None
+        has_halves = has_halves and keeps_features(head)
         if has_halves:
             name = groups.names[by_halves[-1].frozen]
             for epochs in range(1, LATER_HALF_EPOCHS + 1):
@@ -99,7 +100,7 @@ class Pace:
         groups = len(setup.optimizer.groups)
         total = self.decoding * (batches + validation_batches)
         for phase in plan:
-            if head != "steps" and phase.frozen == groups - 1:
+            if keeps_features(head) and phase.frozen == groups - 1:
                 # validation runs the backbone once as well
                 runs = _views(phase) * batches + validation_batches
                 total += self.forward * runs * (1 + _HEAD_SHARE * phase.epochs)
@@ -107,7 +108,7 @@ class Pace:
             total += self.forward * validation_batches * phase.epochs
             step = self.step if phase.frozen == 0 else self.later_step
             keeps_views = phase.views is not None or phase.epochs == 1
-            if head != "steps" and phase.frozen and keeps_views:
+            if keeps_features(head) and phase.frozen and keeps_views:
                 # a backward pass takes twice as long as a forward one: what freezing saves of a
                 # step is two thirds of what the frozen layers take of it
                 earlier_forward = (self.step - self.later_step) / 2

@@ -24,6 +24,12 @@ HeadTraining: TypeAlias = Literal["steps", "kept features", "probe"]
 """How a head may be trained alone: by steps in which the frozen layers run, by steps on their kept
 outputs, or as the best linear head on these, which takes no steps."""
 
+
+def keeps_features(head: HeadTraining) -> bool:
+    """Whether the frozen layers' outputs can be kept, so that these need not run in every epoch."""
+    return head != "steps"
+
+
 ALL = "all"
 """The `unfreeze` that leaves no group frozen."""
 

@@ -13,7 +13,8 @@ choose by, 500 to judge on. Prints a JSON line a run, then means with their stan
 probe: the best linear head on frozen features, 1,000 to train on and 1,000 to validate as in
 ablation.py: accuracy, and the processor's seconds to fit it once the features are there.
 
-long_tail, coverage, unknown, tuned_coverage: see trust.py. ranking: see ranking.py.
+long_tail, coverage, unknown, tuned_coverage: see trust.py. ranking: see ranking.py. several_labels:
+see several_labels.py.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import trust
 from clothing import CLOTHING, HEAD_ALONE
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from ranking import ranking
+from several_labels import several_labels
 from torch import Tensor
 
 from finetune import Callback, ImageDataLoaders, Learner, vision_learner
@@ -207,6 +209,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
     "probe": probe,
     "shift": shift,
     "ranking": ranking,
+    "several_labels": several_labels,
     **trust.MEASURES,
 }
 

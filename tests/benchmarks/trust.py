@@ -205,7 +205,7 @@ def _digit_features(learner: Learner) -> Tensor:
 def _on_features(measure: Callable[[Photos, int], Iterator[Result]]) -> Measure:
     def run(options: argparse.Namespace) -> None:
         photos = _photos(options.weights)
-        _print_means(measure(photos, seed) for seed in options.seeds)
+        print_means(measure(photos, seed) for seed in options.seeds)
 
     return run
 
@@ -216,10 +216,11 @@ def _photos(weights: Path) -> Photos:
 
 
 def _tuned_coverage(options: argparse.Namespace) -> None:
-    _print_means(tuned_coverage(options.epochs, options.weights, seed) for seed in options.seeds)
+    print_means(tuned_coverage(options.epochs, options.weights, seed) for seed in options.seeds)
 
 
-def _print_means(results_of_seeds: Iterable[Iterator[Result]]) -> None:
+def print_means(results_of_seeds: Iterable[Iterator[Result]]) -> None:
+    """A line for each thing that was measured: the mean over the seeds and its standard error."""
     values: dict[str, list[float]] = defaultdict(list)
     for results in results_of_seeds:
         for what, value in results:

@@ -40,7 +40,7 @@ def test_thresholds_are_in_the_model(
     ("options", "message"),
     [
         (["--coverage", "1.5"], "coverage must be"),
-        (["--coverage", "0.999"], "--coverage 0.999 needs at least 999 validation images, there are"),
+        (["--coverage", "0.999"], "--coverage 0.999 needs at least 999 validation images"),
         (["--tune-thresholds"], "tune_thresholds is for several labels an image"),
         (["--adjust-priors", "{red: 0.5}"], "priors need a share of every class"),
     ],
