@@ -172,6 +172,8 @@ def _run_cell(
     if printed.strip():
         texts.append(_as_text(printed))
     for shown in captured.outputs:
+        if not shown.data:
+            continue  # a figure, which shows itself
         if "image/png" in shown.data:
             images.append(_png_of(shown.data["image/png"]))
         elif "text/html" in shown.data:

@@ -1,12 +1,12 @@
 """LivePlot: the losses as a figure that is drawn anew while it trains."""
 
 import base64
-import io
 import time
 from typing import TYPE_CHECKING
 
 from finetune import arguments, distributed
 from finetune.callbacks.notebook import Output, in_notebook
+from finetune.interpret.figure import as_png
 from finetune.interpret.losses import plot_losses
 from finetune.training import tables
 from finetune.training.events import Callback, EpochEnd, FitEnd, FitStart, StepEnd
@@ -67,9 +67,7 @@ class LivePlot(Callback):
         if distributed.rank() != 0 or not self._steps:
             return
         started_at = time.perf_counter()
-        png = io.BytesIO()
-        self._figure().savefig(png, format="png", dpi=100)
-        content = base64.b64encode(png.getvalue()).decode()
+        content = base64.b64encode(as_png(self._figure())).decode()
         self._output.show({"image/png": content, "text/plain": "losses so far"})
         now = time.perf_counter()
         self._next_drawing_at = now + max(self.every, (now - started_at) / _DRAWING_FRACTION)

@@ -63,5 +63,5 @@ class ActivationMap:
             title = f"what speaks for {self.target} ({self.probability:.0%})"
             if self.value is not None:
                 title = f"what raises {self.target} ({self.value:.4g})"
-            figure.suptitle(f"{title}, in {self.layer}", fontsize=10, color=shared.INK)
+            figure.suptitle(f"{title}, in {self.layer}", fontsize=10)
         return figure

@@ -96,14 +96,12 @@ class Calibration:
         with shared.house_style():
             figure, (top, bottom) = shared.new_axes(3.8, 1.2, width=5.6)
             self._plot_accuracies(top)
-            top.set_title(self._summary, fontsize=9.5, color=shared.INK, loc="left")
+            # on two lines: on one it would be wider than the figure
+            top.set_title(self._summary.replace("; ", "\n", 1), fontsize=9.5, loc="left")
             self._plot_counts(bottom)
             bottom.set_xlabel("probability of the predicted class")
             bottom.set_xlim(0, 1)
-            figure.legend(
-                loc="outside lower center", ncols=3, frameon=False,
-                labelcolor=shared.INK, fontsize=9,
-            )  # fmt: skip
+            figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
         return figure
 
     @property
@@ -143,5 +141,5 @@ class Calibration:
                 continue
             axes.annotate(
                 f"{count:,}", (middle, count), (0, 2), textcoords="offset points",
-                ha="center", fontsize=7.5, color=shared.INK,
+                ha="center", fontsize=7.5,
             )  # fmt: skip

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NUMBERS, MOST_LABELS = 25, 120
+_RIGHT, _WRONG = "#1f66a8", "#b8480c"
+_STRONG = 0.5
+"""The emphasis from which on a cell is nearly opaque, with a white number."""
 
 
 class Confusion(NamedTuple):
@@ -55,18 +58,18 @@ def plot_confusion_matrix(
     with shared.house_style():
         figure = shared.new_figure(max(side + margin + 0.2, 4.2), side + margin + 0.5)
         axes = figure.subplots()
-        axes.imshow(_cell_colours(shares), interpolation="nearest")
+        axes.imshow(_cell_colours(shares, has_numbers), interpolation="nearest")
         _write_labels(axes, names, label_size)
         if has_numbers:
             number_size = min(9.5, 13 * side / count)
             _write_numbers(axes, matrix, shares, normalize, number_size)
         for edge in axes.spines.values():
             edge.set_color(shared.PALE)
-        axes.set_ylabel("is", color=shared.INK)
-        axes.set_xlabel("predicted as", color=shared.INK)
+        axes.set_ylabel("is")
+        axes.set_xlabel("predicted as")
         right = int(np.diag(matrix).sum())
         title = f"{right:,} of {int(matrix.sum()):,} right; colour: share of the row"
-        figure.suptitle(title, fontsize=10, color=shared.INK)
+        figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -78,16 +81,32 @@ def _side_length(classes: int) -> float:
     return min(cell * classes, 13.0)
 
 
-def _cell_colours(shares: np.ndarray) -> np.ndarray:
-    """Colours [C, C, 4] as RGBA: blue on the diagonal, orange elsewhere, white for 0."""
-    from matplotlib import colormaps
-
-    right = colormaps["Blues"](0.9 * shares)
-    # shares of mistakes are small, and need a steeper scale to be seen
-    wrong = colormaps["Oranges"](0.08 * (shares > 0) + 0.82 * shares**0.6)
-    wrong[shares == 0] = (1, 1, 1, 1)
+def _emphasis(shares: np.ndarray) -> np.ndarray:
+    """How strong each cell looks, [C, C] in [0, 1]."""
     is_diagonal = np.eye(len(shares), dtype=bool)
-    return np.where(is_diagonal[:, :, None], right, wrong)
+    # shares of mistakes are small, and need a steeper scale to be seen
+    emphasis: np.ndarray = np.where(is_diagonal, shares, shares**0.6)
+    return emphasis
+
+
+def _cell_colours(shares: np.ndarray, has_numbers: bool) -> np.ndarray:
+    """Colours [C, C, 4] as RGBA: blue on the diagonal, orange elsewhere, nothing for 0.
+
+    A cell with a number is faint or nearly opaque, nothing between: there neither the colour of
+    texts nor white would be readable on both a light and a dark page.
+    """
+    from matplotlib.colors import to_rgba
+
+    emphasis = _emphasis(shares)
+    opacity = 0.2 + 0.8 * emphasis
+    if has_numbers:
+        faint = 0.08 + 0.16 * emphasis
+        strong = 0.7 + 0.3 * emphasis
+        opacity = np.where(emphasis < _STRONG, faint, strong)
+    is_diagonal = np.eye(len(shares), dtype=bool)
+    colours = np.where(is_diagonal[:, :, None], to_rgba(_RIGHT), to_rgba(_WRONG))
+    colours[:, :, 3] = np.where(shares > 0, opacity, 0)
+    return colours
 
 
 def _write_labels(axes: Axes, names: Sequence[str], size: float) -> None:
@@ -109,11 +128,10 @@ def _write_numbers(
     axes: Axes, matrix: np.ndarray, shares: np.ndarray, normalize: bool, size: float
 ) -> None:
     """Writes counts, or percentages, into the cells that are not 0."""
+    emphasis = _emphasis(shares)
     for (row, column), count in np.ndenumerate(matrix):
         if count == 0:
             continue
-        share = shares[row, column]
-        text = f"{100 * share:.0f}%" if normalize else f"{count:,}"
-        darkest_for_ink = 0.6 if row == column else 0.45
-        colour = "white" if share > darkest_for_ink else shared.INK
+        text = f"{100 * shares[row, column]:.0f}%" if normalize else f"{count:,}"
+        colour = "white" if emphasis[row, column] >= _STRONG else shared.INK
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)

@@ -95,7 +95,7 @@ class CoverageCurve:
             top.plot(ends, ends, "--", color=shared.INK, linewidth=1, label="as requested")
             top.plot(self.requested, self.coverages, "o-", label="coverage")
             top.set_ylabel("sets that hold the truth")
-            top.legend(frameon=False, labelcolor=shared.INK, fontsize=9)
+            top.legend(frameon=False, fontsize=9)
             bottom.plot(self.requested, self.sizes, "o-")
             bottom.set_ylabel("classes a set")
             bottom.set_ylim(bottom=0)

@@ -1,4 +1,7 @@
-"""The look that all figures share: dark ink on white, which is readable in dark notebooks, too."""
+"""The look that all figures share: mid-tones without a background, for light and dark pages.
+
+Nobody can know the colour of the page: a notebook does not tell its kernel, and readers change it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, PALE = "#222222", "#8a8a8a"
+INK = "#797979"
+"""The colour of texts, as far from white as from the #111111 of dark notebooks: 4.3 to 1."""
+PALE = "#8a8a8aa0"
+"""The colour of ticks, spines and what else stays behind the data; the page shines through."""
+# each at least 3 to 1 on both
 _TEN = (
     "#1f77b4", "#d95f02", "#2ca02c", "#c2185b", "#7b5cc4",
-    "#8c564b", "#17a2b8", "#8a8d0f", "#e0a100", "#555555",
+    "#8c564b", "#17a2b8", "#8a8d0f", "#b98500", "#73808c",
 )  # fmt: skip
+_ALONG_THE_DEPTH = ("#7b5cc4", "#2a7fbd", "#14919b", "#3f9142", "#b07d00", "#d9480f", "#d0386f")
 _FONTS = ("font.family", "font.sans-serif", "font.serif", "font.monospace")
 _LETTER_WIDTH = 0.078  # inches, at 9 points
 _WIDTH = 9.0  # inches, of a figure over epochs
@@ -39,7 +47,8 @@ def house_style() -> Iterator[None]:
         fonts = {name: style[name] for name in _FONTS}
         matplotlib.rcdefaults()
         style.update(fonts)
-        matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$5 to $10"
+        style.update({"text.color": INK, "axes.labelcolor": INK, "axes.facecolor": "none"})
+        style["text.parse_math"] = False  # a class may be called "$5 to $10"
         yield
 
 
@@ -54,21 +63,29 @@ def _notebook_figure() -> type[Figure]:
             give_fonts(self)  # now, as the labels of ticks are made late
             super().draw(renderer)
 
-        def _repr_png_(self) -> bytes:
-            return as_png(self)
+        def _ipython_display_(self) -> None:
+            # not as _repr_png_: with pyplot imported, notebooks show figures in a way of their own,
+            # and put transparent ones on a white card
+            from IPython import display
+
+            publish: Any = display.publish_display_data
+            publish({"image/png": as_png(self), "text/plain": repr(self)})
 
     return NotebookFigure
 
 
-def as_png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file, for a notebook."""
+def as_png(figure: Figure, dpi: float = 100) -> bytes:
+    """The figure as the bytes of a PNG file without a background, for a page of any colour."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor=figure.get_facecolor(), dpi=100)
+    figure.savefig(stream, format="png", facecolor="none", dpi=dpi)
     return stream.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that belongs to no global state and needs no display. Sizes in inches."""
+    """A figure that belongs to no global state and needs no display. Sizes in inches.
+
+    Saved to a file it is on white, as what opens the file may be black.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = _notebook_figure()(figsize=(width, height), layout="constrained", facecolor="white")
@@ -91,7 +108,7 @@ def apply_look(axes: Axes) -> None:
     # set on the axes, because ticks that are made later would follow the notebook's style
     axes.tick_params(which="both", color=PALE, labelcolor=INK)
     axes.tick_params(which="minor", length=2)
-    axes.grid(color="#e4e4e4", linewidth=0.7)
+    axes.grid(color=PALE, alpha=0.25, linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_color(PALE)
@@ -137,7 +154,7 @@ def mark_epochs(column: Sequence[Axes], spans: Sequence[Span]) -> None:
 
     for axes in column:
         for span in spans[1::2]:  # every other phase has a band
-            axes.axvspan(span.start, span.end, color="#f3f3f3", linewidth=0, zorder=0)
+            axes.axvspan(span.start, span.end, color=PALE, alpha=0.1, linewidth=0, zorder=0)
         for span in spans[1:]:
             axes.axvline(span.start, color=PALE, linewidth=0.8, zorder=0.5)
         axes.set_xlim(0, spans[-1].end)
@@ -162,7 +179,7 @@ def _name_spans(axes: Axes, spans: Sequence[Span]) -> None:
         next_free = left + 0.2
         axes.annotate(
             span.name, (span.start, 1), (3, 4), xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points", fontsize=9, color=INK, annotation_clip=False,
+            textcoords="offset points", fontsize=9, annotation_clip=False,
             rotation=rotation, rotation_mode="anchor",
         )  # fmt: skip
 
@@ -181,9 +198,10 @@ def group_colours(count: int) -> list[Any]:
     """One colour for each layer group: ten distinct ones, or a scale along the depth for more."""
     if count <= len(_TEN):
         return list(_TEN[:count])
-    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
 
-    return [colormaps["viridis"](0.92 * i / (count - 1)) for i in range(count)]
+    scale = LinearSegmentedColormap.from_list("depth", _ALONG_THE_DEPTH)
+    return [scale(i / (count - 1)) for i in range(count)]
 
 
 def add_group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> None:
@@ -215,7 +233,6 @@ def add_group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> N
         title=title,
         ncols=max(1, min(len(names), columns_that_fit)),
         frameon=False,
-        labelcolor=INK,
         fontsize=9.5,
         title_fontsize=9.5,
     )
@@ -223,6 +240,4 @@ def add_group_legend(figure: Figure, groups: Sequence[str], note: str = "") -> N
 
 def add_line_legend(axes: Axes) -> None:
     """Adds a legend of the lines to the right of the axes, where it covers nothing."""
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, labelcolor=INK, fontsize=9.5
-    )
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9.5)

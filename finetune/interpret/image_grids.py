@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RIGHT, WRONG = "#1a7f37", "#c62828"
+RIGHT, WRONG = "#2a8a45", "#e03c31"
 _CELL = 1.75  # inches, of an image's side
 _LINE = 0.17  # inches, of a line of text
 
@@ -72,7 +72,7 @@ def plot_grid(
     with shared.house_style():
         figure = shared.new_figure(width, height)
         if caption:
-            figure.suptitle(caption, x=0.01, ha="left", fontsize=10, color=shared.INK)
+            figure.suptitle(caption, x=0.01, ha="left", fontsize=10)
         cells = _show_images(figure, images, rows, columns)
         for axes, text, colour in zip(cells, texts, colours, strict=True):
             axes.set_title(text, fontsize=9.5, color=colour)
@@ -93,7 +93,7 @@ def plot_images(images: Sequence[Any], titles: Sequence[str], *, columns: int = 
         figure = shared.new_figure(columns * 1.6, rows * (1.6 + _LINE * most_lines))
         cells = _show_images(figure, images, rows, columns)
         for axes, text in zip(cells, texts, strict=True):
-            axes.set_title(text, fontsize=9.5, color=shared.INK, pad=4)
+            axes.set_title(text, fontsize=9.5, pad=4)
     return figure
 
 

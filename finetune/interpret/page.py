@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from finetune.files.replacing import write_bytes
+from finetune.interpret.figure import as_png
 from finetune.tables import Table
 
 if TYPE_CHECKING:
@@ -57,12 +58,12 @@ class Drawing:
 
     @classmethod
     def of(cls, figure: Figure, alt: str, file: Path | None = None) -> Drawing:
-        """Renders a figure. alt: what it shows, in words. file: the PNG is also written there."""
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_SAVED_DPI, facecolor=figure.get_facecolor())
-        png = stream.getvalue()
+        """Renders a figure. alt: what it shows, in words. file: a PNG file for it, on white."""
         if file is not None:
-            write_bytes(file, png)
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=_SAVED_DPI)
+            write_bytes(file, stream.getvalue())
+        png = as_png(figure, _SAVED_DPI)
         width = round(float(figure.get_figwidth()) * _SHOWN_DPI)
         return cls(base64.b64encode(png).decode("ascii"), width, alt, wide=width > _WIDE)
 

@@ -68,7 +68,7 @@ def _mark_suggestion(
     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0}
     axes.annotate(
         label, point, (label_place, 1.03), textcoords="axes fraction",
-        color=colour, ha="center", va="bottom", fontsize=9.5, arrowprops=line,
+        ha="center", va="bottom", fontsize=9.5, arrowprops=line,
     )  # fmt: skip
 
 

@@ -30,9 +30,18 @@ def test_normalised_cells_hold_shares_of_the_row() -> None:
 
 def test_mistakes_have_another_colour_than_right_predictions() -> None:
     colours = draw(4).axes[0].images[0].get_array()
-    right, wrong = colours[0, 0], colours[colours.shape[0] - 1, 0]
+    right, wrong = colours[0, 0], colours[1, 0]
     assert right[2] > right[0]  # blue
-    assert wrong[0] >= wrong[2]  # orange, or white
+    assert wrong[0] > wrong[2]  # orange
+
+
+def test_cells_show_their_share_and_the_page_where_there_is_none() -> None:
+    for classes in (3, 40):  # with numbers, and without
+        matrix = 20 * np.eye(classes, dtype=int)
+        matrix[0, 1:3] = 1, 15
+        opacity = plot_confusion_matrix(matrix, ["name"] * classes).axes[0].images[0].get_array()
+        none, few, most = opacity[1, 0, 3], opacity[0, 1, 3], opacity[0, 2, 3]
+        assert 0 == none < few < most < opacity[1, 1, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,22 @@
 """The look that all figures share, and that it neither changes nor follows the notebook's style."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+from IPython.utils.capture import capture_output
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
+from PIL import Image
 
 from finetune.interpret import figure as shared
+from finetune.interpret.image_grids import RIGHT, WRONG
+from finetune.interpret.losses import TRAINING, VALIDATION
 from finetune.interpret.timeline import find_spans
 
 
@@ -46,8 +54,52 @@ def test_a_figure_belongs_to_no_global_state() -> None:
     assert Gcf.get_all_fig_managers() == []
 
 
-def test_a_notebook_without_pyplot_shows_a_figure() -> None:
-    assert draw_rates()._repr_png_().startswith(b"\x89PNG")
+def shown_in_a_notebook(figure: Figure) -> Image.Image:
+    shell = InteractiveShell.instance(history_length=0)
+    # as with pyplot imported: then notebooks have a formatter for figures of all kinds
+    shell.display_formatter.formatters["image/png"].for_type(Figure, lambda _: b"a white card")
+    with capture_output() as captured:
+        display(figure)
+    InteractiveShell.clear_instance()
+    (shown,) = captured.outputs
+    return Image.open(io.BytesIO(shown.data["image/png"]))
+
+
+def test_a_figure_in_a_notebook_has_no_background() -> None:
+    image = shown_in_a_notebook(draw_rates())
+    assert image.getpixel((0, 0))[3] == 0
+    opacity = np.asarray(image)[..., 3]
+    assert (opacity < 50).mean() > 0.9  # the axes have none, either
+
+
+def test_a_saved_figure_is_on_white(tmp_path: Path) -> None:
+    draw_rates().savefig(tmp_path / "rates.png")
+    image = Image.open(tmp_path / "rates.png")
+    assert image.getpixel((0, 0)) == (255, 255, 255, 255)
+    assert image.getextrema()[3] == (255, 255)
+
+
+def contrast(colour: Any, page: str) -> float:
+    """The ratio of luminances of WCAG 2, from 1 to 21."""
+
+    def luminance(name: Any) -> float:
+        channels = np.array(mpl.colors.to_rgb(name))
+        linear = np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        )
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(colour), luminance(page)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#111111"])
+def test_texts_and_lines_are_seen_on_a_light_and_on_a_dark_page(page: str) -> None:
+    # of two colours as far apart as these pages, none has more than 4.35 to both
+    for text in (shared.INK, RIGHT, WRONG):
+        assert contrast(text, page) > 4.3
+    for line in (TRAINING, VALIDATION, *shared.group_colours(10), *shared.group_colours(40)):
+        assert contrast(line, page) > 3
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 11, 40])
