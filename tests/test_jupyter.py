@@ -1,32 +1,20 @@
 """The quickstart in a real JupyterLab in a real browser, from the first cell to the last."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import CHROMIUM, FLAGS, SCREENSHOTS
+from lab import jupyterlab, run_all
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no chromium"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -39,46 +27,8 @@ def lab(tmp_path: Path) -> Iterator[str]:
                 cell["execution_count"] = None
                 cell["outputs"] = []
         (tmp_path / notebook.name).write_text(json.dumps(content))
-    port = free_port()
-    settings = [
-        f"--port={port}",
-        "--no-browser",
-        "--allow-root",
-        f"--ServerApp.root_dir={tmp_path}",
-    ]
-    settings += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
-    settings += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class="]
-    choices = tmp_path / ".settings" / "@jupyterlab" / "notebook-extension"
-    choices.mkdir(parents=True)
-    # every cell is in the page, the ones out of sight too
-    (choices / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
-    # no question about news in front of what is to be seen
-    asks = choices.parent / "apputils-extension"
-    asks.mkdir()
-    (asks / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    environment = os.environ | {
-        "JUPYTER_CONFIG_DIR": str(tmp_path / ".jupyter"),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / ".settings"),
-    }
-    log = (tmp_path / "lab.log").open("w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *settings], stdout=log, stderr=log, env=environment
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api/status", timeout=5)
-                break
-            except OSError:
-                time.sleep(1)
-        else:
-            pytest.fail((tmp_path / "lab.log").read_text()[-2000:])
+    with jupyterlab(tmp_path) as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
 
 
 @pytest.fixture
@@ -89,24 +39,6 @@ def page() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser.new_page(viewport={"width": 1200, "height": 1000})
         browser.close()
-
-
-def run_all(page: Any, address: str, notebook: str, cells: int) -> None:
-    """Runs every cell and waits until the last one has its number."""
-    page.goto(f"{address}/lab/tree/{notebook}?reset", timeout=120_000)
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
-    page.get_by_text("| Idle").wait_for(timeout=120_000)  # before, Run asks for a kernel
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(
-        """count => {
-            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')];
-            const done = prompts.filter(p => /\\[\\d+\\]:/.test(p.innerText));
-            return done.length >= count;
-        }""",
-        arg=cells,
-        timeout=600_000,
-    )
 
 
 def test_the_quickstart_runs_in_jupyterlab(lab: str, page: Any) -> None:
