@@ -3,6 +3,7 @@
 import atexit
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,19 +69,88 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def stacked(values: Tensor) -> Tensor:
+    """The tensors of all processes, in their order, as one with a first dimension more.
+
+    values: of the same shape and type in each.
+    """
+    if not dist.is_initialized():
+        return values[None]
+    of_all = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(of_all, values.contiguous())
+    return torch.stack(of_all)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which examples of a batch of all processes this one has.
+
+    counts: how many each process has. rows: the places of this process's among all.
+    """
+
+    counts: tuple[int, ...]
+    rows: slice
+
+    @property
+    def count(self) -> int:
+        """The examples of the batch."""
+        return sum(self.counts)
+
+    @property
+    def examples(self) -> int:
+        """Those of this process."""
+        return self.counts[rank()]
+
+    def whole(self, values: Tensor) -> Tensor:
+        """The rows of all processes, [count, ...].
+
+        values: [N, ...], those of this process; what is behind its share is left out.
+        """
+        if not dist.is_initialized():
+            return values
+        whole = torch.zeros(self.count, *values.shape[1:], dtype=values.dtype, device=values.device)
+        whole[self.rows] = values[: self.examples]
+        # all processes hold zeros in the rows of the others, so that the sum has every row once
+        return total(whole)
+
+
+def share_of(examples: int) -> Share:
+    """The share of a batch that a process has with so many examples; all processes ask together.
+
+    Our loaders deal the examples of a batch out in turn. Where the numbers are others, the caller's
+    loader divides its batches in some way of its own: every process has a stretch of its own then.
+    """
+    if not dist.is_initialized():
+        return Share((examples,), slice(None))
+    numbers = torch.zeros(world_size(), dtype=torch.int64, device=_device_of_numbers())
+    numbers[rank()] = examples
+    counts = tuple(total(numbers).tolist())
+    if counts == _dealt_out(sum(counts)).counts:
+        return _dealt_out(sum(counts))
+    start = sum(counts[: rank()])
+    return Share(counts, slice(start, start + examples))
+
+
+def _dealt_out(count: int) -> Share:
+    """The share of so many examples that are dealt out in turn."""
+    counts = [len(range(first, count, world_size())) for first in range(world_size())]
+    return Share(tuple(counts), slice(rank(), None, world_size()))
+
+
+def _device_of_numbers() -> torch.device:
+    """Where numbers that the host needs are exchanged: on the CPU, unless the group has no way."""
+    if "cpu:" in dist.get_backend_config():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def interleaved(values: Tensor, count: int) -> Tensor:
     """The rows of all processes in turn: row i is of process i % world_size.
 
     values: [N, ...], the rows of this process; rows beyond its share, with which a sampler fills
     up, are left out. count: the number of all rows. Returns [count, ...].
     """
-    if not dist.is_initialized():
-        return values
-    rows = torch.zeros(count, *values.shape[1:], dtype=values.dtype, device=values.device)
-    rows_of_this_process = rows[rank() :: world_size()]
-    rows_of_this_process[:] = values[: len(rows_of_this_process)]
-    # all processes hold zeros in the rows of the others, so that the sum has every row once
-    return total(rows)
+    return _dealt_out(count).whole(values)
 
 
 def gathered(value: Any, device: torch.device) -> list[Any]:

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import run_together
+import torch
+from processes import run_python, run_together
 
 from finetune.training import checkpoint
 
@@ -23,6 +24,39 @@ import atexit
 import torch.distributed as dist
 from finetune import distributed
 atexit.register(lambda: print("at the end", dist.is_initialized()))
+"""
+
+HEADS = """
+import sys
+from functools import partial
+import numpy as np
+import torch
+from finetune import ImageDataLoaders, distributed, vision_learner
+
+noise = np.random.default_rng(0)
+images = [noise.integers(0, 230 + i % 3, (32, 32, 3), dtype=np.uint8) for i in range(29)]
+labels = [["a", "b", "c"][i % 3] for i in range(29)]
+several = [[label, "even"] if i % 2 else [label] for i, label in enumerate(labels)]
+optimizer = partial(torch.optim.SGD, momentum=0.9)
+results = []
+for head, options, task in (
+    ("linear", {"mixup": 0.4}, "single_label"),
+    ("mlp", {"cutmix": 1.0, "ema": 0.9}, "single_label"),
+    ("mlp", {"norm": "train", "accumulate": 2}, "single_label"),
+    ("mlp", {"label_smoothing": 0.0}, "multi_label"),
+):
+    data = ImageDataLoaders.from_lists(
+        images, several if task == "multi_label" else labels, image_size=32, batch_size=7, task=task
+    )
+    learner = vision_learner(
+        data, "test_resnet", weights=None, head=head, optimizer=optimizer, progress=False,
+        device="cpu", precision="fp32", **options,
+    )
+    learner.fit_one_cycle(2, 1e-3)
+    learner.fine_tune(1, 1e-3, freeze_epochs=2, freeze_views=1)
+    epochs = [(row.train_loss, *row.valid.values()) for row in learner.history.epochs]
+    results.append((dict(learner.model.state_dict()), torch.tensor(epochs)))
+torch.save(results, f"{sys.argv[1]}/{distributed.rank()} of {distributed.world_size()}.pt")
 """
 
 TRAIN = [
@@ -87,6 +121,18 @@ def test_wrong_usage_is_said_once() -> None:
     assert [rank.returncode for rank in ranks] == [2, 2]
     assert "finetune train: error:" in ranks[0].stderr
     assert ranks[1].stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_train_each_head_as_one_does(count: int, tmp_path: Path) -> None:
+    run_python(HEADS, tmp_path)
+    for rank in run_together(count, HEADS, tmp_path):
+        assert rank.returncode == 0, rank.stderr
+    expected = torch.load(tmp_path / "0 of 1.pt", weights_only=True)
+    for rank in range(count):
+        found = torch.load(tmp_path / f"{rank} of {count}.pt", weights_only=True)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0, equal_nan=True)
 
 
 @pytest.mark.slow

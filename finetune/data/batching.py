@@ -90,11 +90,6 @@ class ImageLoader:
             shuffler = generator(seed, "shuffle", epoch)
             order = torch.randperm(len(self.examples), generator=shuffler)
         rank, world_size = distributed.rank(), distributed.world_size()
-        if self.shuffle and self.batch_size % world_size:
-            raise ValueError(
-                f"batch_size={self.batch_size} is over all processes and does not divide by "
-                f"{world_size}"
-            )
         batches = torch.split(order, self.batch_size)[: len(self)]
         return [batch[rank::world_size] for batch in batches]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from finetune.data.loaders import Batch
+from finetune.distributed import Share
 
 _Loss: TypeAlias = Callable[[Any, Any], Tensor]
 _Transform: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -40,22 +41,28 @@ class Mixer:
         self._needs_images = cutmix > 0
         self._transform = _make_transform(mixup, cutmix)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Raises ValueError for inputs or targets that can't be mixed."""
+    def __call__(self, batch: Batch, share: Share | None = None) -> Batch:
+        """Raises ValueError for inputs or targets that can't be mixed.
+
+        share: of several processes, whose examples are mixed with each other; they exchange them.
+        A batch without a share of them, see `filled`, gets the first one.
+        """
         if self._transform is None:
             return batch
         inputs = self._checked_inputs(batch.inputs)
         targets = self._float_targets(batch.targets)
+        if share is not None:
+            inputs, targets = share.whole(inputs), share.whole(targets)
         # torchvision takes images and [B, C]; to mix whole examples the shape does not matter
         images = inputs
         if inputs.ndim != 4:
             images = inputs.reshape(len(inputs), 1, 1, -1)
         mixed_images, mixed_targets = self._transform(images, targets.reshape(len(targets), -1))
-        return replace(
-            batch,
-            inputs=mixed_images.reshape(inputs.shape),
-            targets=mixed_targets.reshape(targets.shape),
-        )
+        inputs, targets = mixed_images.reshape(inputs.shape), mixed_targets.reshape(targets.shape)
+        if share is not None:
+            rows = share.rows if share.examples else slice(1)
+            inputs, targets = inputs[rows], targets[rows]
+        return replace(batch, inputs=inputs, targets=targets)
 
     def _checked_inputs(self, inputs: Any) -> Tensor:
         if not isinstance(inputs, Tensor):

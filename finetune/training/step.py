@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from finetune import distributed, turns
 from finetune.data.loaders import Batch
+from finetune.distributed import Share
 from finetune.randomness import seed_everything
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
@@ -24,7 +25,10 @@ from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.statistics import StillStatistics
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
 from finetune.training.update_meter import UpdateMeter
+from finetune.training.whole_batch import WholeBatch, filled
 from finetune.wording import warn
+
+_NO_EXAMPLES = "the training loader gave batches without examples"
 
 
 @dataclass(slots=True)
@@ -149,9 +153,12 @@ class TrainStep:
         """Puts the gradients in place, in as many parts as the memory asks for."""
         assert self.seed is not None
         while True:
-            # dropout draws from the global generators; an attempt that failed must not count
-            seed_everything(self.seed, "step", epoch, step, distributed.rank())
+            # dropout draws from the global generators; an attempt that failed must not count. All
+            # processes draw alike, see `WholeBatch`
+            seed_everything(self.seed, "step", epoch, step, 0)
             try:
+                if distributed.world_size() > 1:
+                    return self._accumulate_shares(batches, view)
                 return self._accumulate(batches, view)
             except torch.OutOfMemoryError:
                 smallest_part = max(map(len, batches)) / (2 * self._batch_parts)
@@ -174,56 +181,78 @@ class TrainStep:
 
     def _accumulate(self, batches: Sequence[Batch], view: int | None) -> Tensor:
         """The gradients of all batches, as of one batch of their total size."""
-        several_processes = distributed.world_size() > 1
-        weighs_processes = several_processes and self._loss_weight.is_uneven
         # the usual case, in which no example needs a weight and nothing is summed up
-        is_one_piece = len(batches) == 1 and self._batch_parts == 1 and not weighs_processes
+        is_one_piece = len(batches) == 1 and self._batch_parts == 1
         if is_one_piece:
             return self._backward(self._prepared(batches[0], view), share=self._share(1, 1))
-        # of several processes each counts by weight alone, since their numbers may differ
-        count = 1 if weighs_processes else sum(map(len, batches))
+        count = sum(map(len, batches))
         losses: list[Tensor] = []
         weights: list[Tensor | float] = []
-        for number, raw_batch in enumerate(batches):
-            is_last = number == len(batches) - 1
-            # processes exchange gradients with the last batch only
-            with nullcontext() if is_last else self._without_exchange():
-                for part in self._prepared(raw_batch, view).split(self._batch_parts):
-                    # the backward pass of an empty part takes part in the exchange of gradients
-                    if not len(part) and not several_processes:
-                        continue
-                    weight = self._loss_weight.of_batch(part.targets, len(part))
-                    losses.append(self._backward(part, share=self._share(weight, count)))
-                    weights.append(weight)
+        for raw_batch in batches:
+            for part in self._prepared(raw_batch, view).split(self._batch_parts):
+                if not len(part):
+                    continue
+                weight = self._loss_weight.of_batch(part.targets, len(part))
+                losses.append(self._backward(part, share=self._share(weight, count)))
+                weights.append(weight)
         if not losses:
-            raise ValueError("the training loader gave batches without examples")
+            raise ValueError(_NO_EXAMPLES)
         return self._rescaled(torch.stack(losses).sum(), weights, count)
 
-    def _prepared(self, raw_batch: Batch, view: int | None) -> Batch:
-        """A batch of the loader as the model gets it, on the device."""
-        on_device = raw_batch.to(self.setup.runtime.device)
-        return self._mixer(self.setup.data.prepare(on_device, view))
+    def _accumulate_shares(self, batches: Sequence[Batch], view: int | None) -> Tensor:
+        """As `_accumulate`, where this process has a share of each batch.
 
-    def _share(self, weight: Tensor | float, count: int) -> Tensor | float:
+        The loss is such that its mean over the processes is that of all their examples.
+        """
+        shares = [distributed.share_of(len(raw_batch)) for raw_batch in batches]
+        # of a process on average, so that with even shares a loss counts as it is
+        count = sum(share.count for share in shares) / distributed.world_size()
+        if not count:
+            raise ValueError(_NO_EXAMPLES)
+        losses: list[Tensor] = []
+        weights: list[Tensor | float] = []
+        for number, (raw_batch, share) in enumerate(zip(batches, shares, strict=True)):
+            is_last = number == len(batches) - 1
+            batch = self._prepared(filled(raw_batch, share), view, share)
+            weight: Tensor | float = 0
+            if share.examples:
+                weight = self._loss_weight.of_batch(batch.targets, len(batch))
+            # torch.compile has no room for such a context
+            whole = nullcontext() if self.setup.runtime.compile else WholeBatch(share)
+            # processes exchange gradients with the last batch only
+            with nullcontext() if is_last else self._without_exchange(), whole:
+                losses.append(self._backward(batch, share=self._share(weight, count)))
+            weights.append(weight)
+        return self._rescaled(torch.stack(losses).sum(), weights, count)
+
+    def _prepared(self, raw_batch: Batch, view: int | None, share: Share | None = None) -> Batch:
+        """A batch of the loader as the model gets it, on the device; of several, this process's."""
+        on_device = raw_batch.to(self.setup.runtime.device)
+        return self._mixer(self.setup.data.prepare(on_device, view), share)
+
+    def _share(self, weight: Tensor | float, count: float) -> Tensor | float:
         """What the loss of a part is multiplied with. count: of the step's examples."""
         if self._loss_weight.is_sum:
             return float(distributed.world_size())  # processes exchange means
         return weight / count
 
-    def _rescaled(self, loss: Tensor, weights: Sequence[Tensor | float], count: int) -> Tensor:
+    def _rescaled(self, loss: Tensor, weights: Sequence[Tensor | float], count: float) -> Tensor:
         """The loss and the gradients as if each part had had its share of all weights.
 
         Each had its weight over `count`, the examples, because all weights are known only at the
         end. Where every example weighs 1 this changes nothing, to the bit.
         """
-        if self._loss_weight.is_sum:
+        several_processes = distributed.world_size() > 1
+        # all examples weigh 1 in every process, and the count is theirs
+        weighs_evenly = several_processes and not self._loss_weight.is_of_classes
+        if self._loss_weight.is_sum or weighs_evenly:
             return loss
         total = sum(weights)
-        if total == count and not isinstance(total, Tensor):
+        if not several_processes and total == count and not isinstance(total, Tensor):
             return loss
         weight_sum = torch.as_tensor(total, dtype=torch.float32, device=loss.device)
-        if self._loss_weight.is_uneven:
-            # a mean over processes, as of the gradients; elsewhere all have the same number
+        if several_processes:
+            # a mean over processes, as of the gradients
             weight_sum = distributed.total(weight_sum) / distributed.world_size()
         factor = torch.where(weight_sum > 0, count / weight_sum, 0)
         gradients = [p.grad for p in self._parameters() if p.grad is not None]

@@ -162,7 +162,7 @@ def test_two_epochs_may_be_read_at_once() -> None:
 # --- several processes
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_processes_share_out_each_batch(
     monkeypatch: pytest.MonkeyPatch, world: int, shuffle: bool
@@ -178,15 +178,6 @@ def test_processes_share_out_each_batch(
     assert [sorted(sum(parts, ())) for parts in zip(*map(tuples, shares), strict=True)] == [
         sorted(batch) for batch in whole
     ]
-
-
-def test_training_batch_that_processes_cant_share_evenly_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in (("is_initialized", True), ("get_world_size", 3), ("get_rank", 0)):
-        monkeypatch.setattr(dist, name, lambda value=value: value)
-    with pytest.raises(ValueError, match="batch_size=4 is over all processes and does not divide"):
-        order(make_loader())
 
 
 def tuples(batches: list[list[int]]) -> list[tuple[int, ...]]:
