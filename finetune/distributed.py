@@ -1,8 +1,8 @@
 """Training in several processes under torchrun; in one process everything here does nothing."""
 
 import atexit
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +174,7 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def share_moving_buffers(model: nn.Module) -> None:
-    """As `share_buffers`, of the modules in train mode: as `wrapped` does in each forward pass."""
+    """As `share_buffers`, of the modules in train mode: as `Averaged` does in each forward pass."""
     if dist.is_initialized():
         for module in model.modules():
             if module.training:
@@ -183,40 +183,75 @@ def share_moving_buffers(model: nn.Module) -> None:
 
 
 def share_weights(model: nn.Module) -> None:
-    """Copies weights and buffers of the first process to all, as `wrapped` does for its model."""
+    """Copies weights and buffers of the first process to all, as `Averaged` does for its model."""
     share_buffers(model)
     if dist.is_initialized():
         for parameter in model.parameters():
             dist.broadcast(parameter.detach(), 0)
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Averages the gradients over all processes, as `wrapped` does for its model; none is 0."""
-    if not dist.is_initialized():
-        return
-    for parameter in parameters:
+def average_gradients(parameters: Iterable[nn.Parameter]) -> bool:
+    """Averages the gradients over all processes, as `Averaged` does for its model.
+
+    A process without a gradient counts as one with 0. Returns whether all parameters have one; what
+    has none in any process stays so, as an optimizer does not move it.
+    """
+    training = [parameter for parameter in parameters if parameter.requires_grad]
+    if not dist.is_initialized() or not training:
+        return True
+    has_gradient = [float(parameter.grad is not None) for parameter in training]
+    used_by = total(torch.tensor(has_gradient, device=_device_of_numbers())).tolist()
+    for parameter, users in zip(training, used_by, strict=True):
         # every process takes part for every parameter, or they would wait for each other
-        if parameter.requires_grad:
+        if users:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             total(parameter.grad).div_(world_size())
+    return all(used_by)
 
 
-@contextmanager
-def wrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """The model with gradients averaged over all processes.
+class Averaged(nn.Module):
+    """A model whose gradients are averaged over all processes; it begins with equal weights.
 
-    Enter it inside a phase, after freezing: parameters that are unfrozen under an existing
-    wrapper would silently diverge between the processes.
+    torch's wrapper does so while the backward pass runs, but has to know beforehand whether the
+    loss uses all parameters, and takes longer where it does not. The first step shows it.
+
+    Make one inside a phase, after freezing: parameters that are unfrozen under an existing wrapper
+    would silently diverge between the processes.
     """
-    if not dist.is_initialized():
-        yield model
-        return
-    device = next(model.parameters()).device
-    device_ids = None
-    if device.type == "cuda":
-        device_ids = [device]
-    yield DistributedDataParallel(model, device_ids=device_ids)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        share_weights(model)
+        self.model = model
+        self._wrapper: DistributedDataParallel | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        net = self.model if self._wrapper is None else self._wrapper
+        return net(*args, **kwargs)
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Put it around all but the last forward and backward pass of a step."""
+        if self._wrapper is None:
+            return nullcontext()
+        return self._wrapper.no_sync()
+
+    def end_step(self) -> None:
+        """Averages the gradients, unless torch's wrapper has done it; call it behind the passes."""
+        if self._wrapper is not None:
+            return
+        uses_all = average_gradients(self.model.parameters())
+        device = next(self.model.parameters()).device
+        self._wrapper = DistributedDataParallel(
+            self.model,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=not uses_all,
+        )
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    """The model with gradients averaged over all processes; itself, where there is one."""
+    return Averaged(model) if dist.is_initialized() else model
 
 
 def raise_of_first(error: Exception | None) -> None:

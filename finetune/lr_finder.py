@@ -181,10 +181,9 @@ def _curve(
     seed = key(setup.data.seed, NAME)
     with (
         closing(_endless(setup, seed)) as batches,
-        distributed.wrapped(setup.model) as net,
         setup.optimizer.weights.training(),
     ):
-        step = TrainStep(net, setup, seed)
+        step = TrainStep(distributed.averaged(setup.model), setup, seed)
         groups.set_training_modes()
         for number in range(steps):
             lr = schedule(number / steps)

@@ -4,6 +4,7 @@ An `EpochLoader` gives the batches of an epoch, from any batch on, as a pure fun
 and the epoch's number. `TorchLoader` makes one of a torch DataLoader.
 """
 
+import copy
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -11,12 +12,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset, Sampler
 
-from finetune import arguments, turns
+from finetune import arguments, distributed, turns
 from finetune.data.fingerprints import of_loader
 from finetune.data.sampling import Sampling
-from finetune.files.fingerprints import Fingerprint
-from finetune.nested import count_examples, map_tensors, rows_of
+from finetune.files.fingerprints import Fingerprint, of_tensor, of_texts
+from finetune.nested import count_examples, map_tensors, rows_of, tensors_in
 from finetune.randomness import key, seed_everything
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
 
@@ -144,6 +146,10 @@ class TorchLoader:
     Before each batch the global generators are seeded by (seed, epoch, batch); the generators of
     the loader and its sampler are seeded by (seed, epoch) before each epoch. To start in the middle
     of an epoch, the earlier batches are read and dropped. name: what errors call the loader.
+
+    Each of several processes reads all batches and takes its share of each, whatever the sampler,
+    unless the loader divides the examples itself: by a sampler that says so, as DistributedSampler
+    does, or an IterableDataset whose batches are others in each process.
     """
 
     def __init__(self, loader: Any, name: str = "loader") -> None:
@@ -159,6 +165,13 @@ class TorchLoader:
                 f"{name}, a {type(loader).__name__}, has no batch: fewer examples than batch_size?"
             )
         self.loader = loader
+        self._takes_share = True
+
+    def whole(self) -> "TorchLoader":
+        """A loader of the same batches that gives all of them to every process."""
+        loader = copy.copy(self)
+        loader._takes_share = False
+        return loader
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -202,16 +215,47 @@ class TorchLoader:
                         f"the loader promised {len(self)} batches and gave {number} in epoch "
                         f"{epoch}"
                     ) from None
+            batch = _as_batch(item)
+            if number == 0:
+                takes_share = self._takes_share and self._gives_all_to_each(batch)
             if number >= start:
-                yield _as_batch(item)
+                yield _own_share(batch) if takes_share else batch
+
+    def _gives_all_to_each(self, first: Batch) -> bool:
+        """Whether every process reads the same batches. first: the first one of an epoch."""
+        if distributed.world_size() == 1:
+            return False
+        for owner in self._samplers():
+            if getattr(owner, "num_replicas", 1) > 1:
+                return False
+        if isinstance(getattr(self.loader, "sampler", None), Sampler):
+            is_iterable = isinstance(getattr(self.loader, "dataset", None), IterableDataset)
+            if not is_iterable:
+                return True
+        tensors = [*tensors_in(first.inputs), *tensors_in(first.targets)]
+        content = of_texts(of_tensor(tensor.cpu()) for tensor in tensors)
+        return len(set(distributed.gathered(content, torch.device("cpu")))) == 1
+
+    def _samplers(self) -> list[Any]:
+        names = ("sampler", "batch_sampler")
+        return [getattr(self.loader, name) for name in names if hasattr(self.loader, name)]
 
     def _set_epoch(self, epoch: int) -> None:
         """Tells the samplers the epoch, as those for several processes need it."""
-        for name in ("sampler", "batch_sampler"):
-            sampler = getattr(self.loader, name, None)
+        for sampler in self._samplers():
             set_epoch = getattr(sampler, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
+
+
+def _own_share(batch: Batch) -> Batch:
+    """The examples of a batch that this process has: as of images, they are dealt out in turn."""
+    rows, size = slice(distributed.rank(), None, distributed.world_size()), len(batch)
+    return Batch(
+        rows_of(batch.inputs, rows, size),
+        rows_of(batch.targets, rows, size),
+        rows_of(batch.indices, rows, size),
+    )
 
 
 def _end_persistent_workers(loader: Any) -> None:

@@ -422,7 +422,7 @@ class Predictor:
             device = self.runtime.device
             adjusted = self._shifted(source.outputs.to(device))
             update_metrics(measured, adjusted, source.targets.to(device))
-            return {"loss": source.loss, **computed(measured)}
+            return {"loss": source.loss, **computed(measured, device)}
         loader = self._valid
         if source is not None and source is not self._valid:
             loader = self._reader.open(source).loader

@@ -19,6 +19,7 @@ from finetune.data.loaders import (
     EpochLoader,
     IndexedLoader,
     InputPipeline,
+    TorchLoader,
     epoch_loader,
 )
 from finetune.data.sources.folders import class_folders, from_folder
@@ -145,6 +146,8 @@ class Reader:
         if isinstance(loader, IndexedLoader):
             return self._indexed(loader)
         user_loader = torch_loaders.unwrapped(source)
+        if isinstance(loader, TorchLoader):
+            loader = loader.whole()
         if labelled:
             torch_loaders.check_classes(self.task, self.classes, self.known_loaders, user_loader)
         torch_loaders.warn_of_disorder(user_loader)

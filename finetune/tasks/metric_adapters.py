@@ -107,6 +107,43 @@ def takes_whole_outputs(metric: Any) -> bool:
     return not getattr(metric.update, "__module__", "").startswith("torchmetrics.")
 
 
+def fill_empty_states(metric: Any, device: torch.device) -> None:
+    """Prepares a metric that several processes share for its value.
+
+    torchmetrics puts the tensors that its objects keep in lists behind each other, those of all
+    processes, and can't where a process without examples has none: it gets an empty tensor of the
+    others' kind.
+    """
+    if distributed.world_size() == 1:
+        return
+    lists: dict[str, list[Tensor]] = {}
+    for number, part in enumerate(_torchmetrics_in(metric)):
+        for name, reduction in part._reductions.items():
+            if getattr(reduction, "__name__", "") == "dim_zero_cat":
+                lists[f"{number} {name}"] = getattr(part, name)
+    if not lists:
+        return
+    kinds: dict[str, Tensor] = {}
+    for name, state in lists.items():
+        if state:
+            # as torchmetrics does it for several of them, single numbers are rows
+            state[:] = [tensor.reshape(-1, *tensor.shape[1:]) for tensor in state]
+            kinds[name] = state[0][:0]
+    for kinds_of_process in distributed.gathered(kinds, device):
+        for name, kind in kinds_of_process.items():
+            if not lists[name]:
+                lists[name].append(kind)
+
+
+def _torchmetrics_in(metric: Any) -> list[Any]:
+    """The objects of torchmetrics in a metric, be it one, a collection or an adapter."""
+    if isinstance(metric, MetricAdapter):
+        metric = metric.metric
+    if not isinstance(metric, torch.nn.Module):
+        return []
+    return [module for module in metric.modules() if hasattr(module, "_reductions")]
+
+
 # --- means over the classes that have examples
 
 

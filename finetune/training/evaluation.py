@@ -12,7 +12,7 @@ from finetune.data.loaders import Batch, EpochLoader, InputPipeline
 from finetune.models.loss_group import evaluation_loss, module_of
 from finetune.nested import main_output, main_target
 from finetune.tasks import Loss, LossWeight, batch_loss
-from finetune.tasks.metric_adapters import takes_whole_outputs
+from finetune.tasks.metric_adapters import fill_empty_states, takes_whole_outputs
 from finetune.training.explained import check_output_count
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.runtime import Runtime
@@ -140,7 +140,7 @@ def evaluate(
         if adjust is not None:
             outputs = adjust(main_output(outputs))
         update_metrics(metrics, outputs, batch.targets)
-    return {"loss": mean_loss.compute(), **computed(metrics)}
+    return {"loss": mean_loss.compute(), **computed(metrics, runtime.device)}
 
 
 def validate(setup: Setup) -> dict[str, float]:
@@ -158,13 +158,14 @@ def validate(setup: Setup) -> dict[str, float]:
     )
 
 
-def computed(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The value of each metric; a collection has several.
+def computed(metrics: Mapping[str, Any], device: torch.device) -> dict[str, float]:
+    """The value of each metric over all processes; a collection has several.
 
-    Raises ValueError for a value that is not one number.
+    device: where the metrics are. Raises ValueError for a value that is not one number.
     """
     values: dict[str, float] = {}
     for name, metric in metrics.items():
+        fill_empty_states(metric, device)
         value = metric.compute()
         if isinstance(value, dict):
             for part_name, part in value.items():

@@ -174,8 +174,9 @@ class Loop:
         if features is not None:
             setup = features.setup
             skipping_prefix = features.suffix.active()
-        # wrapped after freezing: a wrapper made earlier would not reduce what is unfrozen later
-        with skipping_prefix, distributed.wrapped(setup.runtime.compiled(setup.model)) as net:
+        with skipping_prefix:
+            # after freezing: a wrapper made earlier would not reduce what is unfrozen later
+            net = distributed.averaged(setup.runtime.compiled(setup.model))
             # wrapping has given all processes the same weights
             self.average.follow(self.setup.model)
             step = TrainStep(net, setup, meter=UpdateMeter(self.callbacks), average=self.average)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from finetune import distributed, turns
 from finetune.data.loaders import Batch
-from finetune.distributed import Share
+from finetune.distributed import Averaged, Share
 from finetune.randomness import seed_everything
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
@@ -223,6 +222,8 @@ class TrainStep:
             with nullcontext() if is_last else self._without_exchange(), whole:
                 losses.append(self._backward(batch, share=self._share(weight, count)))
             weights.append(weight)
+        if isinstance(self.net, Averaged):
+            self.net.end_step()
         return self._rescaled(torch.stack(losses).sum(), weights, count)
 
     def _prepared(self, raw_batch: Batch, view: int | None, share: Share | None = None) -> Batch:
@@ -309,7 +310,5 @@ class TrainStep:
         if loss_group is not None:
             distributed.average_gradients(loss_group.parameters.values())
 
-    def _without_exchange(self) -> Any:
-        if isinstance(self.net, DistributedDataParallel):
-            return self.net.no_sync()
-        return nullcontext()
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        return self.net.without_exchange() if isinstance(self.net, Averaged) else nullcontext()

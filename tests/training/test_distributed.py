@@ -5,21 +5,24 @@ import os
 import signal
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+import torchmetrics
 from processes import run_python
 from support import StopAt, tiny_pairs
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics.utilities import dim_zero_cat
 
 from finetune import (
     Batch,
@@ -79,8 +82,70 @@ def mlp() -> nn.Module:
     )
 
 
+class Unused(nn.Sequential):
+    """Three layers, with a parameter that no loss reaches, and that weight decay would shrink."""
+
+    def __init__(self) -> None:
+        super().__init__(*linear())
+        self[2].register_parameter("unused", nn.Parameter(torch.ones(3)))
+
+
+class Lists(torchmetrics.Metric):
+    """Keeps what it gets, of which a process may get nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("outputs", [], dist_reduce_fx="cat")
+        self.add_state("classes", [], dist_reduce_fx="cat")
+        self.add_state("means", [], dist_reduce_fx="cat")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.outputs.append(outputs)
+        self.classes.append(targets)
+        self.means.append(outputs.mean())
+
+    def compute(self) -> Tensor:
+        outputs, classes = dim_zero_cat(self.outputs), dim_zero_cat(self.classes)
+        assert len(dim_zero_cat(self.means)) == 1
+        return outputs[range(len(classes)), classes].median()
+
+
+def torch_loaders(train: Callable[..., Iterable] = DataLoader) -> DataLoaders:
+    """Plain loaders, the first one shuffled; the last batches have 4 examples, and 1."""
+    pairs = tiny_pairs(64)
+    return DataLoaders(
+        train(pairs, 10, shuffle=True), DataLoader(tiny_pairs(9), 4), classes=["no", "yes"]
+    )
+
+
+class Iterated(IterableDataset):
+    """Batches of an iterable data set; each process has its own ones, or all have the same."""
+
+    def __init__(self, *, own: bool) -> None:
+        self.own = own
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        points, classes = tiny_pairs(64).tensors
+        rank, count = (distributed.rank(), distributed.world_size()) if self.own else (0, 1)
+        yield from zip(points[rank::count], classes[rank::count], strict=True)
+
+    def __len__(self) -> int:
+        return 64 // (distributed.world_size() if self.own else 1)
+
+
+def iterated(*, own: bool) -> DataLoaders:
+    batch_size = 8 // (distributed.world_size() if own else 1)
+    train = DataLoader(Iterated(own=own), batch_size)
+    return DataLoaders(train, DataLoader(tiny_pairs(9), 4), classes=["no", "yes"])
+
+
 RUNS = {
     "plain": {},
+    "unused parameters": {"model": Unused, "weight_decay": 0.5, "accumulate": 2},
+    "one example to validate on": {"valid": 1, "extra_metric": Lists},
+    "torch loader": {"data": torch_loaders},
+    "iterable data set": {"data": partial(iterated, own=False)},
+    "iterable data set of shares": {"data": partial(iterated, own=True)},
     "mlp": {"model": mlp, "weight_decay": 0.1},
     "mlp, uneven": {"model": mlp, "batch_size": 11, "accumulate": 2},
     "one example in the last batch": {"batch_size": 7},
@@ -206,18 +271,24 @@ def new_learner(
     model: Callable[[], nn.Module] = linear,
     batch_size: int = 8,
     task: str = "single_label",
-    data: DataLoaders | None = None,
+    data: DataLoaders | Callable[[], DataLoaders] | None = None,
+    valid: int = 9,
+    extra_metric: Callable[[], object] | None = None,
     **options: object,
 ) -> Learner:
     """Three layers, one group each; 64 examples; 9 examples to validate on, 4 + 4 + 1."""
+    if callable(data):
+        data = data()
     if data is None:
-        train, valid = Shares(64, batch_size, shuffle=True), Shares(9, 4, shuffle=False)
+        train, valid = Shares(64, batch_size, shuffle=True), Shares(valid, 4, shuffle=False)
         if task == "multi_label":
             for loader in (train, valid):
                 points, labels = loader.pairs.tensors
                 loader.pairs = TensorDataset(points, torch.stack([labels, 1 - labels], 1).float())
         data = DataLoaders(train, valid, classes=["no", "yes"], task=task)
     metrics = ["accuracy", "f1", spread] if task == "multi_label" else ["accuracy", "auroc", spread]
+    if extra_metric is not None:
+        metrics = {"accuracy": "accuracy", "extra": extra_metric()}
     return Learner(
         data, model(), loss=loss, metrics=metrics, split=[1, 2],
         device="cpu", precision="fp32", progress=False, **options,
@@ -338,8 +409,14 @@ def test_ctrl_c_in_one_process_while_precomputing_ends_both(ranks):
 
 
 def test_gradients_travel_once_a_step(ranks):
-    # 8 batches in windows of 3 are 3 steps an epoch; the other batches run under no_sync
-    assert [rank["reductions"] for rank in ranks] == [3, 3]
+    # 8 batches in windows of 3 are 3 steps an epoch; the other batches run under no_sync. The first
+    # step shows which parameters are used, and averages without torch's wrapper
+    assert [rank["reductions"] for rank in ranks] == [2, 2]
+
+
+def test_the_range_test_sees_all_examples_of_a_step(ranks, single):
+    for rank in ranks:
+        assert rank["lr_find"] == pytest.approx(single["lr_find"], abs=1e-5)
 
 
 def test_only_the_first_process_writes_checkpoints(ranks):
@@ -385,8 +462,7 @@ def test_without_torchrun_there_is_one_process():
     assert distributed.total(torch.ones(2)).tolist() == [1, 1]
     assert distributed.any_process(True, torch.device("cpu"))
     assert not distributed.any_process(False, torch.device("cpu"))
-    with distributed.wrapped(model) as net:
-        assert net is model
+    assert distributed.averaged(model) is model
 
 
 # --- what runs in each of the two processes
@@ -505,6 +581,7 @@ def _same_runs() -> dict:
         results[name] = fine_tune_numbered(**options)
     results["between"] = fine_tune_between()
     results["probed"] = fine_tune_probed()
+    results["lr_find"] = list(new_learner(model=mlp).lr_find(steps=20, end_lr=0.1).losses)
     return results
 
 
