@@ -20,6 +20,7 @@ CONSTRUCTORS = [
     ImageDataLoaders.from_lists,
     ImageDataLoaders.from_name,
     ImageDataLoaders.from_dataset,
+    ImageDataLoaders.from_shards,
 ]
 FITS = [
     Learner.fine_tune,

@@ -25,6 +25,7 @@ import torch
 from hub_server import TOKEN, hub_server, use_hub
 from PIL import Image
 from support import StopAt, tiny_data, tiny_learner, tiny_model, write_photos
+from tars import write_folder_as_shards
 from torch import nn
 
 import finetune
@@ -84,6 +85,11 @@ class World:
         path = self.photos / "labels.csv"
         path.write_text("\n".join(["image,label", *lines]))
         return path
+
+    @cached_property
+    def shard(self) -> Path:
+        write_folder_as_shards(self.photos, self.folder / "shards", 1)
+        return self.folder / "shards" / "train-000.tar"
 
     @cached_property
     def data(self) -> ImageDataLoaders:
@@ -236,6 +242,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "pattern": lambda path: path.parent.name,
         **_SMALL,
     },
+    "ImageDataLoaders.from_shards": lambda world: {"train": world.shard, **_SMALL},
     "ImageDataLoaders.from_table": lambda world: {
         "table": {"image": world.pictures(), "label": ["a", "b"] * 4},
         **_SMALL,
@@ -424,6 +431,8 @@ ALSO_CALLED = {
     "metrics": ("metric",),
     "optimizer": ("optimizers",),
     "path": ("checkpoint",),
+    "train": ("shard",),
+    "valid": ("shard",),
     "source": ("folder",),
     "weight_decay": ("weight decays",),
     "members": ("group",),

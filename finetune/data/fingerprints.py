@@ -11,6 +11,7 @@ from torch import Tensor
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.decode import ImageSource
+from finetune.data.images.shards import ShardImage
 from finetune.files import fingerprints
 from finetune.files.fingerprints import Fingerprint
 
@@ -40,7 +41,8 @@ def of_loader(name: str, loader: Any) -> Fingerprint:
 def of_images(name: str, examples: Examples) -> Fingerprint:
     """How many images there are, which, and with which labels.
 
-    Files are known by their names, relative to the folder that all of them are in.
+    Files are known by their names, relative to the folder that all of them are in; members of
+    shards by theirs, so that a run goes on from other shards, or from the folder that was packed.
     """
     return {
         f"number of {name} images": len(examples),
@@ -53,15 +55,19 @@ def _of_items(items: Sequence[ImageSource]) -> str:
     if isinstance(items, DatasetImages):
         dataset = fingerprints.of_examples("data set", items.dataset)
         return fingerprints.of_texts([*map(str, dataset.values()), *map(str, items.numbers)])
-    if all(isinstance(item, str | Path) for item in items):
-        return fingerprints.of_paths([str(item) for item in items])
+    if all(isinstance(item, str | Path | ShardImage) for item in items):
+        return fingerprints.of_paths([_name_of(item) for item in items])
     step = max(1, len(items) // _IMAGES_READ)
     return fingerprints.of_texts(_of_item(item) for item in items[::step])
 
 
+def _name_of(item: ImageSource) -> str:
+    return item.name if isinstance(item, ShardImage) else str(item)
+
+
 def _of_item(item: ImageSource) -> str:
-    if isinstance(item, str | Path):
-        return str(item)
+    if isinstance(item, str | Path | ShardImage):
+        return _name_of(item)
     if isinstance(item, bytes):
         item = np.frombuffer(item, np.uint8)
     if isinstance(item, Image.Image):

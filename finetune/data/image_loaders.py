@@ -33,6 +33,8 @@ from finetune.data.sources.corrections import corrected
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
+from finetune.data.sources.shard_index import LabelFile, LabelRule
+from finetune.data.sources.shards import ShardLayout, from_shards, shard_paths
 from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
 from finetune.data.summary.summary import DataSummary, summarise
 from finetune.dictionary import ImageDataLoadersType, answers_other_words
@@ -441,6 +443,51 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         valid_examples = datasets.from_dataset(valid, valid_classes, image_column, label_column)
         valid_examples = datasets.in_classes(valid_examples, whole.classes)
         return cls(whole, datasets.in_groups(valid_examples, valid, settings.groups), **options)
+
+    @classmethod
+    @takes_options(ImageSettings)
+    def from_shards(
+        cls,
+        train: str | Path | Sequence[str | Path],
+        *,
+        valid: str | Path | Sequence[str | Path] | None = None,
+        classes: Sequence[str] | None = None,
+        label_file: LabelFile | None = None,
+        label_key: str = "label",
+        task: TaskLike = DEFAULT_TASK,
+        valid_fraction: float = 0.2,
+        **options: Unpack[ImageOptions],
+    ) -> "ImageDataLoaders":
+        """Images and labels in tar files, in the layout of WebDataset.
+
+        train, valid: paths, in which `{000..127}` stands for all of these numbers; without `valid`
+        the split is random. The files of an example, such as `0001.jpg` and `0001.cls`, follow each
+        other, and their names are the same up to the first dot.
+        label_file: where all labels are: "cls" is such a file with a class index or name; "json"
+        one with the label under label_key; "txt" one with a class name; "folder" the name of the
+        image's folder in the tar file. None is the first of these that the first example has.
+        classes: the names in the order of the indices, by default those in a file classes.txt
+        beside the shards. options: see `ImageSettings`.
+
+        Examples are in the order of their names, and read one by one, so that batches are those of
+        the folder that was packed. Where they are is kept in the cache_folder, or beside the
+        shards. Raises FileNotFoundError, or ValueError for a damaged shard.
+        """
+        settings = ImageSettings(**options)
+        rule = LabelRule(label_file, label_key)
+        layout = ShardLayout(rule, classes, resolve_task(task), settings.cache_folder)
+        arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
+        paths = shard_paths("train", train)
+        valid_paths = [] if valid is None else shard_paths("valid", valid)
+        root = Path(paths[0]).parent
+        refuse_list(settings.groups)
+        layout = layout.found_in(paths)
+        whole = from_shards(paths, layout)
+        if valid is None:
+            whole = whole.in_groups(settings.groups)
+            return cls(*whole.split(valid_fraction, settings.seed), root=root, **options)
+        layout = replace(layout, classes=whole.classes)
+        return cls(whole, from_shards(valid_paths, layout, of_training=True), root=root, **options)
 
     # --- how images become batches
 

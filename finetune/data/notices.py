@@ -4,11 +4,12 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import TypeAlias
 
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.decode import ImageSource, file_name
+from finetune.data.images.shards import ShardImage
 from finetune.wording import counted, warn
 
 FILES_COMPARED = 10_000
@@ -20,6 +21,7 @@ _BYTES_COMPARED = 500e6
 
 _FIRST_BYTES = 1 << 16
 _CLASSES_NAMED = 5
+_File: TypeAlias = str | ShardImage
 
 
 def check_classes(train: Examples) -> None:
@@ -88,26 +90,34 @@ def shared_files(
     return shared
 
 
-def _files(items: Sequence[ImageSource]) -> list[str]:
-    """The paths among the images."""
+def _files(items: Sequence[ImageSource]) -> list[_File]:
+    """The files among the images."""
     if isinstance(items, DatasetImages) or not isinstance(items, list | tuple):
         return []
-    return [str(item) for item in items if isinstance(item, str | Path)]
+    files: list[_File] = []
+    for item in items:
+        name = file_name(item)
+        if isinstance(item, ShardImage):
+            files.append(item)
+        elif name is not None:
+            files.append(name)
+    return files
 
 
-def _by_size(files: Sequence[str]) -> dict[int, list[str]]:
+def _by_size(files: Sequence[_File]) -> dict[int, list[_File]]:
     """The files by their size in bytes; those that are not there will be named when read."""
-    files_of: dict[int, list[str]] = defaultdict(list)
+    files_of: dict[int, list[_File]] = defaultdict(list)
     for file in files:
         try:
-            files_of[os.stat(file).st_size].append(file)
+            size = file.size if isinstance(file, ShardImage) else os.stat(file).st_size
+            files_of[size].append(file)
         except OSError:
             continue
     return files_of
 
 
 def _same_content(
-    train_files: Sequence[str], valid_files: Sequence[str]
+    train_files: Sequence[_File], valid_files: Sequence[_File]
 ) -> Iterator[tuple[str, str]]:
     """Pairs of a training and a validation file with the same bytes."""
     beginnings = {_digest(file, _FIRST_BYTES) for file in train_files}
@@ -118,13 +128,17 @@ def _same_content(
     for file in alike:
         digest = _digest(file)
         if digest is not None and digest in train_file_of:
-            yield train_file_of[digest], file
+            yield str(train_file_of[digest]), str(file)
 
 
-def _digest(file: str, count: int = -1) -> bytes | None:
+def _digest(file: _File, count: int | None = None) -> bytes | None:
     """A digest of the file's first bytes, or of all; None for a file that can't be read."""
     try:
-        with open(file, "rb") as stream:
-            return hashlib.blake2b(stream.read(count), digest_size=16).digest()
-    except OSError:
+        if isinstance(file, ShardImage):
+            content = file.content()[:count]
+        else:
+            with open(file, "rb") as stream:
+                content = stream.read(-1 if count is None else count)
+    except (OSError, ValueError):
         return None
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.decode import ImageSource
+from finetune.data.images.shards import ShardImage
 from finetune.files.names import shared_folder, spelled
 from finetune.randomness import uniforms
 
@@ -39,7 +40,8 @@ def identities_of(items: Sequence[ImageSource], root: str | Path | None = None) 
     """What the images are called: their paths below `root`, or else their positions.
 
     root: None takes the folder that all files are in, so that data which are copied elsewhere are
-    split as before. Two spellings of one path are one identity.
+    split as before. Two spellings of one path are one identity. A member of a shard is called by
+    its own name, whichever shard it is in.
 
     >>> identities_of(["photos/a/1.jpg", "photos/./b.jpg"], "photos")
     ['a/1.jpg', 'b.jpg']
@@ -48,6 +50,9 @@ def identities_of(items: Sequence[ImageSource], root: str | Path | None = None) 
         return list(map(str, items.identities))
     if not isinstance(items, list | tuple):  # an array or a tensor of images
         return list(map(str, range(len(items))))
+    if any(isinstance(item, ShardImage) for item in items):
+        names = [item.name if isinstance(item, ShardImage) else "" for item in items]
+        return [name or str(position) for position, name in enumerate(names)]
     identities = [str(item) if isinstance(item, str | Path) else "" for item in items]
     if not _are_plain(identities):
         identities = [spelled(path) if path else "" for path in identities]

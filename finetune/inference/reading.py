@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune.data.batching import ImageLoader, UnlabelledLoader
 from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.images.decode import read_image
+from finetune.data.images.decode import file_name, read_image
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.value_range import Depth, ValueRange
 from finetune.data.loaders import (
@@ -87,8 +87,9 @@ class Source:
             items = self.numbers.tolist()
         if isinstance(self.images, list | tuple):
             for row, image in enumerate(self.images):
-                if isinstance(image, str | Path):
-                    items[row] = str(image)
+                name = file_name(image)
+                if name is not None:
+                    items[row] = name
         return items
 
     @property

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages, select_items
-from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.decode import ImageError, ImageSource, file_name
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.rows import ImageRows, Presized
+from finetune.data.images.shards import ShardImage
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
 from finetune.data.images.whole import WholeImages
 from finetune.data.memory import reserve
@@ -156,7 +157,7 @@ class ImageCache:
         if self._store is None:
             self._images.put(row, *self._presize(source))
         else:
-            assert isinstance(source, str | Path)
+            assert isinstance(source, str | Path | ShardImage)
             self._store.fill(row, source, self._presize_whole)
             has_ends = True
         # only now that the pixels are there, for another thread may ask meanwhile
@@ -246,14 +247,15 @@ class ImageCache:
 
 
 def _file_paths(items: Sequence[ImageSource]) -> list[str] | None:
-    """Absolute paths of the images; None unless all of them are files."""
+    """Absolute names of the images; None unless all of them are files."""
     if isinstance(items, DatasetImages):  # its items would be read only to learn their type
         return None
     paths = []
     for item in items:
-        if not isinstance(item, str | Path):
+        name = file_name(item)
+        if name is None:
             return None
-        paths.append(os.path.abspath(item))
+        paths.append(name if isinstance(item, ShardImage) else os.path.abspath(name))
     return paths
 
 

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from finetune.data.images.shards import ShardImage
 from finetune.data.images.value_range import Depth, ValueRange, stated_bits, to_eight_bits
 from finetune.forks import ForkSafeLock
 
 ImageSource: TypeAlias = (
-    "str | Path | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | Mapping[str, Any]"
+    "str | Path | ShardImage | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | "
+    "Mapping[str, Any]"
 )
 """What `read_image` reads. A mapping is a cell of Hugging Face's: {"bytes": ..., "path": ...}."""
 Resize: TypeAlias = Literal["crop", "squish", "pad"]
@@ -85,17 +87,17 @@ def read_image(
 ) -> Image.Image:
     """Reads an image as an upright one in mode RGB.
 
-    source: a path (JPEG, PNG, WebP, BMP, GIF, TIFF; the first frame of several), a PIL image, an
-    array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], whole numbers or floats;
-    the bytes of a file, an open file, or {"bytes": ...} or {"path": ...}. What is open already is
-    read by one thread at a time. Transparent parts become white.
+    source: a path (JPEG, PNG, WebP, BMP, GIF, TIFF; the first frame of several), a member of a
+    shard, a PIL image, an array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], whole
+    numbers or floats; the bytes of a file, an open file, or {"bytes": ...} or {"path": ...}. What
+    is open already is read by one thread at a time. Transparent parts become white.
     min_side: the shorter side, in pixels, that is fine enough; a JPEG file is then decoded at a
     fraction of its size, which is faster. Other formats are always decoded in full. value_range:
     the values that become black and white in images of more than 8 bits, or how many bits of
     integers are used; None finds them, see `value_range.py`.
     Raises ImageError with the path and the reason.
     """
-    name = str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
+    name = file_name(source) or f"<{type(source).__name__}>"
     try:
         if isinstance(source, Mapping):
             source = _source_in(source)
@@ -114,6 +116,11 @@ def read_image(
         raise ImageError(name, f"{error} ({type(error).__name__})") from error
 
 
+def file_name(source: Any) -> str | None:
+    """What the file of an image is called: its path, or shard and member; None without a file."""
+    return str(source) if isinstance(source, str | Path | ShardImage) else None
+
+
 def _source_in(cell: Mapping[str, Any]) -> Any:
     """The image of a cell of Hugging Face's: the file's content, or else its path."""
     for name in ("bytes", "path"):
@@ -126,6 +133,8 @@ def _file_in(source: Any) -> str | Path | BinaryIO | None:
     """The path of a file, or its content; None for an image in memory."""
     if isinstance(source, str | Path):
         return source
+    if isinstance(source, ShardImage):
+        return io.BytesIO(source.content())
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if hasattr(source, "read"):

@@ -1,15 +1,24 @@
 """The header of an image: its size and format, without decoding it."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from finetune.data.images.decode import ImageError, ImageSource, check_size, read_image
+from finetune.data.images.decode import (
+    ImageError,
+    ImageSource,
+    check_size,
+    file_name,
+    read_image,
+)
+from finetune.data.images.shards import ShardImage
 from finetune.data.images.value_range import Depth, ValueRange
 
 _ORIENTATION = 0x0112
@@ -48,12 +57,13 @@ def read_header(
     name = f"image {number}"
     try:
         source = items[number]
-        if isinstance(source, str | Path):
-            name = str(source)
+        name = file_name(source) or name
         if decode:
             read_image(source, value_range=value_range)
         if isinstance(source, str | Path):
-            return _file_header(source)
+            return _file_header(source, os.path.getsize(source))
+        if isinstance(source, ShardImage):
+            return _file_header(io.BytesIO(source.content()), source.size)
         width, height = _size_in_memory(source)
         return Header(width, height, "in memory", width * height)
     except ImageError as error:
@@ -62,14 +72,15 @@ def read_header(
         return Header(error=ImageError(name, f"{error} ({type(error).__name__})"))
 
 
-def _file_header(path: str | Path) -> Header:
-    with Image.open(path) as image:
+def _file_header(file: str | Path | BinaryIO, size: int) -> Header:
+    """size: of the file in bytes."""
+    with Image.open(file) as image:
         check_size(image)
         width, height = image.size
         # only for JPEG: to ask an image of another format for its EXIF would decode it
         if image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
             width, height = height, width
-        return Header(width, height, str(image.format), os.path.getsize(path))
+        return Header(width, height, str(image.format), size)
 
 
 def _size_in_memory(source: ImageSource) -> tuple[int, int]:

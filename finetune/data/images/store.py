@@ -1,9 +1,9 @@
 """ImageStore: decoded images, kept in a folder between runs and checked against their files.
 
 A store is two files. `.images` holds the pixels of N images. `.identities` holds a record for each
-image: the size and the time of change of the file that it was decoded from, its height and width,
-and a check sum of the pixels. Both files have their full size from the beginning and are mapped
-into memory.
+image: the size and the time of change of the file that it was decoded from (or the size of the
+member of a shard, and the shard's version), its height and width, and a check sum of the pixels.
+Both files have their full size from the beginning and are mapped into memory.
 """
 
 import errno
@@ -25,6 +25,7 @@ import PIL
 
 from finetune import arguments
 from finetune.data.images.rows import ImageRows
+from finetune.data.images.shards import ShardImage
 from finetune.forks import ForkSafeLock
 from finetune.wording import warn
 
@@ -69,7 +70,12 @@ class ImageStore:
         self.images = ImageRows(pixels, self._identities["height_and_width"])
         os.utime(identities)  # the time of the last use, see `CacheFolder`
 
-    def fill(self, row: int, file: str | Path, decode: Callable[[str | Path], np.ndarray]) -> None:
+    def fill(
+        self,
+        row: int,
+        file: str | Path | ShardImage,
+        decode: Callable[[str | Path | ShardImage], np.ndarray],
+    ) -> None:
         """Makes sure that the row has the file's image, as the file is now."""
         # taken before decoding, so that a change of the file meanwhile is noticed the next time
         size_and_time = _size_and_time(file)
@@ -193,8 +199,10 @@ class CacheFolder:
         return bytes_of, last_use_of
 
 
-def _size_and_time(file: str | Path) -> tuple[int, int]:
+def _size_and_time(file: str | Path | ShardImage) -> tuple[int, int]:
     """Size in bytes and time of change in nanoseconds; (-1, -1) for a file that can't be read."""
+    if isinstance(file, ShardImage):
+        return file.size, file.shard.state.version
     try:
         status = os.stat(file)
     except OSError:  # no error yet: that of decoding will name the image and the reason

@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune.corrections import Correction, read
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
+from finetune.data.images.decode import file_name
 from finetune.files.names import path_below, shared_folder, spelled
 from finetune.wording import did_you_mean
 
@@ -86,7 +87,8 @@ def _folder_of_all(parts: Sequence[Examples]) -> str:
     paths: list[str] = []
     for part in parts:
         if isinstance(part.items, list | tuple):
-            paths.extend(spelled(str(i)) for i in part.items if isinstance(i, str | Path))
+            names = map(file_name, part.items)
+            paths.extend(spelled(name) for name in names if name is not None)
     return shared_folder(paths)
 
 
@@ -95,8 +97,9 @@ def _names(part: Examples, position: int, folder: str) -> set[str]:
     if isinstance(part.items, DatasetImages):
         return {str(part.items.identities[position])}
     item = part.items[position] if isinstance(part.items, list | tuple) else None
-    if isinstance(item, str | Path):
-        return {path_below(str(item), folder), spelled(os.path.abspath(item))}
+    name = file_name(item)
+    if name is not None:
+        return {path_below(name, folder), spelled(os.path.abspath(name))}
     return {str(position if part.numbers is None else int(part.numbers[position]))}
 
 

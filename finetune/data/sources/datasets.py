@@ -1,6 +1,7 @@
 """Examples from data sets: torchvision's pairs (image, label) and Hugging Face's rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from finetune.data.images.dataset_images import DatasetImages, ImageDataset, rea
 from finetune.data.images.decode import ImageSource
 from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.stored_labels import changes_labels, file_names, stored_labels
+from finetune.tasks import DEFAULT_TASK, Task
 from finetune.tasks.labels import checked_classes, python_values
 from finetune.wording import did_you_mean, warn
 
@@ -203,7 +205,7 @@ def _from_rows(
     images = DatasetImages(image_rows, range(len(image_rows)), image_column)
     if classes is None:
         classes = getattr(features[label_column], "names", None)
-    return _from_column(images, label_column, labels, classes)
+    return from_column(images, label_column, labels, classes)
 
 
 def _from_dicts(
@@ -229,21 +231,28 @@ def _from_dicts(
     images = DatasetImages(dataset, range(len(dataset)), image_column)
     if classes is None:
         classes = getattr(types[label_column], "names", None)
-    return _from_column(images, label_column, labels, classes)
+    return from_column(images, label_column, labels, classes)
 
 
-def _from_column(
-    images: DatasetImages, column: str, labels: list[Any], classes: Sequence[str] | None
+def from_column(
+    images: Sequence[ImageSource],
+    column: str,
+    labels: list[Any],
+    classes: Sequence[str] | None,
+    task: Task = DEFAULT_TASK,
+    *,
+    of_training: bool = False,
 ) -> Examples:
     """Examples from images and a column of class indices or names.
 
     classes: names by index, or, for a column of names, in the order of the model's outputs.
+    task: one of one class an image. of_training: see `from_pairs`.
     """
     if all(isinstance(label, str) for label in labels):
-        return from_pairs(images, labels, classes, of_training=False)
+        return from_pairs(images, labels, classes, task, of_training=of_training)
     if not all(isinstance(label, int) for label in labels):
         raise ValueError(f"column {column!r} holds no class indices or names, but {labels[:3]}")
-    return _from_class_indices(images, labels, classes)
+    return replace(_from_class_indices(images, labels, classes), task=task)
 
 
 def _column(features: Mapping[str, Any], name: str | None, type_name: str, usual: str) -> str:

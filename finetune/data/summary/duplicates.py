@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import ImageSource, read_image
+from finetune.data.images.decode import ImageSource, file_name, read_image
 from finetune.data.images.headers import Header
+from finetune.data.images.shards import ShardImage
 
 _CHUNK_BYTES = 1 << 20
 _SPLIT_NAMES = ("training", "validation")
@@ -118,9 +119,9 @@ def _name(splits: tuple[Examples, Examples], place: _Place) -> str:
     """The path of an image; for one without a path, where it is."""
     items = splits[place.split].items
     if isinstance(items, list):  # an item of another kind of sequence might have to be decoded
-        item = items[place.number]
-        if isinstance(item, str | Path):
-            return str(item)
+        name = file_name(items[place.number])
+        if name is not None:
+            return name
     return f"{_SPLIT_NAMES[place.split]} {place.number}"
 
 
@@ -142,6 +143,8 @@ def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
             with open(source, "rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
+        elif isinstance(source, ShardImage):
+            digest.update(source.content())
         else:
             pixels = _pixels_of(source)
             digest.update(f"{pixels.shape} {pixels.dtype}".encode())

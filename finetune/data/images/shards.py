@@ -1,0 +1,38 @@
+"""ShardImage: an image that is a part of a tar file, read when it is asked for."""
+
+from dataclasses import dataclass
+
+from finetune.files.storage import State, storage_of
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar file as it was when its members were listed. path: absolute."""
+
+    path: str
+    state: State
+
+    def read(self, offset: int, size: int) -> bytes:
+        """So many bytes from a place on. Raises ValueError where the file has changed since."""
+        return storage_of(self.path).read(self.path, offset, size, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardImage:
+    """An image file in a shard.
+
+    name: of the member, with slashes. offset, size: where its content is, in bytes. As a text it is
+    `shard.tar/member`, which errors and tables show.
+    """
+
+    shard: Shard
+    name: str
+    offset: int
+    size: int
+
+    def content(self) -> bytes:
+        """The bytes of the image file, by one read. Raises ValueError or OSError."""
+        return self.shard.read(self.offset, self.size)
+
+    def __str__(self) -> str:
+        return f"{self.shard.path}/{self.name}"
