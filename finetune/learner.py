@@ -22,6 +22,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.dictionary import answers_other_words
+from finetune.distributed.together import together
 from finetune.export import FormatName, LabelledImages, hub
 from finetune.export.card import model_card
 from finetune.export.description import ModelDescription
@@ -236,7 +237,7 @@ class Learner:
         """
         self.trainer.follow_model()
         shows_bar = self.progress and distributed.rank() == 0
-        with work_bar(shown=shows_bar) as tell:
+        with together("lr_find()"), work_bar(shown=shows_bar) as tell:
             return lr_finder.range_test(
                 self.trainer.setup,
                 factors=factors,

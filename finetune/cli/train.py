@@ -98,8 +98,11 @@ def _train(config: TrainConfig, output: Path) -> dict[str, Any]:
 def _results(learner: Learner, config: TrainConfig, output: Path) -> dict[str, float]:
     """What validation gives for the weights of the run, which the learner then has."""
     results = dict(learner.history.epochs[-1].valid)
-    if config.save_best and (output / run_folder.BEST).is_file():
-        learner.load(output / run_folder.BEST)  # its history ends there
+    if config.save_best and distributed.of_first((output / run_folder.BEST).is_file):
+        if distributed.is_first():
+            learner.load(output / run_folder.BEST)  # its history ends there
+        # the first process may have a disk of its own
+        distributed.share_weights(learner.model)
         results = learner.validate()
     answers.fit(learner, config)
     if config.adjust_priors is not None:

@@ -234,7 +234,7 @@ class TorchLoader:
                 return True
         tensors = [*tensors_in(first.inputs), *tensors_in(first.targets)]
         content = of_texts(of_tensor(tensor.cpu()) for tensor in tensors)
-        return len(set(distributed.gathered(content, torch.device("cpu")))) == 1
+        return len(set(distributed.gathered_objects(content))) == 1
 
     def _samplers(self) -> list[Any]:
         names = ("sampler", "batch_sampler")

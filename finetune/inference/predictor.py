@@ -17,6 +17,7 @@ from finetune.data.images.decode import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.dictionary import answers_other_words
+from finetune.distributed.together import together
 from finetune.export.labelled_images import MOST_IMAGES, Batches, LabelledImages
 from finetune.inference.activation_maps import find_layers, mean_grad_cam
 from finetune.inference.feature_tap import FeatureTap
@@ -428,7 +429,7 @@ class Predictor:
             loader = self._reader.open(source).loader
         if loader is None:
             raise ValueError("there is no validation data; pass DataLoaders(train, valid)")
-        with reading(loader):
+        with together("validate()"), reading(loader):
             return evaluate(
                 self._model_for_pass(),
                 loader,

@@ -129,7 +129,7 @@ def choose_plan(budget: Budget, setup: Setup, started_at: float, *, head: HeadTr
     chosen: Plan | None = None
     for plan in budget.plans(groups, head=head):
         is_too_long = pace.seconds(plan, setup, head=head) > left
-        if chosen is not None and distributed.any_process(is_too_long, setup.runtime.device):
+        if chosen is not None and distributed.any_process(is_too_long):
             break
         chosen = plan
     assert chosen is not None

@@ -4,12 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from finetune import distributed
 from finetune.data.loaders import next_batches
+from finetune.distributed.together import leave
 from finetune.randomness import isolated
 from finetune.tasks.ranking import is_worse
 from finetune.training.averaging import Average
@@ -89,6 +90,7 @@ class Loop:
     def run(self, run: Run) -> None:
         """Runs the rest of the plan. FitEnd reaches every callback, however the run ends."""
         reason = "finished"
+        failure: BaseException | None = None
         model = self.setup.model
         if self.setup.runtime.device.type == "cpu":
             keep_freed_memory()
@@ -111,16 +113,19 @@ class Loop:
         except _Stopped as stop:
             run.ended = reason = f"stopped: {stop.answer.reason}"
             self._write_checkpoint()
-        except (KeyboardInterrupt, SystemExit):
-            reason = "interrupted"
+        except (KeyboardInterrupt, SystemExit) as error:
+            reason, failure = "interrupted", error
             raise
         except BaseException as error:
-            reason = f"failed: {error}"
-            # steps that are done belong in the history
-            with suppress(Exception):
-                self._emit_pending(run)
+            reason, failure = f"failed: {error}", error
+            # steps that are done belong in the history; the other processes may be elsewhere
+            if distributed.world_size() == 1:
+                with suppress(Exception):
+                    self._emit_pending(run)
             raise
         finally:
+            # callbacks may take their time for the end, for which nobody has to wait
+            leave(failure)
             self._pending.clear()
             self.setup.optimizer.zero_grad()
             model.eval()
@@ -333,7 +338,8 @@ class Loop:
     def _checkpoint_is_due(self) -> bool:
         if self.checkpoint is None:
             return False
-        return time.monotonic() - self._saved_at > self.checkpoint_seconds
+        is_due = time.monotonic() - self._saved_at > self.checkpoint_seconds
+        return distributed.any_process(is_due)
 
     def _set_values(self, run: Run, phase: Phase, step: int) -> StepEnd:
         """Sets the hyper-parameters of a step; returns its event, with a loss that is still NaN."""
@@ -365,7 +371,7 @@ class Loop:
 
     def _check_interruption(self, run: Run) -> None:
         """Saves and raises if a signal has arrived in any of the processes."""
-        if distributed.any_process(bool(self._interruption), self.setup.runtime.device):
+        if distributed.any_process(bool(self._interruption)):
             self._emit_pending(run)
             self._write_checkpoint()
             raise self._interruption.error()
@@ -380,13 +386,13 @@ class Loop:
     def _act(self, answers: Sequence[Answer]) -> None:
         """Does what the callbacks asked for; saves first, so that a stop loses nothing."""
         for answer in answers:
-            if isinstance(answer, Save):
-                self._save(answer.path)
-            elif answer is not None and not isinstance(answer, Stop):
+            if answer is not None and not isinstance(answer, Save | Stop):
                 raise TypeError(f"a callback answers Stop(...), Save(...) or None, not {answer!r}")
-        for answer in answers:
-            if isinstance(answer, Stop):
-                raise _Stopped(answer)
+        saves, stop = _of_all_processes(answers)
+        for path in saves:
+            self._save(path)
+        if stop is not None:
+            raise _Stopped(stop)
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint is not None:
@@ -401,11 +407,39 @@ class Loop:
                 f"the weights are no longer finite and were not saved; {_state_of_file(path)}; "
                 "lower the learning rate or set clip_norm"
             )
-        self.save(path)
+        # the others wait until the file is there, and learn that it could not be written
+        distributed.of_first(partial(self.save, path))
 
     def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
         """The same error, with the step, its learning rates and the checkpoint to go back to."""
         return error.at(row, self.setup.optimizer.groups.names, self.checkpoint)
+
+
+def _of_all_processes(answers: Sequence[Answer]) -> tuple[list[Path], Stop | None]:
+    """The files to be saved and why to stop, which all processes do if one is asked to.
+
+    Every process asks.
+    """
+    answers_of_each: list[Sequence[Answer]] = [answers]
+    if distributed.world_size() > 1:
+        if not distributed.any_process(any(answer is not None for answer in answers)):
+            return [], None
+        answers_of_each = distributed.gathered_objects(answers)
+    # by their paths, in order, each once
+    saves: dict[Path, None] = {}
+    stops: list[tuple[int, Stop]] = []
+    for process, answers_of_one in enumerate(answers_of_each):
+        for answer in answers_of_one:
+            if isinstance(answer, Save):
+                saves[answer.path] = None
+            elif isinstance(answer, Stop):
+                stops.append((process, answer))
+    if not stops:
+        return list(saves), None
+    process, stop = stops[0]
+    if process > 0:
+        stop = replace(stop, reason=f"{stop.reason} (in process {process})")
+    return list(saves), stop
 
 
 def _state_of_file(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from finetune import distributed
@@ -31,16 +32,17 @@ def locked(checkpoint: Path | None, callbacks: Sequence[Callback]) -> Iterator[N
         if paths.count(path) > 1:
             raise ValueError(f"{str(path)!r} is to be written as two checkpoints; name another")
     with ExitStack() as locks:
-        error: Exception | None = None
-        if distributed.rank() == 0:
+
+        def hold() -> None:
             try:
                 for path in paths:
                     locks.enter_context(held(beside(path, "lock"), repr(str(path))))
-            except Exception as error_of_lock:
+            except Exception as error:
                 # what is finished is read, and needs no lock where nothing can be written
-                if not (is_unwritable(error_of_lock) and _has_ended(checkpoint)):
-                    error = error_of_lock
-        distributed.raise_of_first(error)
+                if not (is_unwritable(error) and _has_ended(checkpoint)):
+                    raise
+
+        distributed.of_first(hold)
         yield
 
 
@@ -53,7 +55,14 @@ def _has_ended(checkpoint: Path | None) -> bool:
 
 
 def check_replaced(run: Run, callbacks: Sequence[Callback]) -> None:
-    """Raises CheckpointError where a callback would replace the best epoch of another run."""
+    """Raises CheckpointError where a callback would replace the best epoch of another run.
+
+    Of several processes the first one, which writes, looks.
+    """
+    distributed.of_first(partial(_check_replaced, run, callbacks))
+
+
+def _check_replaced(run: Run, callbacks: Sequence[Callback]) -> None:
     plan_data = [phase.to_dict() for phase in run.plan]
     for callback in callbacks:
         path = callback.saves_to

@@ -132,8 +132,7 @@ class TrainStep:
         if not weight.is_of_classes or (several_processes and not weight.is_uneven):
             return False
         may_count = any(self._may_count(batch.targets) for batch in batches)
-        device = self.setup.runtime.device
-        return not distributed.any_process(may_count, device)
+        return not distributed.any_process(may_count)
 
     def _may_count(self, targets: Any) -> bool:
         """Whether a target of a batch counts, or might, where to look would take too long."""

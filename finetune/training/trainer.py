@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune import distributed
 from finetune.data.loaders import DataLoaders
+from finetune.distributed.together import together
 from finetune.files.fingerprints import Fingerprint
 from finetune.modes import usual_modes
 from finetune.probe.linear_probe import LinearProbe
@@ -92,14 +93,26 @@ class Trainer:
         Returns False if the run of the checkpoint has ended already. Raises CheckpointError if it
         holds another plan.
         """
+        with together("a fit"):
+            return self._start(request, callbacks, checkpoint, cache_features=cache_features)
+
+    def _start(
+        self,
+        request: PlanRequest,
+        callbacks: Sequence[Callback],
+        checkpoint: Path | None,
+        *,
+        cache_features: bool,
+    ) -> bool:
         self.follow_model()
         prefixes = self._prefixes(cache_features)
         plan = self._resolve(request, prefixes)
         self.origin.keep()  # may lack the memory: nothing has begun or is forgotten then
         all_callbacks = self._callbacks.with_lasting(callbacks)
         with run_files.locked(checkpoint, all_callbacks):
-            if checkpoint is not None and checkpoint.exists():
-                run = self._load_run(checkpoint, plan)
+            content = _stored_content(checkpoint)
+            if checkpoint is not None and content is not None:
+                run = self._load_run(checkpoint, content, plan)
                 if run.ended is not None:
                     self.run = run
                     return False
@@ -135,8 +148,9 @@ class Trainer:
         The defaults of `fine_tune` depend on whether the frozen layers' outputs can be kept, which
         running the model on two images shows. Raises ValueError for a plan that can't be run.
         """
-        self.follow_model()
-        return self._resolve(request, self._prefixes(cache_features))
+        with together("a plan"):
+            self.follow_model()
+            return self._resolve(request, self._prefixes(cache_features))
 
     @usual_modes()
     def plan_within(
@@ -148,16 +162,18 @@ class Trainer:
         of the learner changes.
         """
         started_at = time.perf_counter()
-        self.follow_model()
-        request = budget.request
-        head = self._head_training(request, self._prefixes(cache_features))
-        groups = self.setup.optimizer.groups
-        if checkpoint is not None and checkpoint.exists():
-            stored = (checkpoints.read(checkpoint)["run"] or {}).get("plan")
-            for plan in budget.plans(groups, head=head):
-                if [phase.to_dict() for phase in plan] == stored:
-                    return plan
-        return choose_plan(budget, self.setup, started_at, head=head)
+        with together("a plan"):
+            self.follow_model()
+            request = budget.request
+            head = self._head_training(request, self._prefixes(cache_features))
+            groups = self.setup.optimizer.groups
+            content = _stored_content(checkpoint)
+            if content is not None:
+                stored = (content["run"] or {}).get("plan")
+                for plan in budget.plans(groups, head=head):
+                    if [phase.to_dict() for phase in plan] == stored:
+                        return plan
+            return choose_plan(budget, self.setup, started_at, head=head)
 
     def _head_training(self, request: FineTune, prefixes: FrozenPrefixes | None) -> HeadTraining:
         """How the head may be trained alone."""
@@ -180,9 +196,8 @@ class Trainer:
         plans.check_can_choose(plan, validates=self.setup.data.valid is not None)
         return plan
 
-    def _load_run(self, checkpoint: Path, plan: Plan) -> Run:
+    def _load_run(self, checkpoint: Path, content: dict[str, Any], plan: Plan) -> Run:
         """Loads a checkpoint of this plan; returns the run at the position where it stood."""
-        content = checkpoints.read(checkpoint)
         present = fingerprint_of(self.setup, self._data_fingerprint)
         plan_data = [phase.to_dict() for phase in plan]
         check_same_run(checkpoint, content["run"] or {}, plan_data, present)
@@ -202,6 +217,12 @@ class Trainer:
 
         Raises RuntimeError if there is no such run.
         """
+        with together("resume()"):
+            self._resume(callbacks, checkpoint, cache_features=cache_features)
+
+    def _resume(
+        self, callbacks: Sequence[Callback], checkpoint: Path | None, *, cache_features: bool
+    ) -> None:
         self.follow_model()
         run = self.run
         if run is None and self._stored_run is not None:
@@ -227,13 +248,14 @@ class Trainer:
         self.origin.keep()
         self._is_running = True
         try:
-            probe = run_probe(
-                self.setup,
-                self._callbacks.with_lasting(callbacks),
-                views=views,
-                folds=folds,
-                epoch_number=self._next_epoch,
-            )
+            with together("probe()"):
+                probe = run_probe(
+                    self.setup,
+                    self._callbacks.with_lasting(callbacks),
+                    views=views,
+                    folds=folds,
+                    epoch_number=self._next_epoch,
+                )
         finally:
             self._is_running = False
         self._give_up_run()
@@ -255,7 +277,8 @@ class Trainer:
             check_fits(ingredient, setup.model, setup.data.classes)
         self.origin.keep()
         started_at = time.perf_counter()
-        soup = make_soup(setup.model, ingredients, partial(validate, setup))
+        with together("soup()"):
+            soup = make_soup(setup.model, ingredients, partial(validate, setup))
         seconds = time.perf_counter() - started_at
         row = EpochEnd("soup", 0, math.nan, soup.validation, seconds, self._next_epoch)
         self._give_up_run()
@@ -435,6 +458,18 @@ class Trainer:
         self.post_processing = PostProcessing.from_dict(
             content.get("post_processing", {}), content.get("post_processing_tensors")
         )
+
+
+def _stored_content(checkpoint: Path | None) -> dict[str, Any] | None:
+    """What is in a checkpoint, None where there is none.
+
+    Of several processes the first one reads, which has written it, perhaps to a disk of its own.
+    """
+    if checkpoint is None:
+        return None
+    return distributed.of_first(
+        lambda: checkpoints.read(checkpoint) if checkpoint.exists() else None
+    )
 
 
 def _as_list(names: Sequence[str] | None) -> list[str] | None:

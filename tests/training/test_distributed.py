@@ -460,8 +460,8 @@ def test_without_torchrun_there_is_one_process():
     model = nn.Linear(2, 2)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.total(torch.ones(2)).tolist() == [1, 1]
-    assert distributed.any_process(True, torch.device("cpu"))
-    assert not distributed.any_process(False, torch.device("cpu"))
+    assert distributed.any_process(True)
+    assert not distributed.any_process(False)
     assert distributed.averaged(model) is model
 
 

@@ -66,7 +66,7 @@ def head_on_features(setup: Setup, prefixes: FrozenPrefixes, *, views: int) -> S
     suffix = prefixes.find_behind_all_but_the_last_group()
     # processes must agree, or they would go on in different ways
     is_refused = suffix is None or not features_fit(setup, suffix, views=views)
-    return None if distributed.any_process(is_refused, setup.runtime.device) else suffix
+    return None if distributed.any_process(is_refused) else suffix
 
 
 class FeatureCache:
@@ -130,7 +130,7 @@ class FeatureCache:
         views = 1 if phase.views is None else min(phase.views, phase.epochs)
         is_refused = suffix is None or not features_fit(setup, suffix, views=views)
         # processes must agree, or they would wait for each other in different places
-        if distributed.any_process(is_refused, setup.runtime.device):
+        if distributed.any_process(is_refused):
             return None
         assert suffix is not None
         return cls(setup, suffix, phase, first_epoch)

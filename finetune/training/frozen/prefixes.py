@@ -45,7 +45,7 @@ class FrozenPrefixes:
         state = _state_of(self._setup.model)
         is_new = state not in self._planned
         # a search shares weights among the processes, so all of them search or none does
-        if distributed.any_process(is_new, self._setup.runtime.device):
+        if distributed.any_process(is_new):
             return self._search()
         return self._planned.pop(state)
 

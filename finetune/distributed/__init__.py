@@ -1,10 +1,11 @@
 """Training in several processes under torchrun; in one process everything here does nothing."""
 
 import atexit
-from collections.abc import Iterable
+import pickle
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune import launch
+from finetune.distributed.together import introduce
 from finetune.nested import map_tensors
+
+_Result = TypeVar("_Result")
 
 
 def join(device: torch.device) -> None:
@@ -21,7 +25,10 @@ def join(device: torch.device) -> None:
     device: of this process, on which the processes exchange gradients. Does nothing without
     torchrun, and where they have been joined already, by the caller or by an earlier call.
     """
-    if launch.world_size() == 1 or dist.is_initialized():
+    if dist.is_initialized():
+        introduce()
+        return
+    if launch.world_size() == 1:
         return
     backend = "gloo"
     if device.type == "cuda":
@@ -30,6 +37,7 @@ def join(device: torch.device) -> None:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
     atexit.register(_part, dist.group.WORLD)
+    introduce()
 
 
 def _part(group: dist.ProcessGroup | None) -> None:
@@ -158,12 +166,18 @@ def gathered(value: Any, device: torch.device) -> list[Any]:
 
     value: a structure of tensors, which may differ in size between processes, or None.
     """
+    # through the CPU, since a tensor of another process is on another device
+    values = gathered_objects(map_tensors(lambda tensor: tensor.cpu(), value))
+    return [map_tensors(lambda tensor: tensor.to(device), value) for value in values]
+
+
+def gathered_objects(value: Any) -> list[Any]:
+    """The values of all processes, in their order; they can be pickled."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
-    # through the CPU, since a tensor of another process is on another device
-    dist.all_gather_object(values, map_tensors(lambda tensor: tensor.cpu(), value))
-    return [map_tensors(lambda tensor: tensor.to(device), value) for value in values]
+    dist.all_gather_object(values, value)
+    return values
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -254,21 +268,37 @@ def averaged(model: nn.Module) -> nn.Module:
     return Averaged(model) if dist.is_initialized() else model
 
 
-def raise_of_first(error: Exception | None) -> None:
-    """Raises in all processes the error that the first one met, if it met any.
+def of_first(work: Callable[[], _Result]) -> _Result:
+    """What the first process gets by a call that it alone makes; its error is raised in all.
 
-    error: of this process; that of any but the first does not count. The others would wait for the
-    first one, which has left.
+    So the others wait for it, and see the files that it sees. The result is plain data and tensors
+    on the CPU.
     """
-    errors = [error]
-    if dist.is_initialized():
-        dist.broadcast_object_list(errors, 0)
-    if errors[0] is not None:
-        raise errors[0]
+    if not dist.is_initialized():
+        return work()
+    result: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            result = [work(), None]
+        except Exception as error:
+            result = [None, _can_travel(error)]
+    dist.broadcast_object_list(result, 0)
+    if result[1] is not None:
+        raise result[1]
+    return result[0]  # type: ignore[no-any-return]
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
+def _can_travel(error: Exception) -> Exception:
+    """The error, or one with its words, if its class can't be built from its arguments."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def any_process(flag: bool) -> bool:
     """Whether the flag is set in any of the processes, which thus decide alike."""
     if not dist.is_initialized():
         return flag
-    return bool(total(torch.tensor(float(flag), device=device)).item())
+    return bool(total(torch.tensor(float(flag), device=_device_of_numbers())).item())

@@ -1,12 +1,11 @@
 """Under torchrun a script is enough: processes join at the first Learner, and one prints."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from processes import run_python, run_together
+from torchruns import torchrun
 
 from finetune.training import checkpoint
 
@@ -69,13 +68,6 @@ import sys
 from finetune.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def torchrun(*words: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    return subprocess.run(
-        [*command, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 def headers(printed: str) -> int:
