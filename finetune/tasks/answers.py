@@ -1,5 +1,6 @@
 """Answers: what a model says of one image, for a person and as a row of a file."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from finetune.tasks.familiarity import UNKNOWN_FROM
@@ -18,6 +19,20 @@ class _Familiar:
     def is_unknown(self) -> bool:
         """Whether it is stranger than 95 % of the validation images. False where it is not told."""
         return self.unknown is not None and self.unknown > UNKNOWN_FROM
+
+    def _strangeness(self) -> str:
+        """The end of the text that shows the answer; empty for an image like others."""
+        return f"; unknown: {self.unknown:.3f}" if self.is_unknown else ""
+
+
+def _percentages(probabilities: Mapping[str, float]) -> str:
+    """The three most probable classes."""
+    most_probable = sorted(probabilities.items(), key=lambda item: -item[1])[:3]
+    shown = ", ".join(f"{name!r} {value:.1%}" for name, value in most_probable)
+    count = len(probabilities)
+    if count > 3:
+        shown += f", ... of {count} classes"
+    return shown
 
 
 class _OneClass(NamedTuple):
@@ -47,16 +62,10 @@ class Prediction(_OneClass, _Familiar):
         >>> Prediction("cat", 0.9, {"cow": 0.0125, "cat": 0.9, "dog": 0.075, "eel": 0.0125})
         Prediction('cat' 90.0%, 'dog' 7.5%, 'cow' 1.2%, ... of 4 classes)
         """
-        most_probable = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
-        shown = ", ".join(f"{name!r} {value:.1%}" for name, value in most_probable)
-        count = len(self.probabilities)
-        if count > 3:
-            shown += f", ... of {count} classes"
+        shown = _percentages(self.probabilities)
         if self.set:
             shown += f"; set: {', '.join(self.set)}"
-        if self.is_unknown:
-            shown += f"; unknown: {self.unknown:.3f}"
-        return f"Prediction({shown})"
+        return f"Prediction({shown}{self._strangeness()})"
 
 
 class _SeveralClasses(NamedTuple):
@@ -78,6 +87,17 @@ class LabelsPrediction(_SeveralClasses, _Familiar):
 
     set: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        """The labels, and the three most probable classes.
+
+        >>> LabelsPrediction(("sea",), {"sea": 0.98765432109876, "sky": 0.1})
+        LabelsPrediction(('sea',), 'sea' 98.8%, 'sky' 10.0%)
+        """
+        shown = f"{self.labels}, {_percentages(self.probabilities)}"
+        if self.set is not None:
+            shown += f"; set: {', '.join(self.set) or 'none'}"
+        return f"LabelsPrediction({shown}{self._strangeness()})"
+
 
 class _Values(NamedTuple):
     values: dict[str, float]
@@ -95,6 +115,21 @@ class ValuesPrediction(_Values, _Familiar):
     """
 
     interval: dict[str, tuple[float, float]] | None = None
+
+    def __repr__(self) -> str:
+        """The values to four digits.
+
+        >>> ValuesPrediction({"age": 41.512345678, "height": 1.8})
+        ValuesPrediction('age' 41.51, 'height' 1.8)
+        """
+        values = []
+        for name, value in self.values.items():
+            shown = f"{name!r} {value:.4g}"
+            if self.interval is not None:
+                low, high = self.interval[name]
+                shown += f" ({low:.4g} to {high:.4g})"
+            values.append(shown)
+        return f"ValuesPrediction({', '.join(values)}{self._strangeness()})"
 
     @property
     def value(self) -> float:
