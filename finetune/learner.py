@@ -499,8 +499,10 @@ class Learner:
             path,
             cache_features=settings.cache_features,
         )
-        if not has_run and self.progress and distributed.is_first():
-            print(f"{path}: this run has ended; its weights are loaded, nothing is left to do")
+        run = self.trainer.run
+        if not has_run and self.progress and distributed.is_first() and run is not None:
+            # "finished", or what stopped it
+            print(f"{path}: this run {run.ended}; its weights are loaded, nothing is left to do")
 
     @takes_options(FitSettings)
     def resume(self, **options: Unpack[FitOptions]) -> None:

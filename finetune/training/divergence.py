@@ -25,15 +25,15 @@ class DivergenceError(ArithmeticError):
     def at(self, row: StepEnd, groups: Sequence[str], checkpoint: Path | None) -> "DivergenceError":
         """The same error with the place where it happened, and what to do.
 
-        groups: names of all layer groups. checkpoint: the run's path of one, which is not affected
-        if it has been written.
+        Steps and epochs count from 1, as in the tables. groups: names of all layer groups.
+        checkpoint: the run's path of one, which is not affected if it has been written.
         """
         rates = []
         for group, lr in zip(groups, row.lr, strict=True):
             rates.append(f"{group} {lr:.2g}")
         training_rates = ", ".join(rates[row.frozen :])
         message = (
-            f"{self} at step {row.step} of epoch {row.epoch} in phase {row.phase!r} "
+            f"{self} at step {row.step + 1} of epoch {row.epoch + 1} in phase {row.phase!r} "
             f"(learning rates: {training_rates}); lower the learning rate or set clip_norm"
         )
         if checkpoint is not None and checkpoint.exists():

@@ -330,8 +330,8 @@ class Loop:
             return
         self._has_said_nan = True
         warn(
-            f"the validation loss is NaN after epoch {epoch} of phase {phase!r}: there is NaN in "
-            "the validation data or in the model's outputs for them, or the loss ignores all of "
+            f"the validation loss is NaN after epoch {epoch + 1} of phase {phase!r}: there is NaN "
+            "in the validation data or in the model's outputs for them, or the loss ignores all of "
             "their targets"
         )
 

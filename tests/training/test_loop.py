@@ -408,7 +408,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(value: float):
     recorder = Recorder()
     learner = tiny_learner(groups=3, loss=Poisoned(20, value))
     message = (
-        rf"the training loss is {value} at step 4 of epoch 1 in phase 'unfrozen' "
+        rf"the training loss is {value} at step 5 of epoch 2 in phase 'unfrozen' "
         r"\(learning rates: 0 2.8e-06, 1 2.8e-05, 2 0.00028\); lower the learning rate or set clip"
     )
     with pytest.raises(DivergenceError, match=message):
@@ -539,7 +539,7 @@ def test_a_validation_loss_that_is_no_number_is_mentioned_once():
     inputs, targets = tiny_pairs(8).tensors
     spoilt = TensorDataset(inputs.clone().fill_(math.nan), targets)
     data = DataLoaders(DataLoader(tiny_pairs(8), 4), DataLoader(spoilt, 4))
-    with pytest.warns(UserWarning, match="validation loss is NaN after epoch 0") as warned:
+    with pytest.warns(UserWarning, match="validation loss is NaN after epoch 1 of") as warned:
         tiny_learner(data=data).fit(3)
     assert len(warned) == 1
 
