@@ -21,6 +21,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
 from finetune.data.images.decode import ImageError
 from finetune.data.loaders import Batch, DataLoaders
+from finetune.dictionary import no_such_name as _no_such_name
 from finetune.inference.files import write_csv, write_jsonl
 from finetune.inference.predictor import Predictor
 from finetune.learner import Learner
@@ -97,5 +98,8 @@ __all__ = [
     "write_csv",
     "write_jsonl",
 ]
+
+# set, not defined: a type checker that sees this function takes any name for right
+globals()["__getattr__"] = _no_such_name
 
 __version__ = "0.1.0"  # the only place: pyproject.toml takes it from here

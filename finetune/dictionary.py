@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 Place: TypeAlias = Literal[
     "ImageDataLoaders", "vision_learner", "fine_tune", "fit_one_cycle", "lr_find", "Learner",
-    "Predictor",
+    "Predictor", "finetune",
 ]  # fmt: skip
-"""The function or the class of ours that a word belongs to."""
+"""The function, the class or the package of ours that a word belongs to."""
 
 SomeClass = TypeVar("SomeClass", bound=type)
 
@@ -17,7 +17,8 @@ SomeClass = TypeVar("SomeClass", bound=type)
 class Word:
     """A word of another library, and what it is here.
 
-    name: of an option, without the equals sign, or of an attribute. library: one that has it.
+    name: of an option, without the equals sign, of an attribute, or of what is imported. library:
+    one that has it.
     here: what to write, as the end of the sentence "what fastai calls bs is batch_size=".
     place: where that is written.
     """
@@ -52,6 +53,15 @@ OPTIONS: Sequence[Word] = (
     Word("x_col", "Keras", "image_column=", "ImageDataLoaders"),
     Word("label_col", "fastai", "label_column=", "ImageDataLoaders"),
     Word("y_col", "Keras", "label_column=", "ImageDataLoaders"),
+    Word("image_col", "AutoGluon", "image_column=", "ImageDataLoaders"),
+    Word("image_column_name", "transformers", "image_column=", "ImageDataLoaders"),
+    Word("label_column_name", "transformers", "label_column=", "ImageDataLoaders"),
+    Word("path_column", "other code", "image_column=", "ImageDataLoaders"),
+    Word("file_column", "other code", "image_column=", "ImageDataLoaders"),
+    Word("filename_column", "other code", "image_column=", "ImageDataLoaders"),
+    Word("target_column", "other code", "label_column=", "ImageDataLoaders"),
+    Word("class_column", "other code", "label_column=", "ImageDataLoaders"),
+    Word("split_column", "other code", "valid_column=", "ImageDataLoaders"),
     Word("label_delim", "fastai", "label_delimiter=", "ImageDataLoaders"),
     Word("y_block", "fastai", "task=", "ImageDataLoaders"),
     Word("class_mode", "Keras", "task=", "ImageDataLoaders"),
@@ -206,6 +216,59 @@ ATTRIBUTES: Sequence[Word] = (
     Word("validate", "fastai", ".evaluate(images)", "Predictor"),
 )  # fmt: skip
 
+NAMES: Sequence[Word] = (
+    # data
+    Word("DataBlock", "fastai", "ImageDataLoaders, with a constructor for each source", "finetune"),
+    Word("ImageDataBunch", "fastai", "ImageDataLoaders", "finetune"),
+    Word("ImageList", "fastai", "ImageDataLoaders", "finetune"),
+    Word("ImageFolder", "torchvision", "ImageDataLoaders.from_folder", "finetune"),
+    Word("ImageDataGenerator", "Keras", "ImageDataLoaders", "finetune"),
+    Word("image_dataset_from_directory", "Keras", "ImageDataLoaders.from_folder", "finetune"),
+    Word("LightningDataModule", "Lightning", "DataLoaders, or ImageDataLoaders", "finetune"),
+    Word("get_image_files", "fastai", "ImageDataLoaders.from_folder", "finetune"),
+    Word("ImageBlock", "fastai", "ImageDataLoaders: all that it takes are images", "finetune"),
+    Word("CategoryBlock", "fastai", "ImageDataLoaders with task='single_label'", "finetune"),
+    Word("MultiCategoryBlock", "fastai", "ImageDataLoaders with task='multi_label'", "finetune"),
+    Word("RegressionBlock", "fastai", "ImageDataLoaders with task='regression'", "finetune"),
+    Word("RandomSplitter", "fastai", "ImageDataLoaders with valid_fraction=", "finetune"),
+    Word("GrandparentSplitter", "fastai", "ImageDataLoaders with train= and valid=", "finetune"),
+    Word("ColSplitter", "fastai", "ImageDataLoaders with valid_column=", "finetune"),
+    Word("Resize", "fastai", "ImageDataLoaders with image_size= and resize=", "finetune"),
+    Word("aug_transforms", "fastai", "Augmentation, as augment=", "finetune"),
+    Word("create_transform", "timm", "Augmentation, as augment=", "finetune"),
+    # models and training
+    Word("cnn_learner", "fastai", "vision_learner", "finetune"),
+    Word("create_cnn", "fastai", "vision_learner", "finetune"),
+    Word("create_model", "timm", "vision_learner", "finetune"),
+    Word("AutoModelForImageClassification", "transformers", "vision_learner", "finetune"),
+    Word("Trainer", "Lightning", "Learner, or vision_learner", "finetune"),
+    Word("TrainingArguments", "transformers", "vision_learner and its options", "finetune"),
+    Word("LightningModule", "Lightning", "Learner, with any module", "finetune"),
+    Word("load_model", "Keras", "load_learner", "finetune"),
+    Word("pipeline", "transformers", "load_learner", "finetune"),
+    Word("fit_one_cycle", "fastai", "Learner.fit_one_cycle", "finetune"),
+    Word("fine_tune", "fastai", "Learner.fine_tune", "finetune"),
+    Word("lr_find", "fastai", "Learner.lr_find", "finetune"),
+    Word("Interpretation", "fastai", "Learner.predictions", "finetune"),
+    Word("ClassificationInterpretation", "fastai", "Learner.predictions", "finetune"),
+    Word("ImageClassifierCleaner", "fastai", "Learner.clean", "finetune"),
+    Word("error_rate", "fastai", "vision_learner with metrics=['accuracy']", "finetune"),
+    Word("accuracy", "fastai", "vision_learner with metrics=['accuracy']", "finetune"),
+    # callbacks
+    Word("EarlyStoppingCallback", "fastai", "EarlyStopping", "finetune"),
+    Word("SaveModelCallback", "fastai", "SaveBest", "finetune"),
+    Word("ModelCheckpoint", "Keras", "SaveBest, or checkpoint= of every fit", "finetune"),
+    Word("CSVLogger", "fastai", "CSVLog", "finetune"),
+    Word("TensorBoardCallback", "fastai", "TensorBoard", "finetune"),
+    Word("TensorBoardLogger", "Lightning", "TensorBoard", "finetune"),
+    Word("WandbCallback", "fastai", "Wandb", "finetune"),
+    Word("WandbLogger", "Lightning", "Wandb", "finetune"),
+    Word("MLFlowLogger", "Lightning", "MLflow", "finetune"),
+    Word("ShowGraphCallback", "fastai", "LivePlot", "finetune"),
+    Word("MixUp", "fastai", "vision_learner with mixup=", "finetune"),
+    Word("CutMix", "fastai", "vision_learner with cutmix=", "finetune"),
+)  # fmt: skip
+
 
 def option_hint(name: str, options: Collection[str]) -> str | None:
     """What an unknown option of another library is here; None for a word that is not in the table.
@@ -281,3 +344,19 @@ def _raise_if_known(cls: type, place: Place, name: str) -> None:
     for word in ATTRIBUTES:
         if word.name == name and word.place == place:
             raise AttributeError(f"{cls.__name__} has no {name!r}; {word}")
+
+
+def no_such_name(name: str) -> Any:
+    """Answers `from finetune import NAME` with our word for the name, where it has one.
+
+    An ImportError, because Python puts another text in the place of an AttributeError's.
+
+    >>> from finetune import cnn_learner
+    Traceback (most recent call last):
+        ...
+    ImportError: finetune has no 'cnn_learner'; what fastai calls cnn_learner is vision_learner
+    """
+    for word in NAMES:
+        if word.name == name:
+            raise ImportError(f"finetune has no {name!r}; {word}", name="finetune")
+    raise AttributeError(f"module 'finetune' has no attribute {name!r}")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from support import tiny_learner
 
+import finetune
 from finetune import ImageDataLoaders, Learner, Predictor, load_learner, vision_learner
-from finetune.dictionary import ATTRIBUTES, OPTIONS, Word
+from finetune.dictionary import ATTRIBUTES, NAMES, OPTIONS, Word
 
 PLACES: dict[str, list[Any]] = {
     "ImageDataLoaders": [
@@ -56,16 +57,31 @@ def test_what_an_attribute_is_here_is_an_attribute_here(word: Word, trained: Lea
         assert hasattr(instances[word.place], attribute[1])
 
 
-def test_the_site_lists_the_words_as_they_are() -> None:
-    page = Path(__file__).parents[1] / "examples" / "lists" / "dictionary.md"
-    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
-    options = [f"| `{w.name}=` | {w.library} | {w.here} | `{w.place}` |" for w in OPTIONS]
-    attributes = [f"| `.{w.name}` | {w.library} | {w.here} | `{w.place}` |" for w in ATTRIBUTES]
-    assert rows == options + attributes
+@pytest.mark.parametrize("word", NAMES, ids=name_of)
+def test_what_is_imported_elsewhere_is_there_under_our_name(word: Word) -> None:
+    assert word.name not in finetune.__all__
+    ours = re.match(r"(\w+)\.?(\w*)", word.here)
+    assert ours is not None
+    owner, method = ours.groups()
+    assert owner in finetune.__all__
+    assert method == "" or hasattr(getattr(finetune, owner), method)
+    options: set[str] = set()
+    for functions in PLACES.values():
+        for function in functions:
+            options |= inspect.signature(function).parameters.keys()
+    assert set(re.findall(r"(\w+)=", word.here)) <= options
+    with pytest.raises(ImportError, match=f"what {word.library} calls {word.name} is {owner}"):
+        exec(f"from finetune import {word.name}")
+
+
+def test_any_other_name_is_missing_as_usual() -> None:
+    with pytest.raises(ImportError, match="cannot import name 'nonsense' from 'finetune'"):
+        exec("from finetune import nonsense")
+    assert not hasattr(finetune, "nonsense")
 
 
 def test_no_word_is_there_twice() -> None:
-    for table in (OPTIONS, ATTRIBUTES):
+    for table in (OPTIONS, ATTRIBUTES, NAMES):
         keys = [(word.name, word.place) for word in table]
         assert len(keys) == len(set(keys))
 
@@ -91,6 +107,11 @@ def test_options_of_fastai_are_answered(photos: Path, trained: Learner) -> None:
 def test_the_old_name_of_num_workers_is_answered(photos: Path) -> None:
     with pytest.raises(TypeError, match=r"no option 'workers'; .* is num_workers=$"):
         ImageDataLoaders.from_folder(photos, workers=2)  # type: ignore[call-arg]
+
+
+def test_the_columns_of_a_table_are_found_by_other_names(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"no option 'path_column'; .* is image_column=$"):
+        ImageDataLoaders.from_csv(tmp_path, path_column="file")  # type: ignore[call-arg]
 
 
 def test_attributes_of_fastai_are_answered(trained: Learner) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.dictionary import ATTRIBUTES, OPTIONS
+from finetune.dictionary import ATTRIBUTES, NAMES, OPTIONS
 from finetune.optim import factories
 from finetune.tasks import registered_tasks
 
@@ -68,5 +68,5 @@ def test_the_list_of_backbones_has_those_of_the_tests() -> None:
 def test_the_list_of_words_is_the_table_of_which_errors_are_made() -> None:
     text = (PAGES / "lists" / "dictionary.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `\.?(\w+)=?` \| (.+?) \| (.+?) \| `(\w+)` \|$", text, re.M)
-    words = [*OPTIONS, *ATTRIBUTES]
+    words = [*OPTIONS, *ATTRIBUTES, *NAMES]
     assert listed == [(word.name, word.library, word.here, word.place) for word in words]
