@@ -24,6 +24,8 @@ class DataConfig:
         data: folder with one folder of images a class; with --csv, the folder that the table's
             paths are relative to
         csv: table of images and labels with a header, in place of class folders
+        shards: tar files of images and labels in place of a folder, as finetune pack makes them,
+            such as shards/train-{0000..0007}.tar
         image_column: column of the table with the images' paths; null finds it
         label_column: column of the table with the labels; null is the one after the images. A
             regression may have a list of columns
@@ -32,7 +34,8 @@ class DataConfig:
         label_delimiter: text between the labels of an image, for the task multi_label; a space
             unless given
         train: folder of the training images, below data, where the data come split
-        valid: folder of the validation images, below data, where the data come split
+        valid: folder of the validation images, below data, where the data come split; with
+            --shards, the shards of them
         valid_fraction: share of each class held out for validation, where the data come unsplit
         image_size: side of the model's input in pixels; null is what the backbone was trained with
         batch_size: images per batch
@@ -55,6 +58,7 @@ class DataConfig:
 
     data: str | None = None
     csv: str | None = None
+    shards: str | None = None
     image_column: str | None = None
     label_column: list[str] | str | None = None
     valid_column: str | None = None
@@ -74,6 +78,11 @@ class DataConfig:
     corrections: str | None = None
     on_error: OnError = "raise"
     cache_folder: str | None = None
+
+    @property
+    def images(self) -> str:
+        """The path of the table, the shards or the folder; empty where none is given."""
+        return self.csv or self.shards or self.data or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,14 @@ _NOT_OF_A_PROBE = (
 
 
 def data_of(config: DataConfig) -> ImageDataLoaders:
-    """The images of a folder of classes, or of a table.
+    """The images of a folder of classes, of a table, or of shards.
 
     Raises ValueError for settings that name no images or contradict each other.
     """
     if config.csv is not None:
         return _from_table(config, config.csv)
+    if config.shards is not None:
+        return _from_shards(config, config.shards)
     if not resolve_task(config.task).exclusive:
         raise ValueError(f"task={config.task} needs a table of labels: give csv=")
     if config.data is None:
@@ -46,7 +48,21 @@ def data_of(config: DataConfig) -> ImageDataLoaders:
     )
 
 
+def _from_shards(config: DataConfig, shards: str) -> ImageDataLoaders:
+    if config.data is not None or config.train is not None:
+        raise ValueError("shards= are the images, so that data= and train= would mean nothing")
+    return ImageDataLoaders.from_shards(
+        shards,
+        valid=config.valid,
+        task=config.task,
+        valid_fraction=config.valid_fraction,
+        **_image_options(config),
+    )
+
+
 def _from_table(config: DataConfig, file: str) -> ImageDataLoaders:
+    if config.shards is not None:
+        raise ValueError("csv= and shards= both name images; give one of them")
     if config.train is not None or config.valid is not None:
         raise ValueError("train= and valid= are folders; of a table, say valid_column=")
     return ImageDataLoaders.from_csv(

@@ -29,6 +29,7 @@ COMMANDS = {
     "push": "a trained model to the Hugging Face hub",
     "models": "the backbones there are, by pattern",
     "inspect": "what is in a folder of images, a run, a model, a checkpoint, a backbone",
+    "pack": "a folder of images as tar files, for network disks and object stores",
     "demo": "see it work in about a minute, without a network",
 }
 

@@ -101,7 +101,7 @@ def _inspect_run(path: Path) -> dict[str, Any]:
     config = run_folder.read_config(path)
     facts = {
         "model": config.get("model"),
-        "data": config.get("csv") or config.get("data"),
+        "data": config.get("csv") or config.get("shards") or config.get("data"),
         "state": "not ended; the same finetune train continues it",
     }
     # the metrics are written last

@@ -86,7 +86,7 @@ def write(
     output: Path,
 ) -> None:
     """Writes report.html into the run folder."""
-    data_name = Path(config.csv or config.data or "").name
+    data_name = Path(config.images).name
     page = Page(
         title=f"{_model_names(config)} on {data_name}",
         subtitle=f"A run of finetune, {datetime.now(timezone.utc):%d %B %Y, %H:%M} UTC.",
@@ -163,7 +163,7 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
             ("backbone", f"{_model_names(config)}, weights: {weights}"),
             ("parameters", f"{parameters:,} in {len(groups)} layer groups"),
             ("head", head),
-            ("images", str(config.csv or config.data)),
+            ("images", config.images),
             ("held out", split),
             ("size", f"{data.preprocessing.image_size} px, {data.preprocessing.resize}"),
             *of_steps,

@@ -48,6 +48,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
         config,
         data=_absolute(config.data),
         csv=_absolute(config.csv),
+        shards=_absolute(config.shards),
+        valid=config.valid if config.shards is None else _absolute(config.valid),
         corrections=_absolute(config.corrections),
         cache_folder=_absolute(config.cache_folder),
         weights=weights,

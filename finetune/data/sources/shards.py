@@ -47,7 +47,9 @@ class ShardLayout:
         Raises FileNotFoundError where that is not there, and ValueError where it has no image.
         """
         _states(shards[:1])
-        classes = stored_classes(shards[0]) if self.classes is None else self.classes
+        classes = self.classes
+        if classes is None:
+            classes = stored_classes(os.path.dirname(shards[0]))
         return replace(self, rule=found_rule(self.rule, shards[0]), classes=classes)
 
 
@@ -146,9 +148,9 @@ def expanded(pattern: str) -> list[str]:
     return paths
 
 
-def stored_classes(shard: str) -> list[str] | None:
-    """The names in the file of classes beside a shard; None where there is no such file."""
-    file = os.path.join(os.path.dirname(shard), CLASSES_FILE)
+def stored_classes(folder: str | Path) -> list[str] | None:
+    """The names in the file of classes in a folder; None where there is no such file."""
+    file = os.path.join(folder, CLASSES_FILE)
     try:
         with storage_of(file).open(file) as stream:
             text = stream.read().decode("utf-8")
