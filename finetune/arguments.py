@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from finetune.image_size import ImageSize, size_of_sides
 from finetune.wording import did_you_mean
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,6 +90,24 @@ def whole_number(
     if abs(number) > _LARGEST_NUMBER:
         raise ValueError(f"{rule}, got {shown(value)}, which takes more than 64 bits")
     return number
+
+
+def image_size(name: str, value: Any, *, at_most: int | None = None) -> ImageSize:
+    """The side of a square, or a pair of height and width, in pixels; equal ones are a square.
+
+    at_most: of either side.
+    """
+    if not isinstance(value, tuple | list):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(
+                f"{name} must be a whole number of pixels, or (height, width), got {shown(value)}"
+            )
+        return whole_number(name, value, at_least=1, at_most=at_most)
+    if len(value) != 2:
+        raise ValueError(f"{name} must be one number or (height, width), got {shown(value)}")
+    height = whole_number(f"height in {name}", value[0], at_least=1, at_most=at_most)
+    width = whole_number(f"width in {name}", value[1], at_least=1, at_most=at_most)
+    return size_of_sides(height, width)
 
 
 def real_number(

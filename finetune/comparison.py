@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from finetune import arguments
 from finetune.callbacks.monitor import Monitor
 from finetune.data.image_loaders import ImageDataLoaders
+from finetune.image_size import ImageSize, height_and_width, in_pixels
 from finetune.learner_options import LearnerOptions, LearnerSettings
 from finetune.metrics import create_metrics
 from finetune.models.backbones import Weights
@@ -54,7 +55,7 @@ class Candidate:
     behind_error: float
     parameters: int
     features: int
-    image_size: int
+    image_size: ImageSize
     feature_seconds: float
     step_seconds: float
 
@@ -115,7 +116,7 @@ class Comparison:
                     f"{row.score:.3f} ± {row.error:.3f}",
                     behind,
                     f"{row.parameters / 1e6:.1f} M",
-                    str(row.image_size),
+                    in_pixels(row.image_size).removesuffix(" px"),
                     f"{row.feature_seconds:.1f}",
                     f"{row.step_seconds:.2f}",
                 ]
@@ -150,7 +151,7 @@ class _Tried:
     held_out: Tensor
     was_held_out: Tensor
     parameters: int
-    image_size: int
+    image_size: ImageSize
     feature_seconds: float
     step_seconds: float
 
@@ -251,8 +252,8 @@ def _try(data: ImageDataLoaders, name: str, weights: Weights, options: LearnerOp
     features, targets = frozen_features(learner.trainer.setup)
     feature_seconds = time.perf_counter() - started_at
     probe = _probe(data, features, targets, None)
-    inputs = learner.data.describe_inputs()
-    assert inputs is not None
+    data_in_size = learner.data
+    assert isinstance(data_in_size, ImageDataLoaders)
     parameters = sum(p.numel() for p in learner.model.get_submodule("backbone").parameters())
     return _Tried(
         (name,),
@@ -260,7 +261,7 @@ def _try(data: ImageDataLoaders, name: str, weights: Weights, options: LearnerOp
         probe.held_out,
         probe.was_held_out,
         parameters,
-        int(inputs["image_size"]),
+        data_in_size.preprocessing.image_size,
         feature_seconds,
         step_seconds(learner.trainer.setup),
     )
@@ -293,7 +294,7 @@ def _side_by_side(data: ImageDataLoaders, first: _Tried, second: _Tried, targets
         probe.held_out,
         probe.was_held_out,
         first.parameters + second.parameters,
-        max(first.image_size, second.image_size),
+        max(first.image_size, second.image_size, key=height_and_width),
         first.feature_seconds + second.feature_seconds,
         first.step_seconds + second.step_seconds,
     )

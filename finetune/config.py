@@ -37,13 +37,14 @@ class DataConfig:
         valid: folder of the validation images, below data, where the data come split; with
             --shards, the shards of them
         valid_fraction: share of each class held out for validation, where the data come unsplit
-        image_size: side of the model's input in pixels; null is what the backbone was trained with
+        image_size: side of the model's input in pixels, or [height, width]; null is what the
+            backbone was trained with
         batch_size: images per batch
         seed: number that decides the split, the order, the augmentation and the new head's weights
         augment: strength of the random changes to training images
         sampling: how often an epoch has each class - balanced is all alike, sqrt in between; null
             is as often as it is there
-        resize: how a rectangle becomes a square
+        resize: how an image gets the shape of the model's input
         value_range: the values that are black and white in images of more than 8 bits, such as
             [0, 4095]; null finds them
         groups: what images of one patient, video or product have in common, so that they are
@@ -67,7 +68,7 @@ class DataConfig:
     train: str | None = None
     valid: str | None = None
     valid_fraction: float = 0.2
-    image_size: int | None = None
+    image_size: int | list[int] | None = None
     batch_size: int = 64
     seed: int = 0
     augment: AugmentName = "standard"

@@ -27,7 +27,7 @@ FLOORS = (  # top to bottom; names on one floor do not import each other
     {"interpret"},
     {"corrections", "web"},
     {"randomness", "distributed", "options", "tables", "arguments", "files"},
-    {"wording", "dictionary", "nested", "turns", "modes", "forks", "launch"},
+    {"wording", "dictionary", "nested", "turns", "modes", "forks", "launch", "image_size"},
 )
 
 

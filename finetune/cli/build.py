@@ -8,6 +8,7 @@ from finetune.callbacks.save_best import SaveBest
 from finetune.config import DataConfig, LearnerConfig, TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.image_options import ImageOptions
+from finetune.image_size import ImageSize
 from finetune.learner import Learner
 from finetune.learner_options import FitOptions
 from finetune.models.group_table import PlannedRates
@@ -79,8 +80,11 @@ def _from_table(config: DataConfig, file: str) -> ImageDataLoaders:
 
 
 def _image_options(config: DataConfig) -> ImageOptions:
+    size: ImageSize | None = None
+    if config.image_size is not None:
+        size = arguments.image_size("image_size", config.image_size)
     return {
-        "image_size": config.image_size,
+        "image_size": size,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "augment": config.augment,

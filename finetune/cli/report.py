@@ -16,6 +16,7 @@ from finetune.config import TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.summary.summary import DataSummary
 from finetune.files.replacing import write_text
+from finetune.image_size import in_pixels
 from finetune.interpret.page import Drawing, Facts, Page, Part, Section, Text, render
 from finetune.interpret.prediction_table import PredictionTable
 from finetune.learner import Learner
@@ -165,7 +166,7 @@ def facts(learner: Learner, data: ImageDataLoaders, config: TrainConfig) -> Fact
             ("head", head),
             ("images", config.images),
             ("held out", split),
-            ("size", f"{data.preprocessing.image_size} px, {data.preprocessing.resize}"),
+            ("size", f"{in_pixels(data.preprocessing.image_size)}, {data.preprocessing.resize}"),
             *of_steps,
             ("ran on", f"{runtime.device}, {runtime.precision}"),
         ]

@@ -39,6 +39,7 @@ from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
 from finetune.data.summary.summary import DataSummary, summarise
 from finetune.dictionary import ImageDataLoadersType, answers_other_words
 from finetune.files.fingerprints import Fingerprint, of_object
+from finetune.image_size import ImageSize, in_pixels
 from finetune.interpret.image_grids import plot_images
 from finetune.options import takes_options
 from finetune.tasks import DEFAULT_TASK, TaskLike, resolve_task
@@ -64,7 +65,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
-    image, such as torchvision's v2 transforms: a uint8 tensor [3, S, S] in, a tensor [3, h, w]
+    image, such as torchvision's v2 transforms: a uint8 tensor [3, H, W] in, a tensor [3, h, w]
     out, uint8 or float in [0, 1]. It is called for each image with the global generators of
     torch, numpy and Python seeded by (seed, epoch, the image's number), so that epochs repeat;
     it may keep no other state. Its result is resized to image_size and then normalised. It gets the
@@ -92,10 +93,10 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     for the whole process) or else in a temporary file. With a cache_folder those that are files
     are kept there between runs, decoded again if their file changes. It holds up to
     cache_gigabytes: image files * (image_size / 0.875) ** 2 * 3 bytes for a data set, whatever its
-    split, and half as much again for the ends of elongated images; the least recently used data
-    sets and sizes make room for a new one. You may delete the folder when no run uses it. A folder
-    that can't be written or a full disk is an OSError; images that fit nowhere are decoded in every
-    epoch, with a warning.
+    split, and half as much again for the ends of elongated images where the input is a square; the
+    least recently used data sets and sizes make room for a new one. You may delete the folder when
+    no run uses it. A folder that can't be written or a full disk is an OSError; images that fit
+    nowhere are decoded in every epoch, with a warning.
 
     train_examples, valid_examples: what the constructors make of their arguments. folders: where
     the examples were looked for, if they were. root: the folder that images are named below; None
@@ -550,7 +551,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         return self.pipeline.preprocessing
 
     def for_backbone(
-        self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
+        self, image_size: ImageSize, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> "Self":
         """The same images, normalised for a backbone, and in its size unless one was given.
 
@@ -617,13 +618,14 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     def fingerprint(self) -> Fingerprint:
         """As of all data; files are known by their names, relative to the folder they are in."""
         preprocessing = self.preprocessing
+        size = preprocessing.image_size
         return {
             "seed": self.seed,
             "task": self.task.name,
             **of_images("training", self.train_examples),
             **of_images("validation", self.valid_examples),
             "batch size": self.batch_size,
-            "image size": preprocessing.image_size,
+            "image size": size if isinstance(size, int) else in_pixels(size),
             "resize": preprocessing.resize,
             "value range": str(preprocessing.value_range),
             **of_object("augmentation", self.pipeline.augmentation),
@@ -701,7 +703,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         return (
             f"{type(self).__name__}({len(self.train_examples)} training and "
             f"{len(self.valid_examples)} validation images, {len(self.classes)} {names}, "
-            f"{self.preprocessing.image_size} px, batches of {self.batch_size})"
+            f"{in_pixels(self.preprocessing.image_size)}, batches of {self.batch_size})"
         )
 
 

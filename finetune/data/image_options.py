@@ -10,6 +10,7 @@ from finetune.data.images.augment import Augment, resolve
 from finetune.data.images.decode import RESIZE_METHODS, Resize
 from finetune.data.images.value_range import ValueRange, checked_value_range
 from finetune.data.sampling import Sampling
+from finetune.image_size import ImageSize
 
 OnError: TypeAlias = Literal["raise", "skip"]
 
@@ -22,7 +23,7 @@ MOST_WORKERS = 1_000
 class ImageOptions(TypedDict, total=False):
     """The fields of `ImageSettings`, all of them optional."""
 
-    image_size: int | None
+    image_size: ImageSize | None
     batch_size: int
     seed: int
     groups: Groups | None
@@ -41,14 +42,15 @@ class ImageOptions(TypedDict, total=False):
 class ImageSettings:
     """How images become batches.
 
-    image_size: side of the model's input in pixels; None: what the backbone was trained with.
+    image_size: side of the model's input in pixels, or (height, width) where images are no
+    squares; None: what the backbone was trained with.
     batch_size: images per batch. seed: of the split, the order, the augmentation and the new head.
     groups: images that belong together, such as those of one patient, video or product, and are
     never divided between training and validation, see `ImageDataLoaders`. corrections: a CSV file
     of wrong labels and of images to leave out, as `Learner.clean` writes it, see
     `ImageDataLoaders`. augment: random views of the training images, see there, too. sampling: how
     often an epoch has each class: None is as often as it is there, "balanced" all classes alike,
-    "sqrt" in between, see `sampling.draw`. resize: how a rectangle becomes a square. value_range:
+    "sqrt" in between, see `sampling.draw`. resize: how an image gets that shape. value_range:
     the two values that become black and white, such as (0, 4095), in images of more than 8 bits a
     channel; None: how many bits of integers are used is guessed from some of the training images,
     and kept for prediction. on_error: "raise" at an unreadable file, or "skip" it (counted, listed
@@ -58,7 +60,7 @@ class ImageSettings:
     units of 1e9 bytes.
     """
 
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     batch_size: int = 64
     seed: int = 0
     groups: Groups | None = None
@@ -74,7 +76,8 @@ class ImageSettings:
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
-            arguments.whole_number("image_size", self.image_size, at_least=1, at_most=LARGEST_SIZE)
+            size = arguments.image_size("image_size", self.image_size, at_most=LARGEST_SIZE)
+            object.__setattr__(self, "image_size", size)
         arguments.whole_number("batch_size", self.batch_size, at_least=1)
         arguments.whole_number("seed", self.seed)
         checked_groups(self.groups)

@@ -10,6 +10,7 @@ from finetune.export.description import ModelDescription, PhaseRecord, TrainingR
 from finetune.export.elsewhere import in_other_libraries
 from finetune.export.formats import formats_of
 from finetune.export.weights import classifier_for
+from finetune.image_size import ImageSize, height_and_width
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.tables import Column, Table
 
@@ -79,7 +80,7 @@ def _summary(description: ModelDescription) -> str:
     backbones = f"the backbone `{made.backbone}`"
     if made.member_sizes:
         members = [
-            f"`{name}` (images of {size} x {size} pixels)"
+            f"`{name}` (images of {_in_words(size)})"
             for name, size in zip(made.backbones, made.member_sizes, strict=True)
         ]
         backbones = f"the features of the backbones {' and '.join(members)} side by side,"
@@ -87,8 +88,13 @@ def _summary(description: ModelDescription) -> str:
         f"# {' + '.join(made.backbones)}, {len(description.classes)} {task.names_are}\n\n"
         f"{task.card.model_kind}: {backbones} with a head of kind "
         f"`{made.head}` (dropout {made.dropout}), made with finetune {version}. "
-        f"It takes RGB images of {made.image_size} x {made.image_size} pixels."
+        f"It takes RGB images of {_in_words(made.image_size)}."
     )
+
+
+def _in_words(size: ImageSize) -> str:
+    height, width = height_and_width(size)
+    return f"{height} x {width} pixels"
 
 
 def _data(description: ModelDescription) -> str:

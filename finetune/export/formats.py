@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from finetune import arguments
 from finetune.export.description import ModelDescription
 from finetune.export.served import ModelToExport
+from finetune.image_size import ImageSize, height_and_width
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
@@ -53,7 +54,7 @@ class ExportFormat(ABC):
     def write(self, folder: Path, exported: ModelToExport) -> None:
         """Writes its files into a folder. Raises RuntimeError for a model that it can't hold."""
 
-    def describe(self, image_size: int, task: Task) -> dict[str, Any]:
+    def describe(self, image_size: ImageSize, task: Task) -> dict[str, Any]:
         """Its file, and what the model takes and gives, as plain data."""
         if self.has_ends:
             input_values, outputs = "RGB in [0, 1]", task.card.outputs
@@ -64,7 +65,7 @@ class ExportFormat(ABC):
             "input": {
                 "name": "images",
                 "dtype": "float32",
-                "shape": ["batch", 3, image_size, image_size],
+                "shape": ["batch", 3, *height_and_width(image_size)],
                 "is": input_values,
             },
             "output": outputs,
@@ -137,7 +138,7 @@ def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def describe_formats(
-    names: Sequence[str], image_size: int, task: Task = DEFAULT_TASK
+    names: Sequence[str], image_size: ImageSize, task: Task = DEFAULT_TASK
 ) -> dict[str, Any]:
     """By format: its file, and what the model takes and gives, as plain data."""
     formats = formats_of(names)

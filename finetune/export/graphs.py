@@ -13,6 +13,7 @@ from torch import Tensor
 
 from finetune.export.formats import ExportFormat
 from finetune.export.served import ModelToExport, Served
+from finetune.image_size import ImageSize, height_and_width
 from finetune.randomness import generator, isolated
 
 TOLERANCE = 1e-4
@@ -44,14 +45,15 @@ class GraphFormat(ExportFormat):
 
     @abstractmethod
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:
-        """A function from images, float32 [B, 3, S, S] in [0, 1], to the outputs of the file."""
+        """A function from images, float32 [B, 3, H, W] in [0, 1], to the outputs of the file."""
 
 
 @torch.no_grad()
-def _check(served: Served, size: int, run: Callable[[Tensor], Tensor]) -> None:
+def _check(served: Served, size: ImageSize, run: Callable[[Tensor], Tensor]) -> None:
     """Raises ValueError unless a graph, called by `run`, has the outputs of the model."""
     for count in (1, 3):  # other batch sizes than that of the trace
-        images = torch.rand(count, 3, size, size, generator=generator(0, "export", count))
+        shape = (count, 3, *height_and_width(size))
+        images = torch.rand(shape, generator=generator(0, "export", count))
         expected = served(images)
         outputs = run(images)
         if not torch.allclose(expected, outputs, rtol=TOLERANCE, atol=TOLERANCE):

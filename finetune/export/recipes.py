@@ -5,9 +5,9 @@ from finetune.export.description import ModelDescription
 from finetune.export.formats import formats_of
 
 _RESIZE = {
-    "crop": 'ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR)',
-    "pad": 'ImageOps.pad(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR)',
-    "squish": 'image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)',
+    "crop": 'ImageOps.fit(image.convert("RGB"), (columns, rows), Image.Resampling.BILINEAR)',
+    "pad": 'ImageOps.pad(image.convert("RGB"), (columns, rows), Image.Resampling.BILINEAR)',
+    "squish": 'image.convert("RGB").resize((columns, rows), Image.Resampling.BILINEAR)',
 }
 
 _READ = '''\
@@ -18,14 +18,17 @@ from PIL import Image, ImageOps
 
 with open("model.json") as file:
     spec = json.load(file)
-side, size = spec["preprocessing"]["presized_side"], spec["preprocessing"]["image_size"]
+# one number is the side of a square, two are height and width
+rows, columns = np.broadcast_to(spec["preprocessing"]["presized_side"], 2).tolist()
+height, width = np.broadcast_to(spec["preprocessing"]["image_size"], 2).tolist()
 
 
 def read(path):
-    """float32 [3, size, size], RGB in [0, 1]."""
+    """float32 [3, height, width], RGB in [0, 1]."""
     image = Image.open(path)
     if image.format == "JPEG":
-        image.draft("RGB", (2 * side, 2 * side))
+        enough = 2 * max(rows, columns)
+        image.draft("RGB", (enough, enough))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(int)
@@ -34,8 +37,8 @@ def read(path):
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     image = {resize}
-    edge = (side - size) // 2
-    pixels = np.array(image, dtype=np.float32)[edge : edge + size, edge : edge + size]
+    top, left = (rows - height) // 2, (columns - width) // 2
+    pixels = np.array(image, dtype=np.float32)[top : top + height, left : left + width]
     return pixels.transpose(2, 0, 1) / np.float32(255)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from finetune.export.description import Comparison, ModelDescription
 from finetune.export.labelled_images import Batches, LabelledImages
+from finetune.image_size import height_and_width
 
 
 class Served(nn.Module):
@@ -75,12 +76,12 @@ class ModelToExport:
         """The served model as a graph of torch's operations, for any number of images."""
         size = self.description.preprocessing.image_size
         # two images: with one, the size of the batch would become a constant of the graph
-        example = (torch.zeros(2, 3, size, size),)
+        example = (torch.zeros(2, 3, *height_and_width(size)),)
         batch = torch.export.Dim("batch")
         return torch.export.export(self.served, example, dynamic_shapes=({0: batch},))
 
     def labelled_batches(self) -> Batches:
-        """Pairs of validation images, float32 [B, 3, S, S] in [0, 1], and their targets."""
+        """Pairs of validation images, float32 [B, 3, H, W] in [0, 1], and their targets."""
         assert self.images is not None
         for inputs, targets in self.images.batches():
             yield inputs * self.served.std + self.served.mean, targets

@@ -14,6 +14,7 @@ from finetune.export.description import Comparison, ModelDescription
 from finetune.export.graphs import explained, quiet
 from finetune.export.onnx import LARGEST_FILE, Onnx
 from finetune.export.served import ModelToExport
+from finetune.image_size import height_and_width
 from finetune.randomness import generator, isolated
 from finetune.wording import warn
 
@@ -86,7 +87,8 @@ class SmallerOnnx(Onnx):
         size = exported.description.preprocessing.image_size
         run = self.load(file)
         for count in (1, 3):
-            images = torch.rand(count, 3, size, size, generator=generator(0, "export", count))
+            shape = (count, 3, *height_and_width(size))
+            images = torch.rand(shape, generator=generator(0, "export", count))
             if not run(images).isfinite().all():
                 raise ValueError("its answers are NaN or infinite then")
 

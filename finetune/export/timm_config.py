@@ -36,6 +36,7 @@ def config_of(description: ModelDescription, classifier: str) -> dict[str, Any]:
     assert original is not None  # as there is a classifier
     architecture, _, _ = backbone.partition(".")
     size = preprocessing.image_size
+    assert isinstance(size, int)  # as there is a classifier
     content: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": made.classes,
@@ -64,7 +65,9 @@ def config_of(description: ModelDescription, classifier: str) -> dict[str, Any]:
 
 def _crop_fraction(preprocessing: Preprocessing) -> float:
     """The fraction from which timm, which rounds down, gets the side of our presized square."""
-    size, side = preprocessing.image_size, preprocessing.presized_side
+    size, side = preprocessing.image_size, preprocessing.presized_size
+    assert isinstance(size, int)
+    assert isinstance(side, int)
     fraction = size / side
     if math.floor(size / fraction) < side:
         fraction = math.nextafter(fraction, 0)

@@ -17,6 +17,7 @@ from finetune.export.calibration import Calibration
 from finetune.export.description import ModelDescription
 from finetune.export.formats import DESCRIPTION, FEATURES, WEIGHTS, ExportFormat
 from finetune.export.served import ModelToExport
+from finetune.image_size import ImageSize, height_and_width, is_square
 from finetune.models.classifier import Architecture
 from finetune.models.torchvision_backbones import PREFIX as TORCHVISION_PREFIX
 from finetune.randomness import generator, isolated
@@ -203,6 +204,8 @@ def classifier_of(made: Architecture) -> str | None:
         return None
     if made.backbone.startswith(TORCHVISION_PREFIX):
         return None
+    if not is_square(made.image_size):  # timm crops both sides by one fraction, rounded down
+        return None
     return _classifier(made.backbone, made.classes, made.image_size)
 
 
@@ -216,14 +219,15 @@ def _change_layer(
 
 
 @cache
-def _classifier(backbone: str, classes: int, image_size: int) -> str | None:
+def _classifier(backbone: str, classes: int, image_size: ImageSize) -> str | None:
     """The name of timm's classifier if it is a Linear layer that reads the backbone's features.
 
     To find out, a model with the classifier and one without it run on the same images, with the
     same random weights.
     """
     options = _options(backbone, image_size)
-    images = torch.rand(2, 3, image_size, image_size, generator=generator(0, "export"))
+    shape = (2, 3, *height_and_width(image_size))
+    images = torch.rand(shape, generator=generator(0, "export"))
     with isolated(), torch.no_grad():
         whole: Any = timm.create_model(backbone, num_classes=classes, **options).eval()
         headless = timm.create_model(backbone, num_classes=0, **options).eval()
@@ -250,7 +254,7 @@ def _classifier(backbone: str, classes: int, image_size: int) -> str | None:
     return name
 
 
-def _options(backbone: str, image_size: int) -> dict[str, Any]:
+def _options(backbone: str, image_size: ImageSize) -> dict[str, Any]:
     """Options of `timm.create_model`, the same as for our backbone.
 
     A model that is built for one image size is built for this one.

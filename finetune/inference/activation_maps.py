@@ -27,11 +27,13 @@ class Layout:
     """How the output of a layer is a map of the image.
 
     kind: "first": [B, C, H, W]; "last": [B, H, W, C]; "tokens": [B, prefix + H * W, C], a token for
-    each place after `prefix` others, such as the class token.
+    each place after `prefix` others, such as the class token. aspect: height of the image by its
+    width, which tells the rows of the places apart.
     """
 
     kind: LayoutKind
     prefix: int = 0
+    aspect: float = 1.0
 
     def to_map(self, output: Tensor) -> Tensor:
         """[B, C, H, W]."""
@@ -40,8 +42,9 @@ class Layout:
         if self.kind == "last":
             return output.permute(0, 3, 1, 2)
         tokens = output[:, self.prefix :].transpose(1, 2)
-        side = math.isqrt(tokens.shape[2])
-        return tokens.reshape(*tokens.shape[:2], side, side)
+        grid = _grid_of(tokens.shape[2], self.aspect)
+        assert grid is not None  # or this would not be the layout
+        return tokens.reshape(*tokens.shape[:2], *grid)
 
     def from_map(self, values: Tensor, output: Tensor) -> Tensor:
         """What the next layer gets; output: the layer's own, for what is not in the map."""
@@ -52,38 +55,62 @@ class Layout:
         return torch.cat([output[:, : self.prefix], values.flatten(2).transpose(1, 2)], dim=1)
 
 
-def layout_of(output: Any, prefix: int | None) -> Layout | None:
-    """The layout of a layer's output; None for what is no map of a square image.
+def layout_of(output: Any, prefix: int | None, aspect: float = 1.0) -> Layout | None:
+    """The layout of a layer's output; None for what is no map of the image.
 
     prefix: how many tokens stand in front of those of the image; None where it is not known.
+    aspect: height of the image by its width.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
     if output.ndim == 4:
-        return _layout_of_map(output.shape)
+        return _layout_of_map(output.shape, aspect)
     if output.ndim == 3:
-        return _layout_of_tokens(output.shape[1], prefix)
+        return _layout_of_tokens(output.shape[1], prefix, aspect)
     return None
 
 
-def _layout_of_map(shape: torch.Size) -> Layout | None:
-    """Where the channels are, told by the two sides of a square, which are alike."""
+def _layout_of_map(shape: torch.Size, aspect: float) -> Layout | None:
+    """Where the channels are, told by the two sides that have the shape of the image."""
     _, second, third, fourth = shape
-    if third == fourth and third > 1:
-        return Layout("first")
-    if second == third and second > 1:
-        return Layout("last")
+    if _is_map(third, fourth, aspect):
+        return Layout("first", aspect=aspect)
+    if _is_map(second, third, aspect):
+        return Layout("last", aspect=aspect)
     return None
 
 
-def _layout_of_tokens(count: int, prefix: int | None) -> Layout | None:
-    """The layout of this many tokens, if those behind the prefix are the places of a square."""
-    if prefix is None:
-        # the largest square that there is
-        prefix = count - math.isqrt(count) ** 2
-    patches = count - prefix
-    is_square = math.isqrt(patches) ** 2 == patches
-    return Layout("tokens", prefix) if is_square and patches > 1 else None
+def _layout_of_tokens(count: int, prefix: int | None, aspect: float) -> Layout | None:
+    """The layout of this many tokens, if those behind the prefix are the places of the image.
+
+    Where the prefix is not known, it is the shortest that leaves such places.
+    """
+    prefixes = range(count) if prefix is None else [prefix]
+    for number in prefixes:
+        if _grid_of(count - number, aspect) is not None:
+            return Layout("tokens", number, aspect)
+    return None
+
+
+def _grid_of(places: int, aspect: float) -> tuple[int, int] | None:
+    """Rows and columns of so many places in an image of this aspect; None if they don't fill it."""
+    if places < 1:
+        return None
+    columns = max(1, round(math.sqrt(places / aspect)))
+    rows = places // columns
+    if rows * columns != places or not _is_map(rows, columns, aspect):
+        return None
+    return rows, columns
+
+
+def _is_map(rows: int, columns: int, aspect: float) -> bool:
+    """Whether they are more than one place, in the shape of the image; each may be rounded."""
+    return rows * columns > 1 and abs(rows - columns * aspect) < max(1.0, aspect)
+
+
+def _aspect_of(inputs: Tensor) -> float:
+    height, width = inputs.shape[-2:]
+    return height / width
 
 
 class _SeenLayer(NamedTuple):
@@ -126,7 +153,7 @@ def find_layer(
     if outputs:
         gradients = torch.autograd.grad(score, outputs, allow_unused=True)
     for layer, gradient in reversed(list(zip(candidates, gradients, strict=True))):
-        layout = layout_of(layer.output, prefix)
+        layout = layout_of(layer.output, prefix, _aspect_of(inputs))
         if gradient is not None and layout is not None and layout.to_map(gradient).any():
             return layer.path
     raise ValueError(
@@ -152,7 +179,8 @@ def _run_and_watch(
     seen: list[_SeenLayer] = []
 
     def watch(module: nn.Module, arguments: Any, output: Any) -> None:
-        if layout_of(output, prefix) is None or not output.requires_grad:
+        is_map = layout_of(output, prefix, _aspect_of(inputs)) is not None
+        if not is_map or not output.requires_grad:
             return
         is_whole_image = len(output) == len(inputs)  # and no windows of it
         if is_whole_image and _may_be_the_map(path_of[module], module, output):
@@ -200,7 +228,7 @@ def grad_cam(model: nn.Module, layer: str, inputs: Tensor, target: int, scores: 
         hint = did_you_mean(layer, modules, count=3)
         raise ValueError(f"the model has no layer {layer!r}; {hint}")
     prefix = _prefix_tokens(model, modules[layer])
-    with _map_probe(modules[layer], layer, prefix) as probe:
+    with _map_probe(modules[layer], layer, prefix, _aspect_of(inputs)) as probe:
         coarse = LayerGradCam(lambda images: scores(model(images)), probe).attribute(
             inputs.requires_grad_(), target=target, relu_attributions=True
         )
@@ -227,15 +255,17 @@ def _prefix_tokens(model: nn.Module, layer: nn.Module) -> int | None:
 
 
 @contextmanager
-def _map_probe(module: nn.Module, name: str, prefix: int | None) -> Iterator[nn.Module]:
+def _map_probe(
+    module: nn.Module, name: str, prefix: int | None, aspect: float
+) -> Iterator[nn.Module]:
     """A module that gets the layer's output as a map [B, C, H, W], for captum to look at."""
     probe = nn.Identity()
 
     def go_through_probe(module: nn.Module, arguments: Any, output: Any) -> Any:
-        layout = layout_of(output, prefix)
+        layout = layout_of(output, prefix, aspect)
         if layout is None:
             shape = list(output.shape) if isinstance(output, Tensor) else dtype_and_shape(output)
-            raise ValueError(f"layer {name!r} gives {shape}, which is no map of a square image")
+            raise ValueError(f"layer {name!r} gives {shape}, which is no map of the image")
         # cloned, since the next layer may work in place
         return layout.from_map(probe(layout.to_map(output)).clone(), output)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import arguments
+from finetune.image_size import ImageSize
 from finetune.models.backbones import (
     Weights,
     WeightsError,
@@ -54,16 +55,19 @@ def checked_names(backbone: BackboneNames) -> tuple[str, ...]:
 class MemberInput(nn.Module):
     """Turns images [B, 3, H, W], normalised for the set, into the input of one of its backbones.
 
-    image_size: side of the backbone's images in pixels. scale, shift: for each channel, from the
-    normalisation of the set to the backbone's.
+    image_size: side of the backbone's images in pixels, or height and width. scale, shift: for each
+    channel, from the normalisation of the set to the backbone's.
     """
 
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, image_size: int, scale: list[float], shift: list[float]) -> None:
+    def __init__(
+        self, image_size: int | tuple[int, int], scale: list[float], shift: list[float]
+    ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.sides = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.arguments = (image_size, scale, shift)
         self.is_normalised = set(scale) == {1.0} and set(shift) == {0.0}
         # they follow from the names of the backbones, so they are no part of the weights
@@ -73,10 +77,9 @@ class MemberInput(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if not self.is_normalised:
             images = images * self.scale + self.shift
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] == size:
+        if images.shape[-2:] == self.sides:
             return images
-        return nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+        return nn.functional.interpolate(images, self.sides, mode="bilinear", antialias=True)
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.arguments))
@@ -123,7 +126,7 @@ def member_paths(model: nn.Module) -> list[str]:
 
 
 def create_backbone_set(
-    names: Sequence[str], image_sizes: Sequence[int], weights: SetWeights = "pretrained"
+    names: Sequence[str], image_sizes: Sequence[ImageSize], weights: SetWeights = "pretrained"
 ) -> BackboneSet:
     """Makes several backbones into one: images [B, 3, H, W] -> features [B, F1 + F2 + ...].
 

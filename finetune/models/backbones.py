@@ -1,6 +1,7 @@
 """Backbones: a name -> a module that turns images into pooled features [B, F]."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from finetune import arguments
 from finetune.files.integrity import DamagedError, check_described, check_torch_file
+from finetune.image_size import ImageSize, height_and_width, in_pixels, is_square
 from finetune.models import hub, torchvision_backbones
 from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.models.weight_names import tensors_of
@@ -50,12 +52,15 @@ def check_name(name: str) -> None:
         raise ValueError(f"timm has no weights {name!r}; it has {tags or 'none'}") from None
 
 
-def create_backbone(name: str, *, image_size: int, weights: Weights = "pretrained") -> nn.Module:
+def create_backbone(
+    name: str, *, image_size: ImageSize, weights: Weights = "pretrained"
+) -> nn.Module:
     """Makes a backbone without its classifier: images [B, 3, H, W] -> pooled features [B, F].
 
     name: any timm model name, with or without a tag of pretrained weights, or one of torchvision's
     as "torchvision/resnet50".
-    image_size: pixels; timm's architectures that are built for one size are built for this one.
+    image_size: pixels, one number or (height, width); timm's architectures that are built for one
+    size are built for this one.
     weights: "pretrained" downloads them; a path (.safetensors, .pth, an exported folder) or a
     mapping of tensors is used instead; None leaves random weights. They may be of a model that has
     the backbone as a part, and of another image size, see `weight_names.tensors_of`.
@@ -79,22 +84,37 @@ def create_backbone(name: str, *, image_size: int, weights: Weights = "pretraine
     return backbone
 
 
-def _build(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
+def _build(name: str, image_size: ImageSize, *, pretrained: bool) -> nn.Module:
     if torchvision_backbones.is_from_torchvision(name):
         return torchvision_backbones.create(name, image_size=image_size, pretrained=pretrained)
     options = _timm_options(name, image_size)
-    backbone: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    with _explained(repr(name), image_size):
+        backbone: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return backbone
 
 
-def _timm_options(name: str, image_size: int) -> dict[str, Any]:
+@contextmanager
+def _explained(name: str, image_size: ImageSize) -> Iterator[None]:
+    """Says of what only takes squares that it does; what else goes wrong is said as it is."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if is_square(image_size):
+            raise
+        raise ValueError(
+            f"{name} can't take images of {in_pixels(image_size)} ({_first_line(error)}); pass "
+            "one number as image_size, for squares, or take another backbone"
+        ) from error
+
+
+def _timm_options(name: str, image_size: ImageSize) -> dict[str, Any]:
     options: dict[str, Any] = {"num_classes": 0}
     if _is_built_for_one_size(name) and image_size != input_size_of(name):
         options["img_size"] = image_size
     return options
 
 
-def source_of(name: str, image_size: int) -> str:
+def source_of(name: str, image_size: ImageSize) -> str:
     """Python code that makes `backbone`, without weights, with nothing but timm or torchvision.
 
     >>> print(source_of("resnet18", 224))
@@ -133,8 +153,8 @@ def input_size_of(name: str) -> int:
     return int(config.input_size[-1])
 
 
-def image_size_for(name: str, image_size: int) -> int:
-    """Side of the images that a backbone takes, where others take `image_size`: that, or its own.
+def image_size_for(name: str, image_size: ImageSize) -> ImageSize:
+    """Size of the images that a backbone takes, where others take `image_size`: that, or its own.
 
     torchvision's transformers are built for a single size.
     """
@@ -143,18 +163,19 @@ def image_size_for(name: str, image_size: int) -> int:
     return image_size
 
 
-def features_of(backbone: nn.Module, image_size: int) -> int:
+def features_of(backbone: nn.Module, image_size: ImageSize) -> int:
     """Width F of the pooled features; the backbone is run once to see it, and stays as it was.
 
-    Raises ValueError if the backbone does not return [B, F], as encoder-only models don't.
+    Raises ValueError if the backbone does not return [B, F], as encoder-only models don't, and if
+    it takes squares only and the size is none.
     """
     device = next(backbone.parameters()).device
-    images = torch.zeros(1, 3, image_size, image_size, device=device)
+    images = torch.zeros(1, 3, *height_and_width(image_size), device=device)
     was_training = backbone.training
     backbone.eval()
     try:
         # inference_mode would make tensors that a model caches unusable in training
-        with torch.no_grad():
+        with torch.no_grad(), _explained(type(backbone).__name__, image_size):
             features = backbone(images)
     finally:
         backbone.train(was_training)
@@ -260,7 +281,7 @@ def _load(backbone: nn.Module, name: str, weights: Mapping[str, Tensor], source:
         )
 
 
-def _pretrained(name: str, image_size: int) -> nn.Module:
+def _pretrained(name: str, image_size: ImageSize) -> nn.Module:
     """The backbone with downloaded weights; WeightsError says what to do where there are none."""
     ways_out = (
         "give a file with weights='weights.safetensors' (or .pth), or ask for random weights with "

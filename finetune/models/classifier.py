@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from torch import nn
 
+from finetune import arguments
+from finetune.image_size import ImageSize
 from finetune.models.backbone_set import (
     BackboneNames,
     BackboneSet,
@@ -55,24 +57,28 @@ class Architecture:
     """What is needed to rebuild a classifier without its weights.
 
     backbone: its name, see `create_backbone`, or the names of several, whose features are side by
-    side. classes: outputs of the head. image_size: pixels. head, dropout: see `create_head`.
+    side. classes: outputs of the head. image_size: of square images, in pixels, or height and
+    width. head, dropout: see `create_head`.
     scaled: whether the head ends with a `TargetScale`, as for a regression. member_sizes: of
     several backbones, the size in pixels in which each gets the images.
     """
 
     backbone: str | tuple[str, ...]
     classes: int
-    image_size: int
+    image_size: ImageSize
     head: HeadKind = "mlp"
     dropout: float = 0.5
     scaled: bool = False
-    member_sizes: tuple[int, ...] = ()
+    member_sizes: tuple[ImageSize, ...] = ()
 
     def __post_init__(self) -> None:
         # JSON has lists where these have tuples
         if not isinstance(self.backbone, str):
             object.__setattr__(self, "backbone", tuple(self.backbone))
-        object.__setattr__(self, "member_sizes", tuple(self.member_sizes))
+        size = arguments.image_size("image_size", self.image_size)
+        object.__setattr__(self, "image_size", size)
+        member_sizes = [arguments.image_size("member_sizes", size) for size in self.member_sizes]
+        object.__setattr__(self, "member_sizes", tuple(member_sizes))
         expected_sizes = 0 if isinstance(self.backbone, str) else len(self.backbone)
         if len(self.member_sizes) != expected_sizes:
             raise ValueError(
@@ -86,7 +92,7 @@ class Architecture:
         backbone: BackboneNames,
         classes: int,
         *,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         head: HeadKind = "linear",
         dropout: float = 0.5,
         scaled: bool = False,
@@ -100,15 +106,16 @@ class Architecture:
         (160, 224)
         """
         names = checked_names(backbone)
+        sizes: list[ImageSize] = [input_size_of(name) for name in names]
         if image_size is None:
-            sizes = [input_size_of(name) for name in names]
+            image_size = max(input_size_of(name) for name in names)
         else:
             sizes = [image_size_for(name, image_size) for name in names]
         is_set = len(names) > 1
         return cls(
             names if is_set else names[0],
             classes,
-            image_size or max(sizes),
+            image_size,
             head,
             dropout,
             scaled,

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from finetune.image_size import ImageSize
 from finetune.models.classifier_layers import classifier_paths
 from finetune.randomness import isolated
 from finetune.wording import did_you_mean
@@ -49,7 +50,7 @@ def takes_one_size_only(name: str) -> bool:
     return is_from_torchvision(name) and model_name.startswith(_BUILT_FOR_ONE_SIZE)
 
 
-def create(name: str, *, image_size: int, pretrained: bool) -> nn.Module:
+def create(name: str, *, image_size: ImageSize, pretrained: bool) -> nn.Module:
     """Makes the model without the layers that give the classes; what pools before them stays.
 
     Its `pretrained_cfg` says how images are normalised, as timm's does. Raises ValueError for a

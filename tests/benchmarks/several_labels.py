@@ -36,7 +36,6 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "probe": None,
     "fine_tune(1)": {"epochs": 1},
     "fine_tune(4)": {"epochs": 4},
-    "fine_tune(10)": {"epochs": 10},
 }
 """Arguments of `fine_tune`; None is the probe alone."""
 

@@ -8,6 +8,7 @@ Prints mean and standard error over the seeds.
 
 import argparse
 import functools
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -225,6 +226,7 @@ def print_means(results_of_seeds: Iterable[Iterator[Result]]) -> None:
     for results in results_of_seeds:
         for what, value in results:
             values[what].append(value)
+            print(json.dumps([what, value]), flush=True)
     for what, of_seeds in values.items():
         error = np.std(of_seeds, ddof=1) / len(of_seeds) ** 0.5 if len(of_seeds) > 1 else np.nan
         print(f"{what:<60}{np.mean(of_seeds):>8.3f} +- {error:.3f}", flush=True)

@@ -17,6 +17,7 @@ from finetune import ImageDataLoaders, Learner, vision_learner
 from finetune.data.images.decode import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import FormatName
+from finetune.image_size import ImageSize
 from finetune.models.backbones import normalisation_of
 from finetune.models.classifier import Architecture
 from finetune.models.heads import HeadKind
@@ -110,9 +111,13 @@ def check_in_a_new_process(
 
 
 def learner_on(
-    photos: Path, backbone: str, resize: Resize = "crop", head: HeadKind = "mlp"
+    photos: Path,
+    backbone: str,
+    resize: Resize = "crop",
+    head: HeadKind = "mlp",
+    image_size: ImageSize = 64,
 ) -> Learner:
-    data = ImageDataLoaders.from_folder(photos, image_size=64, batch_size=8, resize=resize)
+    data = ImageDataLoaders.from_folder(photos, image_size=image_size, batch_size=8, resize=resize)
     learner = vision_learner(data, backbone, weights=None, head=head, progress=False)
     learner.fine_tune(2)
     return learner
@@ -151,6 +156,14 @@ def test_the_other_tasks(photos: Path, tmp_path: Path, task: TaskName) -> None:
 def test_the_other_ways_of_resizing(photos: Path, tmp_path: Path, resize: Resize) -> None:
     learner = learner_on(photos, "test_resnet", resize)
     learner.export(tmp_path / "model")
+    check_in_a_new_process({tmp_path / "model": learner}, write_images(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resize", ["crop", "pad", "squish"])
+def test_rectangles(photos: Path, tmp_path: Path, resize: Resize) -> None:
+    learner = learner_on(photos, "test_vit", resize, image_size=(48, 80))
+    learner.export(tmp_path / "model", FORMATS)
     check_in_a_new_process({tmp_path / "model": learner}, write_images(tmp_path))
 
 

@@ -60,6 +60,12 @@ def test_tokens_lie_in_rows() -> None:
     assert Layout("tokens", 1).to_map(output)[0, 0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert layout_of(output, None) == Layout("tokens", 1)
     assert layout_of(torch.zeros(1, 12, 4), 1) is None
+    # 2 x 4 places of an image that is twice as wide as high, behind a class token
+    tokens = torch.arange(9.0).view(1, 9, 1)
+    layout = layout_of(tokens, 1, aspect=0.5)
+    assert layout is not None
+    assert layout.to_map(tokens)[0, 0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert layout_of(tokens, None, aspect=0.5) == layout
     assert layout_of(torch.zeros(1, 4), None) is None
 
 

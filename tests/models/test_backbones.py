@@ -103,6 +103,8 @@ def test_position_embeddings_are_resampled_for_another_image_size():
     torch.manual_seed(0)
     large = create_backbone("test_vit", image_size=160, weights=None)
     small = create_backbone("test_vit", image_size=96, weights=large.state_dict())
+    wide = create_backbone("test_vit", image_size=(48, 80), weights=large.state_dict())
+    assert features_of(wide, (48, 80)) == features_of(small, 96)
     plain = dict(large.named_parameters())
     for name, parameter in small.named_parameters():
         if name != "pos_embed":
@@ -301,3 +303,9 @@ def test_source_makes_the_same_backbone_and_draws_no_number(name: str) -> None:
     exec(source, namespace)
     backbone = backbones.create_backbone(name, image_size=64, weights=None)
     assert shapes_of(namespace["backbone"]) == shapes_of(backbone)
+
+
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "nest_tiny"])
+def test_what_takes_squares_only_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match=r"can't take images of 112 x 224 px .*image_size"):
+        features_of(create_backbone(name, image_size=(112, 224), weights=None), (112, 224))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from finetune import arguments
 from finetune.data.images.whole import WholeImages
+from finetune.image_size import ImageSize, height_and_width, in_pixels
 from finetune.randomness import uniforms
 from finetune.wording import did_you_mean
 
@@ -36,7 +37,7 @@ Draws: TypeAlias = Mapping[str, Tensor]
 """For each of `DRAWS` a number in [0, 1) an image: [B], on the images' device."""
 AugmentName: TypeAlias = Literal["none", "light", "standard", "strong"]
 Transform: TypeAlias = Callable[[Tensor], Any]
-"""One presized image, uint8 [3, S, S] -> tensor [3, h, w], uint8 or float in [0, 1]."""
+"""One presized image, uint8 [3, H, W] -> tensor [3, h, w], uint8 or float in [0, 1]."""
 Augment: TypeAlias = "AugmentName | Augmentation | Transform | None"
 
 
@@ -102,18 +103,20 @@ def resolve(augment: Augment) -> Augmentation | Transform | None:
     )
 
 
-def center_crop(images: Tensor | WholeImages, size: int, mean: Tensor, std: Tensor) -> Tensor:
+def center_crop(images: Tensor | WholeImages, size: ImageSize, mean: Tensor, std: Tensor) -> Tensor:
     """The deterministic view: the middle of the presized image, normalised.
 
-    images: uint8 [B, 3, S, S], or whole ones; mean, std: [3], in [0, 1]. Returns float32
-    [B, 3, size, size]. Raises ValueError for images that are smaller.
+    images: uint8 [B, 3, H, W], or whole ones; mean, std: [3], in [0, 1]. Returns float32
+    [B, 3, height, width] of `size`. Raises ValueError for images that are smaller.
     """
     if isinstance(images, WholeImages):
         images = images.middle_squares()
-    if min(images.shape[-2:]) < size:
-        raise ValueError(f"there is no middle of {size} px in images {list(images.shape)}")
-    edge = (images.shape[-1] - size) // 2
-    view = images[:, :, edge : edge + size, edge : edge + size]
+    height, width = height_and_width(size)
+    rows, columns = images.shape[-2:]
+    if rows < height or columns < width:
+        raise ValueError(f"there is no middle of {in_pixels(size)} in images {list(images.shape)}")
+    top, left = (rows - height) // 2, (columns - width) // 2
+    view = images[:, :, top : top + height, left : left + width]
     return normalise(view.float().mul_(1 / 255), mean, std)
 
 
@@ -121,25 +124,28 @@ def augment(
     images: Tensor | WholeImages,
     draws: Draws,
     spec: Augmentation,
-    size: int,
+    size: ImageSize,
     mean: Tensor,
     std: Tensor,
 ) -> Tensor:
     """A random view, resampled once.
 
-    images: uint8 [B, 3, S, S], or whole ones, of which each view sees a square, anywhere along the
+    images: uint8 [B, 3, H, W], or whole ones, of which each view sees a square, anywhere along the
     image. draws: see `draw_numbers`; mean, std: [3], in [0, 1]. Returns float32
-    [B, 3, size, size].
+    [B, 3, height, width] of `size`.
     """
-    matrices = homographies(draws, spec)
     if isinstance(images, WholeImages):
+        matrices = homographies(draws, spec)
         # to look at a transposed image with x and y exchanged costs less than to turn it
         exchanged = torch.cat([matrices[:, :2].flip(1), matrices[:, 2:]], dim=1)
         matrices = torch.where(images.is_transposed.view(-1, 1, 1), exchanged, matrices)
         # cubed: most views are near the middle, which is what validation sees
         places = (1 + _signed(draws["place"]) ** 3) / 2
         images = images.squares(places)
-    grid = _sampling_grid(matrices, size)
+    else:
+        rows, columns = images.shape[-2:]
+        matrices = homographies(draws, spec, aspect=columns / rows)
+    grid = _sampling_grid(matrices, *height_and_width(size))
     view = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
     return _recolour(view, draws, spec, mean, std)
 
@@ -157,8 +163,11 @@ def draw_numbers(seed: int, view: int, indices: Tensor, device: torch.device) ->
     return dict(zip(DRAWS, numbers, strict=True))
 
 
-def homographies(draws: Draws, spec: Augmentation) -> Tensor:
-    """Matrices [B, 3, 3] that take a point of the view to one of the image, both in [-1, 1]^2."""
+def homographies(draws: Draws, spec: Augmentation, *, aspect: float = 1.0) -> Tensor:
+    """Matrices [B, 3, 3] that take a point of the view to one of the image, both in [-1, 1]^2.
+
+    aspect: width of the image by its height, for a rotation that leaves shapes as they are.
+    """
     is_affine = (draws["affine"] < spec.affine_probability).float()
     window = spec.min_window + (1 - spec.min_window) * draws["window"]
     angle = _signed(draws["angle"]) * math.radians(spec.rotate) * is_affine
@@ -168,8 +177,10 @@ def homographies(draws: Draws, spec: Augmentation) -> Tensor:
     shift_x = _signed(draws["shift_x"]) * (1 - window)
     shift_y = _signed(draws["shift_y"]) * (1 - window)
     zeros, ones = torch.zeros_like(window), torch.ones_like(window)
+    # a step in y is `aspect` times as short as one in x, whose unit is half the width
+    sin_of_x, sin_of_y = sin * mirror * aspect, -sin / aspect
     similarity = torch.stack(
-        [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y, zeros, zeros, ones], dim=1
+        [cos * mirror, sin_of_y, shift_x, sin_of_x, cos, shift_y, zeros, zeros, ones], dim=1
     )
     tilt_x = _signed(draws["tilt_x"]) * spec.warp * is_affine
     tilt_y = _signed(draws["tilt_y"]) * spec.warp * is_affine
@@ -182,16 +193,21 @@ def _signed(draw: Tensor) -> Tensor:
     return draw * 2 - 1
 
 
-def _sampling_grid(matrices: Tensor, size: int) -> Tensor:
-    """Where each pixel of the view looks in the image: [B, size, size, 2]."""
-    # with the numbers' own type, which need not be torch's default
-    numbers = torch.arange(size, dtype=matrices.dtype, device=matrices.device)
-    steps = (numbers * 2 + 1) / size - 1
+def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel of the view looks in the image: [B, height, width, 2]."""
+    xs, ys = _pixel_centres(width, like=matrices), _pixel_centres(height, like=matrices)
     of_x, of_y, constant = matrices[..., None, None].unbind(2)
-    # row by row, 8 times as fast as a product with [B, size * size, 3] points
-    points = of_x * steps + (of_y * steps[:, None] + constant)  # [B, 3, size, size]
+    # row by row, 8 times as fast as a product with [B, height * width, 3] points
+    points = of_x * xs + (of_y * ys[:, None] + constant)  # [B, 3, height, width]
     # x and y stay in planes of their own, which both division and grid_sample read faster
     return points[:, :2].div_(points[:, 2:]).permute(0, 2, 3, 1)
+
+
+def _pixel_centres(count: int, *, like: Tensor) -> Tensor:
+    """The centres of so many pixels side by side, in [-1, 1]: [count]."""
+    # with the numbers' own type, which need not be torch's default
+    numbers = torch.arange(count, dtype=like.dtype, device=like.device)
+    return (numbers * 2 + 1) / count - 1
 
 
 def _recolour(view: Tensor, draws: Draws, spec: Augmentation, mean: Tensor, std: Tensor) -> Tensor:

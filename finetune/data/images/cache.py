@@ -22,6 +22,7 @@ from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_fi
 from finetune.data.images.whole import WholeImages
 from finetune.data.memory import reserve
 from finetune.forks import ForkSafeLock
+from finetune.image_size import height_and_width
 from finetune.wording import warn
 
 DISK_FRACTION = 0.5
@@ -73,7 +74,7 @@ class ImageCache:
         self._numbers = np.arange(0)
 
     def images(self, indices: Tensor) -> Tensor | WholeImages:
-        """The images with these numbers, uint8 [B, 3, S, S] in channels-last layout, or whole.
+        """The images with these numbers, uint8 [B, 3, H, W] in channels-last layout, or whole.
 
         indices: [B] int64. Raises ImageError for an image that can't be read.
         """
@@ -88,7 +89,8 @@ class ImageCache:
         images = self._images
         if images is None:
             # where nothing is kept, all images of the batch were missing
-            images = ImageRows.to_be_filled(np.empty(self._shape(len(missing)), np.uint8))
+            pixels = np.empty(self._shape(len(missing)), np.uint8)
+            images = ImageRows.to_be_filled(pixels, self._margin)
             for row, presized in enumerate(decoded):
                 assert presized is not None
                 images.put(row, *presized)
@@ -206,9 +208,9 @@ class ImageCache:
             return None
         # sorted: another split of the same files has the same store
         files = sorted(set(paths))
-        side = self.preprocessing.presized_side
+        size = self.preprocessing.presized_size
         settings = f"{self.preprocessing.resize} {self.preprocessing.value_range}"
-        store = self._folder.open(files, side, self._margin, settings)
+        store = self._folder.open(files, size, self._margin, settings)
         if store is None:
             return None
         row_of_file = {file: row for row, file in enumerate(files)}
@@ -220,8 +222,8 @@ class ImageCache:
 
     def _shape(self, count: int) -> tuple[int, int, int, int]:
         """Of the rows of so many images."""
-        side = self.preprocessing.presized_side
-        return count, side + 2 * self._margin, side, 3
+        height, width = height_and_width(self.preprocessing.presized_size)
+        return count, height + 2 * self._margin, width, 3
 
     def _allocate_room(self) -> None:
         """Takes room in memory or in a temporary file, if there is any."""
@@ -233,12 +235,14 @@ class ImageCache:
         # all subsets share `_has_square`, so the memory is reserved until the last of them is gone
         if reserve(self._has_square, size):
             # pages that no image lies on take no memory
-            self._images = ImageRows.to_be_filled(np.empty(shape, np.uint8))
+            self._images = ImageRows.to_be_filled(np.empty(shape, np.uint8), self._margin)
             return
         folder = self._folder.path if self._folder else Path(tempfile.gettempdir())
         pixels = _temporary_array(folder, shape, size)
-        self._images = None if pixels is None else ImageRows.to_be_filled(pixels)
-        if pixels is None:
+        if pixels is not None:
+            self._images = ImageRows.to_be_filled(pixels, self._margin)
+        else:
+            self._images = None
             warn(
                 f"{size / 1e9:.2f} GB of images fit neither into memory nor into a temporary "
                 f"file in {str(folder)!r} and are decoded anew in every epoch; pass a smaller "

@@ -15,6 +15,7 @@ from torch import Tensor
 from finetune.data.images.shards import ShardImage
 from finetune.data.images.value_range import Depth, ValueRange, stated_bits, to_eight_bits
 from finetune.forks import ForkSafeLock
+from finetune.image_size import ImageSize, height_and_width
 
 ImageSource: TypeAlias = (
     "str | Path | ShardImage | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | "
@@ -23,7 +24,7 @@ ImageSource: TypeAlias = (
 """What `read_image` reads. A mapping is a cell of Hugging Face's: {"bytes": ..., "path": ...}."""
 Resize: TypeAlias = Literal["crop", "squish", "pad"]
 RESIZE_METHODS: tuple[Resize, ...] = get_args(Resize)
-"""How a rectangular image becomes a square, see `presize`."""
+"""How an image gets the shape of the model's input, see `presize`."""
 
 # Pillow knows these formats by name, but needs another program or a handler to decode them
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
@@ -206,21 +207,21 @@ def check_size(image: Image.Image) -> None:
         )
 
 
-def presize(image: Image.Image, side: int, method: Resize = "crop") -> np.ndarray:
-    """Resizes an image to a square, uint8 [side, side, 3].
+def presize(image: Image.Image, size: ImageSize, method: Resize = "crop") -> np.ndarray:
+    """Resizes an image to a square, or to another height and width: uint8 [height, width, 3].
 
-    method: "crop" resizes the shorter side to `side` and takes the middle of the longer one;
-    "squish" resizes both sides to `side`; "pad" resizes the longer side to `side` and fills the
-    square up with black.
+    method: "crop" makes the image just large enough to cover that, so the shorter side of what
+    becomes a square, and takes the middle; "squish" resizes each side for itself; "pad" makes the
+    image as large as fits in, and fills up with black.
     """
-    size = (side, side)
+    height, width = height_and_width(size)
     if method == "crop":
-        square = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        resized = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     elif method == "pad":
-        square = _padded(image, side)
+        resized = _padded(image, height, width)
     else:
-        square = image.resize(size, Image.Resampling.BILINEAR)
-    return np.array(square, dtype=np.uint8)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized, dtype=np.uint8)
 
 
 def presize_whole(image: Image.Image, side: int, margin: int) -> np.ndarray:
@@ -263,17 +264,19 @@ def _pixels_beyond(image: Image.Image, side: int, margin: int) -> int:
     return min(margin, (long_side - short_side) * side // (2 * short_side))
 
 
-def _padded(image: Image.Image, side: int) -> Image.Image:
-    """The whole image in the middle of a black square; at least one row or column of pixels."""
-    width = height = side
-    if image.width > image.height:
-        height = max(1, round(image.height / image.width * side))
-    elif image.height > image.width:
-        width = max(1, round(image.width / image.height * side))
-    square = Image.new("RGB", (side, side))
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    square.paste(resized, (round((side - width) / 2), round((side - height) / 2)))
-    return square
+def _padded(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The whole image in the middle of black; at least one row or column of pixels."""
+    padded = Image.new("RGB", (width, height))
+    # of the two sides one fits exactly: that which is longer, compared with the frame's
+    resized_height, resized_width = height, width
+    if image.width * height > image.height * width:
+        resized_height = max(1, round(image.height / image.width * width))
+    else:
+        resized_width = max(1, round(image.width / image.height * height))
+    resized = image.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
+    left, top = round((width - resized_width) / 2), round((height - resized_height) / 2)
+    padded.paste(resized, (left, top))
+    return padded
 
 
 def _to_pil(source: Any, value_range: ValueRange | Depth | None) -> Image.Image:

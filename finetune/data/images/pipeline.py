@@ -95,7 +95,7 @@ class ImagePipeline:
         )
 
     def inputs(self, items: Sequence[ImageSource], device: torch.device) -> Tensor:
-        """Images of any kind as one batch of model inputs, float32 [B, 3, image_size, image_size].
+        """Images of any kind as one batch of model inputs, float32 [B, 3, height, width].
 
         Raises ImageError for an image that can't be read.
         """

@@ -26,6 +26,7 @@ from finetune.data.images.decode import (
 from finetune.data.images.rows import Presized, margin_of
 from finetune.data.images.value_range import Depth, checked_value_range
 from finetune.data.images.whole import WholeImages
+from finetune.image_size import ImageSize, height_and_width, is_square, size_of_sides
 
 _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
@@ -47,14 +48,15 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 class Preprocessing:
     """The deterministic steps from an image to the model's input.
 
-    image_size: side of the model's input in pixels. resize: how a rectangle becomes a square, see
-    `presize`. crop_fraction: side of the input as a fraction of the presized image's side. mean,
+    image_size: side of the model's input in pixels, or (height, width). resize: how an image gets
+    that shape, see `presize`. crop_fraction: sides of the input as a fraction of the presized
+    image's. mean,
     std: for each channel, of pixel values in [0, 1], as in the backbone's training. value_range:
     the values that are black and white in images of more than 8 bits, or how many bits of integers
     are used, as the training images showed; None: see `read_image`.
     """
 
-    image_size: int
+    image_size: ImageSize
     resize: Resize = "crop"
     crop_fraction: float = 0.875
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -62,20 +64,24 @@ class Preprocessing:
     value_range: tuple[float, float] | Depth | None = None
 
     def __post_init__(self) -> None:
-        arguments.whole_number("image_size", self.image_size, at_least=1)
+        size = arguments.image_size("image_size", self.image_size)
+        object.__setattr__(self, "image_size", size)
         arguments.choice("resize", self.resize, RESIZE_METHODS)
         _checked_range(self.value_range)
         arguments.real_number("crop_fraction", self.crop_fraction, at_least=0.1, at_most=1)
 
     @property
-    def presized_side(self) -> int:
-        """Side of the presized square in pixels.
+    def presized_size(self) -> ImageSize:
+        """Size of the presized image.
 
-        It has the same margin on both sides, in whole pixels, so that its middle can be cropped
+        It has the same margin on opposite sides, in whole pixels, so that its middle can be cropped
         without resampling.
         """
-        margin = (self.image_size / self.crop_fraction - self.image_size) / 2
-        return self.image_size + 2 * round(margin)
+        height, width = height_and_width(self.image_size)
+        return size_of_sides(self._with_margins(height), self._with_margins(width))
+
+    def _with_margins(self, side: int) -> int:
+        return side + 2 * round((side / self.crop_fraction - side) / 2)
 
     def without_normalisation(self) -> "Preprocessing":
         """The same steps with the default mean and std.
@@ -93,17 +99,17 @@ class Preprocessing:
         have neither the presized side nor the model's.
         """
         if isinstance(inputs, WholeImages):
-            if inputs.side == self.presized_side:
+            if inputs.side == self.presized_size:
                 return True
             inputs = inputs.pixels
         if not isinstance(inputs, Tensor) or inputs.dtype != torch.uint8:
             return False
-        presized_shape = [3, self.presized_side, self.presized_side]
-        input_shape = [3, self.image_size, self.image_size]
-        if list(inputs.shape[1:]) not in (presized_shape, input_shape):
+        height, width = height_and_width(self.image_size)
+        presized_shape = [3, *height_and_width(self.presized_size)]
+        if list(inputs.shape[1:]) not in (presized_shape, [3, height, width]):
             raise ValueError(
-                f"images in uint8 must be [B, 3, {self.image_size}, {self.image_size}], got "
-                f"{list(inputs.shape)}; others must be ready for the model, in float"
+                f"images in uint8 must be [B, 3, {height}, {width}], got {list(inputs.shape)}; "
+                "others must be ready for the model, in float"
             )
         return True
 
@@ -111,30 +117,33 @@ class Preprocessing:
     def margin(self) -> int:
         """Pixels that may be kept beyond either end of the middle square of an elongated image.
 
-        0 where the whole image becomes a square.
+        0 where the whole image becomes a square, and where the model's input is none.
         """
-        return margin_of(self.presized_side) if self.resize == "crop" else 0
+        side = self.presized_size
+        return margin_of(side) if self.resize == "crop" and isinstance(side, int) else 0
 
     def presize(self, source: ImageSource, margin: int = 0) -> np.ndarray:
-        """Decodes and presizes an image: uint8 [S, S, 3], where S is `presized_side`.
+        """Decodes and presizes an image: uint8 [height, width, 3] of `presized_size`.
 
-        margin: keeps so many pixels beyond either end of the middle square, if the image has them:
-        uint8 [height, width, 3], where the smaller is S. Raises ImageError for an image that can't
-        be read.
+        margin: keeps so many pixels beyond either end of the middle square, if the image has them;
+        the smaller of height and width is the square's side then. Raises ImageError for an image
+        that can't be read.
         """
-        image = self._read(source)
+        image, size = self._read(source), self.presized_size
         if margin:
-            return presize_whole(image, self.presized_side, margin)
-        return presize(image, self.presized_side, self.resize)
+            assert isinstance(size, int)
+            return presize_whole(image, size, margin)
+        return presize(image, size, self.resize)
 
     def presize_middle(self, source: ImageSource, margin: int) -> Presized:
         """The middle square of what `presize` gives for a margin, and the size of the whole."""
-        image, side = self._read(source), self.presized_side
+        image, side = self._read(source), self.presized_size
+        assert isinstance(side, int)
         return presize(image, side), whole_size(image, side, margin)
 
     def _read(self, source: ImageSource) -> Image.Image:
         # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
-        min_side = 2 * self.presized_side
+        min_side = 2 * max(height_and_width(self.presized_size))
         return read_image(source, min_side=min_side, value_range=self.value_range)
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -142,7 +151,7 @@ class Preprocessing:
         return _constant(self.mean, device), _constant(self.std, device)
 
     def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
-        """Images of any kind as model input: float32 [B, 3, image_size, image_size].
+        """Images of any kind as model input: float32 [B, 3, height, width] of `image_size`.
 
         Raises ImageError for an image that can't be read.
         """
@@ -156,22 +165,17 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, from which `from_dict` makes the same object again.
 
-        For other programs there are also the side of the presized image and every step in words.
+        For other programs there are also the size of the presized image and every step in words.
         """
         fields = asdict(self)
         if self.value_range is None:
             del fields["value_range"]  # so that older versions can read it
-        return {**fields, "presized_side": self.presized_side, "steps": self.steps()}
+        return {**fields, "presized_side": self.presized_size, "steps": self.steps()}
 
     def steps(self) -> list[str]:
         """The steps from a file to the model's input, in words; sizes in pixels."""
-        side, size = self.presized_side, self.image_size
-        if self.resize == "crop":
-            square = f"the shorter side becomes {side}, the middle of the longer one stays"
-        elif self.resize == "squish":
-            square = f"both sides become {side}"
-        else:
-            square = f"the longer side becomes {side}, the rest black"
+        rows, columns = height_and_width(self.presized_size)
+        height, width = height_and_width(self.image_size)
         depth = "16-bit values to 8 bits"
         if isinstance(self.value_range, int):
             depth = f"the upper 8 of {self.value_range} bits, in integers of more than 8"
@@ -181,13 +185,28 @@ class Preprocessing:
             )
         return [
             "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
-            f"{2 * side} (PIL: draft)",
+            f"{2 * max(rows, columns)} (PIL: draft)",
             f"turn upright as EXIF says; {depth}; transparent parts on white; RGB",
-            f"resize to {side} x {side}: {square}; bilinear with antialiasing (PIL: BILINEAR)",
-            f"crop the middle {size} x {size}",
-            f"divide by 255: RGB in [0, 1], float32 [batch, 3, {size}, {size}]",
+            f"resize to {rows} x {columns}: {self._resize_in_words()}; bilinear with antialiasing "
+            "(PIL: BILINEAR)",
+            f"crop the middle {height} x {width}",
+            f"divide by 255: RGB in [0, 1], float32 [batch, 3, {height}, {width}]",
             "normalise each channel: (value - mean) / std",
         ]
+
+    def _resize_in_words(self) -> str:
+        side = self.presized_size
+        if is_square(side):
+            return {
+                "crop": f"the shorter side becomes {side}, the middle of the longer one stays",
+                "squish": f"both sides become {side}",
+                "pad": f"the longer side becomes {side}, the rest black",
+            }[self.resize]
+        return {
+            "crop": "it covers all of that, the middle of what reaches beyond stays",
+            "squish": "whatever shape it had",
+            "pad": "as large as fits in there, the rest black",
+        }[self.resize]
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Preprocessing":
@@ -196,7 +215,7 @@ class Preprocessing:
         Raises TypeError for a key that is unknown.
         """
         fields = {name: value for name, value in data.items() if name not in _DERIVED}
-        # JSON has lists and knows no difference between 1 and 1.0
+        # JSON has lists and knows no difference between 1 and 1.0; a pair is checked as one
         fields["mean"] = tuple(map(float, fields["mean"]))
         fields["std"] = tuple(map(float, fields["std"]))
         fields["value_range"] = _checked_range(fields.get("value_range"))

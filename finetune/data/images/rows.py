@@ -1,8 +1,10 @@
-"""ImageRows: presized images of one short side in the rows of one array.
+"""ImageRows: presized images in the rows of one array, which may be of different lengths.
 
 A row has room for a square of side S and for M more pixels at either end of it. An image lies in
 the middle of its row, such that its middle square is at the same place in every row. A wide image
 is transposed: the long axis of each image is the first one of its row.
+
+With M = 0 all images have one height and width, which need not be alike, and lie as they are.
 """
 
 from dataclasses import dataclass
@@ -32,24 +34,21 @@ class ImageRows:
     """R images in the memory of the host.
 
     pixels: uint8 [R, M + S + M, S, 3]; beyond the ends of an image they mean nothing. sizes:
-    integers [R, 2], the height and the width of each image.
+    integers [R, 2], the height and the width of each image. margin: M, the most that an image may
+    have beyond either end of its middle square.
     """
 
     pixels: np.ndarray
     sizes: np.ndarray
+    margin: int
 
     @classmethod
-    def to_be_filled(cls, pixels: np.ndarray) -> "ImageRows":
+    def to_be_filled(cls, pixels: np.ndarray, margin: int) -> "ImageRows":
         """Rows of these pixels, in which there are no images yet."""
-        count, _, side, _ = pixels.shape
-        return cls(pixels, np.full((count, 2), side, np.int32))
-
-    @property
-    def margin(self) -> int:
-        """M, the most that an image may have beyond either end of its middle square."""
-        length, side = self.pixels.shape[1:3]
-        margin: int = (length - side) // 2
-        return margin
+        count, length, width, _ = pixels.shape
+        sizes = np.empty((count, 2), np.int32)
+        sizes[:] = length - 2 * margin, width
+        return cls(pixels, sizes, margin)
 
     def put(self, row: int, pixels: np.ndarray, size: tuple[int, int]) -> None:
         """Copies an image into its row, or its middle square alone, which lies in the same place.
@@ -58,7 +57,7 @@ class ImageRows:
         """
         height, width = size
         self.sizes[row] = height, width
-        if width > height:
+        if self.margin and width > height:
             pixels = _transposed(pixels)
         lines: np.ndarray = self.pixels[row]
         start = (len(lines) - len(pixels)) // 2
@@ -67,13 +66,21 @@ class ImageRows:
     def part(self, row: int) -> np.ndarray:
         """What the image takes of its row, as it lies there: uint8 [long side, short side, 3]."""
         pixels: np.ndarray = self.pixels[row]
+        if not self.margin:
+            return pixels
         long_side = int(self.sizes[row].max())
         start = (len(pixels) - long_side) // 2
         return pixels[start : start + long_side]
 
     def squares(self, rows: np.ndarray) -> np.ndarray:
-        """The middle squares of the images in these rows, upright: uint8 [B, S, S, 3]."""
+        """The middle squares of the images in these rows, upright: uint8 [B, S, S, 3].
+
+        Or the images themselves, if all have one size: uint8 [B, height, width, 3].
+        """
         margin, side = self.margin, self.pixels.shape[2]
+        if not margin:
+            of_one_size: np.ndarray = self.pixels[rows]
+            return of_one_size
         squares: np.ndarray = self.pixels[:, margin : margin + side][rows]
         is_wide = self.sizes[rows, 1] > self.sizes[rows, 0]
         if is_wide.any():
@@ -83,9 +90,12 @@ class ImageRows:
     def select(self, rows: np.ndarray) -> "ImageRows":
         """A copy of these rows, no longer than the longest of the images in them."""
         sizes = self.sizes[rows]
+        if not self.margin:
+            return ImageRows(self.pixels[rows], sizes, 0)
         longest = int(sizes.max(initial=self.pixels.shape[2]))
         start = (self.pixels.shape[1] - longest) // 2
-        return ImageRows(self.pixels[:, start : start + longest][rows], sizes)
+        margin = (longest - self.pixels.shape[2]) // 2
+        return ImageRows(self.pixels[:, start : start + longest][rows], sizes, margin)
 
 
 def _transposed(images: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from finetune import arguments
 from finetune.data.images.rows import ImageRows
 from finetune.data.images.shards import ShardImage
 from finetune.forks import ForkSafeLock
+from finetune.image_size import ImageSize, height_and_width
 from finetune.wording import warn
 
 STORE_VERSION = 3
@@ -62,12 +63,12 @@ class ImageStore:
     image that was half-written when the power went fails its check sum.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], margin: int) -> None:
         identities, images = path.with_suffix(IDENTITIES), path.with_suffix(IMAGES)
         # identities first: a file of images alone counts as the least recently used
         self._identities = _map_or_make_file(identities, IDENTITY, shape[:1])
         pixels = _map_or_make_file(images, np.dtype(np.uint8), shape)
-        self.images = ImageRows(pixels, self._identities["height_and_width"])
+        self.images = ImageRows(pixels, self._identities["height_and_width"], margin)
         os.utime(identities)  # the time of the last use, see `CacheFolder`
 
     def fill(
@@ -119,27 +120,28 @@ class CacheFolder:
             ) from error
 
     def open(
-        self, files: Sequence[str], side: int, margin: int, settings: str
+        self, files: Sequence[str], size: ImageSize, margin: int, settings: str
     ) -> ImageStore | None:
         """Opens or makes the store of these files' images.
 
-        files: absolute paths, sorted, each once. side, margin: of an image in pixels, see
+        files: absolute paths, sorted, each once. size, margin: of an image in pixels, see
         `ImageRows`. settings: what else decides the pixels, in words. Returns None, with a warning,
         where the store would exceed the limit. Raises OSError where the disk is full.
         """
-        decoding = f"{STORE_VERSION} {PIL.__version__} {side} {margin} {settings}"
+        decoding = f"{STORE_VERSION} {PIL.__version__} {size} {margin} {settings}"
         names = os.fsencode("\0".join((decoding, *files)))
         path = self.path / hashlib.blake2b(names, digest_size=16).hexdigest()
         with _lock.held():
             store = _open.get(path)
             if store is not None:
                 return store
-            shape = (len(files), side + 2 * margin, side, 3)
+            height, width = height_and_width(size)
+            shape = (len(files), height + 2 * margin, width, 3)
             needed_bytes = math.prod(shape) + len(files) * IDENTITY.itemsize
             if not self._make_room(path.name, needed_bytes):
                 return None
             try:
-                store = ImageStore(path, shape)
+                store = ImageStore(path, shape, margin)
             except OSError as error:
                 raise OSError(
                     f"can't keep {needed_bytes / 1e9:.2f} GB of images in cache_folder="

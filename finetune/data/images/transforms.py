@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from finetune import turns
 from finetune.data.images.augment import Transform
+from finetune.image_size import ImageSize, height_and_width
 from finetune.randomness import isolated, seed_everything
 
 _ROUNDING = 1e-3
@@ -13,14 +14,14 @@ _ROUNDING = 1e-3
 
 
 def transformed(
-    images: Tensor, transform: Transform, seed: int, view: int, indices: Tensor, size: int
+    images: Tensor, transform: Transform, seed: int, view: int, indices: Tensor, size: ImageSize
 ) -> Tensor:
     """Applies a user's transform to each image by itself, so that no view depends on its batch.
 
-    images: uint8 [B, 3, S, S]; indices: [B], the examples' numbers. The transform may draw from
+    images: uint8 [B, 3, H, W]; indices: [B], the examples' numbers. The transform may draw from
     the global generators of torch, numpy and Python, which are seeded for each image.
-    Returns float32 [B, 3, size, size] in [0, 1]. Raises ValueError where the transform does not
-    return an image.
+    Returns float32 [B, 3, height, width] of `size`, in [0, 1]. Raises ValueError where the
+    transform does not return an image.
     """
     name = getattr(transform, "__name__", type(transform).__name__)
     views = []
@@ -29,7 +30,7 @@ def transformed(
             seed_everything(seed, "augment", view, index)
             # a copy, because the images may be kept, and a transform may work in place
             result = transform(image.clone())
-            views.append(_resized(_unit_range(result, name), size))
+            views.append(_resized(_unit_range(result, name), *height_and_width(size)))
     return torch.stack(views)
 
 
@@ -62,9 +63,9 @@ def _not_an_image(name: str, received: str) -> str:
     return f"augment={name} must give a tensor [3, h, w] of an image, got {received}"
 
 
-def _resized(image: Tensor, size: int) -> Tensor:
-    """The image in the model's size, float32 [3, size, size]; as it is where it has that size."""
-    if image.shape[1:] == (size, size):
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    """The image in the model's size, float32 [3, height, width]; as it is where it has that."""
+    if image.shape[1:] == (height, width):
         return image
-    batch = F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)
+    batch = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)
     return batch[0].clamp(0, 1)

@@ -19,6 +19,7 @@ from finetune.data.images.augment import (
 )
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.whole import WholeImages
+from finetune.image_size import ImageSize
 from finetune.nested import count_examples
 
 STILL = {"flip": 0.0, "min_window": 1.0, "rotate": 0.0, "warp": 0.0, "lighting": 0.0}
@@ -48,7 +49,7 @@ def draws_of(count: int = 4, epoch: int = 0, first: int = 0) -> Draws:
 
 
 def views(
-    images: Tensor | WholeImages, spec: Augmentation, size: int, draws: Draws | None = None
+    images: Tensor | WholeImages, spec: Augmentation, size: ImageSize, draws: Draws | None = None
 ) -> Tensor:
     """Augmented views in [0, 1], not normalised."""
     if draws is None:
@@ -94,6 +95,14 @@ def test_center_crop_is_the_middle() -> None:
     images = noise(side=20)
     view = center_crop(images, 16, ZERO, ONE)
     assert torch.allclose(view * 255, images[:, :, 2:18, 2:18].float(), atol=1e-4)
+
+
+def test_center_crop_of_a_rectangle_is_its_middle() -> None:
+    images = noise(side=20)[:, :, :14]
+    view = center_crop(images, (10, 16), ZERO, ONE)
+    assert torch.allclose(view * 255, images[:, :, 2:12, 2:18].float(), atol=1e-4)
+    with pytest.raises(ValueError, match=r"no middle of 16 x 10 px in images"):
+        center_crop(images, (16, 10), ZERO, ONE)
 
 
 def test_an_image_that_is_too_small_has_no_middle() -> None:
@@ -142,7 +151,26 @@ def test_view_that_may_not_move_is_normalised_like_the_deterministic_one() -> No
     assert torch.allclose(view, center_crop(images, 16, mean, std), atol=1e-4)
 
 
+def test_nothing_happens_to_a_rectangle_where_nothing_may() -> None:
+    images = noise(8)[:, :, :9]
+    view = views(images, Augmentation(**STILL), (9, 16))
+    assert (view - images / 255).abs().max() < 1e-5
+
+
 # --- geometry
+
+
+def test_a_rotated_rectangle_keeps_its_shapes() -> None:
+    spec = Augmentation(**{**STILL, "rotate": 45.0, "affine_probability": 1.0})
+    # 20 pixels to the right of the middle, which a rotation by 45 degrees takes to a diagonal
+    image = torch.zeros(1, 3, 65, 129, dtype=torch.uint8)
+    image[:, :, 31:34, 83:86] = 255
+    view = views(image, spec, (65, 129), fixed(affine=0.0, angle=0.0))
+    # beyond the middle the image is mirrored, and the dot with it
+    rows, columns = torch.nonzero(view[0, 0, :, 39:90] > 0.3).float().mean(dim=0).tolist()
+    distance = 20 / 2**0.5
+    assert abs(rows - 32) == pytest.approx(distance, abs=1)
+    assert abs(columns - 25) == pytest.approx(distance, abs=1)
 
 
 def test_flip_of_probability_one_mirrors_left_and_right() -> None:

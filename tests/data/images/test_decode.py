@@ -652,6 +652,12 @@ def test_presize_gives_a_square(method: str, size: tuple[int, int]) -> None:
     assert square.dtype == np.uint8
 
 
+@pytest.mark.parametrize("method", RESIZE_METHODS)
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (32, 32), (5, 90), (1, 1)])
+def test_presize_gives_a_rectangle(method: str, size: tuple[int, int]) -> None:
+    assert presize(flat(size=size), (24, 40), method).shape == (24, 40, 3)
+
+
 def stripes() -> Image.Image:
     """Blue, red, blue from left to right, the red middle half as wide."""
     image = flat(colour=BLUE, size=(80, 40))
@@ -667,6 +673,21 @@ def test_squish_keeps_everything() -> None:
     square = presize(stripes(), 40, "squish")
     assert square[20, 2].tolist() == square[20, 37].tolist() == list(BLUE)
     assert square[0, 20].tolist() == list(RED)
+
+
+def test_crop_to_a_rectangle_keeps_what_fits_its_shape() -> None:
+    whole = presize(stripes(), (40, 80), "crop")
+    assert np.array_equal(whole, np.asarray(stripes()))
+    upright = presize(stripes(), (40, 20), "crop")
+    assert np.array_equal(upright, pixels(flat(size=(20, 40))))
+
+
+def test_pad_to_a_rectangle_surrounds_what_has_another_shape() -> None:
+    assert np.array_equal(presize(stripes(), (40, 80), "pad"), np.asarray(stripes()))
+    beside = presize(flat(size=(20, 40)), (40, 80), "pad")
+    assert not beside[:, :30].any()
+    assert not beside[:, 50:].any()
+    assert beside[:, 30:50].any(axis=2).all()
 
 
 def test_pad_surrounds_with_black() -> None:

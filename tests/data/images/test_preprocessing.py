@@ -15,16 +15,35 @@ HALVES = {"mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)}
 
 
 def test_presized_side_leaves_the_crop_fraction() -> None:
-    assert Preprocessing(224).presized_side == 256
-    assert Preprocessing(224, crop_fraction=1).presized_side == 224
+    assert Preprocessing(224).presized_size == 256
+    assert Preprocessing(224, crop_fraction=1).presized_size == 224
 
 
 @given(size=st.integers(1, 1000), fraction=st.floats(0.1, 1))
 def test_presized_side_has_even_margins_and_about_the_fraction(size: int, fraction: float) -> None:
-    side = Preprocessing(size, crop_fraction=fraction).presized_side
+    side = Preprocessing(size, crop_fraction=fraction).presized_size
+    assert isinstance(side, int)
     assert side >= size
     assert (side - size) % 2 == 0
     assert abs(side - size / fraction) <= 1
+
+
+def test_presized_rectangle_has_the_margins_of_each_side() -> None:
+    assert Preprocessing((112, 224)).presized_size == (128, 256)
+    assert Preprocessing((224, 224)) == Preprocessing(224)
+
+
+def test_inputs_of_a_rectangle_are_its_middle() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (18, 36, 3), dtype=np.uint8)
+    preprocessing = Preprocessing((16, 32), mean=(0.0,) * 3, std=(1.0,) * 3)
+    inputs = preprocessing.inputs([image], CPU)[0].permute(1, 2, 0).numpy()
+    assert np.abs(inputs * 255 - image[1:-1, 2:-2]).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [0, (16, 0), (1, 2, 3), (16,), 16.0, "16", (16.0, 32), True])
+def test_sizes_that_are_none(size: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="image_size"):
+        Preprocessing(size)  # type: ignore[arg-type]
 
 
 def test_inputs_have_one_row_for_each_image() -> None:

@@ -15,7 +15,7 @@ IMAGES = [image(8, 8), image(12, 8), image(8, 10)]
 
 @pytest.fixture
 def rows() -> ImageRows:
-    rows = ImageRows.to_be_filled(np.full((3, 12, 8, 3), 77, np.uint8))
+    rows = ImageRows.to_be_filled(np.full((3, 12, 8, 3), 77, np.uint8), 2)
     for number, pixels in enumerate(IMAGES):
         rows.put(number, pixels, pixels.shape[:2])
     return rows
@@ -53,7 +53,7 @@ def test_image_that_follows_a_longer_one_is_all_that_counts(rows: ImageRows) -> 
 
 
 def test_middle_square_alone_lies_where_that_of_the_whole_image_does(rows: ImageRows) -> None:
-    squares = ImageRows.to_be_filled(np.full((3, 12, 8, 3), 77, np.uint8))
+    squares = ImageRows.to_be_filled(np.full((3, 12, 8, 3), 77, np.uint8), 2)
     middles = [IMAGES[0], IMAGES[1][2:10], IMAGES[2][:, 1:9]]
     for number, (middle, whole) in enumerate(zip(middles, IMAGES, strict=True)):
         squares.put(number, middle, whole.shape[:2])

@@ -16,7 +16,7 @@ def positions(height: int, width: int) -> np.ndarray:
 
 
 def whole_images(sizes: list[tuple[int, int]] = SIZES) -> WholeImages:
-    rows = ImageRows.to_be_filled(np.full((len(sizes), 12, 8, 3), 77, np.uint8))
+    rows = ImageRows.to_be_filled(np.full((len(sizes), 12, 8, 3), 77, np.uint8), 2)
     for number, size in enumerate(sizes):
         rows.put(number, positions(*size), size)
     return WholeImages.of(rows.select(np.arange(len(sizes))))
