@@ -525,10 +525,10 @@ class Learner:
         there than the best alone. It answers as fast as one model. Trainings that began with the
         same weights, such as one head fitted by `probe()`, gain most; those that have nothing in
         common are left out.
-        models: learners, files that `save`, `checkpoint=` or `SaveBest` wrote, and exported
-        folders, of this learner's backbone, head and classes; its own weights only where it is
-        among them. Returns which were taken. The history has a row for it, of phase "soup". The
-        optimizer's state stays, and an unfinished run is given up.
+        models: learners, files that `save`, `checkpoint=` or `SaveBest` wrote, exported folders,
+        and models on the hub as "hf-hub:user/name", of this learner's backbone, head and classes;
+        its own weights only where it is among them. Returns which were taken. The history has a row
+        for it, of phase "soup". The optimizer's state stays, and an unfinished run is given up.
         Raises ValueError for other models, and without validation data.
         Source: greedy soups, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482
 
@@ -1064,7 +1064,12 @@ def _ingredients(models: Sequence[Learner | str | Path]) -> list[Ingredient]:
             ingredients.append(of_setup(f"models[{position}]", model.trainer.setup))
             continue
         path = arguments.path(f"models[{position}]", model)
-        ingredients.append(of_exported(path) if path.is_dir() else of_checkpoint(path))
+        if hub.is_on_hub(path):
+            ingredients.append(of_exported(hub.download(str(path)), name=str(path)))
+        elif path.is_dir():
+            ingredients.append(of_exported(path))
+        else:
+            ingredients.append(of_checkpoint(path))
     names = [ingredient.name for ingredient in ingredients]
     for name in names:
         if names.count(name) > 1:

@@ -58,7 +58,8 @@ def vision_learner(
     Several backbones look at the same images, each in its own normalisation and, unless the
     data have an image_size, in its own size, and the head sees their features side by side.
     weights: "pretrained" downloads them; a path to a .safetensors or .pth file or to an exported
-    folder, or a mapping of tensors, is used instead; None is random weights. Several backbones may
+    folder, a model on the hub as "hf-hub:user/name" (what `push_to_hub` uploaded), or a mapping of
+    tensors, is used instead; None is random weights. Several backbones may
     have a list of these, or a mapping by backbone.
     head: "linear", which `fine_tune` begins as the best one there is for the frozen backbone, or
     "mlp", see `create_head`. checkpoint_activations: keep few of the backbone's
@@ -88,6 +89,8 @@ def vision_learner(
     arguments.instance("data", data, ImageDataLoaders, "such as ImageDataLoaders.from_folder(...)")
     names, weights = by_name(backbone, weights)
     checked_names(names)
+    if isinstance(weights, str) and hub.is_on_hub(weights):
+        weights = hub.download(weights)
     arguments.flag("checkpoint_activations", checkpoint_activations)
     if loss is not None:
         arguments.function("loss", loss, "(outputs, targets) -> scalar")

@@ -87,8 +87,8 @@ def _weights_of(path: Path) -> State:
     return weights
 
 
-def of_exported(folder: Path) -> Ingredient:
-    """The weights of an exported model."""
+def of_exported(folder: Path, name: str | None = None) -> Ingredient:
+    """The weights of an exported model. name: what the user calls it, by default the folder."""
     description = export.read_description(folder)
 
     def read() -> State:
@@ -96,7 +96,7 @@ def of_exported(folder: Path) -> Ingredient:
         export.read_weights(folder, model)
         return model.state_dict()
 
-    return Ingredient(str(folder), description.classes, read)
+    return Ingredient(name or str(folder), description.classes, read)
 
 
 def check_fits(ingredient: Ingredient, model: nn.Module, classes: Sequence[str] | None) -> None:

@@ -58,6 +58,23 @@ def test_a_model_comes_back_with_equal_probabilities(
     np.testing.assert_allclose(loaded.probabilities(files), expected, atol=1e-6)
 
 
+def test_another_learner_begins_with_its_weights(hub: Hub, linear: Learner) -> None:
+    linear.push_to_hub(NAME)
+    backbone = linear.model.get_submodule("backbone").state_dict()
+    weights = f"hf-hub:{NAME}"
+    learner = vision_learner(linear.data, "test_resnet", weights=weights, progress=False)
+    begins_with = learner.model.get_submodule("backbone").state_dict()
+    for tensor, expected in zip(begins_with.values(), backbone.values(), strict=True):
+        assert torch.equal(tensor, expected)
+
+
+def test_it_is_an_ingredient_of_a_soup_under_its_name(hub: Hub, linear: Learner) -> None:
+    linear.push_to_hub(NAME)
+    learner = vision_learner(linear.data, "test_resnet", weights=None, progress=False)
+    soup = learner.soup([f"hf-hub:{NAME}", linear])
+    assert set(soup.results) == {f"hf-hub:{NAME}", "models[1]"}
+
+
 def test_the_files_are_those_of_an_export(hub: Hub, trained: Learner, tmp_path: Path) -> None:
     trained.export(tmp_path / "model", ["safetensors", "torch_export"])
     trained.push_to_hub(NAME, ["safetensors", "torch_export"])
