@@ -28,6 +28,11 @@ def local_world_size() -> int:
     return max(_number("LOCAL_WORLD_SIZE", 1), 1)
 
 
+def attempt() -> int:
+    """How often the launcher has started the processes anew, after it lost one."""
+    return _number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
 def keeps_store() -> bool:
     """Whether the launcher has the store by which processes find each other, as torchrun does."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -6,24 +6,28 @@ from finetune import launch
 from finetune.training.runtime.runtime import Runtime
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+OF_TORCHRUN = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE")
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in (*VARIABLES, *OF_TORCHRUN):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_without_a_launcher_there_is_one_process() -> None:
     assert (launch.rank(), launch.world_size()) == (0, 1)
     assert (launch.local_rank(), launch.local_world_size()) == (None, 1)
+    assert (launch.attempt(), launch.keeps_store()) == (0, False)
 
 
 def test_the_variables_of_torchrun_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(VARIABLES, ("5", "8", "1", "4"), strict=True):
+    values = ("5", "8", "1", "4", "2", "True")
+    for name, value in zip((*VARIABLES, *OF_TORCHRUN), values, strict=True):
         monkeypatch.setenv(name, value)
     assert (launch.rank(), launch.world_size()) == (5, 8)
     assert (launch.local_rank(), launch.local_world_size()) == (1, 4)
+    assert (launch.attempt(), launch.keeps_store()) == (2, True)
 
 
 def test_a_size_without_a_rank_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune import launch
@@ -35,7 +36,10 @@ def join(device: torch.device) -> None:
         torch.cuda.set_device(device)
         # numbers that decide what comes next go through the CPU, so that nothing waits for the GPU
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend)
+    store, number, count = next(rendezvous("env://"))
+    # processes that torchrun started anew must not find the addresses of those before them
+    store = dist.PrefixStore(f"attempt {launch.attempt()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
     atexit.register(_part, dist.group.WORLD)
     introduce()
 

@@ -103,7 +103,8 @@ class _Company:
 
     @staticmethod
     def _key(work: int | str, name: int | str) -> str:
-        return f"finetune/{work}/{name}"
+        # a store of torchrun's own may be that of an earlier attempt
+        return f"finetune/{launch.attempt()}/{work}/{name}"
 
     def _say_end(self) -> None:
         """Tells the others, who may be waiting, that this process comes to nothing any more."""
