@@ -17,6 +17,7 @@ from finetune.export import hub
 from finetune.export.formats import DESCRIPTION
 from finetune.files import locks
 from finetune.files.replacing import is_temporary, write_text
+from finetune.files.storage import is_remote
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.ckpt"
@@ -61,8 +62,8 @@ def _absolute_weights(weights: str | None) -> str | None:
 
 
 def _absolute(path: str | None) -> str | None:
-    if path is None:
-        return None
+    if path is None or is_remote(path):
+        return path
     return str(Path(path).expanduser().absolute())
 
 

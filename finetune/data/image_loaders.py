@@ -461,9 +461,10 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     ) -> "ImageDataLoaders":
         """Images and labels in tar files, in the layout of WebDataset.
 
-        train, valid: paths, in which `{000..127}` stands for all of these numbers; without `valid`
-        the split is random. The files of an example, such as `0001.jpg` and `0001.cls`, follow each
-        other, and their names are the same up to the first dot.
+        train, valid: paths, or addresses that fsspec knows (`https://...`, `s3://...`), in which
+        `{000..127}` stands for all of these numbers; without `valid` the split is random. The files
+        of an example, such as `0001.jpg` and `0001.cls`, follow each other, and their names are the
+        same up to the first dot.
         label_file: where all labels are: "cls" is such a file with a class index or name; "json"
         one with the label under label_key; "txt" one with a class name; "folder" the name of the
         image's folder in the tar file. None is the first of these that the first example has.
@@ -471,8 +472,9 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         beside the shards. options: see `ImageSettings`.
 
         Examples are in the order of their names, and read one by one, so that batches are those of
-        the folder that was packed. Where they are is kept in the cache_folder, or beside the
-        shards. Raises FileNotFoundError, or ValueError for a damaged shard.
+        the folder that was packed. Where they are is kept in the cache_folder, or beside local
+        shards. Raises OSError for a shard that can't be read, such as FileNotFoundError, and
+        ValueError for a damaged one.
         """
         settings = ImageSettings(**options)
         rule = LabelRule(label_file, label_key)

@@ -91,14 +91,15 @@ def shared_files(
 
 
 def _files(items: Sequence[ImageSource]) -> list[_File]:
-    """The files among the images."""
+    """The files among the images, but for remote ones, which take too long to be compared."""
     if isinstance(items, DatasetImages) or not isinstance(items, list | tuple):
         return []
     files: list[_File] = []
     for item in items:
         name = file_name(item)
         if isinstance(item, ShardImage):
-            files.append(item)
+            if not item.shard.is_remote:
+                files.append(item)
         elif name is not None:
             files.append(name)
     return files

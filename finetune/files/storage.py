@@ -1,7 +1,18 @@
-"""Where a file that is read in parts lies: its state, its bytes, and whether it has changed."""
+"""Where a file that is read in parts lies, on a disk or elsewhere: its state, and its bytes."""
 
+import hashlib
 import os
-from typing import BinaryIO, NamedTuple, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+_TAGS = (
+    "ETag", "etag", "md5", "md5Hash", "Content-MD5", "Digest", "checksum", "blob_id", "generation",
+    "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created",
+)  # fmt: skip
+"""Keys under which file systems of fsspec say what changes with a file's content."""
+_FORBIDDEN, _NOT_FOUND = 403, 404
 
 
 class State(NamedTuple):
@@ -23,8 +34,8 @@ class Storage(Protocol):
     def read(self, path: str, offset: int, size: int, state: State) -> bytes:
         """So many bytes from a place in the file on.
 
-        state: of the file when the place was found. Raises ValueError for a file that has changed
-        since, or that ends before.
+        state: of the file when the place was found. Raises ValueError for a file that is known to
+        have changed since, or that ends before.
         """
 
 
@@ -42,26 +53,92 @@ class Disk:
         # open that threads and forked processes would share, or that a system limits
         with open(path, "rb") as file:
             if _state_of(os.fstat(file.fileno())) != state:
-                raise ValueError(HAS_CHANGED)
+                raise ValueError("the file has changed since it was listed; make the data anew")
             file.seek(offset)
             content = file.read(size)
-        return whole(content, size)
+        return _whole(content, size)
 
 
-HAS_CHANGED = "the file has changed since it was listed; make the data anew"
+class Remote:
+    """Files at addresses such as `https://...` or `s3://...`, which fsspec reads.
+
+    Their version is a digest of what the server says of it, such as an ETag. It is not asked for
+    again at every read, which would take as long as the read.
+    """
+
+    def state(self, path: str) -> State:
+        with _named_errors(path):
+            files, place = _file_system(path)
+            facts = files.info(place)
+        size = facts.get("size")
+        if size is None:
+            raise ValueError(f"the server does not say how large {path!r} is")
+        tags = [f"{name}: {facts[name]}" for name in _TAGS if facts.get(name) is not None]
+        digest = hashlib.blake2b("\n".join(tags).encode(), digest_size=8).digest()
+        return State(int(size), int.from_bytes(digest, "little") >> 1)
+
+    def open(self, path: str) -> BinaryIO:
+        with _named_errors(path):
+            files, place = _file_system(path)
+            stream: BinaryIO = files.open(place, "rb")
+        return stream
+
+    def read(self, path: str, offset: int, size: int, state: State) -> bytes:
+        with _named_errors(path):
+            files, place = _file_system(path)
+            content = files.cat_file(place, start=offset, end=offset + size)
+        return _whole(content, size)
 
 
-def whole(content: bytes, size: int) -> bytes:
-    """The content, if it has as many bytes as were asked for. Raises ValueError for fewer."""
-    if len(content) != size:
-        raise ValueError(f"the file ends after {len(content):,} of {size:,} bytes")
-    return content
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is an address, such as `https://...`. A `Path` is none: it has no "//"."""
+    return isinstance(path, str) and "://" in path
 
 
 def storage_of(path: str) -> Storage:
     """The storage that a path names."""
-    return Disk()
+    return Remote() if is_remote(path) else Disk()
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    """fsspec's file system of an address, and what the file is called there.
+
+    Asked for at every use, because a forked process needs another one; fsspec keeps them.
+    """
+    import fsspec
+
+    files, place = fsspec.core.url_to_fs(path)
+    return files, place
+
+
+@contextmanager
+def _named_errors(path: str) -> Iterator[None]:
+    """Makes an OSError of what clients of servers raise, with the address."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        # fsspec says so of any failure, such as a server that does not answer
+        reason = error.__cause__
+        if reason is None or getattr(reason, "status", None) == _NOT_FOUND:
+            raise
+        raise _named(path, reason) from error
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:
+        raise _named(path, error) from error
+
+
+def _named(path: str, reason: BaseException) -> OSError:
+    kind = PermissionError if getattr(reason, "status", None) == _FORBIDDEN else OSError
+    return kind(f"can't read {path!r}: {reason} ({type(reason).__name__})")
 
 
 def _state_of(status: os.stat_result) -> State:
     return State(status.st_size, status.st_mtime_ns)
+
+
+def _whole(content: bytes, size: int) -> bytes:
+    """The content, if it has as many bytes as were asked for. Raises ValueError for another."""
+    if len(content) != size:
+        raise ValueError(f"{len(content):,} bytes came in place of {size:,}; is the file whole?")
+    return content

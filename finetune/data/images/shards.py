@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass
 
-from finetune.files.storage import State, storage_of
+from finetune.files.storage import State, is_remote, storage_of
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar file as it was when its members were listed. path: absolute."""
+    """A tar file as it was when its members were listed. path: absolute, or an address."""
 
     path: str
     state: State
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether each read takes as long as an answer of a server."""
+        return is_remote(self.path)
 
     def read(self, offset: int, size: int) -> bytes:
         """So many bytes from a place on. Raises ValueError where the file has changed since."""

@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
 
@@ -20,7 +20,7 @@ from finetune import arguments
 from finetune.data.images.decode import image_extensions
 from finetune.files.names import spelled
 from finetune.files.replacing import write_text
-from finetune.files.storage import State, storage_of
+from finetune.files.storage import State, is_remote, storage_of
 
 LabelFile: TypeAlias = Literal["cls", "json", "txt", "folder"]
 LABEL_FILES: tuple[LabelFile, ...] = get_args(LabelFile)
@@ -92,38 +92,59 @@ def read_index(
     """The index of a shard, as it was kept, or made anew where the shard is another one.
 
     state: of the shard now. cache_folder: where it is kept; None is beside the shard. In a folder
-    that can't be written none is kept. Raises ValueError for a shard that is damaged, and for an
-    image without a label.
+    that can't be written none is kept, nor beside a remote shard. Raises ValueError for a shard
+    that is damaged, and for an image without a label.
     """
+    facts = {"index version": INDEX_VERSION, "rule": asdict(rule), "size": state.size}
+    facts_here = {**facts, "shard version": state.version}
     file = _index_file(shard, cache_folder)
-    facts = {"index version": INDEX_VERSION, "shard": list(state), "rule": asdict(rule)}
-    kept = _kept_index(file, facts)
+    kept = None if file is None else _index_in(str(file), facts_here)
     if kept is not None:
         return kept
-    index = scan(shard, rule)
-    with suppress(OSError):
-        write_text(file, json.dumps({**facts, **asdict(index)}))
+    index = _packed_index(shard, state, facts) if is_remote(shard) else None
+    if index is None:
+        index = scan(shard, rule)
+    if file is not None:
+        with suppress(OSError):
+            write_text(file, json.dumps({**facts_here, **asdict(index)}))
     return index
 
 
-def _index_file(shard: str, cache_folder: str | Path | None) -> Path:
+def _index_file(shard: str, cache_folder: str | Path | None) -> Path | None:
+    """Where the index of a shard is kept; None where it can't be kept."""
     if cache_folder is None:
-        return Path(shard + _SUFFIX)
+        return None if is_remote(shard) else Path(shard + _SUFFIX)
     digest = hashlib.blake2b(os.fsencode(shard), digest_size=16).hexdigest()
     return arguments.path("cache_folder", cache_folder) / f"{digest}{_SUFFIX}"
 
 
-def _kept_index(file: Path, facts: Mapping[str, Any]) -> ShardIndex | None:
-    """The index in a file; None where there is none, or one of another shard or rule."""
+def _index_in(file: str, facts: Mapping[str, Any]) -> ShardIndex | None:
+    """The index in a file; None where there is none, or one for which other facts hold."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        with storage_of(file).open(file) as stream:
+            content = json.loads(stream.read())
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or any(content.get(key) != facts[key] for key in facts):
         return None
-    if any(content.pop(name, None) != fact for name, fact in facts.items()):
+    return ShardIndex(**{field.name: content[field.name] for field in fields(ShardIndex)})
+
+
+def _packed_index(shard: str, state: State, facts: Mapping[str, Any]) -> ShardIndex | None:
+    """The index that was packed and uploaded with a shard; None where there is none that fits it.
+
+    To make one anew would mean to read the whole shard. It has the version of another disk, so that
+    the last image is looked for at its place instead.
+    """
+    index = _index_in(shard + _SUFFIX, facts)
+    if index is None or not index.names:
         return None
-    return ShardIndex(**content)
+    try:
+        block = storage_of(shard).read(shard, index.offsets[-1] - _BLOCK, _BLOCK, state)
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        return None
+    return index if header.size == index.sizes[-1] else None
 
 
 def scan(shard: str, rule: LabelRule) -> ShardIndex:

@@ -14,7 +14,7 @@ from finetune.data.images.shards import Shard, ShardImage
 from finetune.data.sources.datasets import from_column
 from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.shard_index import LabelRule, found_rule, read_index
-from finetune.files.storage import State, storage_of
+from finetune.files.storage import State, is_remote, storage_of
 from finetune.tasks import DEFAULT_TASK, Task
 
 CLASSES_FILE = "classes.txt"
@@ -107,11 +107,11 @@ def _and_more(paths: Sequence[str]) -> str:
 
 
 def shard_paths(name: str, patterns: Any) -> list[str]:
-    """The absolute paths of shards.
+    """The absolute paths of shards, or their addresses.
 
-    name: of the argument, for errors. patterns: a path, in which `{000..127}` stands for each of
-    these numbers with as many digits, or a list of paths. Raises TypeError or ValueError for
-    anything else.
+    name: of the argument, for errors. patterns: a path or an address, in which `{000..127}` stands
+    for each of these numbers with as many digits, or a list of such. Raises TypeError or ValueError
+    for anything else.
 
     >>> [Path(path).name for path in shard_paths("train", "train-{08..10}.tar")]
     ['train-08.tar', 'train-09.tar', 'train-10.tar']
@@ -125,6 +125,9 @@ def shard_paths(name: str, patterns: Any) -> list[str]:
         raise ValueError(f"{name} names no shard")
     paths: list[str] = []
     for pattern in patterns:
+        if is_remote(pattern):
+            paths.extend(expanded(pattern))
+            continue
         for path in expanded(str(arguments.path(name, pattern))):
             paths.append(os.path.abspath(path))
     return paths
@@ -150,10 +153,10 @@ def expanded(pattern: str) -> list[str]:
 
 def stored_classes(folder: str | Path) -> list[str] | None:
     """The names in the file of classes in a folder; None where there is no such file."""
-    file = os.path.join(folder, CLASSES_FILE)
+    file = f"{folder}/{CLASSES_FILE}"
     try:
         with storage_of(file).open(file) as stream:
             text = stream.read().decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # S3 says the second where it may not list
         return None
     return text.splitlines()
