@@ -22,7 +22,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.dictionary import answers_other_words
-from finetune.distributed.together import together
+from finetune.distributed.together import by_first, together
 from finetune.export import FormatName, LabelledImages, hub
 from finetune.export.card import model_card
 from finetune.export.description import ModelDescription
@@ -896,6 +896,7 @@ class Learner:
     def save(self, path: str | Path) -> None:
         """Writes everything that affects the next step into one file, atomically.
 
+        Of several processes the first one writes it, and others that call this wait for it.
         Warns of weights that are NaN or infinite, as they are after a training that diverged.
         """
         target = arguments.path("path", path)
@@ -905,7 +906,7 @@ class Learner:
                 f"the weights saved to {target} are NaN or infinite in {broken_in_words(broken)}: "
                 "the training diverged; load an earlier file"
             )
-        self.trainer.save(target)
+        by_first(f"save({str(target)!r})", partial(self.trainer.save, target))
 
     def load(self, path: str | Path) -> None:
         """Takes back what `save` wrote; an error leaves the learner as it was.
@@ -940,6 +941,7 @@ class Learner:
         overwrite: replace an exported model; a folder with other files in it stays. license: what
         the card says of it, such as "mit"; None: nothing. onnx_opset: the version of ONNX's
         operators, 18 or newer; None is what torch takes by itself.
+        Of several processes the first one writes it, and others that call this wait for it.
         Raises FileExistsError for a folder that is there already, ValueError for a model that was
         not built by `vision_learner` (save `learner.model.state_dict()` then) and for one with
         weights that are NaN or infinite, RuntimeError for one that can't be made a graph.
@@ -1006,8 +1008,29 @@ class Learner:
         if license is not None:
             arguments.text("license", license)
         check_opset(onnx_opset)
-        if distributed.rank():
-            return
+        write = partial(
+            self._write_export,
+            target,
+            formats,
+            license=license or "",
+            onnx_opset=onnx_opset,
+            overwrite=overwrite,
+            repository=repository,
+        )
+        # folders of pushed models are temporary, of a name of its own in each process
+        name = f"push_to_hub({repository!r})" if repository else f"export({str(target)!r})"
+        by_first(name, write)
+
+    def _write_export(
+        self,
+        target: Path,
+        formats: tuple[str, ...],
+        *,
+        license: str,
+        onnx_opset: int | None,
+        overwrite: bool,
+        repository: str,
+    ) -> None:
         if not isinstance(self.model, ImageClassifier):
             raise ValueError(_ONLY_OF_VISION)
         if not self.model.is_as_described:
@@ -1022,7 +1045,7 @@ class Learner:
                 f"the model's weights are NaN or infinite in {broken_in_words(broken)}, and "
                 "nothing was exported: the training diverged; load an earlier checkpoint"
             )
-        description = replace(self._describe(self.model, formats), license=license or "")
+        description = replace(self._describe(self.model, formats), license=license)
         images: LabelledImages | None = None
         if self.data.valid is not None:
             images = self._current_predictor().labelled_images()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import arguments
+from finetune import arguments, distributed
 from finetune.cli import build
 from finetune.cli.evaluate import WRITERS
 from finetune.cli.mistakes import check_suffix
@@ -59,7 +59,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     )
     report = result.report()
     print(f"\n{result}\n\n{report}")
-    if file is not None:
+    if file is not None and distributed.is_first():
         WRITERS[Path(file).suffix.lower()](result.predictions, file)
         print(f"\npredictions: {file}")
     answer = {

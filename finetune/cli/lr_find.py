@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import arguments
+from finetune import arguments, distributed
 from finetune.cli import build
 from finetune.cli.mistakes import check_suffix
 from finetune.cli.parser import CommandParser
@@ -44,8 +44,9 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     print(learner.data)
     measured_group = None if group == "all" else group
     curve = learner.lr_find(group=measured_group, steps=steps)
-    Path(curve_file).parent.mkdir(parents=True, exist_ok=True)
-    curve.plot().savefig(curve_file)
+    if distributed.is_first():
+        Path(curve_file).parent.mkdir(parents=True, exist_ok=True)
+        curve.plot().savefig(curve_file)
     for name, learning_rate in curve.suggestions.items():
         print(f"  {name:<8} {learning_rate:.2g}")
     print(f"suggestion: --base-lr {curve.suggestion:.2g}; the curve is in {curve_file}")

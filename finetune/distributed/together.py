@@ -9,7 +9,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -29,7 +30,10 @@ NESTED_SECONDS = 60.0
 
 
 STORE_SECONDS = 3.0
-"""For which the store is left to the others after an error, where the first process has it."""
+"""For which the store is left to the others, where the first process has it, and has ended."""
+
+
+_NOT_CALLED = "process 0, which does {name} for all, has ended without it"
 
 
 class ProcessError(RuntimeError):
@@ -54,6 +58,7 @@ class _Company:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.count = 0
         self.present: _Work | None = None
+        self.calls: Counter[str] = Counter()  # of what the first process does, by its name
         atexit.register(self._say_end)
 
     def meet(self, name: str) -> _Work:
@@ -101,6 +106,29 @@ class _Company:
             )
         return False
 
+    def by_first(self, name: str, work: Callable[[], None]) -> None:
+        """See `by_first` below."""
+        self.calls[name] += 1
+        key = self._key(f"{name} {self.calls[name]}", "done")
+        if self.rank == 0:
+            try:
+                work()
+            except BaseException as error:
+                self.store.set(key, _in_words(error))
+                raise
+            self.store.set(key, "")
+            return
+        try:
+            while not self.store.check([key]):
+                if self.store.check([self._key("end", 0)]):
+                    raise ProcessError(_NOT_CALLED.format(name=name))
+                time.sleep(_POLL_SECONDS)
+            failure = self.store.get(key).decode()
+        except dist.DistError as error:
+            raise ProcessError(_NOT_CALLED.format(name=name)) from error
+        if failure:
+            raise ProcessError(f"process 0 failed in {name}: {failure}")
+
     @staticmethod
     def _key(work: int | str, name: int | str) -> str:
         # a store of torchrun's own may be that of an earlier attempt
@@ -112,7 +140,7 @@ class _Company:
         how = f" by {_in_words(error)}" if error is not None else ""
         with suppress(Exception):  # the store may be gone
             self.store.set(self._key("end", self.rank), how)
-            if self.rank == 0 and error is not None and not launch.keeps_store():
+            if self.rank == 0 and not launch.keeps_store():
                 self._let_others_ask()
 
     def _let_others_ask(self) -> None:
@@ -194,6 +222,20 @@ def together(name: str) -> Iterator[None]:
     finally:
         leave()
         company.present = None
+
+
+def by_first(name: str, work: Callable[[], None]) -> None:
+    """Does what the first process does for all, such as writing a file.
+
+    It does so whether the others call this or not; those that do wait until it is done, and raise
+    ProcessError if it fails, or ends without it. name: of it, the same in all processes.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        work()
+        return
+    introduce()
+    assert _company is not None
+    _company.by_first(name, work)
 
 
 def leave(error: BaseException | None = None) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -148,7 +149,8 @@ class Trainer:
         The defaults of `fine_tune` depend on whether the frozen layers' outputs can be kept, which
         running the model on two images shows. Raises ValueError for a plan that can't be run.
         """
-        with together("a plan"):
+        # the frozen layers of a plan that is given need not be looked for
+        with together("a plan") if isinstance(request, FineTune) else nullcontext():
             self.follow_model()
             return self._resolve(request, self._prefixes(cache_features))
 

@@ -112,6 +112,28 @@ def test_an_error_elsewhere_in_the_script_is_told_by_those_who_wait(
     assert "for process 1, which has ended" in last_line(first)
 
 
+def test_a_file_is_there_for_all_when_they_have_saved(tmp_path: Path) -> None:
+    code = """
+if rank == 0:
+    learner.save(folder / "alone.ckpt")  # the others need not call it
+learner.fit(1)
+if rank == 0:
+    slow_state = learner.trainer.state_dict
+    learner.trainer.state_dict = lambda: (time.sleep(0.5), slow_state())[1]
+learner.save(folder / "run.ckpt")
+print((folder / "run.ckpt").is_file())
+try:
+    learner.save(folder / "run.ckpt" / "file")
+except OSError:
+    print("is not written")
+except RuntimeError as error:
+    print(str(error).partition("(")[0])
+"""
+    first, second = ends_of(code, tmp_path)
+    assert first.stdout == "True\nis not written\n", first.stderr
+    assert second.stdout == "True\nprocess 0 failed in save\n", second.stderr
+
+
 def test_a_process_that_is_killed_is_missed(tmp_path: Path) -> None:
     code = """
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
