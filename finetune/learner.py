@@ -18,6 +18,7 @@ from finetune.callbacks.work_bar import work_bar
 from finetune.cleaning.candidates import candidates
 from finetune.cleaning.session import Session
 from finetune.cleaning.widget import create_widget
+from finetune.data.groups import Groups
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
@@ -625,6 +626,15 @@ class Learner:
         answer: Answer | list[Answer] = self.predictor().predict(item)
         return answer
 
+    def predict_together(self, items: Sequence[Any]) -> Answer:
+        """One answer to several images of the same thing, such as a product or a patient.
+
+        It is the answer to the mean of the model's outputs, which with a linear head is that to the
+        mean of the features. It has no `set`, as coverage is calibrated for single images.
+        `predictions(groups=...)` shows how good such answers are.
+        """
+        return self.predictor().predict_together(items)
+
     def predict_folder(
         self, files: Files, *, batch_size: int = 64, progress: bool = True
     ) -> Iterator[FilePrediction]:
@@ -637,7 +647,9 @@ class Learner:
         """
         return self.predictor().predict_folder(files, batch_size=batch_size, progress=progress)
 
-    def predictions(self, source: LoaderLike | None = None) -> PredictionTable:
+    def predictions(
+        self, source: LoaderLike | None = None, *, groups: Groups | None = None
+    ) -> PredictionTable:
         """A table of the predictions for the validation data, or for another source.
 
         It has what can be counted and plotted of them: `report`, `plot_confusion_matrix`,
@@ -649,10 +661,13 @@ class Learner:
         data set or list. The table of the validation data is kept until the weights change: until a
         step is trained, or torch counts a change of a parameter or buffer. For one class per
         example it is `Predictions`, for several labels `LabelsPredictions`, for numbers
-        `ValuesPredictions`. Raises ValueError for a source without labels, or with those of other
-        classes.
+        `ValuesPredictions`. groups: of images of one product or patient, which get one row: the
+        answer to the mean of the model's outputs. It is a list with the group of each image, such
+        as `learner.data.valid_examples.groups`, a function of the path, or a regular expression
+        whose group in brackets is found in the path. Raises ValueError for a source without labels,
+        or with those of other classes, and for a group of images with different labels.
         """
-        return self._current_predictor().predictions(source)
+        return self._current_predictor().predictions(source, groups=groups)
 
     def show_results(self, count: int = 12) -> "Figure":
         """Validation images with what is predicted: mistakes first, then some that are right."""

@@ -1,6 +1,6 @@
 """Outputs: what a model gives for every example, computed once, looked at in many ways."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,7 +102,48 @@ def mean_over_views(views: list[Outputs], task: Task, loss: Loss, device: torch.
     for outputs in views:
         total += task.activation(outputs.outputs).double()
     mean_outputs = task.inverse_activation(total / len(views))
-    # on the device, where the loss may have weights
-    losses = task.example_losses(loss, mean_outputs.to(device), first.targets.to(device)).cpu()
+    losses = _losses_of(mean_outputs, first.targets, task, loss, device)
     mean_loss = float(losses.mean())
     return Outputs(first.items, mean_outputs, first.targets, losses, mean_loss, first.image)
+
+
+def mean_over_groups(
+    outputs: Outputs, groups: Sequence[str], task: Task, loss: Loss, device: torch.device
+) -> Outputs:
+    """One row for each group of examples, in the order of its first one: the mean of the outputs.
+
+    With a linear head that is the answer to the mean of the features. groups: the name of each
+    example's group, which names the row. Raises ValueError for a group whose examples have
+    different targets.
+    """
+    rows_by_group: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows_by_group.setdefault(group, []).append(row)
+    means = []
+    for group, rows in rows_by_group.items():
+        targets = outputs.targets[rows]
+        if not torch.equal(targets, targets[:1].expand_as(targets)):
+            raise ValueError(
+                f"the {len(rows)} images of group {group!r} do not all have the same label, so "
+                "that there is none for all of them together"
+            )
+        means.append(outputs.outputs[rows].mean(dim=0))
+    mean_outputs = torch.stack(means)
+    first_rows = [rows[0] for rows in rows_by_group.values()]
+    targets = outputs.targets[first_rows]
+    losses = _losses_of(mean_outputs, targets, task, loss, device)
+    image_of_example = outputs.image
+    image: Callable[[int], Any] | None = None
+    if image_of_example is not None:
+
+        def image(row: int) -> Any:
+            return image_of_example(first_rows[row])
+
+    return Outputs(tuple(rows_by_group), mean_outputs, targets, losses, float(losses.mean()), image)
+
+
+def _losses_of(
+    outputs: Tensor, targets: Tensor, task: Task, loss: Loss, device: torch.device
+) -> Tensor:
+    # on the device, where the loss may have weights
+    return task.example_losses(loss, outputs.to(device), targets.to(device)).cpu()

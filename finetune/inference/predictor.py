@@ -5,15 +5,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from math import nan
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from finetune import arguments, turns
 from finetune.data.examples import Examples
+from finetune.data.groups import Groups, checked_groups, groups_of
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.images.decode import ImageError
+from finetune.data.images.decode import ImageError, ImageSource
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.dictionary import answers_other_words
@@ -25,7 +26,13 @@ from finetune.inference.features import Features, backbone_of, compute_features
 from finetune.inference.files import Files, predict_files
 from finetune.inference.known_features import fit_familiarity
 from finetune.inference.label_issues import cross_probabilities
-from finetune.inference.outputs import Outputs, compute_outputs, mean_over_views, reading
+from finetune.inference.outputs import (
+    Outputs,
+    compute_outputs,
+    mean_over_groups,
+    mean_over_views,
+    reading,
+)
 from finetune.inference.reading import InOrder, Reader, Source, evenly_spread
 from finetune.interpret.activation import ActivationMap
 from finetune.interpret.prediction_table import PredictionTable
@@ -234,6 +241,26 @@ class Predictor:
             raise ImageError(error.source, reason) from None
         return answers if items is item else answers[0]
 
+    @usual_modes()
+    def predict_together(self, items: Sequence[Any]) -> Answer:
+        """One answer to several images of the same thing, such as a product or a patient.
+
+        It is the answer to the mean of the model's outputs, which with a linear head is that to the
+        mean of the features. Its `unknown` is the mean of the images'. It has no `set`, as
+        coverage is calibrated for single images.
+        """
+        images = arguments.sequence("items", items, "images of one thing")
+        if not len(images):
+            raise ValueError("items is empty; one answer needs at least one image")
+        outputs, unknown = self._outputs_for(self.pipeline.inputs(images, self.runtime.device))
+        mean = self._activated(outputs.mean(dim=0, keepdim=True))
+        without_sets = replace(self.post_processing, coverage=None)
+        answer = self.task.answer(mean[0], self._class_names(), without_sets)
+        shares = [share for share in unknown if share is not None]
+        if shares and hasattr(answer, "unknown"):
+            answer.unknown = sum(shares) / len(shares)
+        return answer
+
     def predict_folder(
         self, files: Files, *, batch_size: int = 64, progress: bool = True
     ) -> Iterator[FilePrediction]:
@@ -278,8 +305,8 @@ class Predictor:
         return self._probabilities_of(self.pipeline.inputs(items, self.runtime.device))
 
     def _probabilities_of(self, inputs: Any) -> Tensor:
-        activated, _ = self._run(inputs)
-        return activated
+        outputs, _ = self._outputs_for(inputs)
+        return self._activated(outputs)
 
     @usual_modes()
     def _answers_for(self, items: Sequence[Any], classes: Sequence[str]) -> list[Answer]:
@@ -287,7 +314,8 @@ class Predictor:
 
     def _answers_to(self, inputs: Any, classes: Sequence[str]) -> list[Answer]:
         """An answer for each image of a batch, with all that post-processing adds to it."""
-        activated, unknown = self._run(inputs)
+        outputs, unknown = self._outputs_for(inputs)
+        activated = self._activated(outputs)
         answers = []
         for row, share in zip(activated, unknown, strict=True):
             answer = self.task.answer(row, classes, self.post_processing)
@@ -297,33 +325,43 @@ class Predictor:
             answers.append(answer)
         return answers
 
-    @usual_modes()
     @torch.no_grad()
-    def _run(self, inputs: Any) -> tuple[Tensor, Sequence[float | None]]:
-        """Probabilities or values [B, C] on the CPU, and of each image how unknown it is."""
-        model = self.model if self._tap is None else self._tap.model
-        # not in the precision of passes over data: a single answer is computed in float32
-        with turns.shared():
-            outputs: Tensor = main_output(forward(model, inputs))
-        self._check_class_count(outputs)
+    def _activated(self, outputs: Tensor) -> Tensor:
+        """Probabilities or values [B, C] on the CPU."""
         activated = self.task.activation(self._shifted(outputs), self.temperature).cpu()
         if not activated.isfinite().all():
             raise ValueError(
                 "the model gives values that are not finite, so that there is no answer: its "
                 "training diverged, or its weights are damaged"
             )
+        return activated
+
+    @usual_modes()
+    @torch.no_grad()
+    def _outputs_for(self, inputs: Any) -> tuple[Tensor, Sequence[float | None]]:
+        """Outputs [B, C] of the model, and of each image how unknown it is."""
+        model = self.model if self._tap is None else self._tap.model
+        # not in the precision of passes over data: a single answer is computed in float32
+        with turns.shared():
+            outputs: Tensor = main_output(forward(model, inputs))
+        self._check_class_count(outputs)
         familiarity = self.post_processing.familiarity
-        if familiarity is None or self._tap is None:
-            return activated, [None] * len(activated)
+        # what is not finite has no distance from anything; it is said where answers are made
+        if familiarity is None or self._tap is None or not outputs.isfinite().all():
+            return outputs, [None] * len(outputs)
         energy = self.task.energy(outputs)
         if energy is not None:
             energy = energy.cpu()
-        return activated, familiarity.unknown(energy, self._tap.take())
+        return outputs, familiarity.unknown(energy, self._tap.take())
 
     # --- passes over data
 
     def outputs(
-        self, source: LoaderLike | Outputs | None = None, *, batch_size: int = 64
+        self,
+        source: LoaderLike | Outputs | None = None,
+        *,
+        batch_size: int = 64,
+        groups: Groups | None = None,
     ) -> Outputs:
         """What the model gives for every example, to be looked at in many ways.
 
@@ -331,10 +369,22 @@ class Predictor:
         ours such as `learner.data.train`, whose examples are all read, in order and without
         augmentation; or a torch DataLoader with targets, whose images are taken to be normalised
         and in size already, unless they are in uint8. Those of the validation data are kept.
-        batch_size: of a folder or examples; a loader has its own. Raises ValueError for a source
-        without labels, or with those of other classes.
+        batch_size: of a folder or examples; a loader has its own. groups: of images of the same
+        thing, which get one row, the mean of theirs; a list with the group of each example, a
+        function of the path, or a regular expression that finds it in the path. Raises ValueError
+        for a source without labels, or with those of other classes, and for a group of examples
+        with different ones.
         """
         arguments.whole_number("batch_size", batch_size, at_least=1)
+        checked_groups(groups)
+        outputs = self._outputs_of_examples(source, batch_size)
+        if groups is None:
+            return outputs
+        # of rows without paths a list alone says the groups, and the error says so
+        names = groups_of(cast(Sequence[ImageSource], outputs.items), groups)
+        return mean_over_groups(outputs, names, self.task, self._loss, self.runtime.device)
+
+    def _outputs_of_examples(self, source: LoaderLike | Outputs | None, batch_size: int) -> Outputs:
         if isinstance(source, Outputs):
             return source
         if source is not None and source is not self._valid:
@@ -373,15 +423,19 @@ class Predictor:
 
         return LabelledImages(batches)
 
-    def predictions(self, source: LoaderLike | Outputs | None = None) -> PredictionTable:
-        """A table of all examples, and what can be counted and plotted of it.
+    def predictions(
+        self, source: LoaderLike | Outputs | None = None, *, groups: Groups | None = None
+    ) -> PredictionTable:
+        """A table of all examples, or of groups of them, and what can be counted and plotted of it.
 
         `report`, `top_losses`, `plot_top_losses`, `show_results`, `to_csv`; for one class an
         example, `Predictions`, also `plot_confusion_matrix`, `most_confused`, `calibration`; for
         several labels they are `LabelsPredictions`, for numbers `ValuesPredictions`. Rows are named
-        by their files, or else by their numbers in the data set or list. source: see `outputs`; the
-        table of the validation data is kept.
+        by their groups, by their files, or else by their numbers in the data set or list. source,
+        groups: see `outputs`; the table of the validation data is kept.
         """
+        if groups is not None:
+            source = self.outputs(source, groups=groups)
         if source is not None and source is not self._valid:
             return self.task.adjust(self._table(self.outputs(source)), self.post_processing)
         if "table" not in self._default_results:
