@@ -4,6 +4,7 @@ It handles every colour mode, the rotation that EXIF states, and scaled decoding
 """
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, get_args
@@ -31,11 +32,12 @@ _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 
 
 def image_extensions() -> frozenset[str]:
-    """The endings of files that Pillow can open, in lower case, such as ".jpg".
+    """The endings of files that can be read, in lower case, such as ".jpg"; those of Pillow and
+    ".npy".
 
     Those of formats whose opener is registered later, such as HEIC, are among them from then on.
     """
-    extensions = set()
+    extensions = {_NUMPY}
     for extension, file_format in Image.registered_extensions().items():
         # the opener of JPEG files opens those of several images, too
         is_opened = file_format in Image.OPEN or file_format == "MPO"
@@ -43,6 +45,9 @@ def image_extensions() -> frozenset[str]:
             extensions.add(extension)
     return frozenset(extensions)
 
+
+_NUMPY = ".npy"
+"""The ending of a file that holds one array of NumPy."""
 
 # PIL's names of modes with more than 8 bits: "I" has 32, "F" are floats
 _WIDE = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
@@ -88,8 +93,8 @@ def read_image(
 ) -> Image.Image:
     """Reads an image as an upright one in mode RGB.
 
-    source: a path (JPEG, PNG, WebP, BMP, GIF, TIFF; the first frame of several), a member of a
-    shard, a PIL image, an array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], whole
+    source: a path (JPEG, PNG, WebP, BMP, GIF, TIFF; the first frame of several; .npy), a member of
+    a shard, a PIL image, an array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], whole
     numbers or floats; the bytes of a file, an open file, or {"bytes": ...} or {"path": ...}. What
     is open already is read by one thread at a time. Transparent parts become white.
     min_side: the shorter side, in pixels, that is fine enough; a JPEG file is then decoded at a
@@ -102,6 +107,9 @@ def read_image(
     try:
         if isinstance(source, Mapping):
             source = _source_in(source)
+        array = stored_array(source)
+        if array is not None:
+            return _upright_rgb(_to_pil(array, value_range), None)
         file = _file_in(source)
         if file is not None:
             return _read_file(file, min_side, value_range)
@@ -130,6 +138,20 @@ def _source_in(cell: Mapping[str, Any]) -> Any:
     raise ValueError(f"a mapping has an image as 'bytes' or 'path', got {list(cell)}")
 
 
+def stored_array(source: Any) -> np.ndarray | None:
+    """The array in a .npy file, of which is read what is used of it; None for another source."""
+    name = file_name(source) or ""
+    if os.path.splitext(name)[1].lower() != _NUMPY:
+        return None
+    # never unpickled: an array of objects is refused
+    array: np.ndarray
+    if isinstance(source, ShardImage):
+        array = np.load(io.BytesIO(source.content()), allow_pickle=False)
+    else:
+        array = np.load(source, mmap_mode="r", allow_pickle=False)
+    return array
+
+
 def _file_in(source: Any) -> str | Path | BinaryIO | None:
     """The path of a file, or its content; None for an image in memory."""
     if isinstance(source, str | Path):
@@ -151,6 +173,9 @@ def wide_values(source: ImageSource) -> np.ndarray | None:
     try:
         if isinstance(source, Mapping):
             source = _source_in(source)
+        array = stored_array(source)
+        if array is not None:
+            source = array
         file = _file_in(source)
         if file is not None:
             with Image.open(file) as image:

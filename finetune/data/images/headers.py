@@ -17,6 +17,7 @@ from finetune.data.images.decode import (
     check_size,
     file_name,
     read_image,
+    stored_array,
 )
 from finetune.data.images.shards import ShardImage
 from finetune.data.images.value_range import Depth, ValueRange
@@ -60,6 +61,10 @@ def read_header(
         name = file_name(source) or name
         if decode:
             read_image(source, value_range=value_range)
+        array = stored_array(source)
+        if array is not None:
+            width, height = _size_in_memory(array)
+            return Header(width, height, "NumPy", array.nbytes)
         if isinstance(source, str | Path):
             return _file_header(source, os.path.getsize(source))
         if isinstance(source, ShardImage):

@@ -20,6 +20,7 @@ from support import CLOTHING, needs_clothing
 from finetune.data.images.decode import (
     RESIZE_METHODS,
     ImageError,
+    image_extensions,
     presize,
     presize_whole,
     read_image,
@@ -642,6 +643,46 @@ def test_scaled_decoding_of_photos_stays_close_to_full_decoding() -> None:
         difference = full.astype(int) - scaled
         assert np.abs(difference).mean() < 8
         assert abs(difference.mean()) < 0.5
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3), (20, 30, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_array_in_a_file_is_read_like_the_array(
+    shape: tuple[int, ...], dtype: type, tmp_path: Path
+) -> None:
+    array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    expected = np.asarray(read_image(array, value_range=(0, 65535)))
+    for source in (tmp_path / "a.npy", str(tmp_path / "a.npy")):
+        assert np.array_equal(np.asarray(read_image(source, value_range=(0, 65535))), expected)
+    values = wide_values(tmp_path / "a.npy")
+    if dtype is np.uint8:
+        assert values is None
+    else:
+        assert values is not None
+        assert values.dtype == np.uint16
+    assert ".npy" in image_extensions()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (np.zeros((2, 3, 4, 5)), "an image is"),
+        (np.array([{"a": 1}], dtype=object), "Python objects"),
+        (b"\x93NUMPY", "can't read image"),
+        (b"", "can't read image"),
+    ],
+)
+def test_a_file_without_an_image_array_is_named(
+    content: np.ndarray | bytes, reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.npy"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.save(file, content, allow_pickle=True)
+    with pytest.raises(ImageError, match=rf"a\.npy.*{reason}|{reason}.*a\.npy"):
+        read_image(file)
 
 
 @pytest.mark.parametrize("method", RESIZE_METHODS)
