@@ -211,8 +211,8 @@ def share_weights(model: nn.Module) -> None:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> bool:
     """Averages the gradients over all processes, as `Averaged` does for its model.
 
-    A process without a gradient counts as one with 0. Returns whether all parameters have one; what
-    has none in any process stays so, as an optimizer does not move it.
+    A process without a gradient counts as one with 0. Returns whether all parameters have one in
+    all processes; what has none in any process stays so, as an optimizer does not move it.
     """
     training = [parameter for parameter in parameters if parameter.requires_grad]
     if not dist.is_initialized() or not training:
@@ -225,7 +225,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> bool:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             total(parameter.grad).div_(world_size())
-    return all(used_by)
+    return all(users == world_size() for users in used_by)
 
 
 class Averaged(nn.Module):

@@ -137,6 +137,13 @@ def _ones(shape: list[int], like: Tensor) -> Tensor:
 class _BatchNorm(torch.autograd.Function):
     """BatchNorm in train mode of examples that are shared among processes.
 
+    It is made of torch's BatchNorm in eval mode, which passes over its input once, and of what the
+    statistics add to the gradient of the input:
+
+        dx = scale * (dy - mean of dy - normalised x * mean of (dy * normalised x)),
+
+    with means over all examples and `scale = weight / sqrt(variance + eps)`.
+
     input [B, C, ...], weight and bias [C] or None; is_counted: whether the examples are a share.
     Gives the output, and the mean and the biased variance [C] of all examples. Gradients of weight
     and bias are of this process's examples, as those of any layer, since they are averaged later.
@@ -151,40 +158,37 @@ class _BatchNorm(torch.autograd.Function):
         eps: float,
         is_counted: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        values = _full_precision(input)
-        mean, variance, count = _moments(values if is_counted else values[:0])
-        inverse_deviation = (variance + eps).rsqrt()
-        scale = inverse_deviation if weight is None else inverse_deviation * weight
-        output = (values - _by_channel(mean, input)) * _by_channel(scale, input)
-        if bias is not None:
-            output = output + _by_channel(bias, input)
-        ctx.save_for_backward(input, weight, mean, inverse_deviation, count)
+        mean, variance, count = _moments(input if is_counted else input[:0])
+        output = F.batch_norm(input, mean, variance, weight, bias, eps=eps)
+        ctx.save_for_backward(input, weight, mean, variance, count)
         ctx.mark_non_differentiable(mean, variance)
-        ctx.is_counted = is_counted
-        return output.to(input.dtype), mean, variance
+        ctx.eps, ctx.is_counted = eps, is_counted
+        return output, mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, mean, inverse_deviation, count = ctx.saved_tensors
+        input, weight, mean, variance, count = ctx.saved_tensors
         needs_input, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        # to the bit: what is not a share gives no gradient, through the statistics neither
-        of_output = _full_precision(gradient) * ctx.is_counted
-        centred = _full_precision(input) - _by_channel(mean, input)
-        normalised = centred * _by_channel(inverse_deviation, input)
-        axes = _axes(input)
-        of_bias = of_output.sum(axes)
-        of_weight = (of_output * normalised).sum(axes)
-        of_input: Tensor | None = None
+        of_input, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, input, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        if not ctx.is_counted:
+            # to the bit: what is not a share gives no gradient, through the statistics neither
+            of_input, of_weight, of_bias = (values * 0 for values in (of_input, of_weight, of_bias))
         if needs_input:
             # each example moves the mean and the deviation that all examples are normalised with
-            sums = distributed.total(torch.stack([of_bias, of_weight])) / count
+            means = distributed.total(torch.stack([of_bias, of_weight])) / count
+            inverse_deviation = (variance + ctx.eps).rsqrt()
             scale = inverse_deviation if weight is None else inverse_deviation * weight
-            of_input = of_output - _by_channel(sums[0], input)
-            of_input = of_input - normalised * _by_channel(sums[1], input)
-            of_input = (of_input * _by_channel(scale, input)).to(input.dtype) * ctx.is_counted
+            factor = -scale * inverse_deviation * means[1]
+            constant = -scale * means[0] - factor * mean
+            if ctx.is_counted:
+                through_statistics = _by_channel(factor, input) * _full_precision(input)
+                through_statistics += _by_channel(constant, input)
+                of_input = (through_statistics + of_input).to(input.dtype)
         return (
-            of_input,
-            of_weight.to(weight.dtype) if needs_weight else None,
+            of_input if needs_input else None,
+            of_weight if needs_weight else None,
             of_bias if needs_bias else None,
             None,
             None,
@@ -196,12 +200,13 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Source: Chan, Golub, LeVeque (1979), which adds up parts without loss of digits.
     """
-    axes = _axes(values)
+    values = _full_precision(values)
     channels = values.shape[1]
     count = values.numel() // max(channels, 1)
-    mean = values.sum(axes) / max(count, 1)
-    squares = (values - _by_channel(mean, values)).square().sum(axes)
-    of_this_process = torch.cat([mean, squares, mean.new_full((1,), count)])
+    mean, variance = values.new_zeros(2, channels)
+    if count:
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
+    of_this_process = torch.cat([mean, variance * count, mean.new_full((1,), count)])
     parts = distributed.stacked(of_this_process)
     means, sums_of_squares = parts[:, :channels], parts[:, channels:-1]
     counts = parts[:, -1:]
@@ -209,11 +214,6 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     whole_mean = (counts * means).sum(0) / whole_count
     between = (counts * (means - whole_mean).square()).sum(0)
     return whole_mean, (sums_of_squares.sum(0) + between) / whole_count, whole_count
-
-
-def _axes(values: Tensor) -> list[int]:
-    """All axes but that of the channels."""
-    return [axis for axis in range(values.dim()) if axis != 1]
 
 
 def _by_channel(numbers: Tensor, values: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "batch norm without weights": lambda: nn.BatchNorm2d(3, affine=False),
     "batch norm with a cumulative mean": lambda: nn.BatchNorm2d(3, momentum=None),
     "batch norm without running statistics": lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    "batch norm in half precision": lambda: nn.BatchNorm2d(3),
     "batch norm of features": lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48)),
     "dropout": lambda: nn.Dropout(0.5),
     "dropout in the layout channels_last": lambda: nn.Dropout(0.5).to(
@@ -81,6 +82,9 @@ def _compare(name: str, count: int) -> None:
     weights = torch.randn(count, 3, 4, 4)
     if "channels_last" in name:
         images = images.to(memory_format=torch.channels_last)
+    tolerance = 2e-5
+    if "half precision" in name:
+        images, weights, tolerance = images.bfloat16(), weights.bfloat16(), 0.05
     for parameter in layer.parameters():
         nn.init.uniform_(parameter)
     alone = copy.deepcopy(layer)
@@ -96,13 +100,15 @@ def _compare(name: str, count: int) -> None:
         found = _results(layer, own_images, own_weights)
     if has_share:
         for of_all, of_share in zip(expected, found, strict=True):
-            torch.testing.assert_close(of_share, of_all[mine], atol=2e-5, rtol=1e-5, msg=name)
+            torch.testing.assert_close(of_share, of_all[mine], atol=tolerance, rtol=1e-5, msg=name)
     else:
         assert not found[1].any(), name
     for parameter, other in zip(alone.parameters(), layer.parameters(), strict=True):
         assert parameter.grad is not None
         assert other.grad is not None
-        torch.testing.assert_close(distributed.total(other.grad), parameter.grad, msg=name)
+        torch.testing.assert_close(
+            distributed.total(other.grad), parameter.grad, atol=tolerance, rtol=1e-5, msg=name
+        )
     for buffer, other in zip(alone.buffers(), layer.buffers(), strict=True):
         torch.testing.assert_close(buffer, other, msg=name)
 
