@@ -29,7 +29,7 @@ NESTED_SECONDS = 60.0
 """For which one process waits for the others inside of what they do together, as in a callback."""
 
 
-STORE_SECONDS = 3.0
+STORE_SECONDS = 2.0
 """For which the store is left to the others, where the first process has it, and has ended."""
 
 
@@ -65,27 +65,28 @@ class _Company:
         """Waits until all processes have come to this work."""
         self.count += 1
         work = _Work(name, self.count)
-        self.store.set(self._key(work.number, self.rank), name)
-        latest = None if self.present is None else time.monotonic() + NESTED_SECONDS
-        for other in range(self.size):
-            while not self._checked_has_come(work, other):
-                if latest is not None and time.monotonic() > latest:
-                    raise ProcessError(
-                        f"process {self.rank} waits in {name}, to which process {other} has not "
-                        f"come for {NESTED_SECONDS:.0f} s; a callback must call it in all processes"
-                    )
-                time.sleep(_POLL_SECONDS)
-        return work
-
-    def _checked_has_come(self, work: _Work, other: int) -> bool:
-        """As `_has_come`, in words of ours where the store is gone with the process that has it."""
         try:
-            return self._has_come(work, other)
+            self.store.set(self._key(work.number, self.rank), name)
+            for other in range(self.size):
+                self._await(work, other)
         except dist.DistError as error:
             raise ProcessError(
-                f"process {self.rank} waits in {work.name} for the others, and the process that "
-                "joined them has ended; all processes must call it"
+                f"process {self.rank} waits in {name} for the others, and the store is gone with "
+                "the process that has it; all processes must call it"
             ) from error
+        return work
+
+    def _await(self, work: _Work, other: int) -> None:
+        """Waits until another process has come to this work."""
+        started_at = time.monotonic()
+        is_nested = self.present is not None
+        while not self._has_come(work, other):
+            if is_nested and time.monotonic() > started_at + NESTED_SECONDS:
+                raise ProcessError(
+                    f"process {self.rank} waits in {work.name}, to which process {other} has not "
+                    f"come for {NESTED_SECONDS:.0f} s; a callback must call it in all processes"
+                )
+            time.sleep(_POLL_SECONDS)
 
     def _has_come(self, work: _Work, other: int) -> bool:
         """Raises ProcessError where another process does something else, or has ended."""
@@ -120,7 +121,9 @@ class _Company:
             return
         try:
             while not self.store.check([key]):
-                if self.store.check([self._key("end", 0)]):
+                has_ended = self.store.check([self._key("end", 0)])
+                # it may have done it just before its end
+                if has_ended and not self.store.check([key]):
                     raise ProcessError(_NOT_CALLED.format(name=name))
                 time.sleep(_POLL_SECONDS)
             failure = self.store.get(key).decode()
