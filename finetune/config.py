@@ -39,6 +39,8 @@ class DataConfig:
         valid_fraction: share of each class held out for validation, where the data come unsplit
         image_size: side of the model's input in pixels, or [height, width]; null is what the
             backbone was trained with
+        channels: of the images, which are RGB with 3 and grey with 1; other numbers need images
+            that have them, such as arrays in .npy files
         batch_size: images per batch
         seed: number that decides the split, the order, the augmentation and the new head's weights
         augment: strength of the random changes to training images
@@ -69,6 +71,7 @@ class DataConfig:
     valid: str | None = None
     valid_fraction: float = 0.2
     image_size: int | list[int] | None = None
+    channels: int = 3
     batch_size: int = 64
     seed: int = 0
     augment: AugmentName = "standard"

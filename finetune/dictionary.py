@@ -73,6 +73,7 @@ OPTIONS: Sequence[Word] = (
     Word("aa", "timm", "augment=", "ImageDataLoaders"),
     Word("size", "fastai", "image_size=", "ImageDataLoaders"),
     Word("img_size", "timm", "image_size=", "ImageDataLoaders"),
+    Word("in_chans", "timm", "channels=", "ImageDataLoaders"),
     Word("target_size", "Keras", "image_size=", "ImageDataLoaders"),
     Word("input_shape", "Keras", "image_size=", "ImageDataLoaders"),
     Word("workers", "timm", "num_workers=", "ImageDataLoaders"),

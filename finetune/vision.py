@@ -115,6 +115,7 @@ def vision_learner(
         names,
         task.output_count(data.classes),
         image_size=data.image_size,
+        channels=data.channels,
         head=head,
         dropout=dropout,
         scaled=task.scales_outputs,

@@ -85,6 +85,7 @@ def _image_options(config: DataConfig) -> ImageOptions:
         size = arguments.image_size("image_size", config.image_size)
     return {
         "image_size": size,
+        "channels": config.channels,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "augment": config.augment,

@@ -18,6 +18,7 @@ from finetune.data.examples import Examples, join
 from finetune.data.fingerprints import of_images
 from finetune.data.groups import Groups, check_apart, refuse_list
 from finetune.data.image_options import ImageOptions, ImageSettings
+from finetune.data.images.augment import for_channels
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.dataset_images import DatasetImages, ImageDataset, join_items
 from finetune.data.images.decode import ImageError, ImageSource, wide_values
@@ -60,9 +61,9 @@ fewer, since each is decoded, whatever its depth."""
 class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
     """Training and validation images; make one with `from_folder` and its sisters.
 
-    All of them take the options of `ImageSettings`: image_size, batch_size, seed, augment,
-    sampling, groups, corrections, resize, value_range, on_error, num_workers, cache_folder and
-    cache_gigabytes.
+    All of them take the options of `ImageSettings`: image_size, channels, batch_size, seed,
+    augment, sampling, groups, corrections, resize, value_range, on_error, num_workers, cache_folder
+    and cache_gigabytes.
 
     augment: "none", "light", "standard" or "strong", an `Augmentation`, or any function of one
     image, such as torchvision's v2 transforms: a uint8 tensor [3, H, W] in, a tensor [3, h, w]
@@ -132,6 +133,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         self.train_examples = arguments.instance("train_examples", train_examples, Examples, how)
         self.valid_examples = arguments.instance("valid_examples", valid_examples, Examples, how)
         self.image_size, self.batch_size = settings.image_size, settings.batch_size
+        self.channels = settings.channels
         self.seed = settings.seed
         self.sampling = settings.sampling
         if self.sampling is not None and not self.train_examples.task.exclusive:
@@ -160,8 +162,13 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             # once for all images, and here, where the caller's line is known
             value_range = guessed_depth(_wide_sample(self.train_examples.items))
         pipeline = ImagePipeline.create(
-            Preprocessing(image_size, settings.resize, value_range=value_range),
-            augment=settings.augment,
+            Preprocessing(
+                image_size,
+                settings.resize,
+                value_range=value_range,
+                channels=settings.channels,
+            ),
+            augment=for_channels(settings.augment, settings.channels),
             seed=settings.seed,
             num_workers=settings.num_workers,
             cache_folder=settings.cache_folder,
@@ -628,6 +635,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             **of_images("validation", self.valid_examples),
             "batch size": self.batch_size,
             "image size": size if isinstance(size, int) else in_pixels(size),
+            **({} if self.channels == 3 else {"channels": self.channels}),
             "resize": preprocessing.resize,
             "value range": str(preprocessing.value_range),
             **of_object("augmentation", self.pipeline.augmentation),
@@ -698,6 +706,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             decode=decode,
             num_workers=self.pipeline.num_workers,
             value_range=self.preprocessing.value_range,
+            channels=self.channels,
         )
 
     def __repr__(self) -> str:

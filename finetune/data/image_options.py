@@ -16,6 +16,8 @@ OnError: TypeAlias = Literal["raise", "skip"]
 
 LARGEST_SIZE = 20_000
 """Pixels of an image's side: what is longer was meant for another argument."""
+MOST_CHANNELS = 1_000
+"""More were meant for another argument."""
 MOST_WORKERS = 1_000
 """Threads: a system that refuses more ends the process."""
 
@@ -24,6 +26,7 @@ class ImageOptions(TypedDict, total=False):
     """The fields of `ImageSettings`, all of them optional."""
 
     image_size: ImageSize | None
+    channels: int
     batch_size: int
     seed: int
     groups: Groups | None
@@ -43,8 +46,11 @@ class ImageSettings:
     """How images become batches.
 
     image_size: side of the model's input in pixels, or (height, width) where images are no
-    squares; None: what the backbone was trained with.
-    batch_size: images per batch. seed: of the split, the order, the augmentation and the new head.
+    squares; None: what the backbone was trained with. channels: of the images and of the model's
+    input. 3 are red, green and blue; 1 is grey; other numbers are bands that mean something else,
+    in arrays [H, W, C], .npy files, files with a fourth band or TIFF files of as many pages; named
+    augmentations leave their values alone then, and move pixels only. batch_size: images per batch.
+    seed: of the split, the order, the augmentation and the new head.
     groups: images that belong together, such as those of one patient, video or product, and are
     never divided between training and validation, see `ImageDataLoaders`. corrections: a CSV file
     of wrong labels and of images to leave out, as `Learner.clean` writes it, see
@@ -61,6 +67,7 @@ class ImageSettings:
     """
 
     image_size: ImageSize | None = None
+    channels: int = 3
     batch_size: int = 64
     seed: int = 0
     groups: Groups | None = None
@@ -78,6 +85,7 @@ class ImageSettings:
         if self.image_size is not None:
             size = arguments.image_size("image_size", self.image_size, at_most=LARGEST_SIZE)
             object.__setattr__(self, "image_size", size)
+        arguments.whole_number("channels", self.channels, at_least=1, at_most=MOST_CHANNELS)
         arguments.whole_number("batch_size", self.batch_size, at_least=1)
         arguments.whole_number("seed", self.seed)
         checked_groups(self.groups)

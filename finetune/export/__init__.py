@@ -156,8 +156,8 @@ def _errno_of(error: SafetensorError) -> int | None:
 
 def _content(description: ModelDescription) -> dict[str, Any]:
     """What model.json holds: the description, and of each format its file, inputs and outputs."""
-    image_size = description.preprocessing.image_size
-    formats = describe_formats(description.formats, image_size, description.task)
+    input_shape = description.preprocessing.input_shape
+    formats = describe_formats(description.formats, input_shape, description.task)
     return {**description.to_dict(), "formats": formats}
 
 

@@ -1,6 +1,6 @@
 """app.py: a demo of the model, for a host of demos or any container."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,6 @@ from finetune.export.description import ModelDescription
 from finetune.export.formats import ExportFormat
 from finetune.export.served import ModelToExport
 from finetune.files.replacing import write_text
-from finetune.image_size import ImageSize
 from finetune.tasks import Task
 
 PORT = 7860
@@ -60,7 +59,7 @@ class App(ExportFormat):
         write_text(folder / "requirements.txt", requirement)
         write_text(folder / "Dockerfile", _DOCKERFILE)
 
-    def describe(self, image_size: ImageSize, task: Task) -> dict[str, Any]:
+    def describe(self, input_shape: Sequence[int], task: Task) -> dict[str, Any]:
         return {"file": self.file, "input": "files of images", "output": "a page, and JSON"}
 
     def introduction(self, description: ModelDescription) -> str:

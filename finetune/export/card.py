@@ -88,8 +88,14 @@ def _summary(description: ModelDescription) -> str:
         f"# {' + '.join(made.backbones)}, {len(description.classes)} {task.names_are}\n\n"
         f"{task.card.model_kind}: {backbones} with a head of kind "
         f"`{made.head}` (dropout {made.dropout}), made with finetune {version}. "
-        f"It takes RGB images of {_in_words(made.image_size)}."
+        f"It takes {_kind_of_images(made.channels)} of {_in_words(made.image_size)}."
     )
+
+
+def _kind_of_images(channels: int) -> str:
+    if channels == 3:
+        return "RGB images"
+    return "grey images" if channels == 1 else f"images with {channels} channels"
 
 
 def _in_words(size: ImageSize) -> str:

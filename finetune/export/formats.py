@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from finetune import arguments
 from finetune.export.description import ModelDescription
 from finetune.export.served import ModelToExport
-from finetune.image_size import ImageSize, height_and_width
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean
 
@@ -54,18 +53,19 @@ class ExportFormat(ABC):
     def write(self, folder: Path, exported: ModelToExport) -> None:
         """Writes its files into a folder. Raises RuntimeError for a model that it can't hold."""
 
-    def describe(self, image_size: ImageSize, task: Task) -> dict[str, Any]:
+    def describe(self, input_shape: Sequence[int], task: Task) -> dict[str, Any]:
         """Its file, and what the model takes and gives, as plain data."""
+        values = "RGB" if input_shape[0] == 3 else "values"
         if self.has_ends:
-            input_values, outputs = "RGB in [0, 1]", task.card.outputs
+            input_values, outputs = f"{values} in [0, 1]", task.card.outputs
         else:
-            input_values, outputs = "normalised RGB", task.card.raw_outputs
+            input_values, outputs = f"normalised {values}", task.card.raw_outputs
         return {
             "file": self.file,
             "input": {
                 "name": "images",
                 "dtype": "float32",
-                "shape": ["batch", 3, *height_and_width(image_size)],
+                "shape": ["batch", *input_shape],
                 "is": input_values,
             },
             "output": outputs,
@@ -138,10 +138,10 @@ def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def describe_formats(
-    names: Sequence[str], image_size: ImageSize, task: Task = DEFAULT_TASK
+    names: Sequence[str], input_shape: Sequence[int], task: Task = DEFAULT_TASK
 ) -> dict[str, Any]:
     """By format: its file, and what the model takes and gives, as plain data."""
     formats = formats_of(names)
     return {
-        export_format.name: export_format.describe(image_size, task) for export_format in formats
+        export_format.name: export_format.describe(input_shape, task) for export_format in formats
     }

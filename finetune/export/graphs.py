@@ -4,7 +4,7 @@ import io
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from finetune.export.formats import ExportFormat
 from finetune.export.served import ModelToExport, Served
-from finetune.image_size import ImageSize, height_and_width
 from finetune.randomness import generator, isolated
 
 TOLERANCE = 1e-4
@@ -34,8 +33,8 @@ class GraphFormat(ExportFormat):
                 program = exported.program
             with explained(self.name):
                 self.save(program, file, exported.onnx_opset)
-                size = exported.description.preprocessing.image_size
-                _check(exported.served, size, self.load(file))
+                input_shape = exported.description.preprocessing.input_shape
+                _check(exported.served, input_shape, self.load(file))
 
     @abstractmethod
     def save(
@@ -49,10 +48,10 @@ class GraphFormat(ExportFormat):
 
 
 @torch.no_grad()
-def _check(served: Served, size: ImageSize, run: Callable[[Tensor], Tensor]) -> None:
+def _check(served: Served, input_shape: Sequence[int], run: Callable[[Tensor], Tensor]) -> None:
     """Raises ValueError unless a graph, called by `run`, has the outputs of the model."""
     for count in (1, 3):  # other batch sizes than that of the trace
-        shape = (count, 3, *height_and_width(size))
+        shape = (count, *input_shape)
         images = torch.rand(shape, generator=generator(0, "export", count))
         expected = served(images)
         outputs = run(images)

@@ -10,6 +10,11 @@ _RESIZE = {
     "squish": 'image.convert("RGB").resize((columns, rows), Image.Resampling.BILINEAR)',
 }
 
+_IN_COLOUR = '.convert("RGB")'
+_TO_CHANNELS = "pixels.transpose(2, 0, 1)"
+_RGB_TO_GREY = ("[3, height, width], RGB in", "[1, height, width], grey in")
+"""What stands in the code for images in colour, and changes for others."""
+
 _READ = '''\
 import json
 
@@ -43,6 +48,35 @@ def read(path):
 
 
 images = np.stack([read("photo.jpg")])  # any number of images
+'''
+
+_READ_BANDS = '''\
+import json
+
+import numpy as np
+from PIL import Image, ImageOps
+
+with open("model.json") as file:
+    spec = json.load(file)
+# one number is the side of a square, two are height and width
+rows, columns = np.broadcast_to(spec["preprocessing"]["presized_side"], 2).tolist()
+height, width = np.broadcast_to(spec["preprocessing"]["image_size"], 2).tolist()
+
+
+def read(path):
+    """float32 [{channels}, height, width] in [0, 1], of a file with an array [H, W, {channels}]."""
+    values = np.load(path)
+    if values.dtype != np.uint8:
+        values = ({eight_bits}).astype(np.uint8)
+    bands = []
+    for band in values.transpose(2, 0, 1):
+        image = Image.fromarray(np.ascontiguousarray(band))
+        bands.append(np.array({resize}, dtype=np.float32))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return np.stack(bands)[:, top : top + height, left : left + width] / np.float32(255)
+
+
+images = np.stack([read("photo.npy")])  # any number of images
 '''
 
 _FINETUNE = """\
@@ -91,7 +125,14 @@ def _coverage_in_words(share: float) -> str:
 def read_source(description: ModelDescription) -> str:
     """Python code that defines `spec`, `read` and `images`, with Pillow and NumPy alone."""
     preprocessing = description.preprocessing
-    source = _READ.replace("{resize}", _RESIZE[preprocessing.resize])
+    source, resize = _READ, _RESIZE[preprocessing.resize]
+    if preprocessing.channels == 1:
+        resize = resize.replace(_IN_COLOUR, f'{_IN_COLOUR}.convert("L")')
+        source = source.replace(_TO_CHANNELS, "pixels[None]").replace(*_RGB_TO_GREY)
+    elif preprocessing.channels != 3:
+        resize = resize.replace(f"image{_IN_COLOUR}", "image")
+        source = _READ_BANDS.replace("{channels}", str(preprocessing.channels))
+    source = source.replace("{resize}", resize)
     return source.replace("{eight_bits}", _eight_bits(preprocessing.value_range))
 
 

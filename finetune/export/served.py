@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from finetune.export.description import Comparison, ModelDescription
 from finetune.export.labelled_images import Batches, LabelledImages
-from finetune.image_size import height_and_width
 
 
 class Served(nn.Module):
@@ -74,9 +73,8 @@ class ModelToExport:
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
         """The served model as a graph of torch's operations, for any number of images."""
-        size = self.description.preprocessing.image_size
         # two images: with one, the size of the batch would become a constant of the graph
-        example = (torch.zeros(2, 3, *height_and_width(size)),)
+        example = (torch.zeros(2, *self.description.preprocessing.input_shape),)
         batch = torch.export.Dim("batch")
         return torch.export.export(self.served, example, dynamic_shapes=({0: batch},))
 

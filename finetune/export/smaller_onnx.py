@@ -14,7 +14,6 @@ from finetune.export.description import Comparison, ModelDescription
 from finetune.export.graphs import explained, quiet
 from finetune.export.onnx import LARGEST_FILE, Onnx
 from finetune.export.served import ModelToExport
-from finetune.image_size import height_and_width
 from finetune.randomness import generator, isolated
 from finetune.wording import warn
 
@@ -84,10 +83,10 @@ class SmallerOnnx(Onnx):
 
     def _check_answers(self, file: Path, exported: ModelToExport) -> None:
         """Raises ValueError unless answers for one image and for several are finite."""
-        size = exported.description.preprocessing.image_size
+        input_shape = exported.description.preprocessing.input_shape
         run = self.load(file)
         for count in (1, 3):
-            shape = (count, 3, *height_and_width(size))
+            shape = (count, *input_shape)
             images = torch.rand(shape, generator=generator(0, "export", count))
             if not run(images).isfinite().all():
                 raise ValueError("its answers are NaN or infinite then")

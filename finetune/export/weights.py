@@ -43,7 +43,7 @@ load_model(model, "{file}")
 """
 
 _RUN = """
-mean, std = (torch.tensor(spec["preprocessing"][k]).view(3, 1, 1) for k in ("mean", "std"))
+mean, std = (torch.tensor(spec["preprocessing"][k]).view(-1, 1, 1) for k in ("mean", "std"))
 normalised = (torch.from_numpy(images) - mean) / std
 with torch.no_grad():
     logits = model(normalised)
@@ -205,6 +205,8 @@ def classifier_of(made: Architecture) -> str | None:
     if made.backbone.startswith(TORCHVISION_PREFIX):
         return None
     if not is_square(made.image_size):  # timm crops both sides by one fraction, rounded down
+        return None
+    if made.channels != 3:  # timm and transformers read colours
         return None
     return _classifier(made.backbone, made.classes, made.image_size)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from finetune.data.batching import ImageLoader, UnlabelledLoader
 from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.images.decode import file_name, read_image
+from finetune.data.images.decode import ImageSource, file_name, read_bands, read_image
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.value_range import Depth, ValueRange
 from finetune.data.loaders import (
@@ -71,14 +72,15 @@ class Source:
     """What is read, and what is known of its examples.
 
     images: images or paths, by row. numbers: where each row is in what the caller gave, such as
-    a data set that was split; None: they are counted as they come. value_range: see
-    `read_image`.
+    a data set that was split; None: they are counted as they come. value_range, channels:
+    see `read_image` and `read_bands`.
     """
 
     loader: EpochLoader
     images: Sequence[Any] | None = None
     numbers: Tensor | None = None
     value_range: ValueRange | Depth | None = None
+    channels: int = 3
 
     def items(self, count: int) -> list[str | int]:
         """The path of each example, or else its number."""
@@ -99,9 +101,16 @@ class Source:
 
     def _open(self, row: int) -> Any:
         assert self.images is not None
-        image = read_image(self.images[row], min_side=_SHOWN_SIDE, value_range=self.value_range)
+        image = self._read(self.images[row])
         image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
         return image
+
+    def _read(self, image: ImageSource) -> Image.Image:
+        """In colour; of more channels the first three, of two the first one."""
+        if self.channels == 3:
+            return read_image(image, min_side=_SHOWN_SIDE, value_range=self.value_range)
+        bands = read_bands(image, self.channels, value_range=self.value_range)
+        return bands[0] if len(bands) < 3 else Image.merge("RGB", bands[:3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +206,14 @@ class Reader:
         batch_sizes = [len(batch) for batch in loader.order(self.pipeline.seed, 0)]
         numbers = loader.examples.numbers if isinstance(loader, ImageLoader) else None
         images = getattr(loader, "items", None)
-        value_range = None
+        value_range, channels = None, 3
         if isinstance(loader, ImageLoader):
             # a prediction does not depend on whether the model was trained with the image
             loader = loader.of_squares()
             value_range = loader.cache.preprocessing.value_range
+            channels = loader.cache.preprocessing.channels
         in_order = InOrder(loader, max(batch_sizes, default=1))
-        return Source(in_order, images, numbers, value_range)
+        return Source(in_order, images, numbers, value_range, channels)
 
 
 def check_known(source: Path, names: set[str], classes: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from finetune.models.backbones import (
     read_weights,
     source_of,
 )
+from finetune.models.channels import of_channels
 from finetune.models.module_order import join_path
 from finetune.wording import did_you_mean
 
@@ -126,7 +127,11 @@ def member_paths(model: nn.Module) -> list[str]:
 
 
 def create_backbone_set(
-    names: Sequence[str], image_sizes: Sequence[ImageSize], weights: SetWeights = "pretrained"
+    names: Sequence[str],
+    image_sizes: Sequence[ImageSize],
+    weights: SetWeights = "pretrained",
+    *,
+    channels: int = 3,
 ) -> BackboneSet:
     """Makes several backbones into one: images [B, 3, H, W] -> features [B, F1 + F2 + ...].
 
@@ -144,16 +149,19 @@ def create_backbone_set(
     for name, image_size, of_member in zip(
         names, image_sizes, _weights_by_member(names, weights), strict=True
     ):
-        member = create_backbone(name, image_size=image_size, weights=of_member)
-        features_of(member, image_size)  # an error of one of them, with its name
+        member = create_backbone(name, image_size=image_size, weights=of_member, channels=channels)
+        features_of(member, image_size, channels)  # an error of one of them, with its name
         members[_path_of(name)] = member
     set_mean, set_std = normalisation_of(members[_path_of(names[0])])
     inputs: list[nn.Module] = []
     for member, image_size in zip(members.values(), image_sizes, strict=True):
         mean, std = normalisation_of(member)
         # (value - mean) / std, of a value that is x * set_std + set_mean
-        scale = [of_set / of_member for of_set, of_member in zip(set_std, std, strict=True)]
-        shift = [(m - n) / s for m, n, s in zip(set_mean, mean, std, strict=True)]
+        normalisation = [of_channels(values, channels) for values in (set_mean, set_std, mean, std)]
+        scale, shift = [], []
+        for mean_in_set, std_in_set, own_mean, own_std in zip(*normalisation, strict=True):
+            scale.append(std_in_set / own_std)
+            shift.append((mean_in_set - own_mean) / own_std)
         inputs.append(MemberInput(image_size, scale, shift))
     backbone = BackboneSet(members, inputs)
     config = {"mean": set_mean, "std": set_std}
@@ -182,7 +190,7 @@ def with_downloaded_weights(names: Sequence[str], weights: SetWeights) -> list[s
     return downloaded
 
 
-def source_of_set(backbone: BackboneSet, names: Sequence[str]) -> str:
+def source_of_set(backbone: BackboneSet, names: Sequence[str], channels: int = 3) -> str:
     """Python code that makes `backbone`, a set, without weights and without finetune.
 
     names: of its members.
@@ -192,7 +200,7 @@ def source_of_set(backbone: BackboneSet, names: Sequence[str]) -> str:
     inputs = ["inputs = ["]
     for name, path, member_input in zip(names, backbone.names, backbone.inputs, strict=True):
         assert isinstance(member_input, MemberInput)
-        source = source_of(name, member_input.image_size)
+        source = source_of(name, member_input.image_size, channels)
         member_imports, _, construction = source.partition("\n\n")
         imports |= dict.fromkeys(member_imports.splitlines())
         constructions.append(f'{construction}\nmembers["{path}"] = backbone')

@@ -13,6 +13,7 @@ from finetune import arguments
 from finetune.files.integrity import DamagedError, check_described, check_torch_file
 from finetune.image_size import ImageSize, height_and_width, in_pixels, is_square
 from finetune.models import hub, torchvision_backbones
+from finetune.models.channels import first_layer_for_channels
 from finetune.models.finite import broken_in_words, non_finite_weights
 from finetune.models.weight_names import tensors_of
 from finetune.wording import did_you_mean
@@ -53,9 +54,9 @@ def check_name(name: str) -> None:
 
 
 def create_backbone(
-    name: str, *, image_size: ImageSize, weights: Weights = "pretrained"
+    name: str, *, image_size: ImageSize, weights: Weights = "pretrained", channels: int = 3
 ) -> nn.Module:
-    """Makes a backbone without its classifier: images [B, 3, H, W] -> pooled features [B, F].
+    """Makes a backbone without its classifier: images [B, C, H, W] -> pooled features [B, F].
 
     name: any timm model name, with or without a tag of pretrained weights, or one of torchvision's
     as "torchvision/resnet50".
@@ -63,7 +64,9 @@ def create_backbone(
     size are built for this one.
     weights: "pretrained" downloads them; a path (.safetensors, .pth, an exported folder) or a
     mapping of tensors is used instead; None leaves random weights. They may be of a model that has
-    the backbone as a part, and of another image size, see `weight_names.tensors_of`.
+    the backbone as a part, and of another image size, see `weight_names.tensors_of`. channels: of
+    the images. Weights of the first layer for red, green and blue become those of other channels as
+    timm does it: a single one has their sum, more have them in turn and weigh as much together.
 
     Raises ValueError for an unknown name, and WeightsError when the weights are not available or do
     not fit: weights are random only where the caller asks for it.
@@ -75,8 +78,8 @@ def create_backbone(
             f"{arguments.shown(weights)}"
         )
     if isinstance(weights, str) and weights == "pretrained":
-        return _pretrained(name, image_size)
-    backbone = _build(name, image_size, pretrained=False)
+        return _pretrained(name, image_size, channels)
+    backbone = _build(name, image_size, channels, pretrained=False)
     if isinstance(weights, str | Path):
         _load(backbone, name, read_weights(weights), f"the file {str(weights)!r} does")
     elif weights is not None:
@@ -84,10 +87,15 @@ def create_backbone(
     return backbone
 
 
-def _build(name: str, image_size: ImageSize, *, pretrained: bool) -> nn.Module:
+def _build(name: str, image_size: ImageSize, channels: int, *, pretrained: bool) -> nn.Module:
     if torchvision_backbones.is_from_torchvision(name):
+        if channels != 3:
+            raise ValueError(
+                f"{name!r} takes images of 3 channels only, got channels={channels}; timm's models "
+                "take others"
+            )
         return torchvision_backbones.create(name, image_size=image_size, pretrained=pretrained)
-    options = _timm_options(name, image_size)
+    options = _timm_options(name, image_size, channels)
     with _explained(repr(name), image_size):
         backbone: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return backbone
@@ -107,14 +115,16 @@ def _explained(name: str, image_size: ImageSize) -> Iterator[None]:
         ) from error
 
 
-def _timm_options(name: str, image_size: ImageSize) -> dict[str, Any]:
+def _timm_options(name: str, image_size: ImageSize, channels: int) -> dict[str, Any]:
     options: dict[str, Any] = {"num_classes": 0}
+    if channels != 3:
+        options["in_chans"] = channels
     if _is_built_for_one_size(name) and image_size != input_size_of(name):
         options["img_size"] = image_size
     return options
 
 
-def source_of(name: str, image_size: ImageSize) -> str:
+def source_of(name: str, image_size: ImageSize, channels: int = 3) -> str:
     """Python code that makes `backbone`, without weights, with nothing but timm or torchvision.
 
     >>> print(source_of("resnet18", 224))
@@ -126,7 +136,7 @@ def source_of(name: str, image_size: ImageSize) -> str:
     if torchvision_backbones.is_from_torchvision(name):
         return torchvision_backbones.source_of(name)
     arguments = [f'"{name}"']
-    for key, value in _timm_options(name, image_size).items():
+    for key, value in _timm_options(name, image_size, channels).items():
         arguments.append(f"{key}={value!r}")
     return f"import timm\n\nbackbone = timm.create_model({', '.join(arguments)})"
 
@@ -163,14 +173,14 @@ def image_size_for(name: str, image_size: ImageSize) -> ImageSize:
     return image_size
 
 
-def features_of(backbone: nn.Module, image_size: ImageSize) -> int:
+def features_of(backbone: nn.Module, image_size: ImageSize, channels: int = 3) -> int:
     """Width F of the pooled features; the backbone is run once to see it, and stays as it was.
 
     Raises ValueError if the backbone does not return [B, F], as encoder-only models don't, and if
     it takes squares only and the size is none.
     """
     device = next(backbone.parameters()).device
-    images = torch.zeros(1, 3, *height_and_width(image_size), device=device)
+    images = torch.zeros(1, channels, *height_and_width(image_size), device=device)
     was_training = backbone.training
     backbone.eval()
     try:
@@ -261,6 +271,7 @@ def _load(backbone: nn.Module, name: str, weights: Mapping[str, Tensor], source:
         weights = tensors_of(backbone, weights)
     except ValueError as error:
         raise WeightsError(f"{source} not fit {name!r}: it {error}") from None
+    weights = first_layer_for_channels(backbone, weights)
     missing = [key for key in backbone_state if key not in weights]
     misshapen = []
     for key, tensor in backbone_state.items():
@@ -281,7 +292,7 @@ def _load(backbone: nn.Module, name: str, weights: Mapping[str, Tensor], source:
         )
 
 
-def _pretrained(name: str, image_size: ImageSize) -> nn.Module:
+def _pretrained(name: str, image_size: ImageSize, channels: int) -> nn.Module:
     """The backbone with downloaded weights; WeightsError says what to do where there are none."""
     ways_out = (
         "give a file with weights='weights.safetensors' (or .pth), or ask for random weights with "
@@ -294,7 +305,7 @@ def _pretrained(name: str, image_size: ImageSize) -> nn.Module:
     try:
         if hub_repository:
             hub.check_reachable(hub_repository)
-        return _build(name, image_size, pretrained=True)
+        return _build(name, image_size, channels, pretrained=True)
     except OSError as error:  # as hub and network errors are
         # `from None`: the errors of several libraries below would hide this one
         raise WeightsError(

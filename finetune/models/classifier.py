@@ -60,7 +60,7 @@ class Architecture:
     side. classes: outputs of the head. image_size: of square images, in pixels, or height and
     width. head, dropout: see `create_head`.
     scaled: whether the head ends with a `TargetScale`, as for a regression. member_sizes: of
-    several backbones, the size in pixels in which each gets the images.
+    several backbones, the size in pixels in which each gets the images. channels: of the images.
     """
 
     backbone: str | tuple[str, ...]
@@ -70,6 +70,7 @@ class Architecture:
     dropout: float = 0.5
     scaled: bool = False
     member_sizes: tuple[ImageSize, ...] = ()
+    channels: int = 3
 
     def __post_init__(self) -> None:
         # JSON has lists where these have tuples
@@ -93,6 +94,7 @@ class Architecture:
         classes: int,
         *,
         image_size: ImageSize | None = None,
+        channels: int = 3,
         head: HeadKind = "linear",
         dropout: float = 0.5,
         scaled: bool = False,
@@ -120,6 +122,7 @@ class Architecture:
             dropout,
             scaled,
             member_sizes=tuple(sizes) if is_set else (),
+            channels=channels,
         )
 
     @property
@@ -137,11 +140,16 @@ class Architecture:
                 weights = cast(Weights, weights[self.backbone])  # by name, as for several
             of_backbone = cast(Weights, weights)
             backbone = create_backbone(
-                self.backbone, image_size=self.image_size, weights=of_backbone
+                self.backbone,
+                image_size=self.image_size,
+                weights=of_backbone,
+                channels=self.channels,
             )
         else:
-            backbone = create_backbone_set(self.backbone, self.member_sizes, weights)
-        features = features_of(backbone, self.image_size)
+            backbone = create_backbone_set(
+                self.backbone, self.member_sizes, weights, channels=self.channels
+            )
+        features = features_of(backbone, self.image_size, self.channels)
         head = create_head(self.head, features, self.classes, dropout=self.dropout)
         if self.scaled:
             head.add_module("scale", TargetScale(self.classes))
@@ -155,6 +163,8 @@ class Architecture:
         content = asdict(self)
         if not self.member_sizes:
             del content["member_sizes"]  # so that older versions can read it
+        if self.channels == 3:
+            del content["channels"]
         return content
 
 
@@ -192,10 +202,10 @@ class ImageClassifier(nn.Sequential):
         architecture = self.architecture
         backbone = self.get_submodule("backbone")
         if isinstance(backbone, BackboneSet):
-            backbone_source = source_of_set(backbone, architecture.backbones)
+            backbone_source = source_of_set(backbone, architecture.backbones, architecture.channels)
         else:
             (name,) = architecture.backbones
-            backbone_source = source_of(name, architecture.image_size)
+            backbone_source = source_of(name, architecture.image_size, architecture.channels)
         imports, _, backbone_lines = backbone_source.partition("\n\n")
         if "import nn" not in imports:
             imports += "\nfrom torch import nn"

@@ -43,6 +43,6 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 def test_the_description_says_what_goes_in_and_comes_out() -> None:
-    described = describe_formats(("safetensors", "onnx"), 32)
+    described = describe_formats(("safetensors", "onnx"), (3, 32, 32))
     assert described["onnx"]["input"]["shape"] == ["batch", 3, 32, 32]
     assert [own["output"] for own in described.values()] == ["logits", "probabilities"]

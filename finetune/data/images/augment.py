@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -101,6 +101,14 @@ def resolve(augment: Augment) -> Augmentation | Transform | None:
         f"augment must be one of {', '.join(map(repr, NAMED))}, an Augmentation, None or a "
         f"function of an image, got {arguments.shown(augment)}"
     )
+
+
+def for_channels(augment: Augment, channels: int) -> Augment:
+    """The same, but what a name stands for leaves the values of bands alone that are no colours."""
+    resolved = resolve(augment)
+    if isinstance(augment, str) and channels not in (1, 3) and isinstance(resolved, Augmentation):
+        return replace(resolved, lighting=0.0)
+    return augment
 
 
 def center_crop(images: Tensor | WholeImages, size: ImageSize, mean: Tensor, std: Tensor) -> Tensor:
@@ -231,10 +239,10 @@ def _recolour(view: Tensor, draws: Draws, spec: Augmentation, mean: Tensor, std:
 
 
 def _of_channels(numbers: Tensor) -> Tensor:
-    """[B, 3] or [3] as [B, 3, 1, 1] or [3, 1, 1], for all pixels of an image."""
+    """[B, C] or [C] as [B, C, 1, 1] or [C, 1, 1], for all pixels of an image."""
     return numbers[..., None, None]
 
 
 def normalise(view: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """In place: [B, 3, h, w] in [0, 1] -> what the backbone expects."""
-    return view.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
+    """In place: [B, C, h, w] in [0, 1] -> what the backbone expects. mean, std: [C]."""
+    return view.sub_(_of_channels(mean)).div_(_of_channels(std))

@@ -208,9 +208,11 @@ class ImageCache:
             return None
         # sorted: another split of the same files has the same store
         files = sorted(set(paths))
-        size = self.preprocessing.presized_size
-        settings = f"{self.preprocessing.resize} {self.preprocessing.value_range}"
-        store = self._folder.open(files, size, self._margin, settings)
+        preprocessing = self.preprocessing
+        settings = f"{preprocessing.resize} {preprocessing.value_range}"
+        store = self._folder.open(
+            files, preprocessing.presized_size, self._margin, settings, preprocessing.channels
+        )
         if store is None:
             return None
         row_of_file = {file: row for row, file in enumerate(files)}
@@ -223,7 +225,7 @@ class ImageCache:
     def _shape(self, count: int) -> tuple[int, int, int, int]:
         """Of the rows of so many images."""
         height, width = height_and_width(self.preprocessing.presized_size)
-        return count, height + 2 * self._margin, width, 3
+        return count, height + 2 * self._margin, width, self.preprocessing.channels
 
     def _allocate_room(self) -> None:
         """Takes room in memory or in a temporary file, if there is any."""

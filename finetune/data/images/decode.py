@@ -17,6 +17,7 @@ from finetune.data.images.shards import ShardImage
 from finetune.data.images.value_range import Depth, ValueRange, stated_bits, to_eight_bits
 from finetune.forks import ForkSafeLock
 from finetune.image_size import ImageSize, height_and_width
+from finetune.wording import counted
 
 ImageSource: TypeAlias = (
     "str | Path | ShardImage | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | "
@@ -123,6 +124,69 @@ def read_image(
         raise ImageError(name, "there is no such file") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
         raise ImageError(name, f"{error} ({type(error).__name__})") from error
+
+
+def read_bands(
+    source: ImageSource,
+    channels: int,
+    *,
+    value_range: ValueRange | Depth | None = None,
+) -> list[Image.Image]:
+    """Reads an image of any number of channels: for each of them an upright image in mode "L".
+
+    One channel is the grey of any image that `read_image` takes. Other numbers need a source that
+    has them: an array [H, W, C], a tensor [C, H, W], a .npy file with such an array; a file with as
+    many bands, such as red, green, blue and a fourth one; or a TIFF of as many pages, each a grey
+    image. value_range: see `read_image`; the same for all channels.
+    Raises ImageError as `read_image` does, and for another number of channels.
+    """
+    if channels == 1:
+        return [read_image(source, value_range=value_range).convert("L")]
+    name = file_name(source) or f"<{type(source).__name__}>"
+    try:
+        bands = _bands_of(source, value_range)
+    except FileNotFoundError:
+        raise ImageError(name, "there is no such file") from None
+    except Exception as error:  # as in `read_image`
+        raise ImageError(name, f"{error} ({type(error).__name__})") from error
+    if len(bands) != channels:
+        raise ImageError(name, f"it has {counted(len(bands), 'channel')}, not channels={channels}")
+    return bands
+
+
+def _bands_of(source: Any, value_range: ValueRange | Depth | None) -> list[Image.Image]:
+    if isinstance(source, Mapping):
+        source = _source_in(source)
+    array = stored_array(source)
+    file = None if array is not None else _file_in(source)
+    if file is not None:
+        with Image.open(file) as image:
+            check_size(image)
+            return _bands_of_image(image, value_range)
+    if isinstance(source, Image.Image):
+        with _opened_images.held():
+            return _bands_of_image(source, value_range)
+    pixels = _to_array(source if array is None else array)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.size == 0:
+        raise ValueError(f"an image is [H, W, C], got shape {pixels.shape}")
+    pixels = to_eight_bits(pixels, value_range)
+    return [Image.fromarray(np.ascontiguousarray(band)) for band in pixels.transpose(2, 0, 1)]
+
+
+def _bands_of_image(
+    image: Image.Image, value_range: ValueRange | Depth | None
+) -> list[Image.Image]:
+    """Each page of a file of several grey ones, or else each band of the image."""
+    pages = getattr(image, "n_frames", 1)
+    if pages == 1:
+        return list(ImageOps.exif_transpose(image).split())
+    bands = []
+    for page in range(pages):
+        image.seek(page)
+        bands.append(_upright_rgb(image.copy(), value_range).convert("L"))
+    return bands
 
 
 def file_name(source: Any) -> str | None:
@@ -235,6 +299,8 @@ def check_size(image: Image.Image) -> None:
 def presize(image: Image.Image, size: ImageSize, method: Resize = "crop") -> np.ndarray:
     """Resizes an image to a square, or to another height and width: uint8 [height, width, 3].
 
+    Of a grey image it is [height, width].
+
     method: "crop" makes the image just large enough to cover that, so the shorter side of what
     becomes a square, and takes the middle; "squish" resizes each side for itself; "pad" makes the
     image as large as fits in, and fills up with black.
@@ -291,7 +357,7 @@ def _pixels_beyond(image: Image.Image, side: int, margin: int) -> int:
 
 def _padded(image: Image.Image, height: int, width: int) -> Image.Image:
     """The whole image in the middle of black; at least one row or column of pixels."""
-    padded = Image.new("RGB", (width, height))
+    padded = Image.new(image.mode, (width, height))
     # of the two sides one fits exactly: that which is longer, compared with the frame's
     resized_height, resized_width = height, width
     if image.width * height > image.height * width:

@@ -16,6 +16,7 @@ from finetune.data.images.decode import (
     ImageSource,
     check_size,
     file_name,
+    read_bands,
     read_image,
     stored_array,
 )
@@ -49,18 +50,21 @@ def read_header(
     number: int,
     decode: bool = False,
     value_range: ValueRange | Depth | None = None,
+    channels: int = 3,
 ) -> Header:
     """Reads the header of one of the images. An image that can't be read gives `Header.error`.
 
     number: the image's position in `items`. decode: decode the image as well, to find out whether
-    that is possible. value_range: see `read_image`.
+    that is possible. value_range, channels: see `read_image` and `read_bands`.
     """
     name = f"image {number}"
     try:
         source = items[number]
         name = file_name(source) or name
-        if decode:
+        if decode and channels == 3:
             read_image(source, value_range=value_range)
+        elif decode:
+            read_bands(source, channels, value_range=value_range)
         array = stored_array(source)
         if array is not None:
             width, height = _size_in_memory(array)

@@ -131,9 +131,14 @@ class ImagePipeline:
         return self.augmentation is not None
 
     def displayable(self, inputs: Tensor) -> Any:
-        """Model inputs [B, 3, H, W] as images that a person can look at: [B, H, W, 3] in [0, 1]."""
+        """Model inputs [B, C, H, W] as images that a person can look at: [B, H, W, 3] in [0, 1].
+
+        Of more channels these are the first three, of two the first one, in grey.
+        """
         mean, std = self.preprocessing.normalisation(torch.device("cpu"))
-        images = inputs.float().cpu() * std.view(1, 3, 1, 1) + mean.view(1, 3, 1, 1)
+        images = inputs.float().cpu() * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)
+        shown = 3 if images.shape[1] >= 3 else 1
+        images = images[:, :shown].expand(-1, 3, -1, -1)
         return images.clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
     def describe(self) -> dict[str, Any]:

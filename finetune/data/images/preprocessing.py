@@ -20,6 +20,7 @@ from finetune.data.images.decode import (
     Resize,
     presize,
     presize_whole,
+    read_bands,
     read_image,
     whole_size,
 )
@@ -27,6 +28,7 @@ from finetune.data.images.rows import Presized, margin_of
 from finetune.data.images.value_range import Depth, checked_value_range
 from finetune.data.images.whole import WholeImages
 from finetune.image_size import ImageSize, height_and_width, is_square, size_of_sides
+from finetune.models.channels import of_channels
 
 _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
@@ -50,8 +52,10 @@ class Preprocessing:
 
     image_size: side of the model's input in pixels, or (height, width). resize: how an image gets
     that shape, see `presize`. crop_fraction: sides of the input as a fraction of the presized
-    image's. mean,
-    std: for each channel, of pixel values in [0, 1], as in the backbone's training. value_range:
+    image's. channels: of the images, see `read_bands`. mean,
+    std: for each channel, of pixel values in [0, 1], as in the backbone's training; or for red,
+    green and blue, of which other numbers of channels take theirs in turn, as timm does with the
+    weights of the first layer, and a single one takes the mean. value_range:
     the values that are black and white in images of more than 8 bits, or how many bits of integers
     are used, as the training images showed; None: see `read_image`.
     """
@@ -62,13 +66,22 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     value_range: tuple[float, float] | Depth | None = None
+    channels: int = 3
 
     def __post_init__(self) -> None:
         size = arguments.image_size("image_size", self.image_size)
         object.__setattr__(self, "image_size", size)
         arguments.choice("resize", self.resize, RESIZE_METHODS)
         _checked_range(self.value_range)
+        arguments.whole_number("channels", self.channels, at_least=1)
+        object.__setattr__(self, "mean", of_channels(self.mean, self.channels))
+        object.__setattr__(self, "std", of_channels(self.std, self.channels))
         arguments.real_number("crop_fraction", self.crop_fraction, at_least=0.1, at_most=1)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the model's input."""
+        return (self.channels, *height_and_width(self.image_size))
 
     @property
     def presized_size(self) -> ImageSize:
@@ -89,7 +102,11 @@ class Preprocessing:
         Presized images do not depend on mean and std, so all backbones can share a cache of them.
         """
         return Preprocessing(
-            self.image_size, self.resize, self.crop_fraction, value_range=self.value_range
+            self.image_size,
+            self.resize,
+            self.crop_fraction,
+            value_range=self.value_range,
+            channels=self.channels,
         )
 
     def are_presized(self, inputs: Any) -> bool:
@@ -104,12 +121,12 @@ class Preprocessing:
             inputs = inputs.pixels
         if not isinstance(inputs, Tensor) or inputs.dtype != torch.uint8:
             return False
-        height, width = height_and_width(self.image_size)
-        presized_shape = [3, *height_and_width(self.presized_size)]
-        if list(inputs.shape[1:]) not in (presized_shape, [3, height, width]):
+        presized_shape = (self.channels, *height_and_width(self.presized_size))
+        if tuple(inputs.shape[1:]) not in (presized_shape, self.input_shape):
+            expected = ", ".join(map(str, self.input_shape))
             raise ValueError(
-                f"images in uint8 must be [B, 3, {height}, {width}], got {list(inputs.shape)}; "
-                "others must be ready for the model, in float"
+                f"images in uint8 must be [B, {expected}], got {list(inputs.shape)}; others must "
+                "be ready for the model, in float"
             )
         return True
 
@@ -123,35 +140,47 @@ class Preprocessing:
         return margin_of(side) if self.resize == "crop" and isinstance(side, int) else 0
 
     def presize(self, source: ImageSource, margin: int = 0) -> np.ndarray:
-        """Decodes and presizes an image: uint8 [height, width, 3] of `presized_size`.
+        """Decodes and presizes an image: uint8 [height, width, channels] of `presized_size`.
 
         margin: keeps so many pixels beyond either end of the middle square, if the image has them;
         the smaller of height and width is the square's side then. Raises ImageError for an image
         that can't be read.
         """
-        image, size = self._read(source), self.presized_size
-        if margin:
-            assert isinstance(size, int)
-            return presize_whole(image, size, margin)
-        return presize(image, size, self.resize)
+        presized = []
+        size = self.presized_size
+        for image in self._read(source):
+            if margin:
+                assert isinstance(size, int)
+                presized.append(presize_whole(image, size, margin))
+            else:
+                presized.append(presize(image, size, self.resize))
+        return self._together(presized)
 
     def presize_middle(self, source: ImageSource, margin: int) -> Presized:
         """The middle square of what `presize` gives for a margin, and the size of the whole."""
-        image, side = self._read(source), self.presized_size
+        images, side = self._read(source), self.presized_size
         assert isinstance(side, int)
-        return presize(image, side), whole_size(image, side, margin)
+        middles = [presize(image, side) for image in images]
+        return self._together(middles), whole_size(images[0], side, margin)
 
-    def _read(self, source: ImageSource) -> Image.Image:
+    def _together(self, presized: list[np.ndarray]) -> np.ndarray:
+        """What `_read` gave, in one array: uint8 [height, width, channels]."""
+        return presized[0] if self.channels == 3 else np.stack(presized, axis=-1)
+
+    def _read(self, source: ImageSource) -> list[Image.Image]:
+        """One image in colour, or a grey one for each channel."""
+        if self.channels != 3:
+            return read_bands(source, self.channels, value_range=self.value_range)
         # JPEG's own scaling is coarse, so it stops at twice the side; `presize` does the rest
         min_side = 2 * max(height_and_width(self.presized_size))
-        return read_image(source, min_side=min_side, value_range=self.value_range)
+        return [read_image(source, min_side=min_side, value_range=self.value_range)]
 
     def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and std on the device, float32 [3] each."""
+        """Mean and std on the device, float32 [channels] each."""
         return _constant(self.mean, device), _constant(self.std, device)
 
     def inputs(self, sources: Sequence[ImageSource], device: torch.device) -> Tensor:
-        """Images of any kind as model input: float32 [B, 3, height, width] of `image_size`.
+        """Images of any kind as model input: float32 [B, *input_shape].
 
         Raises ImageError for an image that can't be read.
         """
@@ -170,6 +199,8 @@ class Preprocessing:
         fields = asdict(self)
         if self.value_range is None:
             del fields["value_range"]  # so that older versions can read it
+        if self.channels == 3:
+            del fields["channels"]
         return {**fields, "presized_side": self.presized_size, "steps": self.steps()}
 
     def steps(self) -> list[str]:
@@ -186,13 +217,21 @@ class Preprocessing:
         return [
             "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
             f"{2 * max(rows, columns)} (PIL: draft)",
-            f"turn upright as EXIF says; {depth}; transparent parts on white; RGB",
+            f"turn upright as EXIF says; {depth}; {self._channels_in_words()}",
             f"resize to {rows} x {columns}: {self._resize_in_words()}; bilinear with antialiasing "
             "(PIL: BILINEAR)",
             f"crop the middle {height} x {width}",
-            f"divide by 255: RGB in [0, 1], float32 [batch, 3, {height}, {width}]",
+            f"divide by 255: {'RGB in ' if self.channels == 3 else ''}[0, 1], float32 [batch, "
+            f"{self.channels}, {height}, {width}]",
             "normalise each channel: (value - mean) / std",
         ]
+
+    def _channels_in_words(self) -> str:
+        if self.channels == 3:
+            return "transparent parts on white; RGB"
+        if self.channels == 1:
+            return "transparent parts on white; grey"
+        return f"{self.channels} channels as they are"
 
     def _resize_in_words(self) -> str:
         side = self.presized_size

@@ -33,7 +33,7 @@ def margin_of(side: int) -> int:
 class ImageRows:
     """R images in the memory of the host.
 
-    pixels: uint8 [R, M + S + M, S, 3]; beyond the ends of an image they mean nothing. sizes:
+    pixels: uint8 [R, M + S + M, S, C]; beyond the ends of an image they mean nothing. sizes:
     integers [R, 2], the height and the width of each image. margin: M, the most that an image may
     have beyond either end of its middle square.
     """
@@ -53,7 +53,7 @@ class ImageRows:
     def put(self, row: int, pixels: np.ndarray, size: tuple[int, int]) -> None:
         """Copies an image into its row, or its middle square alone, which lies in the same place.
 
-        pixels: uint8, [height, width, 3] or [S, S, 3]. size: height and width of the image.
+        pixels: uint8, [height, width, C] or [S, S, C]. size: height and width of the image.
         """
         height, width = size
         self.sizes[row] = height, width
@@ -64,7 +64,7 @@ class ImageRows:
         lines[start : start + len(pixels)] = pixels
 
     def part(self, row: int) -> np.ndarray:
-        """What the image takes of its row, as it lies there: uint8 [long side, short side, 3]."""
+        """What the image takes of its row, as it lies there: uint8 [long side, short side, C]."""
         pixels: np.ndarray = self.pixels[row]
         if not self.margin:
             return pixels
@@ -73,9 +73,9 @@ class ImageRows:
         return pixels[start : start + long_side]
 
     def squares(self, rows: np.ndarray) -> np.ndarray:
-        """The middle squares of the images in these rows, upright: uint8 [B, S, S, 3].
+        """The middle squares of the images in these rows, upright: uint8 [B, S, S, C].
 
-        Or the images themselves, if all have one size: uint8 [B, height, width, 3].
+        Or the images themselves, if all have one size: uint8 [B, height, width, C].
         """
         margin, side = self.margin, self.pixels.shape[2]
         if not margin:
@@ -99,7 +99,7 @@ class ImageRows:
 
 
 def _transposed(images: np.ndarray) -> np.ndarray:
-    """A copy with height and width exchanged: uint8 [..., H, W, 3] to [..., W, H, 3]."""
+    """A copy with height and width exchanged: uint8 [..., H, W, C] to [..., W, H, C]."""
     # whole pixels are moved in a third of the time of single bytes
-    pixels = np.ascontiguousarray(images).view("V3")[..., 0]
+    pixels = np.ascontiguousarray(images).view(f"V{images.shape[-1]}")[..., 0]
     return np.ascontiguousarray(pixels.swapaxes(-1, -2))[..., None].view(np.uint8)

@@ -120,7 +120,12 @@ class CacheFolder:
             ) from error
 
     def open(
-        self, files: Sequence[str], size: ImageSize, margin: int, settings: str
+        self,
+        files: Sequence[str],
+        size: ImageSize,
+        margin: int,
+        settings: str,
+        channels: int = 3,
     ) -> ImageStore | None:
         """Opens or makes the store of these files' images.
 
@@ -129,6 +134,8 @@ class CacheFolder:
         where the store would exceed the limit. Raises OSError where the disk is full.
         """
         decoding = f"{STORE_VERSION} {PIL.__version__} {size} {margin} {settings}"
+        if channels != 3:
+            decoding += f" {channels} channels"
         names = os.fsencode("\0".join((decoding, *files)))
         path = self.path / hashlib.blake2b(names, digest_size=16).hexdigest()
         with _lock.held():
@@ -136,7 +143,7 @@ class CacheFolder:
             if store is not None:
                 return store
             height, width = height_and_width(size)
-            shape = (len(files), height + 2 * margin, width, 3)
+            shape = (len(files), height + 2 * margin, width, channels)
             needed_bytes = math.prod(shape) + len(files) * IDENTITY.itemsize
             if not self._make_room(path.name, needed_bytes):
                 return None

@@ -30,19 +30,20 @@ def transformed(
             seed_everything(seed, "augment", view, index)
             # a copy, because the images may be kept, and a transform may work in place
             result = transform(image.clone())
-            views.append(_resized(_unit_range(result, name), *height_and_width(size)))
+            view_of_image = _unit_range(result, name, channels=len(image))
+            views.append(_resized(view_of_image, *height_and_width(size)))
     return torch.stack(views)
 
 
-def _unit_range(result: object, name: str) -> Tensor:
-    """What a transform returned as an image, float32 [3, h, w] in [0, 1].
+def _unit_range(result: object, name: str, *, channels: int) -> Tensor:
+    """What a transform returned as an image, float32 [channels, h, w] in [0, 1].
 
     name: the transform's, for errors. Raises ValueError for what is no image.
     """
     if not isinstance(result, Tensor):
-        raise ValueError(_not_an_image(name, type(result).__name__))
-    if result.ndim != 3 or result.shape[0] != 3:
-        raise ValueError(_not_an_image(name, f"shape {list(result.shape)}"))
+        raise ValueError(_not_an_image(name, channels, type(result).__name__))
+    if result.ndim != 3 or result.shape[0] != channels:
+        raise ValueError(_not_an_image(name, channels, f"shape {list(result.shape)}"))
     image = result.as_subclass(Tensor)  # torchvision has its own subclasses
     if image.dtype == torch.uint8:
         return image.float().mul_(1 / 255)
@@ -59,8 +60,8 @@ def _unit_range(result: object, name: str) -> Tensor:
     return image.clamp(0, 1)
 
 
-def _not_an_image(name: str, received: str) -> str:
-    return f"augment={name} must give a tensor [3, h, w] of an image, got {received}"
+def _not_an_image(name: str, channels: int, received: str) -> str:
+    return f"augment={name} must give a tensor [{channels}, h, w] of an image, got {received}"
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:

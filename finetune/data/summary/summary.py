@@ -3,7 +3,7 @@
 import html
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -138,16 +138,18 @@ def summarise(
     decode: bool = False,
     num_workers: int = 8,
     value_range: ValueRange | Depth | None = None,
+    channels: int = 3,
 ) -> DataSummary:
     """Reads the headers of all images, and the content of those that may be the same.
 
     folders: where the examples were looked for. skipped: files that were left out as unreadable.
-    decode: decode every image to find unreadable ones. num_workers: threads. value_range: see
-    `read_image`. See `DataSummary`.
+    decode: decode every image to find unreadable ones. num_workers: threads. value_range, channels:
+    see `read_image` and `read_bands`. See `DataSummary`.
     """
     with ThreadPoolExecutor(num_workers, thread_name_prefix="summary") as threads:
-        train_headers = _headers(train, decode, value_range, threads)
-        valid_headers = _headers(valid, decode, value_range, threads)
+        read = partial(read_header, decode=decode, value_range=value_range, channels=channels)
+        train_headers = _headers(train, read, threads)
+        valid_headers = _headers(valid, read, threads)
         headers = (train_headers, valid_headers)
         duplicates, leaks = find_duplicates((train, valid), headers, threads)
     errors = [header.error for header in chain(*headers) if header.error is not None]
@@ -173,11 +175,9 @@ def summarise(
     )
 
 
-def _headers(
-    examples: Examples, decode: bool, value_range: ValueRange | Depth | None, threads: Executor
-) -> list[Header]:
-    read = partial(read_header, examples.items, decode=decode, value_range=value_range)
-    return list(threads.map(read, range(len(examples))))
+def _headers(examples: Examples, read: Callable[..., Header], threads: Executor) -> list[Header]:
+    """read: a header from the items and the number of one of them."""
+    return list(threads.map(partial(read, examples.items), range(len(examples))))
 
 
 def _spread(sides: Sequence[int]) -> tuple[int, float, int] | None:

@@ -1,0 +1,234 @@
+"""Images of other channels than red, green and blue, all the way through the house."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import copy_of, same_state
+
+from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
+from finetune.data.images.decode import ImageError, read_bands
+from finetune.export import read_description
+from finetune.export.recipes import read_source
+from finetune.models.backbones import create_backbone
+
+BANDS = 5
+
+
+def measurements(folder: Path) -> Path:
+    """Arrays of five bands and 16 bits, in which the last band tells the classes apart."""
+    noise = np.random.default_rng(0)
+    for label, level in (("dry", 1000), ("wet", 6000)):
+        (folder / label).mkdir()
+        for number in range(8):
+            values = noise.integers(0, 3000, (40, 30 + 5 * number, BANDS)).astype(np.uint16)
+            values[..., -1] += level
+            np.save(folder / label / f"{number}.npy", values)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return measurements(tmp_path_factory.mktemp("fields"))
+
+
+def data_of(fields: Path, **options: object) -> ImageDataLoaders:
+    settings = {
+        "channels": BANDS,
+        "value_range": (0, 10_000),
+        "image_size": 32,
+        "batch_size": 4,
+        "valid_fraction": 0.5,
+        **options,
+    }
+    return ImageDataLoaders.from_folder(fields, **settings)  # type: ignore[arg-type]
+
+
+def learner_of(data: ImageDataLoaders, backbone: str | list[str] = "test_resnet") -> Learner:
+    return vision_learner(data, backbone, weights=None, progress=False, precision="fp32")
+
+
+# --- reading
+
+
+def test_bands_are_those_of_the_array() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (6, 8, BANDS), dtype=np.uint8)
+    for source in (values, torch.from_numpy(values).permute(2, 0, 1)):
+        bands = read_bands(source, BANDS)
+        assert np.array_equal(np.stack([np.asarray(band) for band in bands], -1), values)
+
+
+def test_one_channel_is_the_grey_of_any_image() -> None:
+    image = Image.new("RGB", (8, 6), (200, 100, 50))
+    (band,) = read_bands(image, 1)
+    assert np.array_equal(np.asarray(band), np.asarray(image.convert("L")))
+
+
+def test_a_fourth_band_is_kept_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    bands = read_bands(tmp_path / "a.png", 4)
+    assert np.array_equal(np.stack([np.asarray(band) for band in bands], -1), pixels)
+
+
+def test_pages_of_a_file_are_channels(tmp_path: Path) -> None:
+    pages = [Image.new("L", (8, 6), level) for level in (10, 20, 30)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:] * 2)
+    bands = read_bands(tmp_path / "a.tif", BANDS)
+    assert [np.asarray(band).mean() for band in bands] == [10, 20, 30, 20, 30]
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_another_number_of_channels_is_said(channels: int, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    message = rf"a\.png: it has 3 channels, not channels={channels}"
+    with pytest.raises(ImageError, match=message):
+        read_bands(tmp_path / "a.png", channels)
+
+
+# --- data
+
+
+@pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
+def test_batches_have_the_channels(fields: Path, resize: str, tmp_path: Path) -> None:
+    data = data_of(fields, resize=resize, cache_folder=tmp_path)
+    for view in (None, 0):
+        for batch in data.train.epoch(0, 0):
+            inputs = data.prepare(batch, view).inputs
+            assert inputs.shape[1:] == (BANDS, 32, 32)
+            assert data.displayable(inputs).shape[1:] == (32, 32, 3)
+    data.show_batch(2)
+
+
+def test_named_augmentations_leave_values_alone(tmp_path: Path) -> None:
+    levels = [0, 50, 100, 150, 255]
+    image = np.broadcast_to(np.array(levels, np.uint8), (40, 40, BANDS)).copy()
+    data = ImageDataLoaders.from_lists(
+        [image] * 8, ["a", "b"] * 4, channels=BANDS, image_size=32, batch_size=2, augment="strong"
+    )
+    mean, std = data.preprocessing.normalisation(torch.device("cpu"))
+    batch = next(iter(data.train.epoch(0, 0)))
+    pixels = data.prepare(batch, 3).inputs * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)
+    expected = (torch.tensor(levels) / 255).view(1, -1, 1, 1).expand_as(pixels)
+    assert torch.allclose(pixels, expected, atol=1e-3)
+
+
+def test_a_summary_decodes_them(fields: Path) -> None:
+    assert not data_of(fields).summary(decode=True).unreadable
+
+
+# --- models
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_efficientnet"])
+@pytest.mark.parametrize("channels", [1, BANDS])
+def test_weights_for_colours_become_those_of_other_channels(backbone: str, channels: int) -> None:
+    colours = create_backbone(backbone, image_size=160, weights=None).eval()
+    ours = create_backbone(
+        backbone, image_size=160, weights=colours.state_dict(), channels=channels
+    ).eval()
+    grey = torch.rand(2, 1, 160, 160)
+    if channels == 1:  # what is grey in three channels gives the same
+        expected = colours(grey.expand(-1, 3, -1, -1))
+        assert torch.allclose(ours(grey), expected, atol=1e-4)
+    else:
+        assert ours(grey.expand(-1, channels, -1, -1)).isfinite().all()
+
+
+def test_torchvision_takes_colours_only(fields: Path) -> None:
+    with pytest.raises(ValueError, match="takes images of 3 channels only, got channels=5"):
+        learner_of(data_of(fields), "torchvision/resnet18")
+
+
+def test_the_class_that_one_band_tells_is_learned(fields: Path) -> None:
+    learner = learner_of(data_of(fields))
+    learner.fine_tune(1)
+    file = fields / "wet" / "0.npy"
+    assert learner.validate()["accuracy"] == 1
+    assert learner.predict(file).label == "wet"
+    assert learner.predict(np.load(file)).label == "wet"
+    assert learner.activation_map(file).values.shape == (32, 32)
+    learner.predictions().plot_top_losses(2)
+    with pytest.raises(ImageError, match="it has 3 channels, not channels=5"):
+        learner.predict(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_several_backbones_see_them(fields: Path) -> None:
+    learner = learner_of(data_of(fields), ["test_resnet", "test_efficientnet"])
+    learner.probe()
+    assert learner.validate()["accuracy"] == 1
+
+
+def test_a_run_that_goes_on_ends_alike(fields: Path, tmp_path: Path) -> None:
+    whole = learner_of(data_of(fields))
+    whole.fine_tune(1, checkpoint=tmp_path / "run.ckpt")
+    again = learner_of(data_of(fields))
+    again.fine_tune(1, checkpoint=tmp_path / "run.ckpt")
+    assert same_state(copy_of(again.model.state_dict()), whole.model.state_dict())
+
+
+# --- exports
+
+
+@pytest.mark.parametrize("channels", [1, BANDS])
+@pytest.mark.parametrize("resize", ["crop", "pad", "squish"])
+def test_the_code_of_the_card_reads_what_the_model_sees(
+    channels: int,
+    resize: str,
+    fields: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if channels == 1:
+        data = ImageDataLoaders.from_folder(
+            photos, channels=1, image_size=32, batch_size=8, resize=resize
+        )
+        image = photos / "red" / "000.jpg"
+    else:
+        data = data_of(fields, resize=resize)
+        image = fields / "wet" / "3.npy"
+    learner = learner_of(data)
+    learner.probe()
+    learner.export(tmp_path / "model")
+    code = read_source(read_description(tmp_path / "model"))
+    monkeypatch.chdir(tmp_path / "model")
+    names: dict[str, np.ndarray] = {}
+    suffix = os.path.splitext(image)[1]
+    exec(code.replace(f"photo{suffix}", str(image)), names)
+    preprocessing = learner.data.preprocessing
+    mean, std = preprocessing.normalisation(torch.device("cpu"))
+    inputs = preprocessing.inputs([image], torch.device("cpu"))
+    expected = inputs * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)
+    assert np.allclose(names["images"], expected.numpy(), atol=1e-5)
+    expected_answer = learner.predict(image).probabilities
+    loaded = load_learner(tmp_path / "model")
+    assert loaded.predict(image).probabilities == pytest.approx(expected_answer, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_graphs_and_the_rest_of_the_card(fields: Path, tmp_path: Path) -> None:
+    learner = learner_of(data_of(fields), ["test_resnet", "test_efficientnet"])
+    learner.probe()
+    learner.export(tmp_path / "model", ["safetensors", "onnx", "torch_export"])
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["formats"]["onnx"]["input"]["shape"] == ["batch", BANDS, 32, 32]
+    assert not (tmp_path / "model" / "config.json").exists()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"images with {BANDS} channels of 32 x 32 pixels" in card
+    file = fields / "dry" / "2.npy"
+    read, *loads = [block.split("```")[0] for block in card.split("```python\n")[1:]]
+    expected = list(learner.predict(file).probabilities.values())
+    before = os.getcwd()
+    os.chdir(tmp_path / "model")
+    try:
+        for load in loads[:3]:
+            names: dict[str, np.ndarray] = {}
+            exec(read.replace("photo.npy", str(file)) + load, names)
+            assert names["probabilities"][0].tolist() == pytest.approx(expected, abs=1e-4)
+    finally:
+        os.chdir(before)
