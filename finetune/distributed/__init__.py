@@ -2,6 +2,7 @@
 
 import atexit
 import pickle
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ def join(device: torch.device) -> None:
 
 def _part(group: dist.ProcessGroup | None) -> None:
     """Ends a group that was made here, unless the caller has ended it."""
-    if dist.is_initialized() and dist.group.WORLD is group:
+    # after an error the others may be waiting, and NCCL would wait for them in turn
+    has_failed = getattr(sys, "last_value", None) is not None
+    if not has_failed and dist.is_initialized() and dist.group.WORLD is group:
         dist.destroy_process_group()
 
 

@@ -35,11 +35,11 @@ def filled(batch: Batch, share: Share) -> Batch:
 class WholeBatch(TorchFunctionMode):
     """Put it around the forward and the backward pass of a process's share of a batch.
 
-    BatchNorm in train mode uses the statistics of the whole batch. Dropout, and the stochastic
-    depth of timm and torchvision, draw for the whole batch, of which the process takes the rows of
-    its examples; all processes have seeded their generators alike. So the result does not depend on
-    how many processes share a batch. What a process computes without a share, see `filled`, moves
-    no statistics, and gives no gradient.
+    BatchNorm in train mode uses the statistics of the whole batch. Dropout, that of attention, and
+    the stochastic depth of timm and torchvision, draw for the whole batch, of which the process
+    takes the rows of its examples; all processes have seeded their generators alike. So the result
+    does not depend on how many processes share a batch. What a process computes without a share,
+    see `filled`, moves no statistics, and gives no gradient.
     """
 
     def __init__(self, share: Share) -> None:
@@ -56,6 +56,8 @@ class WholeBatch(TorchFunctionMode):
             return self._dropout(func, *args, **kwargs)
         if func is Tensor.bernoulli_:
             return self._fill(func, *args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._attention(func, *args, **kwargs)
         return func(*args, **kwargs)
 
     def _batch_norm(
@@ -108,6 +110,35 @@ class WholeBatch(TorchFunctionMode):
         whole = func(tensor.new_empty(whole_shape), *args, **kwargs)
         return tensor.copy_(self._own_rows(whole))
 
+    def _attention(
+        self,
+        func: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        **kwargs: Any,
+    ) -> Tensor:
+        """torch's attention, whose dropout happens inside: it runs among zeros for the others."""
+        has_rows_for_each = self._shape_of_whole(query) is not None
+        if dropout_p == 0 or not has_rows_for_each or not len(query) == len(key) == len(value):
+            return func(query, key, value, attn_mask, dropout_p, **kwargs)  # type: ignore[no-any-return]
+        if attn_mask is not None and attn_mask.dim() == query.dim() and len(attn_mask) > 1:
+            attn_mask = self._among_others(attn_mask)
+        whole = [self._among_others(tensor) for tensor in (query, key, value)]
+        return self._own_rows(func(*whole, attn_mask, dropout_p, **kwargs))
+
+    def _among_others(self, rows: Tensor) -> Tensor:
+        """The tensor of the whole batch in which only this process's rows are not 0, or False."""
+        whole_shape = self._shape_of_whole(rows)
+        assert whole_shape is not None
+        whole = rows.new_zeros(whole_shape)
+        self._by_example(whole)[self._share.rows] = rows.reshape(
+            self._share.examples, -1, *rows.shape[1:]
+        )
+        return whole
+
     def _shape_of_whole(self, tensor: Tensor) -> list[int] | None:
         """The shape that a tensor of this process's examples would have for the whole batch.
 
@@ -121,9 +152,12 @@ class WholeBatch(TorchFunctionMode):
 
     def _own_rows(self, whole: Tensor) -> Tensor:
         """The rows of this process's examples."""
+        return self._by_example(whole)[self._share.rows].flatten(0, 1)
+
+    def _by_example(self, whole: Tensor) -> Tensor:
+        """A tensor of the whole batch with an axis of examples, and one of the rows of each."""
         count = self._share.count
-        by_example = whole.reshape(count, len(whole) // count, *whole.shape[1:])
-        return by_example[self._share.rows].flatten(0, 1)
+        return whole.reshape(count, len(whole) // count, *whole.shape[1:])
 
 
 def _ones(shape: list[int], like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from processes import run_together
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from finetune import Batch, distributed
@@ -43,6 +44,21 @@ class Windows(nn.Module):
         return self.second(2 * self.first(rows)).reshape(images.shape)
 
 
+class Attention(nn.Module):
+    """Attention with dropout, of four positions and one head, with masks of each example or not."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = images.permute(0, 2, 1, 3).reshape(len(images), 1, 4, 12)
+        mask = tokens[..., :4] < 1 if self.masked else None
+        if mask is not None:
+            mask = mask | torch.eye(4, dtype=torch.bool)
+        return F.scaled_dot_product_attention(tokens, 2 * tokens, tokens, mask, dropout_p=0.5)
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "batch norm of images": lambda: nn.BatchNorm2d(3, momentum=0.3),
     "batch norm without weights": lambda: nn.BatchNorm2d(3, affine=False),
@@ -57,6 +73,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "dropout of channels": lambda: nn.Dropout2d(0.5),
     "dropout of a transposed tensor": Transposed,
     "dropout of windows": Windows,
+    "dropout of attention": lambda: Attention(masked=False),
+    "dropout of attention with masks": lambda: Attention(masked=True),
     "stochastic depth of timm": lambda: DropPath(0.5),
     "stochastic depth of torchvision": lambda: StochasticDepth(0.5, "row"),
 }
