@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 Place: TypeAlias = Literal[
     "ImageDataLoaders", "vision_learner", "fine_tune", "fit_one_cycle", "lr_find", "Learner",
-    "Predictor", "finetune",
+    "Predictor", "show_batch", "most_confused", "finetune",
 ]  # fmt: skip
 """The function, the class or the package of ours that a word belongs to."""
 
@@ -152,6 +152,9 @@ OPTIONS: Sequence[Word] = (
     Word("stop_div", "fastai", "stop_factor=", "lr_find"),
     Word("suggest_funcs", "fastai", "the curve's .suggestions", "lr_find"),
     Word("show_plot", "fastai", "the curve's .plot()", "lr_find"),
+    # what is shown
+    Word("max_n", "fastai", "count=", "show_batch"),
+    Word("min_val", "fastai", "min_count=", "most_confused"),
 )  # fmt: skip
 
 ATTRIBUTES: Sequence[Word] = (
@@ -180,7 +183,7 @@ ATTRIBUTES: Sequence[Word] = (
     Word("val_dataloader", "Lightning", ".valid", "ImageDataLoaders"),
     Word("train_ds", "fastai", ".train_examples", "ImageDataLoaders"),
     Word("valid_ds", "fastai", ".valid_examples", "ImageDataLoaders"),
-    Word("one_batch", "fastai", "next(iter(data.valid.epoch(0)))", "ImageDataLoaders"),
+    Word("one_batch", "fastai", "next(iter(data.valid.epoch(0, 0)))", "ImageDataLoaders"),
     # learners
     Word("dls", "fastai", ".data", "Learner"),
     Word("dl", "fastai", ".data.valid", "Learner"),

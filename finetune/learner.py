@@ -669,6 +669,7 @@ class Learner:
         """
         return self._current_predictor().predictions(source, groups=groups)
 
+    @takes_options()
     def show_results(self, count: int = 12) -> "Figure":
         """Validation images with what is predicted: mistakes first, then some that are right."""
         return self.predictions().show_results(count)

@@ -13,6 +13,7 @@ from support import tiny_learner
 import finetune
 from finetune import ImageDataLoaders, Learner, Predictor, load_learner, vision_learner
 from finetune.dictionary import ATTRIBUTES, NAMES, OPTIONS, Word
+from finetune.interpret.predictions import Predictions
 
 PLACES: dict[str, list[Any]] = {
     "ImageDataLoaders": [
@@ -24,6 +25,8 @@ PLACES: dict[str, list[Any]] = {
     "fine_tune": [Learner.fine_tune],
     "fit_one_cycle": [Learner.fit_one_cycle],
     "lr_find": [Learner.lr_find],
+    "show_batch": [ImageDataLoaders.show_batch, Learner.show_results],
+    "most_confused": [Predictions.most_confused],
 }
 CLASSES = {"ImageDataLoaders": ImageDataLoaders, "Learner": Learner, "Predictor": Predictor}
 
@@ -102,6 +105,14 @@ def test_options_of_fastai_are_answered(photos: Path, trained: Learner) -> None:
         ImageDataLoaders.from_folder(photos, splitter=len)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"no option 'num_it'; .* is steps=$"):
         trained.lr_find(num_it=10)  # type: ignore[call-arg]
+
+
+def test_how_many_images_to_show_is_answered(trained: Learner) -> None:
+    for show in (trained.data.show_batch, trained.show_results):  # type: ignore[attr-defined]
+        with pytest.raises(TypeError, match=r"no option 'max_n'; .* is count=$"):
+            show(max_n=4)
+    with pytest.raises(TypeError, match=r"no option 'min_val'; .* is min_count=$"):
+        trained.predictions().most_confused(min_val=2)  # type: ignore[attr-defined]
 
 
 def test_the_old_name_of_num_workers_is_answered(photos: Path) -> None:

@@ -677,6 +677,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
 
     # --- look at the data
 
+    @takes_options()
     def show_batch(self, count: int = 12, *, epoch: int = 0, columns: int = 6) -> "Figure":
         """The first training images of an epoch, augmented as the model sees them, with labels.
 

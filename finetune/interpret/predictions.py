@@ -17,6 +17,7 @@ from finetune.interpret.prediction_table import IMAGES_SHOWN, PredictionTable
 from finetune.interpret.report import ClassReport
 from finetune.interpret.standard_error import share_text
 from finetune.interpret.suspicious import SuspiciousLabels, suspicious_labels
+from finetune.options import takes_options
 from finetune.tables import Table, end_of
 from finetune.wording import counted, warn
 
@@ -153,6 +154,7 @@ class Predictions(PredictionTable):
     def confusion_matrix(self) -> np.ndarray:
         return analysis.confusion_matrix(self.targets, self.predicted, len(self.classes))
 
+    @takes_options()
     def most_confused(self, min_count: int = 1) -> list[Confusion]:
         mistakes = analysis.most_confused(self.confusion_matrix(), min_count)
         return [
