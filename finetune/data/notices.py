@@ -96,11 +96,10 @@ def _files(items: Sequence[ImageSource]) -> list[_File]:
         return []
     files: list[_File] = []
     for item in items:
-        name = file_name(item)
         if isinstance(item, ShardImage):
             if not item.shard.is_remote:
                 files.append(item)
-        elif name is not None:
+        elif (name := file_name(item)) is not None:
             files.append(name)
     return files
 

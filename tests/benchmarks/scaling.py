@@ -4,16 +4,20 @@
 
 Synthetic JPEGs of 500 x 375 pixels, made once for each number; a small network with random weights
 (so that the data counts), 128 px and 2 workers unless the row says otherwise; sizes, workers and
-processes with the fewest images. Every row is measured in fresh processes; with `gloo` that
-many share its batches, the slowest one's seconds count, and their memory adds up. Seconds to list
-the files and build the loaders (`build`), of the training loader's first epoch, which decodes
-(`first`), of the second, and of later ones (the median), and of the phase of `fine_tune` whose
-backbone is frozen, with kept features (`frozen`; the validation images are decoded before it).
+processes with the fewest images. With --shards only the numbers of images, each from a folder and
+from tar shards of 10,000 images; --width changes the images, --listing only builds the loaders, and
+with --cold the system forgets the files before a row. Every row is measured in fresh processes;
+with `gloo` that many share its batches, the slowest one's seconds count, and their memory adds up.
+Seconds to list the files and build the loaders (`build`), of the training loader's first epoch,
+which decodes (`first`), of the second, and of later ones (the median), and of the phase of
+`fine_tune` whose backbone is frozen, with kept features (`frozen`; the validation images are
+decoded before it).
 Prints a JSON line a row, with the memory that the imports took as `start_mb`, and the table.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -33,6 +37,8 @@ import torch.distributed as dist
 from PIL import Image
 
 from finetune import ImageDataLoaders, vision_learner
+from finetune.data.image_options import ImageOptions
+from finetune.data.packing import PackSettings, pack
 from finetune.training.plan import fine_tune_plan
 
 BACKBONE = "test_efficientnet"
@@ -47,6 +53,7 @@ class Row:
     """gloo: processes that share the work; 0 for one without a process group."""
 
     images: int
+    source: str = "folder"
     size: int = 128
     workers: int = 2
     gloo: int = 0
@@ -57,6 +64,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 4000, 16000])
     parser.add_argument("--threads", type=int, default=2, help="shared by the processes of a row")
     parser.add_argument("--folder", type=Path, help="keeps the images; default: a temporary one")
+    parser.add_argument("--width", type=int, default=500, help="of the images, in pixels")
+    parser.add_argument("--shards", action="store_true", help="each number from shards, too")
+    parser.add_argument("--listing", action="store_true", help="build the loaders, and no more")
+    parser.add_argument("--cold", action="store_true", help="read the files from the disk again")
     parser.add_argument("--quick", action="store_true", help="one small row of each kind")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -65,20 +76,28 @@ def main() -> None:
         return
     results = []
     with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as folder:
-        for row in rows(options.images, options.quick):
-            images = make_images(Path(folder), row.images, options.threads)
-            results.append({**asdict(row), **run(row, images, options.threads)})
+        for row in rows(options):
+            images = make_images(Path(folder), row.images, options.threads, options.width)
+            if row.source == "shards":
+                images = make_shards(images, options.threads)
+            if options.cold:
+                forget(images)
+            results.append({**asdict(row), **run(row, images, options)})
             print(json.dumps(results[-1]), flush=True)
     print("\n" + "".join(f"{name:>9}" for name in results[0]))
     for result in results:
         print("".join(f"{value:>9}" for value in result.values()))
 
 
-def rows(images: list[int], quick: bool) -> list[Row]:
-    if quick:
+def rows(options: argparse.Namespace) -> list[Row]:
+    images: list[int] = sorted(options.images)
+    if options.quick:
         base = Row(min(256, *images))
-        changes: list[dict[str, int]] = [{}, {"size": 64}, {"workers": 1}, {"gloo": 2}]
+        changes: list[dict[str, Any]] = [{}, {"size": 64}, {"workers": 1}, {"gloo": 2}]
+        changes.append({"source": "shards"})
         return [replace(base, **change) for change in changes]
+    if options.shards:
+        return [Row(count, source) for count in images for source in ("folder", "shards")]
     base = Row(min(images))
     sizes = [replace(base, size=size) for size in (64, 224)]
     workers = [replace(base, workers=count) for count in (1, 4)]
@@ -89,10 +108,11 @@ def rows(images: list[int], quick: bool) -> list[Row]:
 # --- images
 
 
-def make_images(folder: Path, count: int, threads: int) -> Path:
+def make_images(folder: Path, count: int, threads: int, width: int = WIDTH) -> Path:
     """`count` JPEGs in class folders, the same ones every time; nothing to do where they are."""
-    root = folder / str(count)
-    if (root / "complete").exists():
+    root = folder / (str(count) if width == WIDTH else f"{count}-{width}")
+    height = width * HEIGHT // WIDTH
+    if (root / ".complete").exists():
         return root
     for label in range(CLASSES):
         (root / f"class{label}").mkdir(parents=True, exist_ok=True)
@@ -100,15 +120,34 @@ def make_images(folder: Path, count: int, threads: int) -> Path:
 
     def write(number: int) -> None:
         random = np.random.default_rng(number)
-        top, left = random.integers(TEXTURE - HEIGHT), random.integers(TEXTURE - WIDTH)
-        pixels = rough[top : top + HEIGHT, left : left + WIDTH, random.permutation(3)]
+        top, left = random.integers(TEXTURE - height), random.integers(TEXTURE - width)
+        pixels = rough[top : top + height, left : left + width, random.permutation(3)]
         file = root / f"class{number % CLASSES}" / f"{number:06d}.jpg"
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, quality=90)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(write, range(count)))
-    (root / "complete").touch()
+    (root / ".complete").touch()
     return root
+
+
+def make_shards(root: Path, threads: int) -> Path:
+    """The images of a folder packed, 10,000 a shard; nothing to do where they are."""
+    shards = root.with_name(f"{root.name}-shards")
+    if not shards.exists():
+        settings = PackSettings(images=10_000, megabytes=1e6, num_workers=threads)
+        pack(root, shards, settings)
+    return shards
+
+
+def forget(folder: Path) -> None:
+    """Has the system forget the content of all files in and below a folder."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
 
 
 def texture(random: np.random.Generator) -> np.ndarray:
@@ -126,8 +165,9 @@ def texture(random: np.random.Generator) -> np.ndarray:
 # --- measuring
 
 
-def run(row: Row, images: Path, threads: int) -> dict[str, float]:
+def run(row: Row, images: Path, options: argparse.Namespace) -> dict[str, float]:
     """A row's results, from as many fresh processes as it has."""
+    threads: int = options.threads
     count = max(1, row.gloo)
     with tempfile.TemporaryDirectory() as temporary:
         workers = []
@@ -138,6 +178,7 @@ def run(row: Row, images: Path, threads: int) -> dict[str, float]:
                 "threads": max(1, threads // count),
                 "rank": rank,
                 "store": f"{temporary}/store",
+                "listing": options.listing,
             }
             command = [sys.executable, __file__, "--measure", json.dumps(job)]
             workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
@@ -145,13 +186,14 @@ def run(row: Row, images: Path, threads: int) -> dict[str, float]:
     if any(worker.returncode for worker in workers):
         raise RuntimeError(f"a process of {row} failed; its error is above")
     found = [json.loads(output.splitlines()[-1]) for output in outputs]
-    result = {name: round(max(each[name] for each in found), 3) for name in SECONDS}
+    seconds = SECONDS[:1] if options.listing else SECONDS
+    result = {name: round(max(each[name] for each in found), 3) for name in seconds}
     megabytes = ("start_mb", "peak_mb")
     return result | {name: round(sum(each[name] for each in found)) for name in megabytes}
 
 
 def measure(
-    images: str, row: dict[str, int], threads: int, rank: int, store: str
+    images: str, row: dict[str, Any], threads: int, rank: int, store: str, listing: bool
 ) -> dict[str, float]:
     """What one process of a row sees."""
     torch.set_num_threads(threads)
@@ -159,9 +201,14 @@ def measure(
     with process_group(gloo, rank, store):
 
         def build() -> ImageDataLoaders:
-            return ImageDataLoaders.from_folder(images, image_size=size, num_workers=row["workers"])
+            options: ImageOptions = {"image_size": size, "num_workers": row["workers"]}
+            if row["source"] == "folder":
+                return ImageDataLoaders.from_folder(images, **options)
+            return ImageDataLoaders.from_shards(sorted(Path(images).glob("*.tar")), **options)
 
         seconds, data = timed(build)
+        if listing:
+            return {"build": seconds, "start_mb": start_mb, "peak_mb": peak_mb()}
         epochs = [timed(lambda n=n: train_epoch(data, n))[0] for n in range(2 + LATER)]
         for _ in data.valid.epoch(data.seed, 0):
             pass
