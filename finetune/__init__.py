@@ -11,6 +11,7 @@ from finetune.callbacks.early_stopping import EarlyStopping
 from finetune.callbacks.history import History
 from finetune.callbacks.live_plot import LivePlot
 from finetune.callbacks.mlflow_log import MLflow
+from finetune.callbacks.ray_report import RayReport
 from finetune.callbacks.save_best import SaveBest
 from finetune.callbacks.tensorboard_log import TensorBoard
 from finetune.callbacks.update_norms import UpdateNorms
@@ -76,6 +77,7 @@ __all__ = [
     "PostProcessing",
     "Prediction",
     "Predictor",
+    "RayReport",
     "Runtime",
     "Save",
     "SaveBest",
