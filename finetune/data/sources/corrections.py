@@ -14,6 +14,7 @@ from finetune.corrections import Correction, read
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.decode import file_name
+from finetune.data.images.shards import ShardImage
 from finetune.files.names import path_below, shared_folder, spelled
 from finetune.wording import did_you_mean
 
@@ -99,7 +100,10 @@ def _names(part: Examples, position: int, folder: str) -> set[str]:
     item = part.items[position] if isinstance(part.items, list | tuple) else None
     name = file_name(item)
     if name is not None:
-        return {path_below(name, folder), spelled(os.path.abspath(name))}
+        names = {path_below(name, folder), spelled(os.path.abspath(name))}
+        if isinstance(item, ShardImage):
+            names.add(item.name)  # as in the folder that was packed, and in other shards of it
+        return names
     return {str(position if part.numbers is None else int(part.numbers[position]))}
 
 
