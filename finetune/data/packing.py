@@ -24,7 +24,7 @@ from PIL import Image
 
 from finetune import arguments
 from finetune.data.image_options import LARGEST_SIZE
-from finetune.data.images.decode import ImageError, read_image, wide_values
+from finetune.data.images.decode import read_image
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.shard_index import LabelRule, read_index
 from finetune.data.sources.shards import CLASSES_FILE, stored_classes
@@ -36,6 +36,8 @@ from finetune.randomness import generator
 
 _AHEAD = 256
 """So many images are read, and presized, before they are written."""
+_PLAIN_MODES = ("L", "RGB", "CMYK", "YCbCr")
+"""PIL's names of the modes of images that a JPEG can hold."""
 _QUALITY = 95
 """Of the JPEGs that presizing makes."""
 
@@ -178,8 +180,9 @@ def _read_ahead(paths: Sequence[str], settings: PackSettings) -> Iterator[_File]
 def _read(path: str, size: int | None) -> _File:
     """An image file, or a JPEG of it whose shorter side is `size`.
 
-    What is smaller stays as it is; so does an image of more than 8 bits, which would lose some, and
-    one that can't be read, about which training has its own rule, `on_error`.
+    What is smaller stays as it is. So does what would lose something, as an image with more than 8
+    bits, transparency or further channels; and a file that can't be read, about which training has
+    its own rule, `on_error`.
     """
     image = None if size is None else _resized(path, size)
     if image is None:
@@ -193,12 +196,16 @@ def _read(path: str, size: int | None) -> _File:
 def _resized(path: str, size: int) -> Image.Image | None:
     """The upright image with a shorter side of `size` pixels; None for one to be left alone."""
     try:
-        if wide_values(path) is not None:
+        with Image.open(path) as file:
+            mode = file.mode
+        if mode not in _PLAIN_MODES:
             return None
         # JPEG's own scaling is coarse, so that it stops at twice the size
         image = read_image(path, min_side=2 * size)
-    except ImageError:
+    except Exception:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
         return None
+    if mode == "L":  # one channel stays one
+        image = image.convert("L")
     shorter = min(image.size)
     if shorter <= size:
         return None

@@ -92,6 +92,9 @@ def test_larger_images_become_smaller_and_others_stay(tmp_path: Path) -> None:
     rotated.save(folder / "rotated.jpg", exif=exif)
     Image.fromarray(np.full((50, 70), 40000, np.uint16)).save(folder / "deep.png")
     Image.new("RGB", (30, 20)).save(folder / "small.png")
+    Image.new("RGBA", (60, 40)).save(folder / "transparent.png")
+    Image.new("L", (60, 40), 77).save(folder / "grey.png")
+    np.save(folder / "bands.npy", np.zeros((60, 40, 5), np.uint8))
     (folder / "broken.jpg").write_bytes(b"no image")
     packed = pack(tmp_path / "photos", tmp_path / "shards", PackSettings(size=20))
     contents = members(Path(packed.pattern))
@@ -101,7 +104,9 @@ def test_larger_images_become_smaller_and_others_stay(tmp_path: Path) -> None:
 
     assert size("red/000.jpg") == (30, 20)
     assert size("red/rotated.jpg") == (20, 40)
-    for name in ("deep.png", "small.png", "broken.jpg"):
+    grey = Image.open(io.BytesIO(contents["red/grey.jpg"]))
+    assert (grey.mode, grey.size, grey.getpixel((9, 9))) == ("L", (30, 20), 77)
+    for name in ("deep.png", "small.png", "transparent.png", "bands.npy", "broken.jpg"):
         assert contents[f"red/{name}"] == (folder / name).read_bytes()
 
 
