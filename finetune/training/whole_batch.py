@@ -214,12 +214,12 @@ class _BatchNorm(torch.autograd.Function):
             means = distributed.total(torch.stack([of_bias, of_weight])) / count
             inverse_deviation = (variance + ctx.eps).rsqrt()
             scale = inverse_deviation if weight is None else inverse_deviation * weight
-            factor = -scale * inverse_deviation * means[1]
-            constant = -scale * means[0] - factor * mean
             if ctx.is_counted:
-                through_statistics = _by_channel(factor, input) * _full_precision(input)
-                through_statistics += _by_channel(constant, input)
-                of_input = (through_statistics + of_input).to(input.dtype)
+                # centred first, as a mean may be much larger than the deviation
+                through_statistics = _full_precision(input) - _by_channel(mean, input)
+                through_statistics *= _by_channel(scale * inverse_deviation * means[1], input)
+                through_statistics += _by_channel(scale * means[0], input)
+                of_input = (of_input - through_statistics).to(input.dtype)
         return (
             of_input if needs_input else None,
             of_weight if needs_weight else None,
