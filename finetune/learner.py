@@ -51,7 +51,7 @@ from finetune.modes import check_trainable, usual_modes
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.optim.schedules import Schedule
 from finetune.options import takes_options
-from finetune.probe.linear_probe import LinearProbe
+from finetune.probe.linear_probe import FOLDS, LinearProbe
 from finetune.tasks import Answer, FilePrediction, Loss, PriorChoice
 from finetune.training import plan as plans
 from finetune.training import tables
@@ -251,7 +251,7 @@ class Learner:
             )
 
     def probe(
-        self, *, views: int = 1, folds: int = 5, callbacks: Sequence[Callback] = ()
+        self, *, views: int = 1, folds: int = FOLDS, callbacks: Sequence[Callback] = ()
     ) -> LinearProbe:
         """Makes the head the best linear layer on the frozen features, in a second or two.
 

@@ -14,6 +14,9 @@ from finetune.tables import Table
 from finetune.tasks import Task
 from finetune.wording import number
 
+FOLDS = 5
+"""Of the cross-validation that chooses the strength of the penalty."""
+
 STRENGTHS = tuple(10 ** (half_decade / 2) for half_decade in range(1, -9, -1))
 """Penalties that are tried, from strong to weak: each solution is a start for the next one."""
 
@@ -82,7 +85,7 @@ def fit_probe(
     example_weights: Tensor | None = None,
     groups: Sequence[Hashable] | None = None,
     blocks: Sequence[int] | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
     seed: int = 0,
 ) -> LinearProbe:
     """Fits a linear head, with the strength of its penalty chosen on the given examples alone.

@@ -17,7 +17,7 @@ from finetune.models.linear_head import (
     set_linear_head,
 )
 from finetune.nested import count_examples, main_target
-from finetune.probe.linear_probe import LinearProbe, fit_probe
+from finetune.probe.linear_probe import FOLDS, LinearProbe, fit_probe
 from finetune.randomness import isolated
 from finetune.training.evaluation import validate
 from finetune.training.events import (
@@ -36,9 +36,6 @@ from finetune.training.frozen.prefix import Suffix
 from finetune.training.frozen.prefixes import FrozenPrefixes, flags_restored
 from finetune.training.phase import PROBE, Phase, probe_phase
 from finetune.training.setup import Setup
-
-FOLDS = 5
-"""Of the cross-validation that chooses the strength of the penalty."""
 
 LARGEST = 2e9
 """Examples x features x outputs, beyond which a few epochs of steps are faster than the solver."""
