@@ -154,7 +154,7 @@ class Learner:
 
             learner.fine_tune(3)
             learner.data = ImageDataLoaders.from_folder("photos", image_size=224)
-            learner.fit_one_cycle(2, slice(1e-5, 1e-3))
+            learner.fine_tune(2)
 
         Weights and optimizer state stay, images are normalised for the backbone as before, and what
         `calibrate` and `tune_thresholds` fitted to the other images is given up, with a warning. An
