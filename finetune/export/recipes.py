@@ -15,7 +15,7 @@ _TO_CHANNELS = "pixels.transpose(2, 0, 1)"
 _RGB_TO_GREY = ("[3, height, width], RGB in", "[1, height, width], grey in")
 """What stands in the code for images in colour, and changes for others."""
 
-_READ = '''\
+_SPEC = """\
 import json
 
 import numpy as np
@@ -28,6 +28,11 @@ rows, columns = np.broadcast_to(spec["preprocessing"]["presized_side"], 2).tolis
 height, width = np.broadcast_to(spec["preprocessing"]["image_size"], 2).tolist()
 
 
+"""
+
+_READ = (
+    _SPEC
+    + '''\
 def read(path):
     """float32 [3, height, width], RGB in [0, 1]."""
     image = Image.open(path)
@@ -49,20 +54,11 @@ def read(path):
 
 images = np.stack([read("photo.jpg")])  # any number of images
 '''
+)
 
-_READ_BANDS = '''\
-import json
-
-import numpy as np
-from PIL import Image, ImageOps
-
-with open("model.json") as file:
-    spec = json.load(file)
-# one number is the side of a square, two are height and width
-rows, columns = np.broadcast_to(spec["preprocessing"]["presized_side"], 2).tolist()
-height, width = np.broadcast_to(spec["preprocessing"]["image_size"], 2).tolist()
-
-
+_READ_BANDS = (
+    _SPEC
+    + '''\
 def read(path):
     """float32 [{channels}, height, width] in [0, 1], of a file with an array [H, W, {channels}]."""
     values = np.load(path)
@@ -78,11 +74,12 @@ def read(path):
 
 images = np.stack([read("photo.npy")])  # any number of images
 '''
+)
 
 _FINETUNE = """\
 from finetune import load_learner
 
-load_learner("{place}").predict("photo.jpg")
+load_learner("{place}").predict("{photo}")
 """
 
 
@@ -110,7 +107,9 @@ def usage(description: ModelDescription, source: str, repository: str = "") -> s
     if coverage is not None and card.coverage_code:
         paragraphs += [_coverage_in_words(coverage.share), _block(card.coverage_code)]
     if "safetensors" in description.formats:
-        code = _FINETUNE.format(place=place)
+        are_colours = description.preprocessing.channels in (1, 3)
+        photo = "photo.jpg" if are_colours else "photo.npy"
+        code = _FINETUNE.format(place=place, photo=photo)
         paragraphs += ["With finetune, the whole of it, from anywhere:", _block(code)]
     return "\n\n".join(paragraphs)
 
