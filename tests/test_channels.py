@@ -90,6 +90,13 @@ def test_another_number_of_channels_is_said(channels: int, tmp_path: Path) -> No
         read_bands(tmp_path / "a.png", channels)
 
 
+def test_what_is_no_file_is_said_as_of_any_image(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="it is a folder; name image files"):
+        read_bands(tmp_path, 4)
+    with pytest.raises(ImageError, match="there is no such file"):
+        read_bands(tmp_path / "gone.png", 4)
+
+
 # --- data
 
 

@@ -5,7 +5,8 @@ It handles every colour mode, the rotation that EXIF states, and scaled decoding
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
@@ -104,8 +105,7 @@ def read_image(
     integers are used; None finds them, see `value_range.py`.
     Raises ImageError with the path and the reason.
     """
-    name = file_name(source) or f"<{type(source).__name__}>"
-    try:
+    with _image_errors(source):
         if isinstance(source, Mapping):
             source = _source_in(source)
         array = stored_array(source)
@@ -118,12 +118,6 @@ def read_image(
             with _opened_images.held():
                 return _upright_rgb(source, value_range)
         return _upright_rgb(_to_pil(source, value_range), None)
-    except IsADirectoryError:
-        raise ImageError(name, "it is a folder; name image files") from None
-    except FileNotFoundError:
-        raise ImageError(name, "there is no such file") from None
-    except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
-        raise ImageError(name, f"{error} ({type(error).__name__})") from error
 
 
 def read_bands(
@@ -142,16 +136,29 @@ def read_bands(
     """
     if channels == 1:
         return [read_image(source, value_range=value_range).convert("L")]
-    name = file_name(source) or f"<{type(source).__name__}>"
-    try:
+    with _image_errors(source):
         bands = _bands_of(source, value_range)
-    except FileNotFoundError:
-        raise ImageError(name, "there is no such file") from None
-    except Exception as error:  # as in `read_image`
-        raise ImageError(name, f"{error} ({type(error).__name__})") from error
     if len(bands) != channels:
-        raise ImageError(name, f"it has {counted(len(bands), 'channel')}, not channels={channels}")
+        reason = f"it has {counted(len(bands), 'channel')}, not channels={channels}"
+        raise ImageError(_name_of(source), reason)
     return bands
+
+
+@contextmanager
+def _image_errors(source: ImageSource) -> Iterator[None]:
+    """Makes an ImageError, with the name of the image, of whatever goes wrong while it is read."""
+    try:
+        yield
+    except IsADirectoryError:
+        raise ImageError(_name_of(source), "it is a folder; name image files") from None
+    except FileNotFoundError:
+        raise ImageError(_name_of(source), "there is no such file") from None
+    except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
+        raise ImageError(_name_of(source), f"{error} ({type(error).__name__})") from error
+
+
+def _name_of(source: ImageSource) -> str:
+    return file_name(source) or f"<{type(source).__name__}>"
 
 
 def _bands_of(source: Any, value_range: ValueRange | Depth | None) -> list[Image.Image]:
