@@ -111,6 +111,18 @@ def test_batches_have_the_channels(fields: Path, resize: str, tmp_path: Path) ->
     data.show_batch(2)
 
 
+def test_a_cache_folder_keeps_grey_and_colour_apart(photos: Path, tmp_path: Path) -> None:
+    shapes = []
+    in_use = []  # all at once
+    for channels in (1, 3, 1):
+        data = ImageDataLoaders.from_folder(
+            photos, channels=channels, image_size=32, batch_size=4, cache_folder=tmp_path
+        )
+        shapes.append(next(iter(data.valid.epoch(0, 0))).inputs.shape[1])
+        in_use.append(data)
+    assert shapes == [1, 3, 1]
+
+
 def test_named_augmentations_leave_values_alone(tmp_path: Path) -> None:
     levels = [0, 50, 100, 150, 255]
     image = np.broadcast_to(np.array(levels, np.uint8), (40, 40, BANDS)).copy()

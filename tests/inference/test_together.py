@@ -59,15 +59,25 @@ def test_it_has_no_set_and_the_mean_of_how_unknown_the_images_are(photos: Path) 
 
 def test_a_table_has_a_row_for_each_group(learner: Learner) -> None:
     items = [str(item) for item in learner.data.valid_examples.items]
-    # two images of one class at a time
-    groups = [f"{Path(item).parent.name} {number // 2}" for number, item in enumerate(items)]
+    groups = [f"all of {Path(item).parent.name}" for item in items]
     table = learner.predictions(groups=groups)
     assert list(table.items) == list(dict.fromkeys(groups))
     members = [item for item, group in zip(items, groups, strict=True) if group == groups[0]]
+    assert len(members) > 1
     expected = learner.predict_together(members).probabilities
     assert table[0].probabilities.tolist() == pytest.approx(list(expected.values()), abs=1e-4)
     assert table[0].target == Path(members[0]).parent.name
     assert len(learner.predictions()) == len(items)  # the table of the images is as it was
+
+
+def test_the_outputs_of_a_group_are_the_mean_of_those_of_its_images(learner: Learner) -> None:
+    predictor = learner.predictor()
+    groups = [Path(item).parent.name for item in map(str, predictor.outputs().items)]
+    is_first = torch.tensor([group == groups[0] for group in groups])
+    of_images = predictor.outputs().outputs[is_first]
+    assert (of_images - of_images[0]).abs().max() > 1e-3  # so that the first one is another answer
+    of_group = predictor.outputs(groups=groups).outputs[0]
+    assert torch.allclose(of_group, of_images.mean(dim=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("groups", [lambda path: path.parent.name, r"([a-z]+)/[^/]+$"])
