@@ -48,7 +48,8 @@ class DataConfig:
             is as often as it is there
         resize: how an image gets the shape of the model's input
         value_range: the values that are black and white in images of more than 8 bits, such as
-            [0, 4095]; null finds them
+            [0, 4095], or such a pair for each channel, [[0, 3000], [0, 255], [-1, 1]]; null finds
+            them
         groups: what images of one patient, video or product have in common, so that they are
             never divided between training and validation. Of a table, a column; of a folder, a
             regular expression whose group in brackets is found in the path, such as
@@ -77,7 +78,7 @@ class DataConfig:
     augment: AugmentName = "standard"
     sampling: Sampling | None = None
     resize: Resize = "crop"
-    value_range: list[float] | None = None
+    value_range: list[float] | list[list[float]] | None = None
     groups: str | None = None
     corrections: str | None = None
     on_error: OnError = "raise"

@@ -11,7 +11,8 @@ from PIL import Image
 from support import copy_of, same_state
 
 from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
-from finetune.data.images.decode import ImageError, read_bands
+from finetune.data.images.decode import ImageError, read_bands, read_image
+from finetune.data.images.preprocessing import Preprocessing
 from finetune.export import read_description
 from finetune.export.recipes import read_source
 from finetune.models.backbones import create_backbone
@@ -138,6 +139,56 @@ def test_named_augmentations_leave_values_alone(tmp_path: Path) -> None:
 
 def test_a_summary_decodes_them(fields: Path) -> None:
     assert not data_of(fields).summary(decode=True).unreadable
+
+
+def test_each_band_has_a_range_of_its_own_everywhere(fields: Path, tmp_path: Path) -> None:
+    windows = [(0, 3000), (0, 2500), [100, 3000], (-1, 1), (0, 9000)]
+    data = data_of(fields, value_range=windows, cache_folder=tmp_path)
+    values = np.full((40, 40, BANDS), 1500, np.uint16)
+    seen = data.displayable(data.inputs([values], torch.device("cpu")))
+    assert seen[0, 0, 0] == pytest.approx([128 / 255, 153 / 255, 123 / 255], abs=1e-6)
+    described = Preprocessing.from_dict(json.loads(json.dumps(data.describe_inputs())))
+    assert described == data.preprocessing
+    assert "0 to 3000, 0 to 2500, 100 to 3000, -1 to 1, 0 to 9000" in described.steps()[1]
+    # what differs in one window alone is kept apart, and is another run
+    windows[4] = (0, 10_000)
+    other = data_of(fields, value_range=windows, cache_folder=tmp_path)
+    last_bands = []
+    for loaders in (data, other):
+        batch = next(iter(loaders.valid.epoch(0, 0)))
+        last_bands.append(batch.inputs[:, -1].float().mean())
+    assert last_bands[0] > last_bands[1] * 1.05
+    assert data.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("value_range", "message"),
+    [
+        ([(0, 1)] * 3, r"value_range has 3 pairs for channels=5; pass channels=3, or 5 pairs"),
+        ([(0, 1)] * 4 + [(2, 2)], r"value_range\[4\] needs black < white, got \(2, 2\)"),
+        ([(0, 1), 5, (0, 1), 7, 8], r"value_range\[1\] must be two numbers .*, got 5"),
+    ],
+)
+def test_ranges_that_are_none_are_said(fields: Path, value_range: list, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        data_of(fields, value_range=value_range)
+
+
+def test_each_page_has_a_range_of_its_own(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((6, 8), 1000, np.uint16)) for _ in range(2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    bands = read_bands(tmp_path / "a.tif", 2, value_range=[(0, 2000), (0, 1000)])
+    assert [np.asarray(band).mean() for band in bands] == [128, 255]
+
+
+def test_colours_of_an_array_may_have_ranges_of_their_own() -> None:
+    values = np.full((6, 8, 3), 1000, np.uint16)
+    windows = [(0, 1000), (0, 2000), (1000, 2000)]
+    assert read_image(values, value_range=windows).getpixel((0, 0)) == (255, 128, 0)
+    with pytest.raises(ImageError, match=r"value_range has 3 pairs, .* the image has 1 channel"):
+        read_image(values[:, :, 0], value_range=windows)
+    eight_bits = np.full((6, 8, 3), 7, np.uint8)
+    assert read_image(eight_bits, value_range=windows).getpixel((0, 0)) == (7, 7, 7)
 
 
 # --- models

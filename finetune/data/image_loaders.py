@@ -24,7 +24,7 @@ from finetune.data.images.dataset_images import DatasetImages, ImageDataset, joi
 from finetune.data.images.decode import ImageError, ImageSource, wide_values
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
-from finetune.data.images.value_range import Depth, checked_value_range, guessed_depth
+from finetune.data.images.value_range import Depth, Windows, checked_value_range, guessed_depth
 from finetune.data.kept import KeptBatches
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.data.notices import check_classes, check_leaks
@@ -157,7 +157,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         if settings.corrections is not None:
             self._correct(arguments.path("corrections", settings.corrections))
         image_size = _DEFAULT_IMAGE_SIZE if settings.image_size is None else settings.image_size
-        value_range: tuple[float, float] | Depth | None = checked_value_range(settings.value_range)
+        value_range: Windows | Depth | None = checked_value_range(settings.value_range)
         if value_range is None:
             # once for all images, and here, where the caller's line is known
             value_range = guessed_depth(_wide_sample(self.train_examples.items))

@@ -58,10 +58,10 @@ class ImageSettings:
     often an epoch has each class: None is as often as it is there, "balanced" all classes alike,
     "sqrt" in between, see `sampling.draw`. resize: how an image gets that shape. value_range:
     the two values that become black and white, such as (0, 4095), in images of more than 8 bits a
-    channel; None: how many bits of integers are used is guessed from some of the training images,
-    and kept for prediction. on_error: "raise" at an unreadable file, or "skip" it (counted, listed
-    in `skipped`, never replaced by another). num_workers: decoding threads; None: one for each
-    core, up to eight.
+    channel, or a list of such pairs, one for each channel; None: how many bits of integers are used
+    is guessed from some of the training images, and kept for prediction. on_error: "raise" at an
+    unreadable file, or "skip" it (counted, listed in `skipped`, never replaced by another).
+    num_workers: decoding threads; None: one for each core, up to eight.
     cache_folder: keeps decoded images between runs. cache_gigabytes: how large it may grow, in
     units of 1e9 bytes.
     """
@@ -95,7 +95,7 @@ class ImageSettings:
         if self.sampling is not None:
             arguments.choice("sampling", self.sampling, get_args(Sampling))
         arguments.choice("resize", self.resize, RESIZE_METHODS)
-        checked_value_range(self.value_range)
+        checked_value_range(self.value_range, self.channels)
         arguments.choice("on_error", self.on_error, get_args(OnError))
         if self.num_workers is not None:
             arguments.whole_number(

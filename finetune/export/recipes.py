@@ -1,6 +1,7 @@
 """Python code for a model card: how to use a model in each format without finetune."""
 
-from finetune.data.images.value_range import Depth
+from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.value_range import has_windows
 from finetune.export.description import ModelDescription
 from finetune.export.formats import formats_of
 
@@ -28,7 +29,29 @@ rows, columns = np.broadcast_to(spec["preprocessing"]["presized_side"], 2).tolis
 height, width = np.broadcast_to(spec["preprocessing"]["image_size"], 2).tolist()
 
 
+def eight_bits(values):
+{eight_bits}
+
+
 """
+
+_WINDOWED = '''\
+    """uint8, of values between black and white: a pair for all channels, or one for each."""
+    if values.dtype == np.uint8:
+        return values
+    black, white = np.transpose(spec["preprocessing"]["value_range"])
+    shares = (values.astype(float) - black) / (white - black)
+    return np.round(shares.clip(0, 1) * 255).astype(np.uint8)\
+'''
+
+_UPPER_BITS = '''\
+    """uint8, of whole numbers of {bits} bits, or of floats in [0, 1]."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "f":
+        return np.round(values * 255).astype(np.uint8)
+    return (values >> {surplus_bits}).astype(np.uint8)\
+'''
 
 _READ = (
     _SPEC
@@ -40,9 +63,8 @@ def read(path):
         enough = 2 * max(rows, columns)
         image.draft("RGB", (enough, enough))
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(int)
-        image = Image.fromarray(({eight_bits}).astype(np.uint8))
+    if image.mode[0] in "IF":
+        image = Image.fromarray(eight_bits(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -61,11 +83,8 @@ _READ_BANDS = (
     + '''\
 def read(path):
     """float32 [{channels}, height, width] in [0, 1], of a file with an array [H, W, {channels}]."""
-    values = np.load(path)
-    if values.dtype != np.uint8:
-        values = ({eight_bits}).astype(np.uint8)
     bands = []
-    for band in values.transpose(2, 0, 1):
+    for band in eight_bits(np.load(path)).transpose(2, 0, 1):
         image = Image.fromarray(np.ascontiguousarray(band))
         bands.append(np.array({resize}, dtype=np.float32))
     top, left = (rows - height) // 2, (columns - width) // 2
@@ -107,8 +126,7 @@ def usage(description: ModelDescription, source: str, repository: str = "") -> s
     if coverage is not None and card.coverage_code:
         paragraphs += [_coverage_in_words(coverage.share), _block(card.coverage_code)]
     if "safetensors" in description.formats:
-        are_colours = description.preprocessing.channels in (1, 3)
-        photo = "photo.jpg" if are_colours else "photo.npy"
+        photo = "photo.npy" if _are_arrays(description.preprocessing) else "photo.jpg"
         code = _FINETUNE.format(place=place, photo=photo)
         paragraphs += ["With finetune, the whole of it, from anywhere:", _block(code)]
     return "\n\n".join(paragraphs)
@@ -125,23 +143,31 @@ def read_source(description: ModelDescription) -> str:
     """Python code that defines `spec`, `read` and `images`, with Pillow and NumPy alone."""
     preprocessing = description.preprocessing
     source, resize = _READ, _RESIZE[preprocessing.resize]
-    if preprocessing.channels == 1:
-        resize = resize.replace(_IN_COLOUR, f'{_IN_COLOUR}.convert("L")')
-        source = source.replace(_TO_CHANNELS, "pixels[None]").replace(*_RGB_TO_GREY)
-    elif preprocessing.channels != 3:
+    if _are_arrays(preprocessing):
         resize = resize.replace(f"image{_IN_COLOUR}", "image")
         source = _READ_BANDS.replace("{channels}", str(preprocessing.channels))
+    elif preprocessing.channels == 1:
+        resize = resize.replace(_IN_COLOUR, f'{_IN_COLOUR}.convert("L")')
+        source = source.replace(_TO_CHANNELS, "pixels[None]").replace(*_RGB_TO_GREY)
     source = source.replace("{resize}", resize)
-    return source.replace("{eight_bits}", _eight_bits(preprocessing.value_range))
+    return source.replace("{eight_bits}", _eight_bits(preprocessing))
 
 
-def _eight_bits(value_range: tuple[float, float] | Depth | None) -> str:
-    """An expression for `values`, integers of more than 8 bits, in 8 bits; see `to_eight_bits`."""
+def _are_arrays(preprocessing: Preprocessing) -> bool:
+    """Whether the images are arrays of other channels than files of photos have, or of more bits.
+
+    Pillow reads no more than 8 bits of a file of several channels.
+    """
+    return preprocessing.channels not in (1, 3) or has_windows(preprocessing.value_range)
+
+
+def _eight_bits(preprocessing: Preprocessing) -> str:
+    """The body of a function that makes `values` uint8, as `to_eight_bits` does."""
+    value_range = preprocessing.value_range
     if isinstance(value_range, tuple):
-        black, white = value_range
-        return f"np.round(((values - {black}) / ({white} - {black})).clip(0, 1) * 255)"
-    depth = 16 if value_range is None else value_range
-    return f"values >> {max(depth - 8, 0)}"
+        return _WINDOWED
+    bits = 16 if value_range is None else value_range
+    return _UPPER_BITS.format(bits=bits, surplus_bits=max(bits - 8, 0))
 
 
 def _block(code: str) -> str:

@@ -78,6 +78,15 @@ def test_a_printed_config_holds_the_settings_alone(
     assert {name: again[name] for name in printed} == printed
 
 
+@pytest.mark.parametrize("text", ["[0, 4095]", "[[0, 3000], [-1, 1]]"])
+def test_a_range_is_a_pair_or_one_for_each_channel(text: str, tmp_path: Path) -> None:
+    expected = yaml.safe_load(text)
+    assert train.parser().parse(["--value-range", text])["value_range"] == expected
+    (tmp_path / "my.yaml").write_text(f"value_range: {text}\n")
+    options = train.parser().parse(["--config", str(tmp_path / "my.yaml")])
+    assert options["value_range"] == expected
+
+
 @pytest.mark.parametrize(
     ("command", "key", "value", "hint"),
     [

@@ -15,7 +15,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from finetune.data.images.shards import ShardImage
-from finetune.data.images.value_range import Depth, ValueRange, stated_bits, to_eight_bits
+from finetune.data.images.value_range import (
+    Depth,
+    ValueRange,
+    range_of_channel,
+    stated_bits,
+    to_eight_bits,
+)
 from finetune.forks import ForkSafeLock
 from finetune.image_size import ImageSize, height_and_width
 from finetune.wording import counted
@@ -101,8 +107,9 @@ def read_image(
     is open already is read by one thread at a time. Transparent parts become white.
     min_side: the shorter side, in pixels, that is fine enough; a JPEG file is then decoded at a
     fraction of its size, which is faster. Other formats are always decoded in full. value_range:
-    the values that become black and white in images of more than 8 bits, or how many bits of
-    integers are used; None finds them, see `value_range.py`.
+    the values that become black and white in images of more than 8 bits, or such a pair for each
+    of three channels, or how many bits of integers are used; None finds them, see
+    `value_range.py`.
     Raises ImageError with the path and the reason.
     """
     with _image_errors(source):
@@ -131,17 +138,13 @@ def read_bands(
     One channel is the grey of any image that `read_image` takes. Other numbers need a source that
     has them: an array [H, W, C], a tensor [C, H, W], a .npy file with such an array; a file with as
     many bands, such as red, green, blue and a fourth one; or a TIFF of as many pages, each a grey
-    image. value_range: see `read_image`; the same for all channels.
+    image. value_range: see `read_image`; for all channels, or a pair for each.
     Raises ImageError as `read_image` does, and for another number of channels.
     """
     if channels == 1:
         return [read_image(source, value_range=value_range).convert("L")]
     with _image_errors(source):
-        bands = _bands_of(source, value_range)
-    if len(bands) != channels:
-        reason = f"it has {counted(len(bands), 'channel')}, not channels={channels}"
-        raise ImageError(_name_of(source), reason)
-    return bands
+        return _bands_of(source, channels, value_range)
 
 
 @contextmanager
@@ -149,6 +152,8 @@ def _image_errors(source: ImageSource) -> Iterator[None]:
     """Makes an ImageError, with the name of the image, of whatever goes wrong while it is read."""
     try:
         yield
+    except ImageError:
+        raise
     except IsADirectoryError:
         raise ImageError(_name_of(source), "it is a folder; name image files") from None
     except FileNotFoundError:
@@ -161,7 +166,9 @@ def _name_of(source: ImageSource) -> str:
     return file_name(source) or f"<{type(source).__name__}>"
 
 
-def _bands_of(source: Any, value_range: ValueRange | Depth | None) -> list[Image.Image]:
+def _bands_of(
+    source: Any, channels: int, value_range: ValueRange | Depth | None
+) -> list[Image.Image]:
     if isinstance(source, Mapping):
         source = _source_in(source)
     array = stored_array(source)
@@ -169,31 +176,42 @@ def _bands_of(source: Any, value_range: ValueRange | Depth | None) -> list[Image
     if file is not None:
         with Image.open(file) as image:
             check_size(image)
-            return _bands_of_image(image, value_range)
+            return _bands_of_image(image, source, channels, value_range)
     if isinstance(source, Image.Image):
         with _opened_images.held():
-            return _bands_of_image(source, value_range)
+            return _bands_of_image(source, source, channels, value_range)
     pixels = _to_array(source if array is None else array)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.size == 0:
         raise ValueError(f"an image is [H, W, C], got shape {pixels.shape}")
+    _check_count(source, pixels.shape[2], channels)
     pixels = to_eight_bits(pixels, value_range)
     return [Image.fromarray(np.ascontiguousarray(band)) for band in pixels.transpose(2, 0, 1)]
 
 
 def _bands_of_image(
-    image: Image.Image, value_range: ValueRange | Depth | None
+    image: Image.Image, source: Any, channels: int, value_range: ValueRange | Depth | None
 ) -> list[Image.Image]:
     """Each page of a file of several grey ones, or else each band of the image."""
     pages = getattr(image, "n_frames", 1)
     if pages == 1:
+        _check_count(source, len(image.getbands()), channels)
         return list(ImageOps.exif_transpose(image).split())
+    _check_count(source, pages, channels)
     bands = []
     for page in range(pages):
         image.seek(page)
-        bands.append(_upright_rgb(image.copy(), value_range).convert("L"))
+        page_range = range_of_channel(value_range, page)
+        bands.append(_upright_rgb(image.copy(), page_range).convert("L"))
     return bands
+
+
+def _check_count(source: Any, count: int, channels: int) -> None:
+    """Raises ImageError for an image of another number of channels."""
+    if count != channels:
+        reason = f"it has {counted(count, 'channel')}, not channels={channels}"
+        raise ImageError(_name_of(source), reason)
 
 
 def file_name(source: Any) -> str | None:

@@ -25,7 +25,7 @@ from finetune.data.images.decode import (
     whole_size,
 )
 from finetune.data.images.rows import Presized, margin_of
-from finetune.data.images.value_range import Depth, checked_value_range
+from finetune.data.images.value_range import Depth, Windows, checked_value_range, has_windows
 from finetune.data.images.whole import WholeImages
 from finetune.image_size import ImageSize, height_and_width, is_square, size_of_sides
 from finetune.models.channels import of_channels
@@ -34,10 +34,10 @@ _DERIVED = ("presized_side", "steps")
 """Keys of `Preprocessing.to_dict` which follow from the other keys."""
 
 
-def _checked_range(value_range: Any) -> tuple[float, float] | Depth | None:
+def _checked_range(value_range: Any, channels: int) -> Windows | Depth | None:
     if isinstance(value_range, int):
         return arguments.whole_number("value_range", value_range, at_least=1, at_most=64)
-    return checked_value_range(value_range)
+    return checked_value_range(value_range, channels)
 
 
 # kept, because a copy to a device for every batch would make the host wait
@@ -56,8 +56,9 @@ class Preprocessing:
     std: for each channel, of pixel values in [0, 1], as in the backbone's training; or for red,
     green and blue, of which other numbers of channels take theirs in turn, as timm does with the
     weights of the first layer, and a single one takes the mean. value_range:
-    the values that are black and white in images of more than 8 bits, or how many bits of integers
-    are used, as the training images showed; None: see `read_image`.
+    the values that are black and white in images of more than 8 bits, or such a pair for each
+    channel, or how many bits of integers are used, as the training images showed; None: see
+    `read_image`.
     """
 
     image_size: ImageSize
@@ -65,15 +66,16 @@ class Preprocessing:
     crop_fraction: float = 0.875
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    value_range: tuple[float, float] | Depth | None = None
+    value_range: Windows | Depth | None = None
     channels: int = 3
 
     def __post_init__(self) -> None:
         size = arguments.image_size("image_size", self.image_size)
         object.__setattr__(self, "image_size", size)
         arguments.choice("resize", self.resize, RESIZE_METHODS)
-        _checked_range(self.value_range)
         arguments.whole_number("channels", self.channels, at_least=1)
+        value_range = _checked_range(self.value_range, self.channels)
+        object.__setattr__(self, "value_range", value_range)
         object.__setattr__(self, "mean", of_channels(self.mean, self.channels))
         object.__setattr__(self, "std", of_channels(self.std, self.channels))
         arguments.real_number("crop_fraction", self.crop_fraction, at_least=0.1, at_most=1)
@@ -207,17 +209,10 @@ class Preprocessing:
         """The steps from a file to the model's input, in words; sizes in pixels."""
         rows, columns = height_and_width(self.presized_size)
         height, width = height_and_width(self.image_size)
-        depth = "16-bit values to 8 bits"
-        if isinstance(self.value_range, int):
-            depth = f"the upper 8 of {self.value_range} bits, in integers of more than 8"
-        elif self.value_range is not None:
-            depth = "values of more than 8 bits from {:g} (black) to {:g} (white) to 8 bits".format(
-                *self.value_range
-            )
         return [
             "decode; a JPEG at 1/2, 1/4 or 1/8 of its size where both sides stay at least "
             f"{2 * max(rows, columns)} (PIL: draft)",
-            f"turn upright as EXIF says; {depth}; {self._channels_in_words()}",
+            f"turn upright as EXIF says; {self._depth_in_words()}; {self._channels_in_words()}",
             f"resize to {rows} x {columns}: {self._resize_in_words()}; bilinear with antialiasing "
             "(PIL: BILINEAR)",
             f"crop the middle {height} x {width}",
@@ -225,6 +220,17 @@ class Preprocessing:
             f"{self.channels}, {height}, {width}]",
             "normalise each channel: (value - mean) / std",
         ]
+
+    def _depth_in_words(self) -> str:
+        if self.value_range is None:
+            return "16-bit values to 8 bits"
+        if isinstance(self.value_range, int):
+            return f"the upper 8 of {self.value_range} bits, in integers of more than 8"
+        if not has_windows(self.value_range):
+            window = "from {:g} (black) to {:g} (white)".format(*self.value_range)
+            return f"values of more than 8 bits {window} to 8 bits"
+        windows = ", ".join("{:g} to {:g}".format(*window) for window in self.value_range)
+        return f"values of more than 8 bits, channel by channel from {windows}, to 8 bits"
 
     def _channels_in_words(self) -> str:
         if self.channels == 3:
@@ -254,8 +260,7 @@ class Preprocessing:
         Raises TypeError for a key that is unknown.
         """
         fields = {name: value for name, value in data.items() if name not in _DERIVED}
-        # JSON has lists and knows no difference between 1 and 1.0; a pair is checked as one
+        # JSON has lists and knows no difference between 1 and 1.0
         fields["mean"] = tuple(map(float, fields["mean"]))
         fields["std"] = tuple(map(float, fields["std"]))
-        fields["value_range"] = _checked_range(fields.get("value_range"))
         return cls(**fields)

@@ -9,16 +9,20 @@ than the container's bits are guessed, a warning says so. Anything else is an er
 way out.
 """
 
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
 from finetune import arguments
-from finetune.wording import warn
+from finetune.wording import counted, warn
 
-ValueRange: TypeAlias = tuple[float, float] | list[float]
+Window: TypeAlias = tuple[float, float]
 """Two numbers: the values that become black and white; what is beyond them, too."""
+Windows: TypeAlias = Window | tuple[Window, ...]
+"""A window for all channels, or one for each of them."""
+ValueRange: TypeAlias = Window | list[float] | Sequence[Window | list[float]]
+"""The same as people write it."""
 Depth: TypeAlias = int
 """So many bits of wider integers are used, as was guessed from a data set."""
 
@@ -29,21 +33,66 @@ _BITS_PER_SAMPLE = 258  # TIFF's tag
 _CONTAINERS = (8, 16, 32, 64)
 
 
-def checked_value_range(value_range: Any) -> tuple[float, float] | None:
-    """The option `value_range` as None, or as two numbers of which the first is smaller."""
+def checked_value_range(value_range: Any, channels: int | None = None) -> Windows | None:
+    """The option `value_range` as None, as a window for all channels, or as one for each of them.
+
+    channels: as many windows there must be, if they are several; None leaves that open. The window
+    of a single channel is the one for all.
+
+    >>> checked_value_range([0, 4095], 2), checked_value_range([[0, 3000], [-1, 1]], 2)
+    ((0.0, 4095.0), ((0.0, 3000.0), (-1.0, 1.0)))
+    """
     if value_range is None:
         return None
     if isinstance(value_range, np.ndarray):
         value_range = value_range.tolist()
-    if not isinstance(value_range, tuple | list) or len(value_range) != 2:
-        raise TypeError(
-            "value_range must be two numbers (black, white), such as (0, 4095), "
-            f"got {value_range!r}"
+    if not has_windows(value_range):
+        return _checked_window("value_range", value_range)
+    windows = []
+    for number, window in enumerate(value_range):
+        windows.append(_checked_window(f"value_range[{number}]", window))
+    if channels is not None and len(windows) != channels:
+        raise ValueError(
+            f"value_range has {counted(len(windows), 'pair')} for channels={channels}; pass "
+            f"channels={len(windows)}, or {counted(channels, 'pair')} (black, white), or one "
+            f"(black, white) for all channels, got {arguments.shown(value_range)}"
         )
-    black = arguments.real_number("value_range[0]", value_range[0])
-    white = arguments.real_number("value_range[1]", value_range[1])
+    return windows[0] if len(windows) == 1 else tuple(windows)
+
+
+def has_windows(value_range: Any) -> TypeGuard[Sequence[Window]]:
+    """Whether there is a window for each channel.
+
+    >>> has_windows([(0, 1), (0, 2)]), has_windows((0, 1)), has_windows(12)
+    (True, False, False)
+    """
+    if not isinstance(value_range, tuple | list):
+        return False
+    return any(isinstance(entry, tuple | list | np.ndarray) for entry in value_range)
+
+
+def range_of_channel(
+    value_range: ValueRange | Depth | None, number: int
+) -> ValueRange | Depth | None:
+    """What is known of the values of a channel, of which an image has at least so many."""
+    if has_windows(value_range):
+        return value_range[number]
+    return value_range
+
+
+def _checked_window(name: str, window: Any) -> Window:
+    """name: of the argument, for the error."""
+    if isinstance(window, np.ndarray):
+        window = window.tolist()
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        raise TypeError(
+            f"{name} must be two numbers (black, white), such as (0, 4095), "
+            f"got {arguments.shown(window)}"
+        )
+    black = arguments.real_number(f"{name}[0]", window[0])
+    white = arguments.real_number(f"{name}[1]", window[1])
     if not black < white:
-        raise ValueError(f"value_range needs black < white, got {value_range!r}")
+        raise ValueError(f"{name} needs black < white, got {window!r}")
     return black, white
 
 
@@ -52,16 +101,17 @@ def to_eight_bits(
 ) -> np.ndarray:
     """The values as uint8, in the same shape.
 
-    value_range: black and white; or the depth of the data set, for integers. bits: how many bits
-    of an integer are used, where the file states it. Raises ValueError for values whose range is
-    not known.
+    value_range: black and white; or such a pair for each channel, for values [H, W, C]; or the
+    depth of the data set, for integers. bits: how many bits of an integer are used, where the file
+    states it. Raises ValueError for values whose range is not known, and for another number of
+    channels.
     """
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind not in "uif":
         raise ValueError(f"an image has whole numbers or floats as pixels, got {values.dtype}")
-    if isinstance(value_range, tuple | list):
-        return _windowed(values, *value_range)
+    if isinstance(value_range, Sequence):
+        return _windowed(values, value_range)
     if values.dtype.kind == "f":
         return _floats(values)
     if bits is None:
@@ -69,7 +119,15 @@ def to_eight_bits(
     return _integers(values, bits)
 
 
-def _windowed(values: np.ndarray, black: float, white: float) -> np.ndarray:
+def _windowed(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    windows = np.asarray(value_range, np.float64)  # [2] or [C, 2]
+    if windows.ndim == 2 and values.shape[2:] != windows.shape[:1]:
+        channels = values.shape[2] if values.ndim == 3 else 1
+        raise ValueError(
+            f"value_range has {len(windows)} pairs, one for each channel, and the image has "
+            f"{counted(channels, 'channel')}"
+        )
+    black, white = windows.T
     share = (values.astype(np.float64) - black) / (white - black)
     if np.isnan(share).any():
         raise ValueError("there are pixels that are no numbers (NaN)")
