@@ -20,7 +20,7 @@ from finetune.comparison import Comparison, compare
 from finetune.cross_validation import CrossValidation, cross_validate
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.data.loaders import Batch, DataLoaders
 from finetune.dictionary import no_such_name as _no_such_name
 from finetune.inference.files import write_csv, write_jsonl

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 from finetune.data.image_options import OnError
 from finetune.data.images.augment import AugmentName
-from finetune.data.images.decode import Resize
+from finetune.data.images.resize import Resize
 from finetune.data.sampling import Sampling
 from finetune.export import FormatName
 from finetune.models.heads import HeadKind

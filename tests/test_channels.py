@@ -11,7 +11,8 @@ from PIL import Image
 from support import copy_of, same_state
 
 from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
-from finetune.data.images.decode import ImageError, read_bands, read_image
+from finetune.data.images.decode import read_bands, read_image
+from finetune.data.images.opening import ImageError
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.export import read_description
 from finetune.export.recipes import read_source

@@ -11,7 +11,7 @@ from finetune import arguments
 from finetune.cli import run_folder
 from finetune.cli.mistakes import absent, check_suffix
 from finetune.cli.parser import CommandParser
-from finetune.data.images.decode import image_extensions
+from finetune.data.images.opening import image_extensions
 from finetune.data.sources.folders import image_files
 from finetune.inference.files import write_csv, write_jsonl
 from finetune.tasks import FilePrediction

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from finetune import distributed
 from finetune.data.examples import Examples
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.loaders import Batch, Batches
 from finetune.data.sampling import Sampling, draw
 from finetune.nested import map_tensors

@@ -10,7 +10,7 @@ from torch import Tensor
 from finetune import arguments
 from finetune.data.groups import Groups, check_several, check_shares, groups_of
 from finetune.data.images.dataset_images import join_items, select_items
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.splitting import fold_numbers, held_out, identities_of
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.wording import did_you_mean

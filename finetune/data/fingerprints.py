@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.images.shards import ShardImage
 from finetune.files import fingerprints
 from finetune.files.fingerprints import Fingerprint

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from finetune import arguments
 from finetune.data.images.dataset_images import DatasetImages
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.images.shards import ShardImage
 from finetune.data.patterns import finder
 from finetune.data.splitting import LARGEST_SHARE, LEAST_SHARE, identities_of

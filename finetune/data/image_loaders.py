@@ -21,7 +21,8 @@ from finetune.data.image_options import ImageOptions, ImageSettings
 from finetune.data.images.augment import for_channels
 from finetune.data.images.cache import ImageCache
 from finetune.data.images.dataset_images import DatasetImages, ImageDataset, join_items
-from finetune.data.images.decode import ImageError, ImageSource, wide_values
+from finetune.data.images.decode import wide_values
+from finetune.data.images.opening import ImageError, ImageSource
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.value_range import Depth, Windows, checked_value_range, guessed_depth
@@ -160,7 +161,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         value_range: Windows | Depth | None = checked_value_range(settings.value_range)
         if value_range is None:
             # once for all images, and here, where the caller's line is known
-            value_range = guessed_depth(_wide_sample(self.train_examples.items))
+            value_range = guessed_depth(_wide_sample(self.train_examples.items, settings.channels))
         pipeline = ImagePipeline.create(
             Preprocessing(
                 image_size,
@@ -725,13 +726,13 @@ def _group_column(**options: Unpack[ImageOptions]) -> str | None:
     return groups if isinstance(groups, str) else None
 
 
-def _wide_sample(items: Sequence[ImageSource]) -> Iterator[np.ndarray]:
+def _wide_sample(items: Sequence[ImageSource], channels: int) -> Iterator[np.ndarray]:
     """The values of those with more than 8 bits among some images at equal distances."""
     count = _ITEMS_SAMPLED if isinstance(items, DatasetImages) else _IMAGES_SAMPLED
     step = max(1, -(-len(items) // count))  # rounded up
     for number in range(0, len(items), step):
         try:
-            values = wide_values(items[number])
+            values = wide_values(items[number], channels)
         except ImageError:  # an item of a data set that can't be read, which is said later
             continue
         if values is not None:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 from finetune import arguments
 from finetune.data.groups import Groups, checked_groups
 from finetune.data.images.augment import Augment, resolve
-from finetune.data.images.decode import RESIZE_METHODS, Resize
+from finetune.data.images.resize import RESIZE_METHODS, Resize
 from finetune.data.images.value_range import ValueRange, checked_value_range
 from finetune.data.sampling import Sampling
 from finetune.image_size import ImageSize

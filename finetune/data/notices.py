@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
-from finetune.data.images.decode import ImageSource, file_name
+from finetune.data.images.opening import ImageSource, file_name
 from finetune.data.images.shards import ShardImage
 from finetune.wording import counted, warn
 

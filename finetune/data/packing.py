@@ -24,7 +24,8 @@ from PIL import Image
 
 from finetune import arguments
 from finetune.data.image_options import LARGEST_SIZE
-from finetune.data.images.decode import read_image
+from finetune.data.images.decode import holds_more, read_image
+from finetune.data.images.opening import opened
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.shard_index import LabelRule, read_index
 from finetune.data.sources.shards import CLASSES_FILE, stored_classes
@@ -196,10 +197,12 @@ def _read(path: str, size: int | None) -> _File:
 def _resized(path: str, size: int) -> Image.Image | None:
     """The upright image with a shorter side of `size` pixels; None for one to be left alone."""
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
+            if not isinstance(file, Image.Image) or file.mode not in _PLAIN_MODES:
+                return None
+            if holds_more(file):
+                return None
             mode = file.mode
-        if mode not in _PLAIN_MODES:
-            return None
         # JPEG's own scaling is coarse, so that it stops at twice the size
         image = read_image(path, min_side=2 * size)
     except Exception:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files

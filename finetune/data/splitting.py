@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.images.shards import ShardImage
 from finetune.files.names import shared_folder, spelled
 from finetune.randomness import uniforms

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.std import tqdm
 
 from finetune import arguments
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.data.sources.folders import image_files
 from finetune.tasks import FilePrediction
 

@@ -14,7 +14,7 @@ from finetune import arguments, turns
 from finetune.data.examples import Examples
 from finetune.data.groups import Groups, checked_groups, groups_of
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.opening import ImageError, ImageSource
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.dictionary import answers_other_words

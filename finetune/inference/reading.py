@@ -12,7 +12,8 @@ from torch import Tensor
 from finetune.data.batching import ImageLoader, UnlabelledLoader
 from finetune.data.examples import Examples
 from finetune.data.image_loaders import ImageDataLoaders
-from finetune.data.images.decode import ImageSource, file_name, read_bands, read_image
+from finetune.data.images.decode import read_bands, read_image
+from finetune.data.images.opening import ImageSource, file_name
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.value_range import Depth, ValueRange
 from finetune.data.loaders import (

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from PIL import UnidentifiedImageError
 
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.inference.predictor import Predictor
 from finetune.tasks import FilePrediction
 

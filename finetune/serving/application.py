@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from finetune import arguments
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.inference.predictor import Predictor
 from finetune.serving.answers import Upload, answers, error_row, reason_of
 from finetune.web.application import create_application, error_answer, file_route

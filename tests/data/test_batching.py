@@ -10,7 +10,7 @@ import torch.distributed as dist
 from finetune.data.batching import ImageLoader
 from finetune.data.examples import Examples
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import Batch
 

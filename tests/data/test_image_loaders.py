@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 
 from finetune import ImageDataLoaders
 from finetune.data.images.augment import Augmentation
-from finetune.data.images.decode import ImageError, read_image
+from finetune.data.images.decode import read_image
+from finetune.data.images.opening import ImageError
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import Batch
 from finetune.inference.reading import Reader

@@ -14,7 +14,7 @@ from support import CLOTHING, needs_clothing
 from torch import nn
 
 from finetune import ImageDataLoaders, Learner, vision_learner
-from finetune.data.images.decode import Resize
+from finetune.data.images.resize import Resize
 from finetune.demo import BACKBONE, imagenet_weights
 from finetune.export import FormatName
 from finetune.image_size import ImageSize

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from finetune import ImageDataLoaders, Learner, vision_learner
-from finetune.data.images.decode import Resize
 from finetune.data.images.preprocessing import Preprocessing
+from finetune.data.images.resize import Resize
 from finetune.export import ModelDescription, timm_config
 from finetune.models.heads import HeadKind
 from finetune.tasks import TaskName

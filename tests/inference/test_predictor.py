@@ -9,7 +9,7 @@ from PIL import Image
 from support import COLOURS, write_photos
 from torch import nn
 
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.inference.predictor import Predictor

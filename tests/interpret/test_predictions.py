@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.data.images.decode import ImageError, read_image
+from finetune.data.images.decode import read_image
+from finetune.data.images.opening import ImageError
 from finetune.interpret import analysis
 from finetune.interpret.predictions import Confusion, Predictions
 

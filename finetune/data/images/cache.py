@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages, select_items
-from finetune.data.images.decode import ImageError, ImageSource, file_name
+from finetune.data.images.opening import ImageError, ImageSource, file_name
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.rows import ImageRows, Presized
 from finetune.data.images.shards import ShardImage

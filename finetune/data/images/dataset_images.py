@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from PIL import Image
 from torch.utils.data import ConcatDataset
 
-from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.opening import ImageError, ImageSource
 from finetune.forks import ForkSafeLock
 
 

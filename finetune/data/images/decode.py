@@ -3,67 +3,26 @@
 It handles every colour mode, the rotation that EXIF states, and scaled decoding of JPEG files.
 """
 
-import io
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.opening import ImageError, ImageSource, Opened, image_name, opened
+from finetune.data.images.tiff import TiffImage, beyond_pillow, is_derived_page
 from finetune.data.images.value_range import (
     Depth,
     ValueRange,
+    has_windows,
     range_of_channel,
     stated_bits,
     to_eight_bits,
 )
-from finetune.forks import ForkSafeLock
-from finetune.image_size import ImageSize, height_and_width
 from finetune.wording import counted
-
-ImageSource: TypeAlias = (
-    "str | Path | ShardImage | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | "
-    "Mapping[str, Any]"
-)
-"""What `read_image` reads. A mapping is a cell of Hugging Face's: {"bytes": ..., "path": ...}."""
-Resize: TypeAlias = Literal["crop", "squish", "pad"]
-RESIZE_METHODS: tuple[Resize, ...] = get_args(Resize)
-"""How an image gets the shape of the model's input, see `presize`."""
-
-# Pillow knows these formats by name, but needs another program or a handler to decode them
-_NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
-
-
-def image_extensions() -> frozenset[str]:
-    """The endings of files that can be read, in lower case, such as ".jpg"; those of Pillow and
-    ".npy".
-
-    Those of formats whose opener is registered later, such as HEIC, are among them from then on.
-    """
-    extensions = {_NUMPY}
-    for extension, file_format in Image.registered_extensions().items():
-        # the opener of JPEG files opens those of several images, too
-        is_opened = file_format in Image.OPEN or file_format == "MPO"
-        if is_opened and file_format not in _NOT_DECODED:
-            extensions.add(extension)
-    return frozenset(extensions)
-
-
-_NUMPY = ".npy"
-"""The ending of a file that holds one array of NumPy."""
 
 # PIL's names of modes with more than 8 bits: "I" has 32, "F" are floats
 _WIDE = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
-
-
-# one for all, because several images may be parts of one open file
-_opened_images = ForkSafeLock()
 
 _EXTRA_SAMPLES = 338
 """TIFF's tag that says what bands beyond the colours mean."""
@@ -71,26 +30,8 @@ _EXTRA_SAMPLES = 338
 _DARK = 16
 """An image of 12 bits in 16 has upper bytes below this."""
 
-
-class ImageError(ValueError):
-    """An image can't be read.
-
-    source: the path of the image, or the type of an image in memory. reason: why it can't be read.
-
-    >>> try:
-    ...     read_image("nothing.jpg")
-    ... except ImageError as error:
-    ...     print(error.source, "-", error.reason)
-    nothing.jpg - there is no such file
-    """
-
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(f"can't read image {source}: {reason}")
-        self.source, self.reason = source, reason
-
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        # without this, an error that comes from another process could not be unpickled
-        return ImageError, (self.source, self.reason)
+_SIXTEEN_BITS = (0, 65535)
+"""The window whose levels are those of the upper 8 of 16 bits."""
 
 
 def read_image(
@@ -104,7 +45,8 @@ def read_image(
     source: a path (JPEG, PNG, WebP, BMP, GIF, TIFF; the first frame of several; .npy), a member of
     a shard, a PIL image, an array [H, W], [H, W, 1 | 3 | 4] or a tensor [1 | 3 | 4, H, W], whole
     numbers or floats; the bytes of a file, an open file, or {"bytes": ...} or {"path": ...}. What
-    is open already is read by one thread at a time. Transparent parts become white.
+    is open already is read by one thread at a time. Transparent parts become white. Of files with
+    16 bits in several channels, Pillow reads the upper 8; of TIFF files all, with tifffile.
     min_side: the shorter side, in pixels, that is fine enough; a JPEG file is then decoded at a
     fraction of its size, which is faster. Other formats are always decoded in full. value_range:
     the values that become black and white in images of more than 8 bits, or such a pair for each
@@ -112,19 +54,14 @@ def read_image(
     `value_range.py`.
     Raises ImageError with the path and the reason.
     """
-    with _image_errors(source):
-        if isinstance(source, Mapping):
-            source = _source_in(source)
-        array = stored_array(source)
-        if array is not None:
-            return _upright_rgb(_to_pil(array, value_range), None)
-        file = _file_in(source)
-        if file is not None:
-            return _read_file(file, min_side, value_range)
-        if isinstance(source, Image.Image):
-            with _opened_images.held():
-                return _upright_rgb(source, value_range)
-        return _upright_rgb(_to_pil(source, value_range), None)
+    with opened(source) as opened_image:
+        image = _pillow_or_values(opened_image, value_range, bands=False)
+        if isinstance(image, np.ndarray):
+            return _upright_rgb(_to_pil(image, value_range), None)
+        is_of_caller = image is source
+        if min_side is not None and image.format == "JPEG" and not is_of_caller:
+            image.draft("RGB", (min_side, min_side))
+        return _upright_rgb(image, value_range, in_place=not is_of_caller)
 
 
 def read_bands(
@@ -138,145 +75,130 @@ def read_bands(
     One channel is the grey of any image that `read_image` takes. Other numbers need a source that
     has them: an array [H, W, C], a tensor [C, H, W], a .npy file with such an array; a file with as
     many bands, such as red, green, blue and a fourth one; or a TIFF of as many pages, each a grey
-    image. value_range: see `read_image`; for all channels, or a pair for each.
+    image. TIFF files with more bands, or with more bits in them, need tifffile. value_range: see
+    `read_image`; for all channels, or a pair for each.
     Raises ImageError as `read_image` does, and for another number of channels.
     """
     if channels == 1:
         return [read_image(source, value_range=value_range).convert("L")]
-    with _image_errors(source):
-        return _bands_of(source, channels, value_range)
+    with opened(source) as opened_image:
+        image = _pillow_or_values(opened_image, value_range, bands=True)
+        count = _channel_count(image)
+        if count != channels:
+            reason = f"it has {counted(count, 'channel')}, not channels={channels}"
+            raise ImageError(image_name(source), reason + _where_channels_are(image))
+        if isinstance(image, np.ndarray):
+            return _bands_of_array(image, value_range)
+        return _bands_of_image(image, value_range)
 
 
-@contextmanager
-def _image_errors(source: ImageSource) -> Iterator[None]:
-    """Makes an ImageError, with the name of the image, of whatever goes wrong while it is read."""
+def holds_more(image: Image.Image) -> bool:
+    """Whether an opened file holds more than 8 bits of the channels that its mode has.
+
+    Or further channels: bands of a TIFF file, or pages of one.
+    """
+    if _is_cut_to_eight_bits(image) or image.mode in _WIDE:
+        return True
+    has_more_bands = beyond_pillow(image, bands=True, all_bits=True) is not None
+    return has_more_bands or (image.format == "TIFF" and len(_pages(image)) > 1)
+
+
+def wide_values(source: ImageSource, channels: int = 3) -> np.ndarray | None:
+    """The values of an image of more than 8 bits, if nothing says how many of them are used.
+
+    channels: that will be read, see `read_bands`. Of a file with 8 bits only the header is read.
+    None for what can't be read, too.
+    """
+    bands = channels not in (1, 3)
     try:
-        yield
-    except ImageError:
-        raise
-    except IsADirectoryError:
-        raise ImageError(_name_of(source), "it is a folder; name image files") from None
-    except FileNotFoundError:
-        raise ImageError(_name_of(source), "there is no such file") from None
-    except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
-        raise ImageError(_name_of(source), f"{error} ({type(error).__name__})") from error
+        with opened(source) as opened_image:
+            image = _pillow_or_values(opened_image, None, bands=bands)
+            if isinstance(image, np.ndarray):
+                return None if image.dtype == np.uint8 else image
+            return _wide_values_of_pages(image) if bands else _wide_values_of(image)
+    except ImageError:  # it will be said where the image is read
+        return None
 
 
-def _name_of(source: ImageSource) -> str:
-    return file_name(source) or f"<{type(source).__name__}>"
+def _pillow_or_values(
+    image: Opened, value_range: ValueRange | Depth | None, *, bands: bool
+) -> Image.Image | np.ndarray:
+    """The image for Pillow to decode, or its values where Pillow reads too little of a TIFF file.
+
+    bands: whether those beyond the colours are wanted.
+    """
+    tiff: TiffImage | None = None
+    if isinstance(image, TiffImage):
+        tiff = image
+    elif isinstance(image, Image.Image):
+        all_bits = not _are_upper_bits_enough(value_range)
+        tiff = beyond_pillow(image, bands=bands, all_bits=all_bits)
+    if tiff is not None:
+        return tiff.bands() if bands else tiff.colours()
+    assert not isinstance(image, TiffImage)
+    return image
 
 
-def _bands_of(
-    source: Any, channels: int, value_range: ValueRange | Depth | None
+def _channel_count(image: Image.Image | np.ndarray) -> int:
+    """How many channels there are: in pages, or else in bands."""
+    if isinstance(image, np.ndarray):
+        return image.shape[2] if image.ndim == 3 else 1
+    pages = len(_pages(image))
+    return pages if pages > 1 else len(image.getbands())
+
+
+def _where_channels_are(image: Image.Image | np.ndarray) -> str:
+    """What was taken for channels, where that may be a mistake."""
+    if isinstance(image, np.ndarray):
+        return f": an array of the shape {image.shape} is [H, W, C]"
+    if len(_pages(image)) > 1:
+        width, height = image.size
+        return f": its pages, of {height} x {width} pixels, are taken for channels"
+    return ""
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """The numbers of the pages of a file, without smaller copies and masks of others."""
+    present = image.tell()
+    pages = []
+    for page in range(getattr(image, "n_frames", 1)):
+        image.seek(page)
+        if not is_derived_page(image):
+            pages.append(page)
+    image.seek(present)
+    return pages
+
+
+def _bands_of_array(
+    pixels: np.ndarray, value_range: ValueRange | Depth | None
 ) -> list[Image.Image]:
-    if isinstance(source, Mapping):
-        source = _source_in(source)
-    array = stored_array(source)
-    file = None if array is not None else _file_in(source)
-    if file is not None:
-        with Image.open(file) as image:
-            check_size(image)
-            return _bands_of_image(image, source, channels, value_range)
-    if isinstance(source, Image.Image):
-        with _opened_images.held():
-            return _bands_of_image(source, source, channels, value_range)
-    pixels = _to_array(source if array is None else array)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.size == 0:
         raise ValueError(f"an image is [H, W, C], got shape {pixels.shape}")
-    _check_count(source, pixels.shape[2], channels)
     pixels = to_eight_bits(pixels, value_range)
     return [Image.fromarray(np.ascontiguousarray(band)) for band in pixels.transpose(2, 0, 1)]
 
 
 def _bands_of_image(
-    image: Image.Image, source: Any, channels: int, value_range: ValueRange | Depth | None
+    image: Image.Image, value_range: ValueRange | Depth | None
 ) -> list[Image.Image]:
     """Each page of a file of several grey ones, or else each band of the image."""
-    pages = getattr(image, "n_frames", 1)
-    if pages == 1:
-        _check_count(source, len(image.getbands()), channels)
+    pages = _pages(image)
+    if len(pages) <= 1:
+        is_cut_to_eight_bits = _is_cut_to_eight_bits(image)
+        image.load()
+        if is_cut_to_eight_bits:
+            _refuse_lost_bits(image, value_range)
         return list(ImageOps.exif_transpose(image).split())
-    _check_count(source, pages, channels)
+    present = image.tell()
     bands = []
-    for page in range(pages):
+    for channel, page in enumerate(pages):
         image.seek(page)
-        page_range = range_of_channel(value_range, page)
+        page_range = range_of_channel(value_range, channel)
         bands.append(_upright_rgb(image.copy(), page_range).convert("L"))
+    image.seek(present)
     return bands
-
-
-def _check_count(source: Any, count: int, channels: int) -> None:
-    """Raises ImageError for an image of another number of channels."""
-    if count != channels:
-        reason = f"it has {counted(count, 'channel')}, not channels={channels}"
-        raise ImageError(_name_of(source), reason)
-
-
-def file_name(source: Any) -> str | None:
-    """What the file of an image is called: its path, or shard and member; None without a file."""
-    return str(source) if isinstance(source, str | Path | ShardImage) else None
-
-
-def _source_in(cell: Mapping[str, Any]) -> Any:
-    """The image of a cell of Hugging Face's: the file's content, or else its path."""
-    for name in ("bytes", "path"):
-        if cell.get(name) is not None:
-            return cell[name]
-    raise ValueError(f"a mapping has an image as 'bytes' or 'path', got {list(cell)}")
-
-
-def stored_array(source: Any) -> np.ndarray | None:
-    """The array in a .npy file, of which is read what is used of it; None for another source."""
-    name = file_name(source) or ""
-    if os.path.splitext(name)[1].lower() != _NUMPY:
-        return None
-    # never unpickled: an array of objects is refused
-    array: np.ndarray
-    if isinstance(source, ShardImage):
-        array = np.load(io.BytesIO(source.content()), allow_pickle=False)
-    else:
-        array = np.load(source, mmap_mode="r", allow_pickle=False)
-    return array
-
-
-def _file_in(source: Any) -> str | Path | BinaryIO | None:
-    """The path of a file, or its content; None for an image in memory."""
-    if isinstance(source, str | Path):
-        return source
-    if isinstance(source, ShardImage):
-        return io.BytesIO(source.content())
-    if isinstance(source, bytes | bytearray | memoryview):
-        return io.BytesIO(source)
-    if hasattr(source, "read"):
-        return io.BytesIO(_content_of(source))
-    return None
-
-
-def wide_values(source: ImageSource) -> np.ndarray | None:
-    """The values of an image of more than 8 bits, if nothing says how many of them are used.
-
-    Of a file with 8 bits only the header is read. None for what can't be read, too.
-    """
-    try:
-        if isinstance(source, Mapping):
-            source = _source_in(source)
-        array = stored_array(source)
-        if array is not None:
-            source = array
-        file = _file_in(source)
-        if file is not None:
-            with Image.open(file) as image:
-                check_size(image)
-                return _wide_values_of(image)
-        if isinstance(source, Image.Image):
-            with _opened_images.held():
-                return _wide_values_of(source)
-        values = _to_array(source)
-    except Exception:  # the error will be said where the image is read
-        return None
-    return None if values.dtype == np.uint8 else values
 
 
 def _wide_values_of(image: Image.Image) -> np.ndarray | None:
@@ -285,124 +207,23 @@ def _wide_values_of(image: Image.Image) -> np.ndarray | None:
     return np.asarray(image)
 
 
-def _content_of(file: Any) -> bytes:
-    """All bytes of an open file, which stays where it was."""
-    with _opened_images.held():
-        position = file.tell()
-        file.seek(0)
-        content = file.read()
-        file.seek(position)
-    if not isinstance(content, bytes):
-        raise ValueError("a file must be open in binary mode: open(path, 'rb')")
-    return content
+def _wide_values_of_pages(image: Image.Image) -> np.ndarray | None:
+    """The same of all pages, in one row."""
+    present = image.tell()
+    wide_pages = []
+    for page in _pages(image):
+        image.seek(page)
+        values = _wide_values_of(image)
+        if values is not None:
+            wide_pages.append(values.flatten())
+    image.seek(present)
+    return np.concatenate(wide_pages) if wide_pages else None
 
 
-def _read_file(
-    path: str | Path | BinaryIO, min_side: int | None, value_range: ValueRange | Depth | None
-) -> Image.Image:
-    with Image.open(path) as image:
-        check_size(image)
-        if min_side is not None and image.format == "JPEG":
-            image.draft("RGB", (min_side, min_side))
-        return _upright_rgb(image, value_range, in_place=True)
-
-
-def check_size(image: Image.Image) -> None:
-    """Raises ValueError for an image with more pixels than PIL opens without a warning.
-
-    PIL's own warning is no help here: to turn it into an error, the warning filters would have to
-    be changed, and they belong to all threads of the process.
-    """
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels, which may be a decompression bomb; raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if it is none"
-        )
-
-
-def presize(image: Image.Image, size: ImageSize, method: Resize = "crop") -> np.ndarray:
-    """Resizes an image to a square, or to another height and width: uint8 [height, width, 3].
-
-    Of a grey image it is [height, width].
-
-    method: "crop" makes the image just large enough to cover that, so the shorter side of what
-    becomes a square, and takes the middle; "squish" resizes each side for itself; "pad" makes the
-    image as large as fits in, and fills up with black.
-    """
-    height, width = height_and_width(size)
-    if method == "crop":
-        resized = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    elif method == "pad":
-        resized = _padded(image, height, width)
-    else:
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(resized, dtype=np.uint8)
-
-
-def presize_whole(image: Image.Image, side: int, margin: int) -> np.ndarray:
-    """Resizes an image such that its shorter side becomes `side`: uint8 [height, width, 3].
-
-    margin: so many pixels beyond either end of the middle square are kept, if there are as many.
-    The middle square is, to the bit, that of `presize` with "crop".
-    """
-    square = presize(image, side)
-    beyond = _pixels_beyond(image, side, margin)
-    if beyond == 0:
-        return square
-    long_side, short_side = max(image.size), min(image.size)
-    scale = short_side / side
-    square_start, square_end = (long_side - short_side) / 2, (long_side + short_side) / 2
-    # rounding must not lead out of the image
-    start = max(square_start - beyond * scale, 0)
-    end = min(square_end + beyond * scale, long_side)
-    is_wide = image.width > image.height
-    # each end by itself, because resizing all at once would round the middle square differently
-    ends = []
-    for first, last in ((start, square_start), (square_end, end)):
-        size, box = (side, beyond), (0.0, first, float(short_side), last)
-        if is_wide:
-            size, box = (beyond, side), (first, 0.0, last, float(short_side))
-        ends.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR, box)))
-    return np.concatenate([ends[0], square, ends[1]], axis=1 if is_wide else 0)
-
-
-def whole_size(image: Image.Image, side: int, margin: int) -> tuple[int, int]:
-    """Height and width of what `presize_whole` gives."""
-    long_side = side + 2 * _pixels_beyond(image, side, margin)
-    return (side, long_side) if image.width > image.height else (long_side, side)
-
-
-def _pixels_beyond(image: Image.Image, side: int, margin: int) -> int:
-    """How many pixels there are beyond either end of the middle square, at most `margin`."""
-    long_side, short_side = max(image.size), min(image.size)
-    # in whole numbers, since for a square a rounded quotient may be less than nothing
-    return min(margin, (long_side - short_side) * side // (2 * short_side))
-
-
-def _padded(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The whole image in the middle of black; at least one row or column of pixels."""
-    padded = Image.new(image.mode, (width, height))
-    # of the two sides one fits exactly: that which is longer, compared with the frame's
-    resized_height, resized_width = height, width
-    if image.width * height > image.height * width:
-        resized_height = max(1, round(image.height / image.width * width))
-    else:
-        resized_width = max(1, round(image.width / image.height * height))
-    resized = image.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
-    left, top = round((width - resized_width) / 2), round((height - resized_height) / 2)
-    padded.paste(resized, (left, top))
-    return padded
-
-
-def _to_pil(source: Any, value_range: ValueRange | Depth | None) -> Image.Image:
-    """An array or a tensor as a PIL image. Raises ValueError for what is no image."""
-    if not isinstance(source, np.ndarray | Tensor) and not hasattr(source, "__array__"):
-        raise ValueError(
-            "an image is a path, a PIL image, an array, a tensor, the bytes of a file or an open "
-            f"file, got {source!r:.60}"
-        )
-    pixels = _to_array(source)
+def _to_pil(pixels: np.ndarray, value_range: ValueRange | Depth | None) -> Image.Image:
+    """An array as a PIL image. Raises ValueError for what is no image."""
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
     is_grey = pixels.ndim == 2
     is_colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
     if not (is_grey or is_colour):
@@ -410,19 +231,6 @@ def _to_pil(source: Any, value_range: ValueRange | Depth | None) -> Image.Image:
     if pixels.size == 0:
         raise ValueError(f"there are no pixels in shape {pixels.shape}")
     return Image.fromarray(np.ascontiguousarray(to_eight_bits(pixels, value_range)))
-
-
-def _to_array(source: Any) -> np.ndarray:
-    """The pixels with channels last, or without channels where there is one."""
-    if isinstance(source, Tensor):
-        pixels = source.detach().cpu().numpy()
-        if pixels.ndim == 3:
-            pixels = pixels.transpose(1, 2, 0)
-    else:
-        pixels = np.asarray(source)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        return pixels[:, :, 0]
-    return pixels
 
 
 def _upright_rgb(
@@ -443,7 +251,7 @@ def _upright_rgb(
     if image.mode in _WIDE:
         image = Image.fromarray(to_eight_bits(np.asarray(image), value_range, bits))
     elif is_cut_to_eight_bits:
-        _refuse_dark(image)
+        _refuse_lost_bits(image, value_range)
     is_transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
     if is_transparent and has_transparency:
         image = image.convert("RGBA")
@@ -470,14 +278,25 @@ def _is_cut_to_eight_bits(image: Image.Image) -> bool:
     return any("16" in str(part[3]) for part in getattr(image, "tile", ()))
 
 
-def _refuse_dark(image: Image.Image) -> None:
-    """Raises ValueError for an image whose upper 8 bits of 16 are almost empty."""
+def _are_upper_bits_enough(value_range: ValueRange | Depth | None) -> bool:
+    """Whether the upper 8 of 16 bits show what there is to see."""
+    if value_range is None or isinstance(value_range, int):
+        return True
+    windows = value_range if has_windows(value_range) else [value_range]
+    return all(tuple(window) == _SIXTEEN_BITS for window in windows)
+
+
+def _refuse_lost_bits(image: Image.Image, value_range: ValueRange | Depth | None) -> None:
+    """Raises ValueError for 16 bits of which Pillow read the upper 8, where these are too few."""
+    upper_bits = "its channels have 16 bits, of which Pillow reads the upper 8"
+    way_out = "pass an array, or a TIFF file where finetune-vision[tiff] is installed"
+    if not _are_upper_bits_enough(value_range):
+        raise ValueError(f"{upper_bits}, too few for value_range={value_range}; {way_out}")
     largest = max(high for _, high in _extrema(image))
     if 0 < largest < _DARK:
         raise ValueError(
-            f"its channels have 16 bits, of which Pillow reads the upper 8, and these are at most "
-            f"{largest}: it has 12 bits or fewer; save it with 8 bits a channel, or pass an array "
-            "with value_range=(black, white)"
+            f"{upper_bits}, and these are at most {largest}: it has 12 bits or fewer; save it with "
+            f"8 bits a channel, or {way_out}, with value_range=(black, white)"
         )
 
 

@@ -1,26 +1,16 @@
 """The header of an image: its size and format, without decoding it."""
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
-from finetune.data.images.decode import (
-    ImageError,
-    ImageSource,
-    check_size,
-    file_name,
-    read_bands,
-    read_image,
-    stored_array,
-)
+from finetune.data.images.decode import read_bands, read_image
+from finetune.data.images.opening import ImageError, ImageSource, Opened, file_name, opened
 from finetune.data.images.shards import ShardImage
+from finetune.data.images.tiff import TiffImage
 from finetune.data.images.value_range import Depth, ValueRange
 
 _ORIENTATION = 0x0112
@@ -57,48 +47,50 @@ def read_header(
     number: the image's position in `items`. decode: decode the image as well, to find out whether
     that is possible. value_range, channels: see `read_image` and `read_bands`.
     """
-    name = f"image {number}"
     try:
         source = items[number]
-        name = file_name(source) or name
+    except ImageError as error:
+        return Header(error=error)
+    except Exception as error:  # of a data set of the user's
+        return Header(error=ImageError(f"image {number}", f"{error} ({type(error).__name__})"))
+    name = file_name(source)
+    try:
         if decode and channels == 3:
             read_image(source, value_range=value_range)
         elif decode:
             read_bands(source, channels, value_range=value_range)
-        array = stored_array(source)
-        if array is not None:
-            width, height = _size_in_memory(array)
-            return Header(width, height, "NumPy", array.nbytes)
-        if isinstance(source, str | Path):
-            return _file_header(source, os.path.getsize(source))
-        if isinstance(source, ShardImage):
-            return _file_header(io.BytesIO(source.content()), source.size)
-        width, height = _size_in_memory(source)
-        return Header(width, height, "in memory", width * height)
+        with opened(source) as image:
+            width, height = _upright_size(image)
+            if name is None:
+                return Header(width, height, "in memory", width * height)
+            return Header(width, height, _format(image), _bytes(source))
     except ImageError as error:
-        return Header(error=error)
-    except Exception as error:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
-        return Header(error=ImageError(name, f"{error} ({type(error).__name__})"))
+        return Header(error=ImageError(name or f"image {number}", error.reason))
 
 
-def _file_header(file: str | Path | BinaryIO, size: int) -> Header:
-    """size: of the file in bytes."""
-    with Image.open(file) as image:
-        check_size(image)
-        width, height = image.size
-        # only for JPEG: to ask an image of another format for its EXIF would decode it
-        if image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
-            width, height = height, width
-        return Header(width, height, str(image.format), size)
-
-
-def _size_in_memory(source: ImageSource) -> tuple[int, int]:
-    """Width and height of an image in memory, in pixels."""
-    if isinstance(source, Image.Image):
-        return source.size
-    if isinstance(source, Tensor):
-        return source.shape[-1], source.shape[-2]
-    if not isinstance(source, np.ndarray):  # the content of a file
-        return read_image(source).size
-    height, width, *_ = source.shape
+def _upright_size(image: Opened) -> tuple[int, int]:
+    """Width and height of the upright image, in pixels."""
+    if isinstance(image, np.ndarray):
+        height, width, *_ = image.shape
+        return width, height
+    if isinstance(image, TiffImage):
+        return image.size
+    width, height = image.size
+    # only for JPEG: to ask an image of another format for its EXIF would decode it
+    if image.format == "JPEG" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+        return height, width
     return width, height
+
+
+def _format(image: Opened) -> str:
+    if isinstance(image, np.ndarray):
+        return "NumPy"
+    return "TIFF" if isinstance(image, TiffImage) else str(image.format)
+
+
+def _bytes(source: ImageSource) -> int:
+    """The size of a file."""
+    if isinstance(source, ShardImage):
+        return source.size
+    assert isinstance(source, str | Path)
+    return os.path.getsize(source)

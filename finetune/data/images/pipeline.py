@@ -20,7 +20,7 @@ from finetune.data.images.augment import (
     resolve,
 )
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder
 from finetune.data.images.transforms import transformed

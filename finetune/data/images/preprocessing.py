@@ -14,16 +14,9 @@ from torch import Tensor
 
 from finetune import arguments
 from finetune.data.images.augment import center_crop
-from finetune.data.images.decode import (
-    RESIZE_METHODS,
-    ImageSource,
-    Resize,
-    presize,
-    presize_whole,
-    read_bands,
-    read_image,
-    whole_size,
-)
+from finetune.data.images.decode import read_bands, read_image
+from finetune.data.images.opening import ImageSource
+from finetune.data.images.resize import RESIZE_METHODS, Resize, presize, presize_whole, whole_size
 from finetune.data.images.rows import Presized, margin_of
 from finetune.data.images.value_range import Depth, Windows, checked_value_range, has_windows
 from finetune.data.images.whole import WholeImages

@@ -28,6 +28,8 @@ Depth: TypeAlias = int
 
 _USUAL_DEPTHS = (8, 12, 16)
 _WAY_OUT = "pass value_range=(black, white) with the values that they have in these images"
+_DIM = 1 << 14
+"""Images of 16 bits whose values are all below this are less than a quarter as bright as white."""
 _TWICE_DIVIDED = 1.001 / 255  # what rounding in float16 or float32 makes of 1 / 255
 _BITS_PER_SAMPLE = 258  # TIFF's tag
 _CONTAINERS = (8, 16, 32, 64)
@@ -129,16 +131,22 @@ def _windowed(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
         )
     black, white = windows.T
     share = (values.astype(np.float64) - black) / (white - black)
-    if np.isnan(share).any():
-        raise ValueError("there are pixels that are no numbers (NaN)")
+    _refuse_nan(share)
     pixels: np.ndarray = np.round(share.clip(0, 1) * 255).astype(np.uint8)
     return pixels
 
 
+def _refuse_nan(values: np.ndarray) -> None:
+    if np.isnan(values).any():
+        raise ValueError(
+            "there are pixels that are no numbers (NaN); save it with a number in their place"
+        )
+
+
 def _floats(values: np.ndarray) -> np.ndarray:
+    _refuse_nan(values)
     smallest, largest = float(values.min()), float(values.max())
-    # written so that NaN is refused, too
-    if not (smallest >= 0 and largest <= 1):
+    if smallest < 0 or largest > 1:
         raise ValueError(
             "floating point images must lie in [0, 1], where 1 is white, got "
             f"{smallest:.4g} to {largest:.4g}; leave out normalising, which comes later, or "
@@ -165,8 +173,8 @@ def _integers(values: np.ndarray, bits: int | None) -> np.ndarray:
 def guessed_depth(images: Iterable[np.ndarray]) -> Depth | None:
     """The smallest usual depth that holds all values of a sample of images of more than 8 bits.
 
-    A warning says if it is less than 16 bits. None for floats, and for values that no usual depth
-    holds: to read such an image will be an error, with its name.
+    A warning says if it is less than 16 bits, or if these are hardly used. None for floats, and for
+    values that no usual depth holds: to read such an image will be an error, with its name.
     """
     extrema = []
     for values in images:
@@ -180,6 +188,12 @@ def guessed_depth(images: Iterable[np.ndarray]) -> Depth | None:
         return None
     depth = _smallest_depth(smallest, largest)
     _say_depth(depth, largest, extrema[0][2])
+    if depth == _USUAL_DEPTHS[-1] and largest < _DIM:
+        warn(
+            f"there are images of {depth} bits whose largest value is {largest}: {2**depth - 1} "
+            f"was taken for white, so that {(largest >> 8) + 1} of 256 levels are left; to see "
+            f"more of them, {_WAY_OUT}"
+        )
     return depth
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from finetune.corrections import Correction, read
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
-from finetune.data.images.decode import file_name
+from finetune.data.images.opening import file_name
 from finetune.data.images.shards import ShardImage
 from finetune.files.names import path_below, shared_folder, spelled
 from finetune.wording import did_you_mean

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from finetune.data.examples import Examples
 from finetune.data.groups import Groups
 from finetune.data.images.dataset_images import DatasetImages, ImageDataset, read_one
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.stored_labels import changes_labels, file_names, stored_labels
 from finetune.tasks import DEFAULT_TASK, Task

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.sources.listing import SYSTEM_FOLDERS, Listing, plugin_hint
 from finetune.data.sources.split_folders import refuse_parts_of_a_split
 from finetune.tasks.labels import number_classes

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from finetune.data.images.decode import image_extensions
+from finetune.data.images.opening import image_extensions
 from finetune.wording import counted, warn
 
 SYSTEM_FOLDERS = frozenset({"@eaDir", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN"})

@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune import arguments
 from finetune.data.examples import Examples
 from finetune.data.groups import Groups, groups_of
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.sources.folders import image_files
 from finetune.data.sources.marks import are_marked
 from finetune.tasks import DEFAULT_TASK, Task, TaskLike, resolve_task

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
 
 from finetune import arguments
-from finetune.data.images.decode import image_extensions
+from finetune.data.images.opening import image_extensions
 from finetune.files.names import spelled
 from finetune.files.replacing import write_text
 from finetune.files.storage import State, is_remote, storage_of

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune import arguments
 from finetune.data.examples import Examples
-from finetune.data.images.decode import ImageSource
+from finetune.data.images.opening import ImageSource
 from finetune.data.images.shards import Shard, ShardImage
 from finetune.data.sources.datasets import from_column
 from finetune.data.sources.lists import from_pairs

@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune import arguments
 from finetune.data.groups import group_name
-from finetune.data.images.decode import ImageSource, image_extensions
+from finetune.data.images.opening import ImageSource, image_extensions
 from finetune.data.sources.marks import is_marked
 from finetune.tasks import DEFAULT_TASK, Task
 from finetune.tasks.labels import is_empty

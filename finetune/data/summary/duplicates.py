@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import ImageSource, file_name, read_image
+from finetune.data.images.decode import read_image
 from finetune.data.images.headers import Header
+from finetune.data.images.opening import ImageSource, file_name
 from finetune.data.images.shards import ShardImage
 
 _CHUNK_BYTES = 1 << 20

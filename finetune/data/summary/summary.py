@@ -14,8 +14,8 @@ from statistics import median
 from torch import Tensor
 
 from finetune.data.examples import Examples
-from finetune.data.images.decode import ImageError
 from finetune.data.images.headers import Header, read_header
+from finetune.data.images.opening import ImageError
 from finetune.data.images.value_range import Depth, ValueRange
 from finetune.data.sources.listing import Listing
 from finetune.data.summary.duplicates import Twins, find_duplicates

@@ -17,7 +17,7 @@ from finetune.data import memory
 from finetune.data.images import cache as cache_module
 from finetune.data.images import preprocessing as preprocessing_module
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.decode import ImageError, ImageSource
+from finetune.data.images.opening import ImageError, ImageSource
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import CacheFolder
 from finetune.data.images.whole import WholeImages

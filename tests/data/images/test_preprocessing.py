@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.data.images.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")

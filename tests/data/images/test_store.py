@@ -11,7 +11,7 @@ from processes import Program
 
 from finetune.data.images import store as image_store
 from finetune.data.images.cache import ImageCache
-from finetune.data.images.decode import ImageError
+from finetune.data.images.opening import ImageError
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.store import IDENTITIES, IMAGES, UNFINISHED, CacheFolder
 

@@ -10,7 +10,8 @@ from support import write_photos
 from torch.utils.data import Subset
 
 from finetune import ImageDataLoaders
-from finetune.data.images.decode import ImageError, read_image
+from finetune.data.images.decode import read_image
+from finetune.data.images.opening import ImageError
 from finetune.data.sources.datasets import from_dataset
 
 

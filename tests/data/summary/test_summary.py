@@ -227,6 +227,6 @@ def test_uneven_classes_are_said_with_what_to_do(split: Path) -> None:
 def test_header_of_an_array_in_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((20, 30), np.uint16))
     header = read_header([tmp_path / "a.npy"], 0)
-    assert (header.width, header.height, header.format, header.bytes) == (30, 20, "NumPy", 1200)
+    assert (header.width, header.height, header.format, header.bytes) == (30, 20, "NumPy", 1328)
     (tmp_path / "b.npy").write_bytes(b"nothing")
     assert read_header([tmp_path / "b.npy"], 0).error is not None
