@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.opening import ImageSource
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.files import fingerprints
 from finetune.files.fingerprints import Fingerprint
 
@@ -55,18 +55,18 @@ def _of_items(items: Sequence[ImageSource]) -> str:
     if isinstance(items, DatasetImages):
         dataset = fingerprints.of_examples("data set", items.dataset)
         return fingerprints.of_texts([*map(str, dataset.values()), *map(str, items.numbers)])
-    if all(isinstance(item, str | Path | ShardImage) for item in items):
+    if all(isinstance(item, str | Path | PackedImage) for item in items):
         return fingerprints.of_paths([_name_of(item) for item in items])
     step = max(1, len(items) // _IMAGES_READ)
     return fingerprints.of_texts(_of_item(item) for item in items[::step])
 
 
 def _name_of(item: ImageSource) -> str:
-    return item.name if isinstance(item, ShardImage) else str(item)
+    return item.name if isinstance(item, PackedImage) else str(item)
 
 
 def _of_item(item: ImageSource) -> str:
-    if isinstance(item, str | Path | ShardImage):
+    if isinstance(item, str | Path | PackedImage):
         return _name_of(item)
     if isinstance(item, bytes):
         item = np.frombuffer(item, np.uint8)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from finetune import arguments
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.opening import ImageSource
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.data.patterns import finder
 from finetune.data.splitting import LARGEST_SHARE, LEAST_SHARE, identities_of
 from finetune.tasks.labels import is_empty, python_values
@@ -103,7 +103,7 @@ def _paths_of(items: Sequence[ImageSource]) -> list[Path]:
         names = items.identities
     paths = []
     for name in names:
-        if isinstance(name, ShardImage):
+        if isinstance(name, PackedImage):
             name = name.name
         if not isinstance(name, str | Path):
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.opening import ImageSource, file_name
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.wording import counted, warn
 
 FILES_COMPARED = 10_000
@@ -21,7 +21,7 @@ _BYTES_COMPARED = 500e6
 
 _FIRST_BYTES = 1 << 16
 _CLASSES_NAMED = 5
-_File: TypeAlias = str | ShardImage
+_File: TypeAlias = str | PackedImage
 
 
 def check_classes(train: Examples) -> None:
@@ -91,13 +91,13 @@ def shared_files(
 
 
 def _files(items: Sequence[ImageSource]) -> list[_File]:
-    """The files among the images, but for remote ones, which take too long to be compared."""
+    """The files among the images, but for those that take too long to be compared."""
     if isinstance(items, DatasetImages) or not isinstance(items, list | tuple):
         return []
     files: list[_File] = []
     for item in items:
-        if isinstance(item, ShardImage):
-            if not item.shard.is_remote:
+        if isinstance(item, PackedImage):
+            if item.is_read_quickly:
                 files.append(item)
         elif (name := file_name(item)) is not None:
             files.append(name)
@@ -109,7 +109,10 @@ def _by_size(files: Sequence[_File]) -> dict[int, list[_File]]:
     files_of: dict[int, list[_File]] = defaultdict(list)
     for file in files:
         try:
-            size = file.size if isinstance(file, ShardImage) else os.stat(file).st_size
+            if isinstance(file, PackedImage):
+                size = file.content_size()
+            else:
+                size = os.stat(file).st_size
             files_of[size].append(file)
         except OSError:
             continue
@@ -134,7 +137,7 @@ def _same_content(
 def _digest(file: _File, count: int | None = None) -> bytes | None:
     """A digest of the file's first bytes, or of all; None for a file that can't be read."""
     try:
-        if isinstance(file, ShardImage):
+        if isinstance(file, PackedImage):
             content = file.content()[:count]
         else:
             with open(file, "rb") as stream:

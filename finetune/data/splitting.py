@@ -28,7 +28,7 @@ from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.opening import ImageSource
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.files.names import shared_folder, spelled
 from finetune.randomness import uniforms
 
@@ -50,8 +50,8 @@ def identities_of(items: Sequence[ImageSource], root: str | Path | None = None) 
         return list(map(str, items.identities))
     if not isinstance(items, list | tuple):  # an array or a tensor of images
         return list(map(str, range(len(items))))
-    if any(isinstance(item, ShardImage) for item in items):
-        names = [item.name if isinstance(item, ShardImage) else "" for item in items]
+    if any(isinstance(item, PackedImage) for item in items):
+        names = [item.name if isinstance(item, PackedImage) else "" for item in items]
         return [name or str(position) for position, name in enumerate(names)]
     identities = [str(item) if isinstance(item, str | Path) else "" for item in items]
     if not _are_plain(identities):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from finetune.data.images.dataset_images import DatasetImages, select_items
 from finetune.data.images.opening import ImageError, ImageSource, file_name
+from finetune.data.images.packed import PackedImage
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.rows import ImageRows, Presized
-from finetune.data.images.shards import ShardImage
 from finetune.data.images.store import CacheFolder, ImageStore, allocate, map_file
 from finetune.data.images.whole import WholeImages
 from finetune.data.memory import reserve
@@ -159,7 +159,7 @@ class ImageCache:
         if self._store is None:
             self._images.put(row, *self._presize(source))
         else:
-            assert isinstance(source, str | Path | ShardImage)
+            assert isinstance(source, str | Path | PackedImage)
             self._store.fill(row, source, self._presize_whole)
             has_ends = True
         # only now that the pixels are there, for another thread may ask meanwhile
@@ -261,7 +261,7 @@ def _file_paths(items: Sequence[ImageSource]) -> list[str] | None:
         name = file_name(item)
         if name is None:
             return None
-        paths.append(name if isinstance(item, ShardImage) else os.path.abspath(name))
+        paths.append(name if isinstance(item, PackedImage) else os.path.abspath(name))
     return paths
 
 

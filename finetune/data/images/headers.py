@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune.data.images.decode import read_bands, read_image
 from finetune.data.images.opening import ImageError, ImageSource, Opened, file_name, opened
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.data.images.tiff import TiffImage
 from finetune.data.images.value_range import Depth, ValueRange
 
@@ -90,7 +90,7 @@ def _format(image: Opened) -> str:
 
 def _bytes(source: ImageSource) -> int:
     """The size of a file."""
-    if isinstance(source, ShardImage):
-        return source.size
+    if isinstance(source, PackedImage):
+        return source.content_size()
     assert isinstance(source, str | Path)
     return os.path.getsize(source)

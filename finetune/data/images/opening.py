@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.data.images.tiff import TiffImage, band_count, has_many_bands
 from finetune.forks import ForkSafeLock
 
 ImageSource: TypeAlias = (
-    "str | Path | ShardImage | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | "
+    "str | Path | PackedImage | Image.Image | np.ndarray | Tensor | bytes | BinaryIO | "
     "Mapping[str, Any]"
 )
 """What `opened` opens. A mapping is a cell of Hugging Face's: {"bytes": ..., "path": ...}."""
@@ -25,7 +25,7 @@ Opened: TypeAlias = Image.Image | TiffImage | np.ndarray
 # Pillow knows these formats by name, but needs another program or a handler to decode them
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 
-_FILES = (str, Path, ShardImage)
+_FILES = (str, Path, PackedImage)
 
 _NUMPY = ".npy"
 """The ending of a file that holds one array of NumPy."""
@@ -122,15 +122,18 @@ def _source_in(cell: Mapping[str, Any]) -> Any:
     raise ValueError(f"a mapping has an image as 'bytes' or 'path', got {list(cell)}")
 
 
-def _is_array_file(content: Any) -> TypeGuard[str | Path | ShardImage]:
-    return isinstance(content, _FILES) and str(content)[-len(_NUMPY) :].lower() == _NUMPY
+def _is_array_file(content: Any) -> TypeGuard[str | Path | PackedImage]:
+    if not isinstance(content, _FILES):
+        return False
+    name = content.name if isinstance(content, PackedImage) else str(content)
+    return name[-len(_NUMPY) :].lower() == _NUMPY
 
 
-def _stored_array(file: str | Path | ShardImage) -> np.ndarray:
+def _stored_array(file: str | Path | PackedImage) -> np.ndarray:
     """The array in a .npy file, of which is read what is used of it."""
     array: np.ndarray
     # never unpickled: an array of objects is refused
-    if isinstance(file, ShardImage):
+    if isinstance(file, PackedImage):
         array = np.load(io.BytesIO(file.content()), allow_pickle=False)
     else:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -141,7 +144,7 @@ def _file_in(content: Any) -> str | Path | BinaryIO | None:
     """The path of a file, or its content; None for an image in memory."""
     if isinstance(content, str | Path):
         return content
-    if isinstance(content, ShardImage):
+    if isinstance(content, PackedImage):
         return io.BytesIO(content.content())
     if isinstance(content, bytes | bytearray | memoryview):
         return io.BytesIO(content)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from finetune.data.images.packed import PackedImage, Version
 from finetune.files.storage import State, is_remote, storage_of
 
 
@@ -23,7 +24,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardImage:
+class ShardImage(PackedImage):
     """An image file in a shard.
 
     name: of the member, with slashes. offset, size: where its content is, in bytes. As a text it is
@@ -38,6 +39,17 @@ class ShardImage:
     def content(self) -> bytes:
         """The bytes of the image file, by one read. Raises ValueError or OSError."""
         return self.shard.read(self.offset, self.size)
+
+    @property
+    def version(self) -> Version:
+        return Version(self.size, self.shard.state.version)
+
+    def content_size(self) -> int:
+        return self.size
+
+    @property
+    def is_read_quickly(self) -> bool:
+        return not self.shard.is_remote
 
     def __str__(self) -> str:
         return f"{self.shard.path}/{self.name}"

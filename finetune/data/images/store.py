@@ -24,8 +24,8 @@ import numpy as np
 import PIL
 
 from finetune import arguments
+from finetune.data.images.packed import PackedImage
 from finetune.data.images.rows import ImageRows
-from finetune.data.images.shards import ShardImage
 from finetune.forks import ForkSafeLock
 from finetune.image_size import ImageSize, height_and_width
 from finetune.wording import warn
@@ -74,8 +74,8 @@ class ImageStore:
     def fill(
         self,
         row: int,
-        file: str | Path | ShardImage,
-        decode: Callable[[str | Path | ShardImage], np.ndarray],
+        file: str | Path | PackedImage,
+        decode: Callable[[str | Path | PackedImage], np.ndarray],
     ) -> None:
         """Makes sure that the row has the file's image, as the file is now."""
         # taken before decoding, so that a change of the file meanwhile is noticed the next time
@@ -208,10 +208,10 @@ class CacheFolder:
         return bytes_of, last_use_of
 
 
-def _size_and_time(file: str | Path | ShardImage) -> tuple[int, int]:
+def _size_and_time(file: str | Path | PackedImage) -> tuple[int, int]:
     """Size in bytes and time of change in nanoseconds; (-1, -1) for a file that can't be read."""
-    if isinstance(file, ShardImage):
-        return file.size, file.shard.state.version
+    if isinstance(file, PackedImage):
+        return file.version
     try:
         status = os.stat(file)
     except OSError:  # no error yet: that of decoding will name the image and the reason

@@ -14,7 +14,7 @@ from finetune.corrections import Correction, read
 from finetune.data.examples import Examples
 from finetune.data.images.dataset_images import DatasetImages
 from finetune.data.images.opening import file_name
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 from finetune.files.names import path_below, shared_folder, spelled
 from finetune.wording import did_you_mean
 
@@ -101,7 +101,7 @@ def _names(part: Examples, position: int, folder: str) -> set[str]:
     name = file_name(item)
     if name is not None:
         names = {path_below(name, folder), spelled(os.path.abspath(name))}
-        if isinstance(item, ShardImage):
+        if isinstance(item, PackedImage):
             names.add(item.name)  # as in the folder that was packed, and in other shards of it
         return names
     return {str(position if part.numbers is None else int(part.numbers[position]))}

@@ -17,7 +17,7 @@ from finetune.data.examples import Examples
 from finetune.data.images.decode import read_image
 from finetune.data.images.headers import Header
 from finetune.data.images.opening import ImageSource, file_name
-from finetune.data.images.shards import ShardImage
+from finetune.data.images.packed import PackedImage
 
 _CHUNK_BYTES = 1 << 20
 _SPLIT_NAMES = ("training", "validation")
@@ -144,7 +144,7 @@ def _digest(items: Sequence[ImageSource], number: int) -> bytes | None:
             with open(source, "rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
-        elif isinstance(source, ShardImage):
+        elif isinstance(source, PackedImage):
             digest.update(source.content())
         else:
             pixels = _pixels_of(source)
