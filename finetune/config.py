@@ -25,10 +25,12 @@ class DataConfig:
             paths are relative to
         csv: table of images and labels with a header, in place of class folders
         shards: tar files of images and labels in place of a folder, as finetune pack makes them,
-            such as shards/train-{0000..0007}.tar
-        image_column: column of the table with the images' paths; null finds it
-        label_column: column of the table with the labels; null is the one after the images. A
-            regression may have a list of columns
+            such as shards/train-{0000..0007}.tar, or Parquet files that hold the images, such as
+            data/train-*.parquet
+        image_column: column of the table with the images' paths, or of Parquet files with the
+            images; null finds it
+        label_column: column of the table or of Parquet files with the labels; null is the one after
+            the images. A regression of a table may have a list of columns
         valid_column: column of the table that marks the rows for validation; null splits at random
         task: what the labels of the table are - one class an image, several, or numbers
         label_delimiter: text between the labels of an image, for the task multi_label; a space

@@ -21,6 +21,7 @@ CONSTRUCTORS = [
     ImageDataLoaders.from_name,
     ImageDataLoaders.from_dataset,
     ImageDataLoaders.from_shards,
+    ImageDataLoaders.from_parquet,
 ]
 FITS = [
     Learner.fine_tune,

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from hub_server import TOKEN, hub_server, use_hub
+from parquets import write_folder_as_parquet
 from PIL import Image
 from support import StopAt, tiny_data, tiny_learner, tiny_model, write_photos
 from tars import write_folder_as_shards
@@ -90,6 +91,11 @@ class World:
     def shard(self) -> Path:
         write_folder_as_shards(self.photos, self.folder / "shards", 1)
         return self.folder / "shards" / "train-000.tar"
+
+    @cached_property
+    def parquet(self) -> Path:
+        write_folder_as_parquet(self.photos, self.folder / "parquet", 1)
+        return self.folder / "parquet" / "train-000.parquet"
 
     @cached_property
     def data(self) -> ImageDataLoaders:
@@ -243,6 +249,7 @@ RIGHT_CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
         "pattern": lambda path: path.parent.name,
         **_SMALL,
     },
+    "ImageDataLoaders.from_parquet": lambda world: {"train": world.parquet, **_SMALL},
     "ImageDataLoaders.from_shards": lambda world: {"train": world.shard, **_SMALL},
     "ImageDataLoaders.from_table": lambda world: {
         "table": {"image": world.pictures(), "label": ["a", "b"] * 4},
@@ -434,8 +441,8 @@ ALSO_CALLED = {
     "metrics": ("metric",),
     "optimizer": ("optimizers",),
     "path": ("checkpoint",),
-    "train": ("shard",),
-    "valid": ("shard",),
+    "train": ("shard", "Parquet file"),
+    "valid": ("shard", "Parquet file"),
     "source": ("folder",),
     "weight_decay": ("weight decays",),
     "members": ("group",),

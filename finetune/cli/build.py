@@ -8,6 +8,7 @@ from finetune.callbacks.save_best import SaveBest
 from finetune.config import DataConfig, LearnerConfig, TrainConfig
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.image_options import ImageOptions
+from finetune.data.sources.parquet import are_parquet
 from finetune.image_size import ImageSize
 from finetune.learner import Learner
 from finetune.learner_options import FitOptions
@@ -28,7 +29,7 @@ _NOT_OF_A_PROBE = (
 
 
 def data_of(config: DataConfig) -> ImageDataLoaders:
-    """The images of a folder of classes, of a table, or of shards.
+    """The images of a folder of classes, of a table, of shards, or of Parquet files.
 
     Raises ValueError for settings that name no images or contradict each other.
     """
@@ -52,6 +53,16 @@ def data_of(config: DataConfig) -> ImageDataLoaders:
 def _from_shards(config: DataConfig, shards: str) -> ImageDataLoaders:
     if config.data is not None or config.train is not None:
         raise ValueError("shards= are the images, so that data= and train= would mean nothing")
+    if are_parquet(shards):
+        return ImageDataLoaders.from_parquet(
+            shards,
+            valid=config.valid,
+            image_column=config.image_column,
+            label_column=_one_column(config.label_column),
+            task=config.task,
+            valid_fraction=config.valid_fraction,
+            **_image_options(config),
+        )
     return ImageDataLoaders.from_shards(
         shards,
         valid=config.valid,
@@ -59,6 +70,12 @@ def _from_shards(config: DataConfig, shards: str) -> ImageDataLoaders:
         valid_fraction=config.valid_fraction,
         **_image_options(config),
     )
+
+
+def _one_column(names: list[str] | str | None) -> str | None:
+    if isinstance(names, list):
+        raise ValueError(f"label_column= of Parquet files is one column, got {names}")
+    return names
 
 
 def _from_table(config: DataConfig, file: str) -> ImageDataLoaders:

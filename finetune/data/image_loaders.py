@@ -23,6 +23,7 @@ from finetune.data.images.cache import ImageCache
 from finetune.data.images.dataset_images import DatasetImages, ImageDataset, join_items
 from finetune.data.images.decode import wide_values
 from finetune.data.images.opening import ImageError, ImageSource
+from finetune.data.images.packed import PackedImage
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.images.value_range import Depth, Windows, checked_value_range, guessed_depth
@@ -35,12 +36,14 @@ from finetune.data.sources.corrections import corrected
 from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
+from finetune.data.sources.parquet import ParquetLayout, are_parquet, from_parquet
 from finetune.data.sources.shard_index import LabelFile, LabelRule
 from finetune.data.sources.shards import ShardLayout, from_shards, shard_paths
 from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
 from finetune.data.summary.summary import DataSummary, summarise
 from finetune.dictionary import ImageDataLoadersType, answers_other_words
 from finetune.files.fingerprints import Fingerprint, of_object
+from finetune.files.names import shared_folder
 from finetune.image_size import ImageSize, in_pixels
 from finetune.interpret.image_grids import plot_images
 from finetune.options import takes_options
@@ -470,9 +473,9 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         """Images and labels in tar files, in the layout of WebDataset.
 
         train, valid: paths, or addresses that fsspec knows (`https://...`, `s3://...`), in which
-        `{000..127}` stands for all of these numbers; without `valid` the split is random. The files
-        of an example, such as `0001.jpg` and `0001.cls`, follow each other, and their names are the
-        same up to the first dot.
+        `{000..127}` stands for all of these numbers and `*` for any part of a name; without `valid`
+        the split is random. The files of an example, such as `0001.jpg` and `0001.cls`, follow each
+        other, and their names are the same up to the first dot.
         label_file: where all labels are: "cls" is such a file with a class index or name; "json"
         one with the label under label_key; "txt" one with a class name; "folder" the name of the
         image's folder in the tar file. None is the first of these that the first example has.
@@ -485,6 +488,8 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
         ValueError for a damaged one.
         """
         settings = ImageSettings(**options)
+        if are_parquet(train):
+            raise ValueError(f"from_shards reads tar files; from_parquet reads {train!r:.200}")
         rule = LabelRule(label_file, label_key)
         layout = ShardLayout(rule, classes, resolve_task(task), settings.cache_folder)
         arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
@@ -499,6 +504,60 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             return cls(*whole.split(valid_fraction, settings.seed), root=root, **options)
         layout = replace(layout, classes=whole.classes)
         return cls(whole, from_shards(valid_paths, layout, of_training=True), root=root, **options)
+
+    @classmethod
+    @takes_options(ImageSettings)
+    def from_parquet(
+        cls,
+        train: str | Path | Sequence[str | Path],
+        *,
+        valid: str | Path | Sequence[str | Path] | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        classes: Sequence[str] | None = None,
+        task: TaskLike = DEFAULT_TASK,
+        valid_fraction: float = 0.2,
+        **options: Unpack[ImageOptions],
+    ) -> "ImageDataLoaders":
+        """Images and labels in Parquet files that hold the images, as on Hugging Face's hub.
+
+        train, valid: paths, or addresses that fsspec knows (`hf://...`, `s3://...`), in which
+        `{000..127}` stands for all of these numbers and `*` for any part of a name; without `valid`
+        the split is random. image_column: files of images, as a binary or in the field "bytes" of a
+        struct; by default the only such column. label_column: class indices or names, lists of
+        them, or numbers, as the task needs; by default the only column of class indices that
+        Hugging Face's metadata name, "label", or the only other one. classes: the names in the
+        order of the indices, by default those of the metadata. groups= may name a column.
+        options: see `ImageSettings`.
+
+        Examples are in the order of the rows; labels are read at once, an image with the row group
+        that it is in. Whatever the order, each row group is read and decoded once, as long as
+        decoded images are kept. Needs pyarrow: `pip install 'finetune-vision[parquet]'`. Raises
+        OSError for a file that can't be read, such as FileNotFoundError, and ValueError for a
+        damaged one, for a column that it does not have, and for rows without an image or a label.
+        """
+        settings = ImageSettings(**options)
+        layout = ParquetLayout(
+            image_column,
+            label_column,
+            classes,
+            resolve_task(task),
+            allow_missing=settings.on_error == "skip",
+        )
+        arguments.real_number("valid_fraction", valid_fraction, above=0, below=1)
+        paths = shard_paths("train", train)
+        valid_paths = [] if valid is None else shard_paths("valid", valid)
+        folder = shared_folder([*paths, *valid_paths])
+        root = Path(folder)
+        if valid is not None:
+            refuse_list(settings.groups)
+        whole = from_parquet(paths, layout, settings.groups, folder=folder)
+        if valid is None:
+            return cls(*whole.split(valid_fraction, settings.seed), root=root, **options)
+        valid_examples = from_parquet(
+            valid_paths, layout, settings.groups, folder=folder, classes_of_training=whole.classes
+        )
+        return cls(whole, valid_examples, root=root, **options)
 
     # --- how images become batches
 
@@ -727,16 +786,36 @@ def _group_column(**options: Unpack[ImageOptions]) -> str | None:
 
 
 def _wide_sample(items: Sequence[ImageSource], channels: int) -> Iterator[np.ndarray]:
-    """The values of those with more than 8 bits among some images at equal distances."""
+    """The values of those with more than 8 bits among some images at equal distances.
+
+    Where images are read together, only those that are read with the first one are looked at.
+    """
     count = _ITEMS_SAMPLED if isinstance(items, DatasetImages) else _IMAGES_SAMPLED
-    step = max(1, -(-len(items) // count))  # rounded up
-    for number in range(0, len(items), step):
+    last = _count_read_with_first(items)
+    step = max(1, -(-last // count))  # rounded up
+    for number in range(0, last, step):
         try:
             values = wide_values(items[number], channels)
         except ImageError:  # an item of a data set that can't be read, which is said later
             continue
         if values is not None:
             yield values
+
+
+def _count_read_with_first(items: Sequence[ImageSource]) -> int:
+    """How many of the first images are read together; all of them where each is read by itself."""
+    if isinstance(items, DatasetImages) or not isinstance(items[0], PackedImage):
+        return len(items)
+    part = items[0].read_with
+    if part is None:
+        return len(items)
+    count = 1
+    while count < len(items):
+        item = items[count]
+        if not isinstance(item, PackedImage) or item.read_with != part:
+            break
+        count += 1
+    return count
 
 
 def _check_dataset(name: str, dataset: Any) -> None:

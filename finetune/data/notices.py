@@ -109,10 +109,7 @@ def _by_size(files: Sequence[_File]) -> dict[int, list[_File]]:
     files_of: dict[int, list[_File]] = defaultdict(list)
     for file in files:
         try:
-            if isinstance(file, PackedImage):
-                size = file.content_size()
-            else:
-                size = os.stat(file).st_size
+            size = file.content_size() if isinstance(file, PackedImage) else os.stat(file).st_size
             files_of[size].append(file)
         except OSError:
             continue

@@ -1,14 +1,16 @@
-"""Packing: a folder of images as shards, tar files in WebDataset's layout.
+"""Packing: a folder of images, or Parquet files, as shards: tar files in WebDataset's layout.
 
     shards/train-0000.tar     cat/001.jpg, cat/001.cls, dog/017.jpg, dog/017.cls, ...
     shards/train-0000.tar.index
     shards/classes.txt        the names of the classes, by their indices in the files .cls
 
-The images are in a random order, so that each shard has all classes. The same folder and settings
-make the same bytes.
+The images of a folder are in a random order, so that each shard has all classes; those of Parquet
+files in that of the rows, so that they are read once. The same images and settings make the same
+bytes.
 """
 
 import io
+import itertools
 import os
 import shutil
 import tarfile
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +28,12 @@ from PIL import Image
 from finetune import arguments
 from finetune.data.image_options import LARGEST_SIZE
 from finetune.data.images.decode import holds_more, read_image
-from finetune.data.images.opening import opened
+from finetune.data.images.opening import image_extensions, opened
+from finetune.data.images.parquet import ParquetImage, contents_in_order
 from finetune.data.sources.folders import from_folder
+from finetune.data.sources.parquet import ParquetLayout, are_parquet, from_parquet
 from finetune.data.sources.shard_index import LabelRule, read_index
-from finetune.data.sources.shards import CLASSES_FILE, stored_classes
+from finetune.data.sources.shards import CLASSES_FILE, shard_paths, stored_classes
 from finetune.files import locks
 from finetune.files.names import path_below
 from finetune.files.replacing import write_text
@@ -95,33 +100,52 @@ class _File(NamedTuple):
     ending: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is packed: N images, in the order that they have in the shards.
+
+    names: with slashes and endings. labels: class indices. contents: reads the files' contents, one
+    after the other; threads may call what it gives.
+    """
+
+    names: list[str]
+    labels: list[int]
+    classes: tuple[str, ...]
+    contents: Callable[[], Iterator[Callable[[], bytes]]]
+
+
 def pack(
-    folder: Path,
+    source: str | Path,
     target: Path,
     settings: PackSettings,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    layout: ParquetLayout | None = None,
 ) -> Packed:
-    """Packs the images of a folder with one folder a class into shards in the folder `target`.
+    """Packs images of classes into shards in the folder `target`.
 
-    tell: called with the numbers of packed images and of all. Nothing gets its name before all is
-    written, so that after an error there is nothing new. Where `target` has a file of classes, of
-    another part of the same data, they keep their indices. Raises FileExistsError where shards of
-    this name are there, and FileNotFoundError or ValueError for a folder without classes.
+    source: a folder with one folder a class, or a pattern of Parquet files, as `from_parquet` takes
+    it. tell: called with the numbers of packed images and of all. layout: of Parquet files.
+
+    Nothing gets its name before all is written, so that after an error there is nothing new. Where
+    `target` has a file of classes, of another part of the same data, they keep their indices.
+    Raises FileExistsError where shards of this name are there, and FileNotFoundError or ValueError
+    for a folder without classes, and for what `from_parquet` can't read.
     """
     known_classes = stored_classes(target)
-    examples = from_folder(folder, known_classes)
-    paths = [str(item) for item in examples.items]
-    names = [path_below(path, folder) for path in paths]
-    stems = _stems(names)
-    order = torch.randperm(len(paths), generator=generator(settings.seed, "pack")).tolist()
+    if are_parquet(source):
+        images = _in_parquet(str(source), layout or ParquetLayout(), known_classes)
+    else:
+        images = _in_folder(Path(source), known_classes, settings.seed)
+    count = len(images.names)
+    stems = _stems(images.names)
     with _new_files(target, settings.name) as temporary:
         with _ShardWriter(temporary, settings) as writer:
-            images = _read_ahead([paths[number] for number in order], settings)
-            for done, (number, image) in enumerate(zip(order, images, strict=True), start=1):
-                writer.add(stems[number], image, int(examples.labels[number]))
-                tell(done, len(paths))
+            files = _read_ahead(images, settings)
+            for number, file in enumerate(files):
+                writer.add(stems[number], file, images.labels[number])
+                tell(number + 1, count)
         if known_classes is None:
-            lines = "".join(f"{name}\n" for name in examples.classes)
+            lines = "".join(f"{name}\n" for name in images.classes)
             write_text(temporary / CLASSES_FILE, lines)
     shards = [target / name for name in writer.names]
     for shard in shards:
@@ -130,13 +154,54 @@ def pack(
     return Packed(
         pattern=_pattern(shards),
         shards=len(shards),
-        images=len(paths),
-        classes=examples.classes,
+        images=count,
+        classes=images.classes,
         renamed=sum(
-            os.path.splitext(name)[0] != stem for name, stem in zip(names, stems, strict=True)
+            os.path.splitext(name)[0] != stem
+            for name, stem in zip(images.names, stems, strict=True)
         ),
         bytes=sum(shard.stat().st_size for shard in shards),
     )
+
+
+def _in_folder(folder: Path, classes: list[str] | None, seed: int) -> _Source:
+    """The images of a folder, in a random order. classes: in their order, if they are known."""
+    examples = from_folder(folder, classes)
+    order = torch.randperm(len(examples), generator=generator(seed, "pack"))
+    examples = examples.select(order)
+    paths = [Path(str(item)) for item in examples.items]
+
+    def contents() -> Iterator[Callable[[], bytes]]:
+        for path in paths:
+            yield path.read_bytes
+
+    names = [path_below(str(path), folder) for path in paths]
+    return _Source(names, examples.labels.tolist(), examples.classes, contents)
+
+
+def _in_parquet(pattern: str, layout: ParquetLayout, classes: list[str] | None) -> _Source:
+    """The images of Parquet files, in the order of their rows. classes: see `_in_folder`.
+
+    They keep the names that the files have of them, if these are names of image files that no two
+    images have; otherwise they are called by their numbers, such as 0017.jpg.
+    """
+    known_classes = None if classes is None else tuple(classes)
+    paths = shard_paths("source", pattern)
+    examples = from_parquet(paths, layout, classes_of_training=known_classes)
+    images = [item for item in examples.items if isinstance(item, ParquetImage)]
+    files = list(dict.fromkeys(image.file for image in images))
+
+    def contents() -> Iterator[Callable[[], bytes]]:
+        for file in files:
+            for content in contents_in_order(file):
+                yield partial(bytes, content or b"")
+
+    names = [image.name for image in images]
+    extensions = image_extensions()
+    if not all(os.path.splitext(name)[1].lower() in extensions for name in names):
+        digits = len(str(len(images) - 1))
+        names = [f"{number:0{digits}d}" for number in range(len(images))]
+    return _Source(names, examples.labels.tolist(), examples.classes, contents)
 
 
 def _pattern(shards: Sequence[Path]) -> str:
@@ -156,55 +221,71 @@ def _stems(names: Sequence[str]) -> list[str]:
     stems: list[str] = []
     taken: set[str] = set()
     for name in names:
-        folder, _, file = name.rpartition("/")
-        plain = os.path.splitext(file)[0].replace(".", "_")
-        stem, count = f"{folder}/{plain}", 1
+        folder, slash, file = name.rpartition("/")
+        plain = folder + slash + os.path.splitext(file)[0].replace(".", "_")
+        stem, count = plain, 1
         while stem in taken:
             count += 1
-            stem = f"{folder}/{plain}_{count}"
+            stem = f"{plain}_{count}"
         taken.add(stem)
         stems.append(stem)
     return stems
 
 
-def _read_ahead(paths: Sequence[str], settings: PackSettings) -> Iterator[_File]:
+def _read_ahead(images: _Source, settings: PackSettings) -> Iterator[_File]:
     """The images as they are packed, in their order, a bounded number of them ahead."""
 
-    def read(path: str) -> _File:
-        return _read(path, settings.size)
+    def read(name: str, content: Callable[[], bytes]) -> _File:
+        return _packed_file(content(), os.path.splitext(name)[1], settings.size)
 
+    contents = images.contents()
     with ThreadPoolExecutor(settings.num_workers, thread_name_prefix="pack") as threads:
-        for first in range(0, len(paths), _AHEAD):
-            yield from threads.map(read, paths[first : first + _AHEAD])
+        for first in range(0, len(images.names), _AHEAD):
+            names = images.names[first : first + _AHEAD]
+            yield from threads.map(read, names, itertools.islice(contents, len(names)))
 
 
-def _read(path: str, size: int | None) -> _File:
+def _packed_file(content: bytes, ending: str, size: int | None) -> _File:
     """An image file, or a JPEG of it whose shorter side is `size`.
+
+    ending: of the file's name; "" is found in the content.
 
     What is smaller stays as it is. So does what would lose something, as an image with more than 8
     bits, transparency or further channels; and a file that can't be read, about which training has
     its own rule, `on_error`.
     """
-    image = None if size is None else _resized(path, size)
+    image = None if size is None else _resized(content, size)
     if image is None:
-        return _File(Path(path).read_bytes(), os.path.splitext(path)[1])
+        return _File(content, ending or _ending_of(content))
     stream = io.BytesIO()
     # with colours in full resolution, as the training may resize once more
     image.save(stream, "JPEG", quality=_QUALITY, subsampling=0)
     return _File(stream.getvalue(), ".jpg")
 
 
-def _resized(path: str, size: int) -> Image.Image | None:
+def _ending_of(content: bytes) -> str:
+    """How the names of such image files end; that of JPEG files for what can't be read."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            file_format = image.format
+    except Exception:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
+        return ".jpg"
+    ending = f".{file_format}".lower()
+    is_known = file_format != "JPEG" and ending in image_extensions()
+    return ending if is_known else ".jpg"
+
+
+def _resized(content: bytes, size: int) -> Image.Image | None:
     """The upright image with a shorter side of `size` pixels; None for one to be left alone."""
     try:
-        with opened(path) as file:
+        with opened(content) as file:
             if not isinstance(file, Image.Image) or file.mode not in _PLAIN_MODES:
                 return None
             if holds_more(file):
                 return None
             mode = file.mode
         # JPEG's own scaling is coarse, so that it stops at twice the size
-        image = read_image(path, min_side=2 * size)
+        image = read_image(content, min_side=2 * size)
     except Exception:  # PIL raises OSError, SyntaxError, struct.error, ... for bad files
         return None
     if mode == "L":  # one channel stays one

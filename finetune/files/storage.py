@@ -1,5 +1,6 @@
 """Where a file that is read in parts lies, on a disk or elsewhere: its state, and its bytes."""
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ class Storage(Protocol):
     def state(self, path: str) -> State:
         """The state of a file. Raises FileNotFoundError where there is none."""
 
+    def files(self, pattern: str) -> list[str]:
+        """The files whose names fit a pattern, in which `*` stands for any part of a name."""
+
     def open(self, path: str) -> BinaryIO:
         """The file, to be read from its beginning and to be sought in."""
 
@@ -44,6 +48,11 @@ class Disk:
 
     def state(self, path: str) -> State:
         return _state_of(os.stat(path))
+
+    def files(self, pattern: str) -> list[str]:
+        # only the star has a meaning: a path may have the other characters
+        parts = [glob.escape(part) for part in pattern.split("*")]
+        return [path for path in glob.glob("*".join(parts)) if os.path.isfile(path)]
 
     def open(self, path: str) -> BinaryIO:
         return open(path, "rb")
@@ -76,6 +85,11 @@ class Remote:
         tags = [f"{name}: {facts[name]}" for name in _TAGS if facts.get(name) is not None]
         digest = hashlib.blake2b("\n".join(tags).encode(), digest_size=8).digest()
         return State(int(size), int.from_bytes(digest, "little") >> 1)
+
+    def files(self, pattern: str) -> list[str]:
+        with _named_errors(pattern):
+            files, place = _file_system(pattern)
+            return [files.unstrip_protocol(file) for file in files.glob(place)]
 
     def open(self, path: str) -> BinaryIO:
         with _named_errors(path):

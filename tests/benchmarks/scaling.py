@@ -5,14 +5,17 @@
 Synthetic JPEGs of 500 x 375 pixels, made once for each number; a small network with random weights
 (so that the data counts), 128 px and 2 workers unless the row says otherwise; sizes, workers and
 processes with the fewest images. With --shards only the numbers of images, each from a folder and
-from tar shards of 10,000 images; --width changes the images, --listing only builds the loaders, and
-with --cold the system forgets the files before a row. Every row is measured in fresh processes;
-with `gloo` that many share its batches, the slowest one's seconds count, and their memory adds up.
+from tar shards of 10,000 images; with --parquet 100 1000 from a folder, from shards, and from a
+Parquet file of row groups of so many rows. --width changes the images, --listing only builds the
+loaders, --first ends with the first epoch, and with --cold the system forgets the files before a
+row. Every row is measured in fresh processes; with `gloo` that many share its batches, the slowest
+one's seconds count, and their memory adds up.
 Seconds to list the files and build the loaders (`build`), of the training loader's first epoch,
 which decodes (`first`), of the second, and of later ones (the median), and of the phase of
 `fine_tune` whose backbone is frozen, with kept features (`frozen`; the validation images are
 decoded before it).
-Prints a JSON line a row, with the memory that the imports took as `start_mb`, and the table.
+Prints a JSON line a row, with the memory that the imports took as `start_mb`, and what was read
+until the first epoch's end as `read_mb`, and the table.
 """
 
 import argparse
@@ -32,9 +35,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 import torch.distributed as dist
 from PIL import Image
+from pyarrow import parquet
 
 from finetune import ImageDataLoaders, vision_learner
 from finetune.data.image_options import ImageOptions
@@ -53,7 +58,7 @@ class Row:
     """gloo: processes that share the work; 0 for one without a process group."""
 
     images: int
-    source: str = "folder"
+    source: str = "folder"  # or "shards", or "parquet-100" of groups of 100 rows
     size: int = 128
     workers: int = 2
     gloo: int = 0
@@ -66,7 +71,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keeps the images; default: a temporary one")
     parser.add_argument("--width", type=int, default=500, help="of the images, in pixels")
     parser.add_argument("--shards", action="store_true", help="each number from shards, too")
+    parser.add_argument("--parquet", type=int, nargs="+", default=[], help="rows of a row group")
     parser.add_argument("--listing", action="store_true", help="build the loaders, and no more")
+    parser.add_argument("--first", action="store_true", help="the first epoch, and no more")
     parser.add_argument("--cold", action="store_true", help="read the files from the disk again")
     parser.add_argument("--quick", action="store_true", help="one small row of each kind")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
@@ -80,6 +87,8 @@ def main() -> None:
             images = make_images(Path(folder), row.images, options.threads, options.width)
             if row.source == "shards":
                 images = make_shards(images, options.threads)
+            elif row.source != "folder":
+                images = make_parquet(images, int(row.source.removeprefix("parquet-")))
             if options.cold:
                 forget(images)
             results.append({**asdict(row), **run(row, images, options)})
@@ -94,10 +103,11 @@ def rows(options: argparse.Namespace) -> list[Row]:
     if options.quick:
         base = Row(min(256, *images))
         changes: list[dict[str, Any]] = [{}, {"size": 64}, {"workers": 1}, {"gloo": 2}]
-        changes.append({"source": "shards"})
+        changes.extend({"source": source} for source in ("shards", "parquet-100"))
         return [replace(base, **change) for change in changes]
-    if options.shards:
-        return [Row(count, source) for count in images for source in ("folder", "shards")]
+    if options.shards or options.parquet:
+        sources = ["folder", "shards", *(f"parquet-{count}" for count in options.parquet)]
+        return [Row(count, source) for count in images for source in sources]
     base = Row(min(images))
     sizes = [replace(base, size=size) for size in (64, 224)]
     workers = [replace(base, workers=count) for count in (1, 4)]
@@ -140,6 +150,33 @@ def make_shards(root: Path, threads: int) -> Path:
     return shards
 
 
+def make_parquet(root: Path, rows_per_group: int) -> Path:
+    """The images of a folder in a Parquet file, in a random order; nothing to do where it is."""
+    folder = root.with_name(f"{root.name}-parquet-{rows_per_group}")
+    file = folder / "train.parquet"
+    if file.exists():
+        return folder
+    folder.mkdir(exist_ok=True)
+    files = sorted(root.rglob("*.jpg"))
+    np.random.default_rng(0).shuffle(files)  # type: ignore[arg-type]
+    features = '{"info": {"features": {"image": {"_type": "Image"}}}}'
+    cell = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    schema = pyarrow.schema(
+        [("image", cell), ("label", pyarrow.string())], {"huggingface": features}
+    )
+    with parquet.ParquetWriter(file.with_suffix(".new"), schema) as writer:
+        for first in range(0, len(files), rows_per_group):
+            part = files[first : first + rows_per_group]
+            images = [
+                {"bytes": path.read_bytes(), "path": path.relative_to(root).as_posix()}
+                for path in part
+            ]
+            labels = [path.parent.name for path in part]
+            writer.write_table(pyarrow.table([images, labels], schema=schema))
+    file.with_suffix(".new").rename(file)
+    return folder
+
+
 def forget(folder: Path) -> None:
     """Has the system forget the content of all files in and below a folder."""
     for file in folder.rglob("*"):
@@ -179,6 +216,7 @@ def run(row: Row, images: Path, options: argparse.Namespace) -> dict[str, float]
                 "rank": rank,
                 "store": f"{temporary}/store",
                 "listing": options.listing,
+                "only_first": options.first,
             }
             command = [sys.executable, __file__, "--measure", json.dumps(job)]
             workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
@@ -186,30 +224,45 @@ def run(row: Row, images: Path, options: argparse.Namespace) -> dict[str, float]
     if any(worker.returncode for worker in workers):
         raise RuntimeError(f"a process of {row} failed; its error is above")
     found = [json.loads(output.splitlines()[-1]) for output in outputs]
-    seconds = SECONDS[:1] if options.listing else SECONDS
+    seconds = SECONDS[:1] if options.listing else SECONDS[:2] if options.first else SECONDS
     result = {name: round(max(each[name] for each in found), 3) for name in seconds}
-    megabytes = ("start_mb", "peak_mb")
+    megabytes = ("start_mb", "peak_mb", "read_mb")
     return result | {name: round(sum(each[name] for each in found)) for name in megabytes}
 
 
 def measure(
-    images: str, row: dict[str, Any], threads: int, rank: int, store: str, listing: bool
+    images: str,
+    row: dict[str, Any],
+    threads: int,
+    rank: int,
+    store: str,
+    listing: bool,
+    only_first: bool,
 ) -> dict[str, float]:
     """What one process of a row sees."""
     torch.set_num_threads(threads)
     start_mb, size, gloo = peak_mb(), row["size"], row["gloo"]
+    before_mb = read_mb()
     with process_group(gloo, rank, store):
 
         def build() -> ImageDataLoaders:
             options: ImageOptions = {"image_size": size, "num_workers": row["workers"]}
             if row["source"] == "folder":
                 return ImageDataLoaders.from_folder(images, **options)
-            return ImageDataLoaders.from_shards(sorted(Path(images).glob("*.tar")), **options)
+            if row["source"] == "shards":
+                return ImageDataLoaders.from_shards(f"{images}/*.tar", **options)
+            return ImageDataLoaders.from_parquet(f"{images}/*.parquet", **options)
 
         seconds, data = timed(build)
         if listing:
-            return {"build": seconds, "start_mb": start_mb, "peak_mb": peak_mb()}
-        epochs = [timed(lambda n=n: train_epoch(data, n))[0] for n in range(2 + LATER)]
+            megabytes = {"start_mb": start_mb, "peak_mb": peak_mb()}
+            return {"build": seconds, **megabytes, "read_mb": read_mb() - before_mb}
+        epochs = [timed(lambda: train_epoch(data, 0))[0]]
+        first_mb = read_mb() - before_mb
+        if only_first:
+            megabytes = {"start_mb": start_mb, "peak_mb": peak_mb(), "read_mb": first_mb}
+            return {"build": seconds, "first": epochs[0], **megabytes}
+        epochs += [timed(lambda n=n: train_epoch(data, n))[0] for n in range(1, 2 + LATER)]
         for _ in data.valid.epoch(data.seed, 0):
             pass
         settings: dict[str, Any] = {"weights": None, "device": "cpu", "precision": "fp32"}
@@ -218,7 +271,8 @@ def measure(
         frozen, _ = timed(lambda: learner.fit_plan(plan[:1]))
     later = statistics.median(epochs[2:])
     values = (seconds, epochs[0], epochs[1], later, frozen)
-    return {**dict(zip(SECONDS, values, strict=True)), "start_mb": start_mb, "peak_mb": peak_mb()}
+    megabytes = {"start_mb": start_mb, "peak_mb": peak_mb(), "read_mb": first_mb}
+    return {**dict(zip(SECONDS, values, strict=True)), **megabytes}
 
 
 def train_epoch(data: ImageDataLoaders, number: int) -> None:
@@ -245,6 +299,15 @@ def process_group(size: int, rank: int, store: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def read_mb() -> float:
+    """What this process has read so far, of files and all else; 0 where the system can't tell."""
+    try:
+        counters = Path("/proc/self/io").read_text()
+    except OSError:
+        return 0.0
+    return int(counters.split("rchar: ")[1].split()[0]) / 1e6
 
 
 def peak_mb() -> float:

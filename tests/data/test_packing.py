@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parquets import write_folder_as_parquet, write_parquet
 from PIL import Image
 from support import write_photos
+from tars import jpeg
 
 from finetune import ImageDataLoaders
 from finetune.data.packing import PackSettings, pack
@@ -23,6 +25,12 @@ def photos(tmp_path: Path) -> Path:
 def digests(folder: Path) -> dict[str, str]:
     files = [file for file in folder.iterdir() if file.suffix != ".index"]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def members(shard: Path) -> dict[str, bytes]:
@@ -68,6 +76,35 @@ def test_data_of_the_shards_are_those_of_the_folder(photos: Path, tmp_path: Path
             assert torch.equal(batch.targets, expected.targets)
             inputs = data.prepare(batch, view=1).inputs
             assert torch.equal(inputs, folder.prepare(expected, view=1).inputs)
+
+
+def test_data_of_the_shards_are_those_of_the_parquet_files(photos: Path, tmp_path: Path) -> None:
+    files = write_folder_as_parquet(photos, tmp_path / "files", 2)
+    told: list[tuple[int, int]] = []
+    packed = pack(files, tmp_path / "shards", PackSettings(images=7), lambda *now: told.append(now))
+    assert told[-1] == (packed.images, packed.images) == (18, 18)
+    assert packed.classes == ("blue", "green", "red")
+    folder = ImageDataLoaders.from_folder(photos, image_size=32, batch_size=4)
+    data = ImageDataLoaders.from_shards(packed.pattern, image_size=32, batch_size=4)
+    for batch, expected in zip(data.train.epoch(0, 1), folder.train.epoch(0, 1), strict=True):
+        assert torch.equal(batch.targets, expected.targets)
+        inputs = data.prepare(batch, view=1).inputs
+        assert torch.equal(inputs, folder.prepare(expected, view=1).inputs)
+
+
+def test_images_of_parquet_files_without_names_are_numbered(tmp_path: Path) -> None:
+    contents = [jpeg(9 * number) for number in range(10)]
+    contents[3] = png()
+    contents.append(b"no image")
+    columns = {"image": contents, "label": ["b", "a"] * 5 + ["c"]}
+    file = write_parquet(tmp_path / "a.parquet", columns)
+    packed = pack(file, tmp_path / "shards", PackSettings())
+    packed_contents = members(Path(packed.pattern))
+    endings = [".jpg", ".jpg", ".jpg", ".png", *[".jpg"] * 7]
+    for number, ending in enumerate(endings):
+        assert packed_contents[f"{number:02d}{ending}"] == contents[number]
+    labels = [packed.classes[int(packed_contents[f"{number:02d}.cls"])] for number in range(11)]
+    assert labels == columns["label"]
 
 
 def test_the_same_settings_make_the_same_bytes(photos: Path, tmp_path: Path) -> None:

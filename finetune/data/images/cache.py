@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class ImageCache:
     _has_ends: np.ndarray  # bool [R]: which of them can be used as a whole
     _rows: np.ndarray  # int64 [N]: the row in `_images` of each image
     _store: ImageStore | None  # the store in the cache folder, if the images are kept there
+    _parts: np.ndarray | None  # int64 [N]: the same for images that are read together
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class ImageCache:
         decoded: list[Presized | None] = []
         if len(missing):
             with self._decoders() as threads:
-                decoded = list(threads.map(self._decode, missing.tolist()))
+                decoded = list(threads.map(self._decoder_of(missing), self._read_with(missing)))
         images = self._images
         if images is None:
             # where nothing is kept, all images of the batch were missing
@@ -98,6 +99,32 @@ class ImageCache:
         if self._is_whole:
             return WholeImages.of(images.select(rows))
         return torch.from_numpy(images.squares(rows)).permute(0, 3, 1, 2)
+
+    def _read_with(self, missing: np.ndarray) -> list[int]:
+        """The numbers of missing images, and of all that are read together with one of them.
+
+        So each part of a file is read once, whatever the order in which its images are asked for.
+        """
+        numbers = missing
+        if self._parts is not None and self._images is not None:
+            is_read = np.isin(self._parts, self._parts[missing])
+            numbers = np.flatnonzero(is_read & ~self._is_ready[self._rows])
+        listed: list[int] = numbers.tolist()
+        return listed
+
+    def _decoder_of(self, asked: np.ndarray) -> Callable[[int], Presized | None]:
+        """Decodes an image by its number; only of those that were asked for, errors are raised."""
+        asked_numbers = set(asked.tolist())
+
+        def decode(number: int) -> Presized | None:
+            try:
+                return self._decode(number)
+            except ImageError:
+                if number in asked_numbers:
+                    raise
+                return None  # the error will be raised when this image is asked for
+
+        return decode
 
     def squares(self, *, keep_ends: bool = True) -> "ImageCache":
         """A cache of the same images that gives their middle squares, and shares what is kept.
@@ -187,6 +214,7 @@ class ImageCache:
             if self._parent is not None:
                 self._share(self._parent)
             else:
+                self._parts = _parts_of(self.items)
                 self._store = self._open_store()
                 if self._store is None:
                     self._allocate_room()
@@ -198,6 +226,7 @@ class ImageCache:
         self._images, self._store = parent._images, parent._store
         self._has_square, self._has_ends = parent._has_square, parent._has_ends
         self._rows = parent._rows[self._numbers]
+        self._parts = None if parent._parts is None else parent._parts[self._numbers]
 
     def _open_store(self) -> ImageStore | None:
         """Opens the store in the cache folder; None where there is none for these images."""
@@ -245,10 +274,13 @@ class ImageCache:
             self._images = ImageRows.to_be_filled(pixels, self._margin)
         else:
             self._images = None
+            problem = "are decoded anew in every epoch"
+            if self._parts is not None:
+                problem += ", with all that is read together with them"
             warn(
                 f"{size / 1e9:.2f} GB of images fit neither into memory nor into a temporary "
-                f"file in {str(folder)!r} and are decoded anew in every epoch; pass a smaller "
-                "image_size, or cache_folder= on a disk with more room"
+                f"file in {str(folder)!r} and {problem}; pass a smaller image_size, or "
+                "cache_folder= on a disk with more room"
             )
 
 
@@ -263,6 +295,20 @@ def _file_paths(items: Sequence[ImageSource]) -> list[str] | None:
             return None
         paths.append(name if isinstance(item, PackedImage) else os.path.abspath(name))
     return paths
+
+
+def _parts_of(items: Sequence[ImageSource]) -> np.ndarray | None:
+    """Numbers that are the same for images that are read together; None where none are."""
+    if not isinstance(items, list | tuple):
+        return None
+    number_of_part: dict[Hashable, int] = {}
+    parts = []
+    for item in items:
+        part = item.read_with if isinstance(item, PackedImage) else None
+        if part is None:
+            return None
+        parts.append(number_of_part.setdefault(part, len(number_of_part)))
+    return np.array(parts, np.int64)
 
 
 def _temporary_array(folder: Path, shape: tuple[int, ...], size: int) -> np.ndarray | None:

@@ -256,26 +256,34 @@ def from_column(
 
 
 def _column(features: Mapping[str, Any], name: str | None, type_name: str, usual: str) -> str:
+    types = {column: type(feature).__name__ for column, feature in features.items()}
+    return find_column(types, name, type_name, usual, "the data set")
+
+
+def find_column(
+    types: Mapping[str, str], name: str | None, type_name: str, usual: str, where: str
+) -> str:
     """The column of images or of labels.
 
     It is the column called `name`, unless that is None; or else the only column of the type, or
-    else the one with the usual name. Raises ValueError where there is no such column.
+    else the one with the usual name. types: the names of the columns' types. where: what has the
+    columns. Raises ValueError where there is no such column.
     """
     if name is not None:
-        if name not in features:
-            raise ValueError(f"the data set has no column {name!r}; {did_you_mean(name, features)}")
+        if name not in types:
+            raise ValueError(f"{where} has no column {name!r}; {did_you_mean(name, types)}")
         return name
     columns_of_type = []
-    for column, feature in features.items():
-        if type(feature).__name__ == type_name:
+    for column, type_of_column in types.items():
+        if type_of_column == type_name:
             columns_of_type.append(column)
     if len(columns_of_type) == 1:
         return columns_of_type[0]
-    candidates = columns_of_type or list(features)
+    candidates = columns_of_type or list(types)
     if usual in candidates:
         return usual
     raise ValueError(
-        f"which column is the {usual}? pass {usual}_column=; there are {', '.join(features)}"
+        f"which column is the {usual}? pass {usual}_column=; there are {', '.join(types)}"
     )
 
 
@@ -300,4 +308,4 @@ def in_classes(examples: Examples, classes: tuple[str, ...]) -> Examples:
     if examples.classes == classes:
         return examples
     names = [examples.classes[label] for label in examples.labels.tolist()]
-    return from_pairs(examples.items, names, classes)
+    return from_pairs(examples.items, names, classes, examples.task)

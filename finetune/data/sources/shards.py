@@ -46,7 +46,7 @@ class ShardLayout:
 
         Raises FileNotFoundError where that is not there, and ValueError where it has no image.
         """
-        _states(shards[:1])
+        states_of(shards[:1])
         classes = self.classes
         if classes is None:
             classes = stored_classes(os.path.dirname(shards[0]))
@@ -63,7 +63,7 @@ def from_shards(
     `from_pairs`. Raises FileNotFoundError for a shard that is not there, and ValueError for one
     that is damaged or empty, and for labels that the task can't use.
     """
-    states = _states(shards)
+    states = states_of(shards)
     examples: list[tuple[ShardImage, Any]] = []
     for path, state in zip(shards, states, strict=True):
         index = read_index(path, state, layout.rule, layout.cache_folder)
@@ -89,16 +89,17 @@ def _order(example: tuple[ShardImage, Any]) -> str:
     return image.name.replace("/", "\0", 1)
 
 
-def _states(shards: Sequence[str]) -> list[State]:
+def states_of(paths: Sequence[str], kind: str = "shard") -> list[State]:
+    """The states of files. Raises FileNotFoundError, with the kind of file, for those missing."""
     states = []
     missing = []
-    for path in shards:
+    for path in paths:
         try:
             states.append(storage_of(path).state(path))
         except FileNotFoundError:
             missing.append(path)
     if missing:
-        raise FileNotFoundError(f"there is no shard {missing[0]!r}" + _and_more(missing))
+        raise FileNotFoundError(f"there is no {kind} {missing[0]!r}" + _and_more(missing))
     return states
 
 
@@ -110,8 +111,9 @@ def shard_paths(name: str, patterns: Any) -> list[str]:
     """The absolute paths of shards, or their addresses.
 
     name: of the argument, for errors. patterns: a path or an address, in which `{000..127}` stands
-    for each of these numbers with as many digits, or a list of such. Raises TypeError or ValueError
-    for anything else.
+    for each of these numbers with as many digits, and `*` for any part of a name; or a list of
+    such. Raises TypeError or ValueError for anything else, and FileNotFoundError for a pattern with
+    `*` that no file has.
 
     >>> [Path(path).name for path in shard_paths("train", "train-{08..10}.tar")]
     ['train-08.tar', 'train-09.tar', 'train-10.tar']
@@ -125,12 +127,18 @@ def shard_paths(name: str, patterns: Any) -> list[str]:
         raise ValueError(f"{name} names no shard")
     paths: list[str] = []
     for pattern in patterns:
-        if is_remote(pattern):
-            paths.extend(expanded(pattern))
-            continue
-        for path in expanded(str(arguments.path(name, pattern))):
-            paths.append(os.path.abspath(path))
+        for path in expanded(pattern if is_remote(pattern) else str(arguments.path(name, pattern))):
+            place = path if is_remote(path) else os.path.abspath(path)
+            paths.extend(_files_called(place) if "*" in path else [place])
     return paths
+
+
+def _files_called(pattern: str) -> list[str]:
+    """The files whose names fit a pattern with `*`, in the order of their names."""
+    files = storage_of(pattern).files(pattern)
+    if not files:
+        raise FileNotFoundError(f"there is no file {pattern!r}")
+    return sorted(files)
 
 
 def expanded(pattern: str) -> list[str]:
