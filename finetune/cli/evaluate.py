@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from finetune.cli.parser import CommandParser
 from finetune.config import TrainConfig
 from finetune.data.examples import Examples
 from finetune.data.notices import shared_files
+from finetune.data.sources.datasets import in_classes
 from finetune.data.sources.lists import from_pairs
+from finetune.data.sources.parquet import ParquetLayout, are_parquet, from_parquet
+from finetune.data.sources.shard_index import LabelRule
+from finetune.data.sources.shards import ShardLayout, from_shards, shard_paths
 from finetune.data.sources.tables import Layout, read_csv
 from finetune.inference.predictor import LoaderLike, Predictor
 from finetune.inference.reading import check_known
@@ -29,22 +34,33 @@ def parser() -> CommandParser:
     made = CommandParser(
         "evaluate",
         "Metrics of a run folder or an exported model on a folder with one folder of images\n"
-        "a class, or on a table of images and labels. Classes may be missing, none may be new.",
+        "a class, on a table of images and labels, or on tar or Parquet files of both. Classes\n"
+        "may be missing, none may be new.",
         [
             "finetune evaluate runs/photos test/",
             "finetune evaluate runs/photos/model test/ --metrics [accuracy,auroc] --json",
             "finetune evaluate runs/photos test.csv --data photos/ --output predictions.csv",
+            "finetune evaluate runs/photos 'shards/test-{0000..0003}.tar'",
         ],
     )
     made.add_argument("model", help=run_folder.MODEL_IN_WORDS)
-    made.add_argument("images", help="folder with one folder of images a class, or a .csv file")
+    made.add_argument(
+        "images",
+        help="folder with one folder of images a class, a .csv file, or a path, a pattern or an "
+        "address of .tar or .parquet files",
+    )
     made.option("metrics", list[str] | str | None, help="names; null is what suits the task")
     made.option("data", str | None, help="what a table's paths are relative to; null is its folder")
-    made.option("image_column", str | None, help="of the table; null is the run's, or the first")
+    made.option(
+        "image_column",
+        str | None,
+        help="of the table, or of Parquet files; null is the run's, or is found",
+    )
     made.option(
         "label_column",
         list[str] | str | None,
-        help="of the table; null is the run's, or the second; of a regression the model's targets",
+        help="of the table, or of Parquet files; null is the run's, or is found; of a regression "
+        "of a table the model's targets",
     )
     made.option("label_delimiter", str | None, help="between labels; null is the run's, or a space")
     made.option("output", str | None, help="file for a table of all predictions: .csv or .jsonl")
@@ -61,15 +77,16 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     if output is not None:
         check_suffix("output", output, WRITERS)
     model = run_folder.model_in(options["model"])
-    images = Path(options["images"])
-    if not images.exists():
-        raise FileNotFoundError(absent(images))
+    images = options["images"]
+    if not _are_shards(images) and not Path(images).exists():
+        raise FileNotFoundError(absent(Path(images)))
     predictor = load_learner(model, device=options["device"])
     source = _source(images, predictor, options)
     outputs = predictor.outputs(source, batch_size=options["batch_size"])
     results = predictor.evaluate(outputs, metrics=options["metrics"])
     print(f"{len(outputs)} images")
-    trained_on = _count_trained_on(options["model"], outputs.items)
+    items = source.items if isinstance(source, Examples) else outputs.items
+    trained_on = _count_trained_on(options["model"], items)
     if trained_on:
         print(f"{trained_on} of them were in the training of this run: they flatter the model")
     for name, value in results.items():
@@ -94,7 +111,7 @@ def run(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     return answer, 0
 
 
-def _count_trained_on(model: str, items: Sequence[str | int]) -> int:
+def _count_trained_on(model: str, items: Sequence[Any]) -> int:
     """How many images were in the training of a run, as far as its settings still tell which."""
     settings = run_folder.settings_of(model)
     if not settings:
@@ -105,17 +122,55 @@ def _count_trained_on(model: str, items: Sequence[str | int]) -> int:
             train = build.data_of(TrainConfig(**settings)).train_examples
     except (OSError, ValueError, TypeError):  # they have moved, or changed
         return 0
-    paths = [item for item in items if isinstance(item, str)]
-    return len({file for _, file in shared_files(train.items, paths)})
+    files = [item for item in items if not isinstance(item, int)]
+    return len({file for _, file in shared_files(train.items, files)})
 
 
-def _source(images: Path, predictor: Predictor, options: dict[str, Any]) -> LoaderLike:
-    """What to evaluate on: a folder of classes, or the examples of a table."""
-    if images.suffix == ".csv":
-        return _from_table(images, predictor, options)
+def _source(images: str, predictor: Predictor, options: dict[str, Any]) -> LoaderLike:
+    """What to evaluate on: a folder of classes, or the examples of a table or of shards."""
+    if images.endswith(".csv"):
+        return _from_table(Path(images), predictor, options)
     if options["data"] is not None:
         raise ValueError("data= says what the paths of a table are relative to; leave it out here")
-    return images
+    if _are_shards(images):
+        return _from_shards(images, predictor, options)
+    return Path(images)
+
+
+def _are_shards(images: str) -> bool:
+    return images.lower().endswith(".tar") or are_parquet(images)
+
+
+def _from_shards(pattern: str, predictor: Predictor, options: dict[str, Any]) -> Examples:
+    """The examples of tar or Parquet files, in the model's classes."""
+    classes = predictor.classes or ()
+    paths = shard_paths("images", pattern)
+    if are_parquet(pattern):
+        columns = _columns_of_run(options)
+        label_column = columns.get("label_column")
+        if isinstance(label_column, list):
+            raise ValueError(f"label_column= of Parquet files is one column, got {label_column}")
+        parquet_layout = ParquetLayout(
+            columns.get("image_column"), label_column, task=predictor.task
+        )
+        return from_parquet(paths, parquet_layout, classes_of_training=classes)
+    layout = ShardLayout(LabelRule(), task=predictor.task).found_in(paths)
+    if layout.classes is None or not predictor.task.exclusive:
+        # indices without names are those of the model
+        return from_shards(paths, replace(layout, classes=classes), of_training=True)
+    return in_classes(from_shards(paths, layout), classes)
+
+
+def _columns_of_run(options: dict[str, Any]) -> dict[str, Any]:
+    """The names of columns, and the delimiter, that the options give, or else the run has."""
+    columns: dict[str, Any] = {}
+    settings = run_folder.settings_of(options["model"])
+    for name in ("image_column", "label_column", "label_delimiter"):
+        if options[name] is not None:
+            columns[name] = options[name]
+        elif settings.get(name) is not None:
+            columns[name] = settings[name]
+    return columns
 
 
 def _from_table(file: Path, predictor: Predictor, options: dict[str, Any]) -> Examples:
@@ -132,13 +187,7 @@ def _from_table(file: Path, predictor: Predictor, options: dict[str, Any]) -> Ex
 
 
 def _table_layout(predictor: Predictor, options: dict[str, Any]) -> Layout:
-    columns: dict[str, Any] = {"label_delimiter": " "}
-    settings = run_folder.settings_of(options["model"])
-    for name in ("image_column", "label_column", "label_delimiter"):
-        if options[name] is not None:
-            columns[name] = options[name]
-        elif settings.get(name) is not None:
-            columns[name] = settings[name]
+    columns = {"label_delimiter": " ", **_columns_of_run(options)}
     label_column = columns.get("label_column")
     if predictor.task.names_are == "targets":
         label_column = _checked_targets(options["label_column"], predictor.classes or ())

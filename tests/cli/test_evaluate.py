@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parquets import write_folder_as_parquet
 from support import write_photos
+from tars import write_folder_as_shards, write_tar
 
 from finetune.cli import main
+from finetune.data.packing import PackSettings, pack
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
@@ -99,3 +102,52 @@ def test_a_jsonl_file_has_a_json_object_a_line(
     assert rows[0].keys() == expected[0].keys()
     assert [row["item"] for row in rows] == [row["item"] for row in expected]
     assert rows[0]["loss"] == pytest.approx(float(expected[0]["loss"]))
+
+
+# --- tar and Parquet files
+
+
+def test_shards_and_parquet_files_have_the_figures_of_their_folder(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = evaluated(capsys, run_folder, photos)
+    shards = write_folder_as_shards(photos, tmp_path / "shards", 2)
+    packed = pack(photos, tmp_path / "packed", PackSettings()).pattern
+    files = write_folder_as_parquet(photos, tmp_path / "parquet", 2)
+    for images in (shards, packed, files):
+        answer = evaluated(capsys, run_folder, images)
+        assert answer["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
+        assert answer["classes"] == expected["classes"]
+        if images != files:  # whose images are not compared one by one
+            assert answer["images_trained_on"] == expected["images_trained_on"] > 0
+
+
+def test_indices_of_shards_are_called_as_their_own_file_says(
+    run_folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = {}
+    for number, name in enumerate(["red", "blue"] * 3):
+        file = photos / name / f"00{number}.jpg"
+        members[f"{number}.jpg"] = file.read_bytes()
+        members[f"{number}.cls"] = b"%d" % (number % 2)
+    shard = write_tar(tmp_path / "a.tar", members)
+    found = evaluated(capsys, run_folder, shard)
+    assert {row["name"]: row["support"] for row in found["classes"]}["green"] == 3
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    found = evaluated(capsys, run_folder, shard)
+    supports = {row["name"]: row["support"] for row in found["classes"]}
+    assert supports == {"blue": 3, "green": 0, "red": 3}
+    (tmp_path / "classes.txt").write_text("red\nviolet\n")
+    assert main(["evaluate", str(run_folder), str(shard)]) == 1
+    assert "violet" in capsys.readouterr().err
+
+
+def test_shards_that_are_not_there_are_named(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for images, message in (
+        (f"{tmp_path}/a-{{0..3}}.tar", "there is no shard"),
+        (f"{tmp_path}/*.parquet", "there is no file"),
+    ):
+        assert main(["evaluate", str(run_folder), images]) == 1
+        assert message in capsys.readouterr().err
