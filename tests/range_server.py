@@ -14,10 +14,15 @@ from typing import Any
 
 @dataclass
 class Store:
-    """folder: the files that are served. requests: name and range (empty: all) of each GET."""
+    """folder: the files that are served. requests: name and range (empty: all) of each GET.
+
+    compares: whether a request for one version of a file (If-Match) is refused for another one:
+    "exactly", "never", or "wrongly", which refuses all of them.
+    """
 
     folder: Path
     address: str = ""
+    compares: str = "exactly"
     requests: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -47,6 +52,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         content = file.read_bytes()
         etag, total = hashlib.md5(content).hexdigest(), len(content)
+        wanted = self.headers.get("If-Match")
+        is_refused = self.store.compares == "wrongly" or wanted != f'"{etag}"'
+        if wanted is not None and self.store.compares != "never" and is_refused:
+            self.send_response(412)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if match is not None:
             first, last = int(match[1]), min(int(match[2]), total - 1)

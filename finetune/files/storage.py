@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,11 @@ _TAGS = (
     "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created",
 )  # fmt: skip
 """Keys under which file systems of fsspec say what changes with a file's content."""
-_FORBIDDEN, _NOT_FOUND = 403, 404
+_FORBIDDEN, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 412
+
+CHECK_SECONDS = 30.0
+"""So often a process asks again for the state of a remote file that it reads."""
+_CHANGED = "the file has changed since it was listed; make the data anew"
 
 
 class State(NamedTuple):
@@ -62,7 +67,7 @@ class Disk:
         # open that threads and forked processes would share, or that a system limits
         with open(path, "rb") as file:
             if _state_of(os.fstat(file.fileno())) != state:
-                raise ValueError("the file has changed since it was listed; make the data anew")
+                raise ValueError(_CHANGED)
             file.seek(offset)
             content = file.read(size)
         return _whole(content, size)
@@ -71,20 +76,39 @@ class Disk:
 class Remote:
     """Files at addresses such as `https://...` or `s3://...`, which fsspec reads.
 
-    Their version is a digest of what the server says of it, such as an ETag. It is not asked for
-    again at every read, which would take as long as the read.
+    Their version is a digest of what the server says of it, such as an ETag. A read over HTTP is
+    for the version with that ETag alone. Elsewhere, and with servers that do not look at it, the
+    version is asked for at the first read of a process, and then again from time to time: at every
+    read it would take as long as the read.
     """
 
     def state(self, path: str) -> State:
+        return self._facts(path).state
+
+    def _facts(self, path: str) -> "_Facts":
         with _named_errors(path):
             files, place = _file_system(path)
+            # some keep what they knew when they listed a folder
+            files.invalidate_cache(place)
             facts = files.info(place)
         size = facts.get("size")
         if size is None:
             raise ValueError(f"the server does not say how large {path!r} is")
         tags = [f"{name}: {facts[name]}" for name in _TAGS if facts.get(name) is not None]
         digest = hashlib.blake2b("\n".join(tags).encode(), digest_size=8).digest()
-        return State(int(size), int.from_bytes(digest, "little") >> 1)
+        state = State(int(size), int.from_bytes(digest, "little") >> 1)
+        etag = facts.get("ETag") if "http" in files.protocol else None
+        # a weak one never matches
+        is_strong = isinstance(etag, str) and etag.startswith('"')
+        return _Facts(state, etag if is_strong else None, time.monotonic())
+
+    def _check(self, path: str, state: State) -> "_Facts":
+        """Raises ValueError where the file is not as it was; else what is known of it now."""
+        facts = self._facts(path)
+        if facts.state != state:
+            raise ValueError(_CHANGED)
+        _known[path] = facts
+        return facts
 
     def files(self, pattern: str) -> list[str]:
         with _named_errors(pattern):
@@ -98,10 +122,43 @@ class Remote:
         return stream
 
     def read(self, path: str, offset: int, size: int, state: State) -> bytes:
-        with _named_errors(path):
-            files, place = _file_system(path)
-            content = files.cat_file(place, start=offset, end=offset + size)
-        return _whole(content, size)
+        facts = _known.get(path)
+        is_recent = facts is not None and time.monotonic() - facts.seconds < CHECK_SECONDS
+        if facts is None or facts.state != state or not is_recent:
+            facts = self._check(path, state)
+        try:
+            return _whole(_part(path, offset, size, facts.etag), size)
+        except (OSError, ValueError) as error:
+            # what went wrong may be that it is another file; if so, this is said
+            self._check(path, state)
+            if getattr(error.__cause__, "status", None) != _PRECONDITION_FAILED:
+                raise
+        # it is the same file all the same, so that the server means something else by it
+        _known[path] = facts._replace(etag=None)
+        return _whole(_part(path, offset, size, None), size)
+
+
+class _Facts(NamedTuple):
+    """What a server said of a file. etag: None where it can't be asked for. seconds: the time."""
+
+    state: State
+    etag: str | None
+    seconds: float
+
+
+_known: dict[str, _Facts] = {}
+"""The files that this process reads from servers, by their addresses."""
+
+
+def _part(path: str, offset: int, size: int, etag: str | None) -> bytes:
+    """A part of a remote file. etag: the version to be read, where the server is to look at it."""
+    with _named_errors(path):
+        files, place = _file_system(path)
+        options: dict[str, Any] = {}
+        if etag is not None:
+            options["headers"] = {**files.kwargs.get("headers", {}), "If-Match": etag}
+        content: bytes = files.cat_file(place, start=offset, end=offset + size, **options)
+    return content
 
 
 def is_remote(path: str | Path) -> bool:

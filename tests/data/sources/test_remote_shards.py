@@ -133,8 +133,44 @@ def test_a_shard_that_became_shorter_is_an_error_that_names_the_member(
     data = ImageDataLoaders.from_shards(f"{store.address}/train-000.tar", **OPTIONS)
     shard = store.folder / "train-000.tar"
     shard.write_bytes(shard.read_bytes()[:700])
-    with pytest.raises(ImageError, match=r"http://.*/train-000\.tar/\w+/00\d\.jpg: "):
+    with pytest.raises(
+        ImageError, match=r"http://.*/train-000\.tar/\w+/00\d\.jpg: the file has ch"
+    ):
         inputs_of(data)
+
+
+def changed_of_the_same_size(shard: Path) -> None:
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("compares", ["exactly", "never"])
+def test_a_shard_that_is_replaced_is_found_out_and_named(
+    photos: Path, store: Store, monkeypatch: pytest.MonkeyPatch, compares: str
+) -> None:
+    store.compares = compares
+    write_folder_as_shards(photos, store.folder, 1)
+    data = ImageDataLoaders.from_shards(f"{store.address}/train-000.tar", **OPTIONS)
+    batches = data.train.epoch(0, 1)
+    next(batches)
+    changed_of_the_same_size(store.folder / "train-000.tar")
+    if compares == "never":  # a server that does not look at the version is asked for it
+        next(batches)
+        monkeypatch.setattr("finetune.files.storage.CHECK_SECONDS", 0.0)
+    message = r"http://.*/train-000\.tar/\w+/00\d\.jpg: the file has changed since it was listed"
+    with pytest.raises(ImageError, match=message):
+        list(batches)
+
+
+def test_a_server_that_takes_its_own_version_for_another_is_read_all_the_same(
+    photos: Path, store: Store
+) -> None:
+    store.compares = "wrongly"
+    write_folder_as_shards(photos, store.folder, 1)
+    expected = inputs_of(ImageDataLoaders.from_folder(photos, **OPTIONS))
+    data = ImageDataLoaders.from_shards(f"{store.address}/train-000.tar", **OPTIONS)
+    assert torch.equal(inputs_of(data), expected)
 
 
 def test_corrections_name_images_below_the_address(store: Store, tmp_path: Path) -> None:
