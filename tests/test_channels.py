@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from support import copy_of, same_state
 
-from finetune import ImageDataLoaders, Learner, load_learner, vision_learner
+from finetune import Augmentation, ImageDataLoaders, Learner, load_learner, vision_learner
+from finetune.data.images.augment import Augment
 from finetune.data.images.decode import read_bands, read_image
 from finetune.data.images.opening import ImageError
 from finetune.data.images.preprocessing import Preprocessing
@@ -136,6 +137,47 @@ def test_named_augmentations_leave_values_alone(tmp_path: Path) -> None:
     pixels = data.prepare(batch, 3).inputs * std.view(1, -1, 1, 1) + mean.view(1, -1, 1, 1)
     expected = (torch.tensor(levels) / 255).view(1, -1, 1, 1).expand_as(pixels)
     assert torch.allclose(pixels, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_named_augmentations_change_values_of_grey_and_colours(channels: int) -> None:
+    assert len(values_seen(channels, "strong")) > 1
+
+
+def test_an_augmentation_of_ones_own_does_what_it_says() -> None:
+    own = Augmentation(flip=0, rotate=0, warp=0, lighting=0.4, lighting_probability=1)
+    assert len(values_seen(BANDS, own)) > 1
+    assert len(values_seen(BANDS, "strong")) == 1
+
+
+def values_seen(channels: int, augment: Augment) -> set[float]:
+    """The values of the first channel, in flat images of one value, of random views of them."""
+    images = [np.full((40, 40, channels), 100, np.uint8)] * 8
+    data = ImageDataLoaders.from_lists(
+        images, ["a", "b"] * 4, channels=channels, image_size=32, batch_size=4, augment=augment
+    )
+    batch = next(iter(data.train.epoch(0, 0)))
+    return set(data.prepare(batch, 3).inputs[:, 0].flatten().round(decimals=2).tolist())
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean", "std"),
+    [(1, (0.3,), (0.6,)), (2, (0.1, 0.3), (0.4, 0.6)), (5, (0.1, 0.3, 0.5, 0.1, 0.3), None)],
+)
+def test_bands_are_normalised_as_the_colours_of_the_backbone_in_turn(
+    channels: int, mean: tuple[float, ...], std: tuple[float, ...] | None
+) -> None:
+    expected_std = std or (0.4, 0.6, 0.8, 0.4, 0.6)
+    images = [np.full((40, 40, channels), 51, np.uint8)] * 8
+    data = ImageDataLoaders.from_lists(
+        images, ["a", "b"] * 4, channels=channels, image_size=32, batch_size=4, augment=None
+    ).for_backbone(32, mean=(0.1, 0.3, 0.5), std=(0.4, 0.6, 0.8))
+    batch = next(iter(data.train.epoch(0, 0)))
+    values = (51 / 255 - torch.tensor(mean)) / torch.tensor(expected_std)
+    assert torch.allclose(data.prepare(batch, None).inputs.mean(dim=(0, 2, 3)), values, atol=1e-5)
+    described = data.describe_inputs()
+    assert described["mean"] == pytest.approx(mean)
+    assert described["std"] == pytest.approx(expected_std)
 
 
 def test_a_summary_decodes_them(fields: Path) -> None:
