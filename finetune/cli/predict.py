@@ -15,6 +15,7 @@ from finetune.data.images.opening import image_extensions
 from finetune.data.sources.folders import image_files
 from finetune.inference.files import write_csv, write_jsonl
 from finetune.tasks import FilePrediction
+from finetune.tasks.answers import value_in_words
 from finetune.vision import load_learner
 
 _WRITERS = {".csv": write_csv, ".jsonl": write_jsonl}
@@ -109,11 +110,8 @@ def _in_words(row: FilePrediction) -> str:
         return f"{row.label or '-'}{unknown}"
     texts = []
     for name, value in row.probabilities.items():
-        text = f"{name} {value:.4g}"
-        if row.interval is not None:
-            low, high = row.interval[name]
-            text += f" ({low:.4g} to {high:.4g})"
-        texts.append(text)
+        interval = None if row.interval is None else row.interval[name]
+        texts.append(f"{name} {value_in_words(value, interval)}")
     return ", ".join(texts) + unknown
 
 

@@ -35,6 +35,18 @@ def _percentages(probabilities: Mapping[str, float]) -> str:
     return shown
 
 
+def value_in_words(value: float, interval: tuple[float, float] | None) -> str:
+    """A value to four digits, and the two numbers that the truth is between, where they are known.
+
+    >>> value_in_words(41.512345678, None), value_in_words(41.512345678, (38, 45.25))
+    ('41.51', '41.51 (38 to 45.25)')
+    """
+    if interval is None:
+        return f"{value:.4g}"
+    low, high = interval
+    return f"{value:.4g} ({low:.4g} to {high:.4g})"
+
+
 class _OneClass(NamedTuple):
     label: str
     probability: float
@@ -124,11 +136,8 @@ class ValuesPrediction(_Values, _Familiar):
         """
         values = []
         for name, value in self.values.items():
-            shown = f"{name!r} {value:.4g}"
-            if self.interval is not None:
-                low, high = self.interval[name]
-                shown += f" ({low:.4g} to {high:.4g})"
-            values.append(shown)
+            interval = None if self.interval is None else self.interval[name]
+            values.append(f"{name!r} {value_in_words(value, interval)}")
         return f"ValuesPrediction({', '.join(values)}{self._strangeness()})"
 
     @property
