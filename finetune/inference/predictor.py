@@ -346,12 +346,13 @@ class Predictor:
             outputs: Tensor = main_output(forward(model, inputs))
         self._check_class_count(outputs)
         familiarity = self.post_processing.familiarity
-        # what is not finite has no distance from anything; it is said where answers are made
-        if familiarity is None or self._tap is None or not outputs.isfinite().all():
+        if familiarity is None or self._tap is None:
             return outputs, [None] * len(outputs)
         energy = self.task.energy(outputs)
         if energy is not None:
             energy = energy.cpu()
+        # of outputs that are not finite it is no number, and answers are refused for them: to ask
+        # for it here, too, would make the host wait for a GPU once more
         return outputs, familiarity.unknown(energy, self._tap.take())
 
     # --- passes over data

@@ -77,6 +77,21 @@ def test_what_is_like_validation_is_known_and_noise_is_not(task: str) -> None:
     assert np.mean([answer.is_unknown for answer in learner.predict(faint(1, 40))]) < 0.3
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_outputs_that_are_not_finite_are_refused_all_the_same(
+    learner: Learner, value: float, tmp_path: Path
+) -> None:
+    learner.export(tmp_path)
+    predictor = load_learner(tmp_path)
+    with torch.no_grad():
+        for parameter in predictor.model.parameters():
+            parameter.fill_(value)
+    with pytest.raises(ValueError, match="the model gives values that are not finite"):
+        predictor.predict(faint(1, 2))
+    with pytest.raises(ValueError, match="the model gives values that are not finite"):
+        predictor.predict_together(faint(1, 2))
+
+
 def test_before_a_calibration_nothing_is_told() -> None:
     learner = make_learner()
     learner.calibrate()
