@@ -130,7 +130,7 @@ def _pillow_or_values(
     tiff: TiffImage | None = None
     if isinstance(image, TiffImage):
         tiff = image
-    elif isinstance(image, Image.Image):
+    elif isinstance(image, Image.Image) and image.format == "TIFF":
         all_bits = not _are_upper_bits_enough(value_range)
         tiff = beyond_pillow(image, bands=bands, all_bits=all_bits)
     if tiff is not None:

@@ -39,6 +39,17 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+# kept, because it is asked for with every image
+@lru_cache(maxsize=16)
+def _presized_size(image_size: ImageSize, crop_fraction: float) -> ImageSize:
+    height, width = height_and_width(image_size)
+    return size_of_sides(_with_margins(height, crop_fraction), _with_margins(width, crop_fraction))
+
+
+def _with_margins(side: int, crop_fraction: float) -> int:
+    return side + 2 * round((side / crop_fraction - side) / 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """The deterministic steps from an image to the model's input.
@@ -85,11 +96,7 @@ class Preprocessing:
         It has the same margin on opposite sides, in whole pixels, so that its middle can be cropped
         without resampling.
         """
-        height, width = height_and_width(self.image_size)
-        return size_of_sides(self._with_margins(height), self._with_margins(width))
-
-    def _with_margins(self, side: int) -> int:
-        return side + 2 * round((side / self.crop_fraction - side) / 2)
+        return _presized_size(self.image_size, self.crop_fraction)
 
     def without_normalisation(self) -> "Preprocessing":
         """The same steps with the default mean and std.

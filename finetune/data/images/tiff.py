@@ -13,7 +13,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL, ImageFileDirectory_v2
 
 from finetune.wording import counted
 
@@ -109,6 +108,8 @@ def has_many_bands(file: str | Path | BinaryIO) -> bool:
     """
     if isinstance(file, str | Path) and not str(file).lower().endswith((".tif", ".tiff")):
         return False
+    from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL
+
     return band_count(file) > MAX_SAMPLESPERPIXEL
 
 
@@ -164,6 +165,9 @@ def _band_count(stream: BinaryIO) -> int:
         return 0
     if _BIG in header[2:4]:
         header += stream.read(8)
+    # here, as Pillow asks its plugins in the order of their import whether a file is theirs
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
     try:
         tags = ImageFileDirectory_v2(header)
         stream.seek(tags.next)
