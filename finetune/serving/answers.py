@@ -1,9 +1,12 @@
 """What the server answers to images: rows, as `finetune predict --json` has them."""
 
+import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from PIL import UnidentifiedImageError
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
 
 from finetune.data.images.opening import ImageError
 from finetune.inference.predictor import Predictor
@@ -39,6 +42,18 @@ def _answer_alone(predictor: Predictor, upload: Upload) -> dict[str, Any]:
         return answers(predictor, [upload])[0]
     except ImageError as error:
         return error_row(upload, error)
+
+
+def picture(predictor: Predictor, upload: Upload) -> bytes:
+    """A PNG of what the model sees of an image, for files that a browser does not show.
+
+    Of more than three channels these are the first three. Raises ImageError for what is no image.
+    """
+    inputs = predictor.pipeline.inputs([upload.content], torch.device("cpu"))
+    values = predictor.pipeline.displayable(inputs)[0]
+    stream = io.BytesIO()
+    Image.fromarray(np.uint8(np.round(255 * values))).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def error_row(upload: Upload, error: ImageError) -> dict[str, Any]:

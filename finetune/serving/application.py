@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from finetune import arguments
 from finetune.data.images.opening import ImageError
 from finetune.inference.predictor import Predictor
-from finetune.serving.answers import Upload, answers, error_row, reason_of
+from finetune.serving.answers import Upload, answers, error_row, picture, reason_of
 from finetune.web.application import create_application, error_answer, file_route
 
 if TYPE_CHECKING:
@@ -92,16 +92,27 @@ class _Server:
         are_wrong = all(row["error"] for row in rows)
         return JSONResponse({"predictions": rows}, 422 if are_wrong else 200)
 
+    async def picture(self, request: Request) -> Response:
+        """A PNG of one image, as the model sees it."""
+        from starlette.responses import Response
+
+        try:
+            upload = await self._one_upload(request, "a picture")
+            png = await self._in_turn(partial(picture, self.predictor, upload))
+        except _RefusedError as error:
+            return error_answer(str(error), error.status)
+        except ImageError as error:
+            return error_answer(reason_of(error), 422)
+        return Response(png, media_type="image/png")
+
     async def activation_map(self, request: Request) -> Response:
         """A PNG of one image under the heat map of a class, the predicted one unless it says."""
         from starlette.responses import Response
 
         try:
-            uploads = await self._uploads(request)
-            if len(uploads) > 1:
-                raise _RefusedError("a heat map is of one image; send one a request", 400)
+            upload = await self._one_upload(request, "a heat map")
             target = request.query_params.get("target")
-            png = await self._in_turn(partial(self._map_as_png, uploads[0], target))
+            png = await self._in_turn(partial(self._map_as_png, upload, target))
         except _RefusedError as error:
             return error_answer(str(error), error.status)
         except ModuleNotFoundError as error:
@@ -125,6 +136,13 @@ class _Server:
         import anyio
 
         return await anyio.to_thread.run_sync(compute, limiter=self._turns)
+
+    async def _one_upload(self, request: Request, what: str) -> Upload:
+        """The only file of a form. Raises _RefusedError for several, and as `_uploads`."""
+        uploads = await self._uploads(request)
+        if len(uploads) > 1:
+            raise _RefusedError(f"{what} is of one image; send one a request", 400)
+        return uploads[0]
 
     async def _uploads(self, request: Request) -> list[Upload]:
         """The files of a form. Raises _RefusedError for another request, and too many files."""
@@ -152,7 +170,7 @@ class _Server:
 def serving_application(
     predictor: Predictor, hosts: Sequence[str], limits: Limits | None = None
 ) -> Starlette:
-    """An application with a page and with /predict, /activation_map and /model for programs.
+    """An application with a page and with /predict, /activation_map, /picture and /model.
 
     hosts: see `create_application`. limits: None are the usual ones.
     """
@@ -168,5 +186,6 @@ def serving_application(
         Route("/model", server.describe),
         Route("/predict", server.predict, methods=["POST"]),
         Route("/activation_map", server.activation_map, methods=["POST"]),
+        Route("/picture", server.picture, methods=["POST"]),
     ]
     return create_application(routes, largest_body=int(limits.megabytes * 1e6), hosts=hosts)

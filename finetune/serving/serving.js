@@ -1,4 +1,4 @@
-// Sends images to /predict and /activation_map, and shows what they answer.
+// Sends images to /predict, /activation_map and /picture, and shows what they answer.
 
 const find = (selector, within = document) => within.querySelector(selector);
 const input = find("input");
@@ -98,6 +98,16 @@ async function showMap(file, row, article) {
   find("figcaption", figure).textContent = row.label ? "what speaks for it" : "what it looks at";
 }
 
+// What the model sees, in place of an array or a TIFF file; nothing where it is no image.
+async function showPicture(file, photo) {
+  photo.onerror = null;
+  photo.style.visibility = "hidden";
+  const response = await send("picture", file).catch(() => null);
+  if (!response?.ok) return;
+  photo.src = URL.createObjectURL(await response.blob());
+  photo.style.visibility = "visible";
+}
+
 async function take(list) {
   const files = [...list]; // the list is emptied meanwhile
   await modelIsThere;
@@ -107,7 +117,7 @@ async function take(list) {
     const article = find("template").content.firstElementChild.cloneNode(true);
     const photo = find(".photo", article);
     photo.src = URL.createObjectURL(file);
-    photo.onerror = () => (photo.style.visibility = "hidden"); // a kind that browsers do not show
+    photo.onerror = () => showPicture(file, photo); // a kind that browsers do not show
     find("figcaption", article).textContent = file.name;
     return [file, article];
   });

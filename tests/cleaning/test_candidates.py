@@ -1,8 +1,12 @@
 """Which images a learner asks about."""
 
+import base64
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import tiny_learner, write_photos
 
 from finetune import ImageDataLoaders, Learner, vision_learner
@@ -61,6 +65,34 @@ def test_labels_of_validation_can_be_asked_about(learner: Learner, tmp_path: Pat
     items = {str(item) for item in learner.data.valid_examples.items}
     root = learner.data.root
     assert {str(root / candidate.name) for candidate in session.candidates} <= items
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_bands_of_any_number_and_range_are_shown(tmp_path: Path, bands: int) -> None:
+    ramp = np.arange(32 * 32, dtype=np.float32).reshape(32, 32) * 3
+    pixels = np.stack([ramp * (band == 0) for band in range(bands)], axis=-1)
+    for number in range(12):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{number}.npy", pixels + number)
+    data = ImageDataLoaders.from_folder(
+        tmp_path / "photos",
+        image_size=32,
+        batch_size=2,
+        channels=bands,
+        value_range=(0, float(ramp.max())),
+        augment="none",
+    )
+    learner = vision_learner(data, "test_efficientnet", weights=None, progress=False)
+    view = learner.cleaning_session(tmp_path / "c.csv").view()
+    assert view["error"] == ""
+    content = base64.b64decode(view["image"].removeprefix("data:image/jpeg;base64,"))
+    shown = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    assert shown.shape == (32, 32, 3)
+    assert shown[1, :, 0].mean() < 25
+    assert shown[-2, :, 0].mean() > 225
+    # of three bands and more they are red, green and blue
+    assert (shown[-2, :, 1].mean() < 30) == (bands >= 3)
 
 
 def test_other_tasks_have_large_losses_only(tmp_path: Path) -> None:

@@ -163,6 +163,74 @@ def test_a_heat_map_is_an_image_of_the_size_of_the_input(
     assert two.status_code == 400
 
 
+def npy(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, pixels)
+    return stream.getvalue()
+
+
+def float_tiff(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.float32)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["npy", "float tiff", "jpeg"])
+def test_a_picture_shows_any_image_as_the_model_sees_it(
+    client: TestClient, folder: Path, kind: str
+) -> None:
+    ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (32, 1))
+    content = {
+        "npy": npy(np.stack([ramp, 0 * ramp, 0 * ramp], axis=-1)),
+        "float tiff": float_tiff(ramp),
+        "jpeg": (folder / "red" / "000.jpg").read_bytes(),
+    }[kind]
+    answer = client.post("/picture", files=form(("a", content)))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    image = np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
+    assert image.shape == (32, 32, 3)
+    if kind == "jpeg":
+        assert image[..., 0].mean() > 100 > image[..., 2].mean()
+    else:
+        assert image[16, 2, 0] < 40
+        assert image[16, 29, 0] > 210
+    if kind == "npy":
+        assert image[..., 1:].max() < 10
+    (row,) = client.post("/predict", files=form(("a", content))).json()["predictions"]
+    assert row["error"] == ""
+
+
+def test_a_picture_of_many_bands_is_of_the_first_three(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        bands = np.full((32, 32, 5), 9 * number, np.uint8)
+        np.save(tmp_path / "ab"[number % 2] / f"{number}.npy", bands)
+    data = ImageDataLoaders.from_folder(tmp_path, image_size=32, batch_size=2, channels=5)
+    learner = vision_learner(data, "test_efficientnet", weights=None, progress=False)
+    bands = np.zeros((32, 32, 5), np.uint8)
+    bands[..., 1] = 200
+    bands[..., 4] = 255
+    application = serving_application(learner.predictor(), ["127.0.0.1"])
+    with TestClient(application, base_url=ADDRESS) as client:
+        answer = client.post("/picture", files=form(("a.npy", npy(bands))))
+        assert answer.status_code == 200, answer.text
+        image = np.asarray(Image.open(io.BytesIO(answer.content)))
+        assert np.allclose(image, (0, 200, 0), atol=2)
+        wrong = client.post("/picture", files=form(("a.npy", npy(bands[..., :4]))))
+    assert wrong.status_code == 422
+    assert "4 channels, not channels=5" in wrong.json()["error"]
+
+
+def test_a_picture_is_of_one_image(client: TestClient, folder: Path) -> None:
+    photo = jpeg(folder / "red" / "000.jpg")
+    answer = client.post("/picture", files=form(photo, photo))
+    assert (answer.status_code, answer.json()["error"]) == (
+        400, "a picture is of one image; send one a request",
+    )  # fmt: skip
+    answer = client.post("/picture", files=form(("notes.txt", b"hello")))
+    assert answer.status_code == 422
+
+
 def test_several_requests_at_once_are_answered_like_one_by_one(
     client: TestClient, folder: Path
 ) -> None:

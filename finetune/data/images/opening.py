@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,8 +27,8 @@ _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 
 _FILES = (str, Path, PackedImage)
 
-_NUMPY = ".npy"
-"""The ending of a file that holds one array of NumPy."""
+_NUMPY, _NUMPY_BEGINNING = ".npy", b"\x93NUMPY"
+"""The ending of a file that holds one array of NumPy, and its first bytes."""
 
 # one for all, because several images may be parts of one open file
 _opened_images = ForkSafeLock()
@@ -93,13 +93,13 @@ def opened(source: ImageSource) -> Iterator[Opened]:
         if isinstance(content, Image.Image):
             with _opened_images.held():
                 yield content
-        elif _is_array_file(content):
-            yield _stored_array(content)
         else:
             file = _file_in(content)
-            if file is None:
-                yield _to_array(content)
+            array = _to_array(content) if file is None else _stored_array(file)
+            if array is not None:
+                yield array
             else:
+                assert file is not None
                 with _open_file(file) as image:
                     _check_size(*image.size)
                     yield image
@@ -122,21 +122,23 @@ def _source_in(cell: Mapping[str, Any]) -> Any:
     raise ValueError(f"a mapping has an image as 'bytes' or 'path', got {list(cell)}")
 
 
-def _is_array_file(content: Any) -> TypeGuard[str | Path | PackedImage]:
-    if not isinstance(content, _FILES):
-        return False
-    name = content.name if isinstance(content, PackedImage) else str(content)
-    return name[-len(_NUMPY) :].lower() == _NUMPY
+def _stored_array(file: str | Path | BinaryIO) -> np.ndarray | None:
+    """The array in a .npy file, of which is read what is used of it; None for another file.
 
-
-def _stored_array(file: str | Path | PackedImage) -> np.ndarray:
-    """The array in a .npy file, of which is read what is used of it."""
-    array: np.ndarray
+    A path is known by its ending, and content by its beginning.
+    """
     # never unpickled: an array of objects is refused
-    if isinstance(file, PackedImage):
-        array = np.load(io.BytesIO(file.content()), allow_pickle=False)
-    else:
+    array: np.ndarray
+    if isinstance(file, str | Path):
+        if str(file)[-len(_NUMPY) :].lower() != _NUMPY:
+            return None
         array = np.load(file, mmap_mode="r", allow_pickle=False)
+        return array
+    beginning = file.read(len(_NUMPY_BEGINNING))
+    file.seek(0)
+    if beginning != _NUMPY_BEGINNING:
+        return None
+    array = np.load(file, allow_pickle=False)
     return array
 
 
