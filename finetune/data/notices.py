@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from finetune.data.examples import Examples
@@ -73,7 +74,9 @@ def shared_files(
 
     There are none of more than `FILES_COMPARED` files, and of very large ones only the first.
     """
-    train_files, files = _files(train_items), _files(items)
+    # one more than are compared: to go through a million for nothing would take seconds
+    most = FILES_COMPARED + 1
+    train_files, files = list(islice(_files(train_items), most)), list(islice(_files(items), most))
     if len(train_files) + len(files) > FILES_COMPARED:
         return []
     train_by_size = _by_size(train_files)
@@ -90,18 +93,16 @@ def shared_files(
     return shared
 
 
-def _files(items: Sequence[ImageSource]) -> list[_File]:
+def _files(items: Sequence[ImageSource]) -> Iterator[_File]:
     """The files among the images, but for those that take too long to be compared."""
     if isinstance(items, DatasetImages) or not isinstance(items, list | tuple):
-        return []
-    files: list[_File] = []
+        return
     for item in items:
         if isinstance(item, PackedImage):
             if item.is_read_quickly:
-                files.append(item)
+                yield item
         elif (name := file_name(item)) is not None:
-            files.append(name)
-    return files
+            yield name
 
 
 def _by_size(files: Sequence[_File]) -> dict[int, list[_File]]:

@@ -76,6 +76,19 @@ def test_many_files_are_not_compared(leaking: Path, monkeypatch: pytest.MonkeyPa
     ImageDataLoaders.from_folder(leaking, train="train", valid="valid", **SMALL)
 
 
+def test_of_many_files_only_so_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "FILES_COMPARED", 3)
+    looked_at: list[str] = []
+
+    def file_name(item: str) -> str:
+        looked_at.append(item)
+        return item
+
+    monkeypatch.setattr(notices, "file_name", file_name)
+    assert notices.shared_files(["train.jpg"] * 100, ["valid.jpg"] * 100) == []
+    assert len(looked_at) == 8
+
+
 def test_label_that_only_validation_has_is_named() -> None:
     labels = [["usual"], ["usual", "rare"]]
     with pytest.warns(UserWarning, match="1 of 2 classes have no training image: 'rare'"):
