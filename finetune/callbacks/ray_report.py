@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune import distributed
 from finetune.callbacks.optional import require
+from finetune.files.temporary import TemporaryFolder
 from finetune.training.events import Callback, EpochEnd, EpochStart, FitEnd, FitStart
 
 _FILE = "run.ckpt"
@@ -39,8 +40,8 @@ class RayReport(Callback):
                 "RayReport is for the function that a TorchTrainer of Ray runs, and this is no "
                 f"worker of Ray's ({error})"
             ) from error
-        self._folder = tempfile.TemporaryDirectory(prefix="finetune-ray-")
-        self.checkpoint = Path(self._folder.name) / _FILE
+        self._folder = TemporaryFolder("finetune-ray")
+        self.checkpoint = self._folder.path / _FILE
         if reported is not None and distributed.is_first():
             with reported.as_directory() as folder:
                 shutil.copyfile(Path(folder) / _FILE, self.checkpoint)
@@ -75,6 +76,7 @@ class RayReport(Callback):
         if not self.checkpoint.exists():  # it is the first worker's
             train.report(metrics)
             return
-        with tempfile.TemporaryDirectory(prefix="finetune-ray-") as folder:
+        # in the same folder, where a killed worker leaves nothing for good
+        with tempfile.TemporaryDirectory(dir=self._folder.path) as folder:
             shutil.copyfile(self.checkpoint, Path(folder) / _FILE)
             train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
