@@ -16,6 +16,7 @@ from finetune.data.notices import shared_files
 from finetune.data.sources.datasets import in_classes
 from finetune.data.sources.lists import from_pairs
 from finetune.data.sources.parquet import ParquetLayout, are_parquet, from_parquet
+from finetune.data.sources.presence import check_present
 from finetune.data.sources.shard_index import LabelRule
 from finetune.data.sources.shards import ShardLayout, from_shards, shard_paths
 from finetune.data.sources.tables import Layout, read_csv
@@ -182,6 +183,7 @@ def _from_table(file: Path, predictor: Predictor, options: dict[str, Any]) -> Ex
     if options["data"] is not None:
         folder = Path(options["data"])
     rows = read_csv(file, folder, layout)
+    check_present(rows.items, folder, repr(str(file)))
     check_known(file, task.class_names_in(rows.labels), classes)
     return from_pairs(rows.items, rows.labels, classes, task)
 

@@ -37,6 +37,7 @@ from finetune.data.sources.folders import from_folder
 from finetune.data.sources.lists import from_marked, without_labels
 from finetune.data.sources.names import Pattern, from_names
 from finetune.data.sources.parquet import ParquetLayout, are_parquet, from_parquet
+from finetune.data.sources.presence import check_present
 from finetune.data.sources.shard_index import LabelFile, LabelRule
 from finetune.data.sources.shards import ShardLayout, from_shards, shard_paths
 from finetune.data.sources.tables import Layout, Rows, read_csv, read_table
@@ -276,6 +277,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             _group_column(**options),
         )
         rows = read_csv(path, base, layout)
+        check_present(rows.items, base, repr(str(path)))
         return cls._from_rows(rows, base, layout, valid_fraction, **options)
 
     @classmethod
@@ -310,6 +312,7 @@ class ImageDataLoaders(DataLoaders, metaclass=ImageDataLoadersType):
             _group_column(**options),
         )
         rows = read_table(table, base, layout)
+        check_present(rows.items, base, "the table")
         return cls._from_rows(rows, base, layout, valid_fraction, **options)
 
     @classmethod

@@ -140,6 +140,7 @@ def test_target_that_is_no_number_is_named_with_its_line(tmp_path: Path, cell: s
 
 def test_columns_of_ones_and_zeros_are_classes(tmp_path: Path) -> None:
     file = write_csv(tmp_path, "image,cat,dog\n1.jpg,1,0\n2.jpg,1.0,1\n3.jpg,0,0\n4.jpg,0,1\n")
+    (tmp_path / "1.jpg").touch()  # where some image is, so are the others
     data = ImageDataLoaders.from_csv(
         file, label_column=["dog", "cat"], task="multi_label", batch_size=1, valid_fraction=0.5
     )
