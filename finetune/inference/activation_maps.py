@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from finetune import arguments, turns
+from finetune.inference.features import backbone_of
 from finetune.models.backbone_set import members_of
 from finetune.tasks.checks import dtype_and_shape
 from finetune.wording import did_you_mean
@@ -200,6 +202,23 @@ def _may_be_the_map(path: str, module: nn.Module, output: Tensor) -> bool:
         return "norm" in type(module).__name__.lower()
     # tables of attention are square, too
     return "attn" not in path and "attention" not in path
+
+
+def grad_cam_of_layers(
+    model: nn.Module, inputs: Tensor, target: int, scores: Scores, layer: str | None
+) -> tuple[Tensor, list[str]]:
+    """Where in an image a class was seen, [H, W] in [0, 1], and the layers that show it.
+
+    layer: the path of one; None finds them. inputs: [1, C, H, W].
+    """
+    with turns.shared(), torch.enable_grad():
+        if layer is not None:
+            layers = [arguments.text("layer", layer)]
+        else:
+            backbone = backbone_of(model, ", or pass layer=, the path of a module")
+            tracked_inputs = inputs.clone().requires_grad_()
+            layers = find_layers(model, backbone, tracked_inputs, target, scores)
+        return mean_grad_cam(model, layers, inputs, target, scores), layers
 
 
 def mean_grad_cam(

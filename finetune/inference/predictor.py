@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast, overload
 import torch
 from torch import Tensor, nn
 
-from finetune import arguments, turns
+from finetune import arguments
 from finetune.data.examples import Examples
 from finetune.data.groups import Groups, checked_groups, groups_of
 from finetune.data.image_loaders import ImageDataLoaders
@@ -20,9 +20,9 @@ from finetune.data.loaders import EpochLoader, InputPipeline, epoch_loader
 from finetune.dictionary import answers_other_words
 from finetune.distributed.together import together
 from finetune.export.labelled_images import MOST_IMAGES, Batches, LabelledImages
-from finetune.inference.activation_maps import find_layers, mean_grad_cam
-from finetune.inference.feature_tap import FeatureTap
-from finetune.inference.features import Features, backbone_of, compute_features
+from finetune.inference.activation_maps import grad_cam_of_layers
+from finetune.inference.answerer import Answerer
+from finetune.inference.features import Features, compute_features
 from finetune.inference.files import Files, predict_files
 from finetune.inference.known_features import fit_familiarity
 from finetune.inference.label_issues import cross_probabilities
@@ -55,8 +55,7 @@ from finetune.tasks import (
 )
 from finetune.training.evaluation import computed, evaluate, update_metrics
 from finetune.training.runtime.runtime import Runtime
-from finetune.training.setup import forward
-from finetune.wording import counted, did_you_mean
+from finetune.wording import did_you_mean
 
 LoaderLike: TypeAlias = str | os.PathLike[str] | Examples | EpochLoader | Iterable[Any]
 """A folder of classes, examples, a loader of ours, or a torch DataLoader with targets."""
@@ -156,10 +155,7 @@ class Predictor:
     def _use(self, post_processing: PostProcessing) -> None:
         self.post_processing = post_processing
         self._adjusted_table: PredictionTable | None = None
-        # only what tells strange images looks at features
-        self._tap: FeatureTap | None = None
-        if post_processing.familiarity is not None:
-            self._tap = FeatureTap(self.model)
+        self._answerer = Answerer(self.model, self.task, self.classes, post_processing)
 
     def with_priors(self, priors: PriorChoice | None) -> "Predictor":
         """The same model with its answers for other shares of the classes.
@@ -188,28 +184,12 @@ class Predictor:
     @property
     def thresholds(self) -> dict[str, float]:
         """The probability from which on each class is predicted, for several labels an image."""
-        classes = self._class_names()
+        classes = self._answerer.class_names()
         return dict(zip(classes, self.post_processing.thresholds_of(classes), strict=True))
-
-    def _class_names(self) -> tuple[str, ...]:
-        if self.classes is None:
-            raise ValueError("there are no class names to predict; pass DataLoaders(classes=[...])")
-        return self.classes
 
     def _names(self, count: int) -> tuple[str, ...]:
         """The names of the classes, or else their numbers. count: of the model's outputs."""
         return self.classes or tuple(map(str, range(count)))
-
-    def _check_class_count(self, outputs: Any) -> None:
-        """Raises ValueError for names that are more or fewer than the model's outputs [B, C]."""
-        if self.classes is None or not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            return
-        expected = self.task.output_count(self.classes)
-        if outputs.shape[1] != expected:
-            raise ValueError(
-                f"classes has {counted(len(self.classes), 'name')}, for {expected} outputs, and "
-                f"the model gives {outputs.shape[1]}; name all of them, in their order"
-            )
 
     # --- answers for items and files
 
@@ -229,11 +209,11 @@ class Predictor:
         arguments.whole_number("batch_size", batch_size, at_least=1)
         _refuse_other_collections(item)
         items = item if isinstance(item, list | tuple) else [item]
-        classes = self._class_names()
+        self._answerer.class_names()  # raises where there are none, before images are read
         answers: list[Answer] = []
         try:
             for start in range(0, len(items), batch_size):
-                answers += self._answers_for(items[start : start + batch_size], classes)
+                answers += self._answers_for(items[start : start + batch_size])
         except ImageError as error:
             if not os.path.isdir(error.source):
                 raise
@@ -252,14 +232,7 @@ class Predictor:
         images = arguments.sequence("items", items, "images of one thing")
         if not len(images):
             raise ValueError("items is empty; one answer needs at least one image")
-        outputs, unknown = self._outputs_for(self.pipeline.inputs(images, self.runtime.device))
-        mean = self._activated(outputs.mean(dim=0, keepdim=True))
-        without_sets = replace(self.post_processing, coverage=None)
-        answer = self.task.answer(mean[0], self._class_names(), without_sets)
-        shares = [share for share in unknown if share is not None]
-        if shares and hasattr(answer, "unknown"):
-            answer.unknown = sum(shares) / len(shares)
-        return answer
+        return self._answerer.answer_together(self.pipeline.inputs(images, self.runtime.device))
 
     def predict_folder(
         self, files: Files, *, batch_size: int = 64, progress: bool = True
@@ -271,7 +244,7 @@ class Predictor:
         a few. An image that can't be read has a row with its `error` and no label. Raises
         FileNotFoundError for a folder that is not there, ValueError for one without images.
         """
-        classes = self._class_names()
+        self._answerer.class_names()  # raises where there are none, before images are read
         device = self.runtime.device
 
         def read(path: str) -> Tensor:
@@ -279,7 +252,7 @@ class Predictor:
             return inputs
 
         def predict(inputs: Sequence[Tensor]) -> list[Answer]:
-            return self._answers_to(torch.cat(list(inputs)).to(device), classes)
+            return self._answerer.answers(torch.cat(list(inputs)).to(device))
 
         def to_row(path: str, answer: Any) -> FilePrediction:
             row = self.task.file_prediction(path, answer)
@@ -302,58 +275,11 @@ class Predictor:
         """
         if not len(arguments.sequence("items", items, "images, or what the model takes")):
             raise ValueError("items is empty; a batch has at least one")
-        return self._probabilities_of(self.pipeline.inputs(items, self.runtime.device))
-
-    def _probabilities_of(self, inputs: Any) -> Tensor:
-        outputs, _ = self._outputs_for(inputs)
-        return self._activated(outputs)
+        return self._answerer.probabilities(self.pipeline.inputs(items, self.runtime.device))
 
     @usual_modes()
-    def _answers_for(self, items: Sequence[Any], classes: Sequence[str]) -> list[Answer]:
-        return self._answers_to(self.pipeline.inputs(items, self.runtime.device), classes)
-
-    def _answers_to(self, inputs: Any, classes: Sequence[str]) -> list[Answer]:
-        """An answer for each image of a batch, with all that post-processing adds to it."""
-        outputs, unknown = self._outputs_for(inputs)
-        activated = self._activated(outputs)
-        answers = []
-        for row, share in zip(activated, unknown, strict=True):
-            answer = self.task.answer(row, classes, self.post_processing)
-            # a task of the user's may have answers of its own
-            if share is not None and hasattr(answer, "unknown"):
-                answer.unknown = share
-            answers.append(answer)
-        return answers
-
-    @torch.no_grad()
-    def _activated(self, outputs: Tensor) -> Tensor:
-        """Probabilities or values [B, C] on the CPU."""
-        activated = self.task.activation(self._shifted(outputs), self.temperature).cpu()
-        if not activated.isfinite().all():
-            raise ValueError(
-                "the model gives values that are not finite, so that there is no answer: its "
-                "training diverged, or its weights are damaged"
-            )
-        return activated
-
-    @usual_modes()
-    @torch.no_grad()
-    def _outputs_for(self, inputs: Any) -> tuple[Tensor, Sequence[float | None]]:
-        """Outputs [B, C] of the model, and of each image how unknown it is."""
-        model = self.model if self._tap is None else self._tap.model
-        # not in the precision of passes over data: a single answer is computed in float32
-        with turns.shared():
-            outputs: Tensor = main_output(forward(model, inputs))
-        self._check_class_count(outputs)
-        familiarity = self.post_processing.familiarity
-        if familiarity is None or self._tap is None:
-            return outputs, [None] * len(outputs)
-        energy = self.task.energy(outputs)
-        if energy is not None:
-            energy = energy.cpu()
-        # of outputs that are not finite it is no number, and answers are refused for them: to ask
-        # for it here, too, would make the host wait for a GPU once more
-        return outputs, familiarity.unknown(energy, self._tap.take())
+    def _answers_for(self, items: Sequence[Any]) -> list[Answer]:
+        return self._answerer.answers(self.pipeline.inputs(items, self.runtime.device))
 
     # --- passes over data
 
@@ -406,7 +332,7 @@ class Predictor:
             loss=self._loss,
             view=view,
         )
-        self._check_class_count(outputs.outputs)
+        self._answerer.check_class_count(outputs.outputs)
         return outputs
 
     def labelled_images(self, source: LoaderLike | None = None) -> LabelledImages:
@@ -476,7 +402,7 @@ class Predictor:
         measured = self._fresh_metrics(metrics)
         if isinstance(source, Outputs):
             device = self.runtime.device
-            adjusted = self._shifted(source.outputs.to(device))
+            adjusted = self._answerer.shifted(source.outputs.to(device))
             update_metrics(measured, adjusted, source.targets.to(device))
             return {"loss": source.loss, **computed(measured, device)}
         loader = self._valid
@@ -492,15 +418,9 @@ class Predictor:
                 self.runtime,
                 loss=self._loss,
                 metrics=measured,
-                adjust=None if self.post_processing.priors is None else self._shifted,
+                adjust=None if self.post_processing.priors is None else self._answerer.shifted,
                 classes=self.classes,
             )
-
-    def _shifted(self, outputs: Tensor) -> Tensor:
-        """The outputs with what the priors add, see `with_priors`."""
-        if self.post_processing.priors is None:
-            return outputs
-        return self.post_processing.shifted(outputs, self._class_names())
 
     def _fresh_metrics(self, metrics: Metrics | None) -> dict[str, Any]:
         """Metrics that nobody else counts with."""
@@ -640,7 +560,7 @@ class Predictor:
         # a view of its own: hooks must not be seen by another thread
         model = evaluation_view(self.model)
         inputs = self.pipeline.inputs([item], self.runtime.device)
-        activated = self._probabilities_of(inputs)[0]
+        activated = self._answerer.probabilities(inputs)[0]
         classes = self._names(len(activated))
         has_probabilities = self.task.gives_probabilities
         number = int(activated.argmax()) if has_probabilities else 0
@@ -650,14 +570,7 @@ class Predictor:
         def scores(outputs: Any) -> Tensor:
             return self.task.class_scores(main_output(outputs))
 
-        with turns.shared(), torch.enable_grad():
-            if layer is not None:
-                layers = [arguments.text("layer", layer)]
-            else:
-                backbone = backbone_of(model, ", or pass layer=, the path of a module")
-                tracked_inputs = inputs.clone().requires_grad_()
-                layers = find_layers(model, backbone, tracked_inputs, number, scores)
-            values = mean_grad_cam(model, layers, inputs, number, scores)
+        values, layers = grad_cam_of_layers(model, inputs, number, scores, layer)
         image = self.pipeline.displayable(inputs.detach())[0]
         score = float(activated[number])
         return ActivationMap(
