@@ -176,7 +176,14 @@ def _file_system(path: str) -> tuple[Any, str]:
 
     Asked for at every use, because a forked process needs another one; fsspec keeps them.
     """
-    import fsspec
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path!r} is an address, which fsspec reads; run pip install "
+            "'finetune-vision[remote]'",
+            name=error.name,
+        ) from error
 
     files, place = fsspec.core.url_to_fs(path)
     return files, place

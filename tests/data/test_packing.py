@@ -6,10 +6,13 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from parquets import write_folder_as_parquet, write_parquet
 from PIL import Image
+from pyarrow import parquet
+from range_server import range_server
 from support import write_photos
 from tars import jpeg
 
@@ -105,6 +108,22 @@ def test_images_of_parquet_files_without_names_are_numbered(tmp_path: Path) -> N
         assert packed_contents[f"{number:02d}{ending}"] == contents[number]
     labels = [packed.classes[int(packed_contents[f"{number:02d}.cls"])] for number in range(11)]
     assert labels == columns["label"]
+
+
+def test_a_parquet_file_of_one_large_group_is_packed_part_by_part(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    contents = [noise.bytes(200_000) for _ in range(150)]
+    table = pyarrow.table({"image": contents, "label": ["a", "b", "c"] * 50})
+    (tmp_path / "store").mkdir()
+    # with pages of four images; a page is the least that can be read
+    parquet.write_table(
+        table, tmp_path / "store" / "a.parquet", use_dictionary=False, write_batch_size=4
+    )
+    with range_server(tmp_path / "store") as store:
+        packed = pack(f"{store.address}/a.parquet", tmp_path / "shards", PackSettings())
+    ranges = [text.removeprefix("bytes=").split("-") for _, text in store.requests]
+    largest = max(int(last) - int(first) + 1 for first, last in ranges)
+    assert largest < 10e6 < packed.bytes
 
 
 def test_the_same_settings_make_the_same_bytes(photos: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Storage: parts of files on a disk and elsewhere, and what says that a file is another one."""
 
 import os
+import sys
 from pathlib import Path
 
 import fsspec
@@ -62,3 +63,29 @@ def test_addresses_are_texts_with_a_scheme() -> None:
     assert is_remote("https://example.org/a.tar")
     assert not is_remote("shards/a.tar")
     assert not is_remote(Path("https://example.org/a.tar"))
+
+
+def test_without_fsspec_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'finetune-vision\[remote\]'"):
+        storage_of("https://example.org/a.tar").state("https://example.org/a.tar")
+
+
+def test_files_are_found_by_a_star(path: str) -> None:
+    folder, _, _ = path.rpartition("/")
+    storage = storage_of(path)
+    for name in ("a1.tar", "a2.tar", "b.tar"):
+        write(f"{folder}/{name}", name.encode())
+    files = sorted(storage.files(f"{folder}/a*.tar"))
+    contents = [storage.read(file, 0, 6, storage.state(file)) for file in files]
+    assert contents == [b"a1.tar", b"a2.tar"]
+    assert storage.files(f"{folder}/none*") == []
+
+
+def test_on_a_disk_only_the_star_has_a_meaning(tmp_path: Path) -> None:
+    for name in ("a[1].tar", "a[2].tar", "a1.tar"):
+        write(str(tmp_path / name), b"")
+    (tmp_path / "a[folder].tar").mkdir()
+    pattern = str(tmp_path / "a[*.tar")
+    files = sorted(storage_of(pattern).files(pattern))
+    assert files == [str(tmp_path / "a[1].tar"), str(tmp_path / "a[2].tar")]

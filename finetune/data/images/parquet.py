@@ -108,7 +108,11 @@ def open_parquet(path: str, state: State, *, buffer_size: int = 0) -> Any:
 
     source = pyarrow.PythonFile(_Parts(path, state), mode="r")
     try:
-        return parquet.ParquetFile(source, metadata=_metadata(path, state), buffer_size=buffer_size)
+        metadata = _metadata(path, state)
+        # to read ahead would take the memory of a whole row group, and threads of pyarrow's own
+        return parquet.ParquetFile(
+            source, metadata=metadata, buffer_size=buffer_size, pre_buffer=False
+        )
     except pyarrow.ArrowException as error:
         raise _damaged(path, error) from error
 
