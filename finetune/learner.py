@@ -23,6 +23,7 @@ from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.preprocessing import Preprocessing
 from finetune.data.loaders import DataLoaders, IndexedLoader
 from finetune.dictionary import answers_other_words
+from finetune.distributed.sharding import is_sharded
 from finetune.distributed.together import by_first, together
 from finetune.export import FormatName, LabelledImages, hub
 from finetune.export.card import model_card
@@ -115,10 +116,11 @@ class Learner:
         arguments.instance("data", data, DataLoaders, "such as DataLoaders(train, valid)")
         arguments.instance("model", model, nn.Module)
         check_not_wrapped(model)
-        check_trainable(model)
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
         runtime = settings.runtime_for(model)
         distributed.join(runtime.device)
+        if runtime.sharding is None or distributed.is_first():
+            check_trainable(model)  # the others may wait for weights of the first one
         runtime.place(model)
         loss = placed(loss, runtime.device)
         groups = LayerGroups.from_model(model, split, norm=settings.norm)
@@ -592,6 +594,11 @@ class Learner:
 
     def _new_predictor(self) -> Predictor:
         setup = self.trainer.setup
+        if self.trainer.is_running and is_sharded(setup.model):
+            raise RuntimeError(
+                "a sharded model has no copy that could answer while it trains; ask between two "
+                "fits, or in a callback for the validation results of its event"
+            )
         loaders = [setup.data.train]
         if setup.data.valid is not None:
             loaders.append(setup.data.valid)
@@ -912,7 +919,8 @@ class Learner:
     def save(self, path: str | Path) -> None:
         """Writes everything that affects the next step into one file, atomically.
 
-        Of several processes the first one writes it, and others that call this wait for it.
+        Of several processes the first one writes it, and others that call this wait for it; all
+        must call it where the model is sharded.
         Warns of weights that are NaN or infinite, as they are after a training that diverged.
         """
         target = arguments.path("path", path)
@@ -922,7 +930,7 @@ class Learner:
                 f"the weights saved to {target} are NaN or infinite in {broken_in_words(broken)}: "
                 "the training diverged; load an earlier file"
             )
-        by_first(f"save({str(target)!r})", partial(self.trainer.save, target))
+        self.trainer.save(target)
 
     def load(self, path: str | Path) -> None:
         """Takes back what `save` wrote; an error leaves the learner as it was.
@@ -1035,18 +1043,16 @@ class Learner:
         )
         # folders of pushed models are temporary, of a name of its own in each process
         name = f"push_to_hub({repository!r})" if repository else f"export({str(target)!r})"
-        by_first(name, write)
+        model = self._checked_for_export()
+        if is_sharded(model):
+            with together(name):
+                whole = model.as_whole()
+                distributed.of_first(partial(write, whole))
+            return
+        by_first(name, partial(write, model))
 
-    def _write_export(
-        self,
-        target: Path,
-        formats: tuple[str, ...],
-        *,
-        license: str,
-        onnx_opset: int | None,
-        overwrite: bool,
-        repository: str,
-    ) -> None:
+    def _checked_for_export(self) -> ImageClassifier:
+        """The model. Raises ValueError for one that could not be rebuilt."""
         if not isinstance(self.model, ImageClassifier):
             raise ValueError(_ONLY_OF_VISION)
         if not self.model.is_as_described:
@@ -1055,21 +1061,35 @@ class Learner:
                 "exported model could not be rebuilt; "
                 "save learner.model.state_dict() and rebuild the model in your own code"
             )
-        broken = non_finite_weights(self.model)
+        return self.model
+
+    def _write_export(
+        self,
+        target: Path,
+        formats: tuple[str, ...],
+        model: ImageClassifier,
+        *,
+        license: str,
+        onnx_opset: int | None,
+        overwrite: bool,
+        repository: str,
+    ) -> None:
+        """Writes a model, which is the learner's, or the whole of its shards."""
+        broken = non_finite_weights(model)
         if broken:
             raise ValueError(
                 f"the model's weights are NaN or infinite in {broken_in_words(broken)}, and "
                 "nothing was exported: the training diverged; load an earlier checkpoint"
             )
-        description = replace(self._describe(self.model, formats), license=license)
+        description = replace(self._describe(model, formats), license=license)
         images: LabelledImages | None = None
         if self.data.valid is not None:
             images = self._current_predictor().labelled_images()
         export.write(
             target,
-            self.model,
+            model,
             description,
-            card=partial(model_card, source=self.model.source(), repository=repository),
+            card=partial(model_card, source=model.source(), repository=repository),
             images=images,
             onnx_opset=onnx_opset,
             overwrite=overwrite,

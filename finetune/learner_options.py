@@ -17,6 +17,7 @@ from finetune.training.events import Callback
 from finetune.training.runtime.runtime import (
     PrecisionChoice,
     Runtime,
+    Sharding,
     checked_device,
     choose_runtime,
 )
@@ -31,6 +32,7 @@ class LearnerOptions(TypedDict, total=False):
     weight_decay: PerGroup[float] | None
     device: str | torch.device | None
     precision: PrecisionChoice
+    sharding: Sharding | None
     runtime: Runtime | None
     accumulate: int
     clip_norm: float | None
@@ -48,7 +50,7 @@ class LearnerSettings:
 
     optimizer: a torch optimizer class or a partial of one, or one per group, see `GroupOptimizer`;
     weight_decay: one value, or one per group. norm: what normalisation layers do, see `LayerGroup`.
-    device, precision: see `choose_runtime`; runtime: says both and more, and is taken
+    device, precision, sharding: see `choose_runtime`; runtime: says these and more, and is taken
     as it is. accumulate: batches per update. clip_norm: largest gradient norm. mixup, cutmix:
     alpha of the Beta distribution by which each training image is mixed with another, targets
     likewise, 0 for none; with both, each batch takes one of them. Images whose kept features train
@@ -63,6 +65,7 @@ class LearnerSettings:
     weight_decay: PerGroup[float] | None = None
     device: str | torch.device | None = None
     precision: PrecisionChoice = "auto"
+    sharding: Sharding | None = None
     runtime: Runtime | None = None
     accumulate: int = 1
     clip_norm: float | None = None
@@ -75,6 +78,8 @@ class LearnerSettings:
 
     def __post_init__(self) -> None:
         arguments.choice("precision", self.precision, get_args(PrecisionChoice))
+        if self.sharding is not None:
+            arguments.choice("sharding", self.sharding, get_args(Sharding))
         if self.runtime is not None:
             arguments.instance("runtime", self.runtime, Runtime)
         if self.device is not None:
@@ -82,15 +87,24 @@ class LearnerSettings:
         _check_callbacks(self.callbacks)
         arguments.flag("progress", self.progress)
         _ = self.step  # checks the options of a step
-        says_more = self.device is not None or self.precision != "auto"
+        says_more = (self.device, self.precision, self.sharding) != (None, "auto", None)
         if self.runtime is not None and says_more:
-            raise ValueError("runtime= says device and precision; leave device= and precision= out")
+            raise ValueError(
+                "runtime= says device, precision and sharding; leave device=, precision= and "
+                "sharding= out"
+            )
 
     def runtime_for(self, model: nn.Module) -> Runtime:
         """The given runtime, or the best one for the model on the given device."""
         if self.runtime is not None:
             return self.runtime
-        return choose_runtime(self.device, self.precision).suited_to(model)
+        return choose_runtime(self.device, self.precision, self.sharding).suited_to(model)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process keeps a part of the weights, if there are several processes."""
+        sharding = self.sharding if self.runtime is None else self.runtime.sharding
+        return sharding is not None
 
     @property
     def step(self) -> StepSettings:

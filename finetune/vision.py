@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from finetune import arguments, export, turns
+from finetune import arguments, distributed, export, turns
 from finetune.data.image_loaders import ImageDataLoaders
 from finetune.data.images.pipeline import ImagePipeline
 from finetune.data.sampling import seen_shares
@@ -94,7 +94,7 @@ def vision_learner(
     arguments.flag("checkpoint_activations", checkpoint_activations)
     if loss is not None:
         arguments.function("loss", loss, "(outputs, targets) -> scalar")
-    LearnerSettings(**options)  # before the weights are read
+    settings = LearnerSettings(**options)  # before the weights are read
     task = data.task
     if class_weights is not None:
         if loss is not None:
@@ -122,7 +122,10 @@ def vision_learner(
     )
     with turns.alone(), isolated():
         seed_everything(data.seed, "head")
-        model = architecture.build(weights)
+        if settings.is_sharded and not distributed.is_first():
+            model = without_weights(architecture)
+        else:
+            model = architecture.build(weights)
     scale = scale_of(model)
     if scale is not None:
         scale.fit(data.train_examples.labels)
@@ -141,6 +144,18 @@ def vision_learner(
         split=split,
         **options,
     )
+
+
+def without_weights(architecture: Architecture) -> ImageClassifier:
+    """The classifier on the meta device, in no memory, for a process that will get its shards.
+
+    Where a backbone can't be made there, its weights are random ones on the CPU until then.
+    """
+    try:
+        with torch.device("meta"):
+            return architecture.build()
+    except (NotImplementedError, RuntimeError):
+        return architecture.build()
 
 
 def scale_of(model: ImageClassifier) -> TargetScale | None:

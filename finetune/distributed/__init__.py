@@ -15,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from finetune import launch
+from finetune.distributed.sharding import is_sharded
 from finetune.distributed.together import introduce
 from finetune.nested import map_tensors
 
@@ -208,7 +209,8 @@ def share_weights(model: nn.Module) -> None:
     share_buffers(model)
     if dist.is_initialized():
         for parameter in model.parameters():
-            dist.broadcast(parameter.detach(), 0)
+            if not is_sharded(parameter):  # of those each process has its own part
+                dist.broadcast(parameter.detach(), 0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> bool:
@@ -238,7 +240,8 @@ class Averaged(nn.Module):
     loss uses all parameters, and takes longer where it does not. The first step shows it.
 
     Make one inside a phase, after freezing: parameters that are unfrozen under an existing wrapper
-    would silently diverge between the processes.
+    would silently diverge between the processes. Gradients of a sharded model are averaged by what
+    brings its weights together, in every backward pass, and only those of whole weights are here.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -261,7 +264,10 @@ class Averaged(nn.Module):
         """Averages the gradients, unless torch's wrapper has done it; call it behind the passes."""
         if self._wrapper is not None:
             return
-        uses_all = average_gradients(self.model.parameters())
+        parameters = [p for p in self.model.parameters() if not is_sharded(p)]
+        uses_all = average_gradients(parameters)
+        if is_sharded(self.model):
+            return
         device = next(self.model.parameters()).device
         self._wrapper = DistributedDataParallel(
             self.model,

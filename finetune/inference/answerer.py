@@ -12,6 +12,7 @@ from finetune.inference.feature_tap import FeatureTap
 from finetune.modes import usual_modes
 from finetune.nested import main_output
 from finetune.tasks import Answer, PostProcessing, Task
+from finetune.training.evaluation import pass_of_all
 from finetune.training.setup import forward
 from finetune.wording import counted
 
@@ -106,7 +107,7 @@ class Answerer:
         """Outputs [B, C] of the model, and of each image how unknown it is."""
         model = self._model if self._tap is None else self._tap.model
         # not in the precision of passes over data: a single answer is computed in float32
-        with turns.shared():
+        with turns.shared(), pass_of_all(model):
             outputs: Tensor = main_output(forward(model, inputs))
         self.check_class_count(outputs)
         familiarity = self._post_processing.familiarity

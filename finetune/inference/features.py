@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.loaders import InputPipeline
+from finetune.distributed.sharding import is_sharded
 from finetune.inference.outputs import reading
 from finetune.inference.reading import Source
 from finetune.nested import main_output, main_target
@@ -44,6 +45,11 @@ def backbone_of(model: nn.Module, other_way: str = "") -> nn.Module:
         raise ValueError(
             f"{type(model).__name__} has no submodule {BACKBONE!r} to take features of; name it "
             f"so: nn.Sequential(OrderedDict(backbone=..., head=...)){other_way}"
+        )
+    if is_sharded(model):
+        raise ValueError(
+            "a part of a sharded model can't run by itself; export the model, and ask "
+            "load_learner(folder) in one process"
         )
     return backbone
 

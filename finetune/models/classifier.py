@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from finetune import arguments
+from finetune import arguments, distributed
+from finetune.distributed.sharding import whole_content
 from finetune.image_size import ImageSize
 from finetune.models.backbone_set import (
     BackboneNames,
@@ -28,6 +29,7 @@ from finetune.models.backbones import (
     source_of,
 )
 from finetune.models.heads import HeadKind, TargetScale, create_head
+from finetune.randomness import isolated
 
 # arguments that torch prints in a layer's repr, although they are what the layer has by default
 _DEFAULTS = (
@@ -196,6 +198,20 @@ class ImageClassifier(nn.Sequential):
         self.architecture = replace(self.architecture, head="linear", dropout=0.0)
         if was_as_described:
             self._as_made = repr(self)
+
+    def as_whole(self) -> "ImageClassifier":
+        """The same model, not sharded, on the CPU; all processes ask together.
+
+        Only the first one has it then; the others get this one.
+        """
+        weights = whole_content(self.state_dict())
+        if distributed.rank():
+            return self
+        with isolated():  # the weights that a new model draws are replaced
+            model = self.architecture.build()
+        model.load_state_dict(weights)
+        model.base_models = self.base_models
+        return model.eval()
 
     def source(self) -> str:
         """Python code that makes `backbone` and `head` without finetune, and without weights."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from finetune.distributed.sharding import is_sharded
+
 _HOOK_DICTIONARIES = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -24,7 +26,12 @@ def evaluation_view(model: nn.Module, *, copies_buffers: bool = False) -> nn.Mod
     `model` alone, so that a prediction in the middle of a fit, or in another thread, disturbs
     nothing. Hooks that are there already are called; those that come later are not.
     copies_buffers: buffers are copied, for modules that may move them in eval mode, too.
+    A sharded model can't be copied: it is put into eval mode itself.
     """
+    if is_sharded(model):
+        for module in model.modules():
+            module.training = False
+        return model
     shared: dict[int, Any] = {}
     shared_buffers = [] if copies_buffers else model.buffers()
     for tensor in chain(model.parameters(), shared_buffers):

@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from finetune.distributed.sharding import local
+
 
 def non_finite_weights(model: nn.Module) -> list[str]:
     """Names of the parameters that are not finite and of the buffers that have NaN.
 
-    Infinite buffers may be meant, as the masks of attention are. The host waits for the device.
+    Infinite buffers may be meant, as the masks of attention are. The host waits for the device. Of
+    sharded parameters it is the part of this process that is looked at.
 
     >>> layer = nn.Linear(2, 1)
     >>> _ = layer.bias.data.fill_(torch.inf)
@@ -16,7 +19,7 @@ def non_finite_weights(model: nn.Module) -> list[str]:
     """
     is_broken: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        is_broken[name] = ~parameter.detach().isfinite().all()
+        is_broken[name] = ~local(parameter.detach()).isfinite().all()
     for name, buffer in model.named_buffers():
         is_broken[name] = buffer.isnan().any()
     if not is_broken:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from finetune.distributed.sharding import is_sharded, sharded_like
 from finetune.models.classifier import ImageClassifier
 from finetune.models.heads import TargetScale
 
@@ -23,7 +24,14 @@ def head_of(model: nn.Module) -> nn.Module:
 def check_can_be_linear(model: nn.Module, shape: torch.Size) -> None:
     """Raises ValueError unless `set_linear_head` takes a weight of this shape, [C, F]."""
     head = head_of(model)
-    if isinstance(model, ImageClassifier) or _only_linear_layer(head, shape) is not None:
+    if _only_linear_layer(head, shape) is not None:
+        return
+    if is_sharded(model):
+        raise ValueError(
+            "a probe would replace the head, and a sharded model keeps its layers; make the "
+            "learner with head='linear'"
+        )
+    if isinstance(model, ImageClassifier):
         return
     outputs, features = shape
     raise ValueError(
@@ -59,8 +67,8 @@ def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
         unit = scale.std.to(weight.device)
         weight = weight / unit[:, None]
         bias = (bias - scale.mean.to(bias.device)) / unit
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias)
+    linear.weight.copy_(sharded_like(weight, linear.weight))
+    linear.bias.copy_(sharded_like(bias, linear.bias))
 
 
 def _only_linear_layer(head: nn.Module, shape: torch.Size) -> nn.Linear | None:

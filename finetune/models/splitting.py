@@ -92,14 +92,14 @@ def shortened(names: Sequence[str]) -> str:
 # --- what of the model is head, and what body
 
 
-def _is_pair(model: nn.Module) -> bool:
+def is_pair(model: nn.Module) -> bool:
     """Whether the model is a `Sequential(backbone, head)`."""
     return isinstance(model, nn.Sequential) and len(list(model.children())) == 2
 
 
 def _by_default(model: nn.Module) -> NamedMembers:
     """Backbone and head, under the names of the children; or halves of any other model."""
-    if not _is_pair(model):
+    if not is_pair(model):
         return _by_word(model, "halves")
     (first_name, backbone), (second_name, head) = model.named_children()
     if (first_name, second_name) == ("0", "1"):  # the children have no names of their own
@@ -113,7 +113,7 @@ def _bodies_and_head(model: nn.Module) -> tuple[list[Body], Sequence[nn.Module]]
     There is a body for each backbone of a `BackboneSet`, and one for any other model.
     Raises ValueError for a model that has no classifier.
     """
-    if _is_pair(model):
+    if is_pair(model):
         backbone, head = model.children()
         return [read_body(member) for member in members_of(backbone).values()], [head]
     layers = classifier_layers(model)
@@ -393,7 +393,7 @@ def _full_path(model: nn.Module, path: str, *, parameters: bool = False) -> str:
     if parameters:
         known_paths += [name for name, _ in model.named_parameters()]
     candidates = [path]
-    if _is_pair(model):
+    if is_pair(model):
         backbone_name, _ = next(model.named_children())
         candidates.append(f"{backbone_name}.{path}")
     for candidate in candidates:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from finetune import arguments
+from finetune.distributed.sharding import sharded_like
 from finetune.models.group_values import PerGroup, checked_values
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
@@ -257,7 +258,7 @@ class GroupOptimizer:
             return
         weight_of = {}
         for name, parameter in self._named_parameters():
-            weight_of[parameter] = aside.get(name, parameter)
+            weight_of[parameter] = sharded_like(aside.get(name, parameter), parameter)
         self.weights.keep_aside([weight_of[parameter] for parameter in self.weights.parameters])
 
     def check_fits(self, saved: Mapping[str, Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from finetune import turns
+from finetune.distributed.sharding import local, sharded_like
 from finetune.models.model_change import ModelChange
 from finetune.models.normalisation import has_running_statistics
 
@@ -55,8 +56,8 @@ class Average:
             else:
                 averages[name] = tensor.detach().clone()
         self._aside = averages
-        self._aside_tensors = list(averages.values())
-        self._model_tensors = list(training.values())
+        self._aside_tensors = list(map(local, averages.values()))
+        self._model_tensors = list(map(local, training.values()))
 
     def update(self) -> None:
         """Moves the average towards the weights, after an update of them."""
@@ -80,7 +81,7 @@ class Average:
     def aside(self, model: nn.Module) -> Iterator[None]:
         """Gives the model the trained weights inside the block, and afterwards the average."""
         if self._model_has_average:
-            self._model_tensors = _tensors_named(model, self._aside)
+            self._model_tensors = list(map(local, _tensors_named(model, self._aside)))
             self._exchange()
         try:
             yield
@@ -91,7 +92,7 @@ class Average:
     def _exchange(self) -> None:
         if not self._model_tensors:
             return
-        aside = list(self._aside.values())
+        aside = list(map(local, self._aside.values()))
         with turns.alone():
             before = [tensor.clone() for tensor in self._model_tensors]
             torch._foreach_copy_(self._model_tensors, aside)
@@ -136,10 +137,11 @@ class Average:
         average.updates = state["updates"]
         average._model_has_average = state["in_place"]
         saved = state["kept"]
-        average._model_tensors = _tensors_named(model, saved)
-        for (name, value), tensor in zip(saved.items(), average._model_tensors, strict=True):
+        tensors = _tensors_named(model, saved)
+        average._model_tensors = list(map(local, tensors))
+        for (name, value), tensor in zip(saved.items(), tensors, strict=True):
             # on the model's device and in its memory format
-            average._aside[name] = torch.empty_like(tensor).copy_(value)
+            average._aside[name] = torch.empty_like(tensor).copy_(sharded_like(value, tensor))
         if not average._model_has_average:
             average._exchange()
         return average

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune import distributed, turns
+from finetune.distributed.sharding import local, sharded_like
 from finetune.models.layer_groups import LayerGroups
 from finetune.models.model_change import ModelChange
 from finetune.tasks.ranking import rank
@@ -78,7 +79,8 @@ class Between:
     def _place(self, tensors: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> None:
         with turns.alone():
             for name, tensor in tensors.items():
-                tensor.copy_(self._start[name].lerp(end[name], at))
+                start = local(self._start[name])
+                local(tensor).copy_(start.lerp(local(end[name]), at))
 
     def follow_change(self, change: ModelChange) -> None:
         """Forgets the weights that the model no longer has, and renames the others."""
@@ -93,6 +95,15 @@ class Between:
     def state_dict(self) -> dict[str, Any]:
         """The first weights by name; empty while no such phase runs."""
         return dict(self._start)
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Tensor] | None, groups: LayerGroups) -> "Between":
+        """What `state_dict` described; None where no such phase ran."""
+        present = _tensors_of(groups)
+        start = {}
+        for name, tensor in (state or {}).items():
+            start[name] = _in_main_memory(sharded_like(tensor, present[name]))
+        return cls(start)
 
 
 def _best_of(compared: Mapping[float, Mapping[str, float]]) -> float:

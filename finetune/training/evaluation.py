@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from finetune import distributed, turns
 from finetune.data.loaders import Batch, EpochLoader, InputPipeline
+from finetune.distributed.sharding import is_sharded
+from finetune.distributed.together import together
 from finetune.models.loss_group import evaluation_loss, module_of
 from finetune.nested import main_output, main_target
 from finetune.tasks import Loss, LossWeight, batch_loss
@@ -17,6 +20,7 @@ from finetune.training.explained import check_output_count
 from finetune.training.runtime.folding import FoldedNorms
 from finetune.training.runtime.runtime import Runtime
 from finetune.training.setup import Setup, folded_norms, forward, in_float32
+from finetune.training.whole_batch import filled
 
 _DIGITS = 7
 """Significant digits of a printed metric: those that float32 knows, in any unit."""
@@ -33,8 +37,11 @@ def run_through(
     """Each batch as the model gets it, and the model's outputs in float32.
 
     model: in eval mode. view: of the examples, see `InputPipeline.prepare`. Asks nothing of other
-    processes, so that one of them may do it alone.
+    processes, so that one of them may do it alone, unless the model is sharded.
     """
+    if is_sharded(model):
+        yield from _run_through_together(model, loader, pipeline, runtime, view)
+        return
     folded: FoldedNorms | None = None
     for raw_batch in loader.epoch(pipeline.seed, 0):
         if not len(raw_batch):  # this process has no share of a short last batch
@@ -50,6 +57,33 @@ def run_through(
             with runtime.autocast(), folded.active():
                 outputs = forward(model, batch.inputs)
         yield batch, in_float32(outputs)
+
+
+def pass_of_all(model: nn.Module) -> AbstractContextManager[None]:
+    """Put it around passes through a model, in which all processes take part if it is sharded."""
+    return together("a pass through a sharded model") if is_sharded(model) else nullcontext()
+
+
+def _run_through_together(
+    model: nn.Module,
+    loader: EpochLoader,
+    pipeline: InputPipeline,
+    runtime: Runtime,
+    view: int | None,
+) -> Generator[tuple[Batch, Any], None, None]:
+    """As `run_through`, where the weights come together in all processes, or in none."""
+    with pass_of_all(model):
+        pass  # all have come; none is watched while it does with the outputs what it likes
+    for raw_batch in loader.epoch(pipeline.seed, 0):
+        share = distributed.share_of(len(raw_batch))
+        if not share.count:
+            continue
+        with torch.no_grad():
+            batch = pipeline.prepare(filled(raw_batch, share).to(runtime.device), view)
+            with runtime.autocast():
+                outputs = forward(model, batch.inputs)
+        if share.examples:
+            yield batch, in_float32(outputs)
 
 
 class MeanLoss:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune import distributed
 from finetune.data.loaders import next_batches
+from finetune.distributed.sharding import forget_pass, is_sharded
 from finetune.distributed.together import leave
 from finetune.randomness import isolated
 from finetune.tasks.ranking import is_worse
@@ -64,10 +65,11 @@ class _Stopped(Exception):  # noqa: N818  (control flow, not an error)
 class Loop:
     """Runs plans: trains, validates, tells the callbacks and writes checkpoints.
 
-    save: writes a checkpoint to a path. checkpoint: the path of the run's checkpoint, written after
-    every epoch, at an interruption, and inside long epochs every `checkpoint_seconds`; None writes
-    none. prefixes: finds the frozen layers whose outputs are kept; None keeps none. average:
-    of the weights. between: the first weights of a phase that interpolates.
+    save: writes a checkpoint to a path, for all processes, which call it together. checkpoint: the
+    path of the run's checkpoint, written after every epoch, at an interruption, and inside long
+    epochs every `checkpoint_seconds`; None writes none. prefixes: finds the frozen layers whose
+    outputs are kept; None keeps none. average: of the weights. between: the first weights of a
+    phase that interpolates.
     """
 
     setup: Setup
@@ -128,6 +130,8 @@ class Loop:
             leave(failure)
             self._pending.clear()
             self.setup.optimizer.zero_grad()
+            if failure is not None:
+                forget_pass(model)
             model.eval()
             error_at_end = deliver_last(self.callbacks, FitEnd(reason))
         if error_at_end is not None:
@@ -184,7 +188,8 @@ class Loop:
             net = distributed.averaged(setup.runtime.compiled(setup.model))
             # wrapping has given all processes the same weights
             self.average.follow(self.setup.model)
-            step = TrainStep(net, setup, meter=UpdateMeter(self.callbacks), average=self.average)
+            meter = UpdateMeter(self.callbacks, measures_together=is_sharded(self.setup.model))
+            step = TrainStep(net, setup, meter=meter, average=self.average)
             if phase.interpolate:
                 with step.evaluating():
                     self.between.begin(self.setup.optimizer.groups)
@@ -407,8 +412,7 @@ class Loop:
                 f"the weights are no longer finite and were not saved; {_state_of_file(path)}; "
                 "lower the learning rate or set clip_norm"
             )
-        # the others wait until the file is there, and learn that it could not be written
-        distributed.of_first(partial(self.save, path))
+        self.save(path)
 
     def _diverged(self, error: DivergenceError, row: StepEnd) -> DivergenceError:
         """The same error, with the step, its learning rates and the checkpoint to go back to."""

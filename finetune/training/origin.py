@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from finetune.distributed.sharding import norm, whole
 from finetune.interpret.movement import Moved
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
@@ -45,8 +46,11 @@ class Origin:
         self._weights = {**parameters, **statistics}
 
     def weights(self) -> dict[str, Tensor]:
-        """The copies by the name of the parameter or statistic; empty before the first fit."""
-        return dict(self._weights)
+        """The copies by the name of the parameter or statistic; empty before the first fit.
+
+        All processes ask together where the model is sharded.
+        """
+        return {name: whole(tensor) for name, tensor in self._weights.items()}
 
     @torch.no_grad()
     def movement(self) -> list[Moved]:
@@ -71,7 +75,7 @@ class Origin:
         for name in names:
             now = group.parameters[name].detach().cpu().float()
             start = self._weights[name].float()
-            distances.append((now - start).norm().item())
-            start_norms.append(start.norm().item())
+            distances.append(norm([now - start]).item())
+            start_norms.append(norm([start]).item())
             count += start.numel()
         return Moved(module, group.name, math.hypot(*distances), math.hypot(*start_norms), count)

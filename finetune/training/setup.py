@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune import distributed
 from finetune.data.loaders import DataLoaders
+from finetune.distributed.sharding import is_sharded, local
 from finetune.nested import map_tensors
 from finetune.optim.group_optimizer import GroupOptimizer
 from finetune.tasks import Loss, LossWeight
@@ -65,7 +67,16 @@ class Setup:
         return math.ceil(len(self.data.train) / self.settings.accumulate)
 
     def copied(self) -> "Setup":
-        """A setup to train on trial: model, optimizer and loss are copies, and data are shared."""
+        """A setup to train on trial: model, optimizer and loss are copies, and data are shared.
+
+        Raises ValueError for a sharded model.
+        """
+        if is_sharded(self.model):
+            raise ValueError(
+                "what is only tried, by lr_find or for minutes=, is tried on a copy of the model, "
+                "and sharding='full' has no room for one; name rates and epochs, such as those "
+                "that suit a smaller model of the same family"
+            )
         # together, because the groups hold the loss's parameters
         groups, loss = copy.deepcopy((self.optimizer.groups, self.loss))
         # a new optimizer sets the groups' values to its defaults
@@ -84,15 +95,21 @@ class Setup:
         )
 
     def weights_are_finite(self) -> bool:
-        """Whether all weights that are trained are finite; makes the host wait for the device."""
+        """Whether all weights that are trained are finite; makes the host wait for the device.
+
+        All processes ask together, as they do wherever the model is sharded.
+        """
         are_finite = []
         for group in self.optimizer.groups.trained_groups:
             if group.frozen:
                 continue
             for parameter in group.parameters.values():
-                are_finite.append(parameter.detach().isfinite().all())
+                are_finite.append(local(parameter.detach()).isfinite().all())
         # stacked, so that the host waits once and not for every parameter
-        return bool(torch.stack(are_finite).all())
+        all_finite = bool(torch.stack(are_finite).all())
+        if not is_sharded(self.model):
+            return all_finite
+        return not distributed.any_process(not all_finite)
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 
+from finetune.distributed.sharding import sharded_content
 from finetune.models.layer_groups import LayerGroups
 from finetune.training import checkpoint as checkpoints
 from finetune.training.content import check_optimizer_fits
@@ -89,10 +90,11 @@ def load(setup: Setup, content: Mapping[str, Any]) -> Setup:
     Returns the setup with the runtime of the checkpoint, if it is one to continue with.
     """
     optimizer = setup.optimizer
-    optimizer.load_state_dict(content["optimizer"]["state"])
+    parameters = dict(setup.model.named_parameters())
+    optimizer.load_state_dict(sharded_content(content["optimizer"]["state"], parameters))
     optimizer.load_settings(content["optimizer"]["settings"])
     setup = _with_runtime(setup, _runtime_to_continue(setup.runtime, content["runtime"]))
-    setup.model.load_state_dict(content["model"])
+    setup.model.load_state_dict(sharded_content(content["model"], parameters))
     optimizer.load_mode(content["optimizer"].get("mode", {}))
     if setup.scaler is not None and content["scaler"] is not None:
         setup.scaler.load_state_dict(content["scaler"])

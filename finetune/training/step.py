@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from finetune import distributed, turns
 from finetune.data.loaders import Batch
 from finetune.distributed import Averaged, Share
+from finetune.distributed.sharding import clip_gradients, is_sharded, local
 from finetune.randomness import seed_everything
 from finetune.tasks import Loss, LossWeight, batch_loss
 from finetune.training.averaging import Average
@@ -256,7 +257,7 @@ class TrainStep:
             weight_sum = distributed.total(weight_sum) / distributed.world_size()
         factor = torch.where(weight_sum > 0, count / weight_sum, 0)
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(list(map(local, gradients)), factor)
         return loss * factor
 
     def _backward(self, batch: Batch, *, share: Tensor | float) -> Tensor:
@@ -295,7 +296,11 @@ class TrainStep:
         # the norm is that of the gradients themselves, not of what the scaler made of them
         if self.setup.scaler is not None:
             self.setup.optimizer.unscale(self.setup.scaler)
-        torch.nn.utils.clip_grad_norm_(self._parameters(), self.setup.settings.clip_norm)
+        clip_norm = self.setup.settings.clip_norm
+        if is_sharded(self.setup.model):
+            clip_gradients(self._parameters(), clip_norm)
+        else:
+            torch.nn.utils.clip_grad_norm_(self._parameters(), clip_norm)
 
     def _parameters(self) -> list[Tensor]:
         parameters: list[Tensor] = []

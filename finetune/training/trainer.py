@@ -11,7 +11,8 @@ from typing import Any
 
 from finetune import distributed
 from finetune.data.loaders import DataLoaders
-from finetune.distributed.together import together
+from finetune.distributed.sharding import is_sharded, whole_content
+from finetune.distributed.together import by_first, together
 from finetune.files.fingerprints import Fingerprint
 from finetune.modes import usual_modes
 from finetune.probe.linear_probe import LinearProbe
@@ -58,7 +59,7 @@ class Trainer:
         self._callbacks = CallbackStates(callbacks)
         self._next_epoch = 0
         self._stored_run: dict[str, Any] | None = None
-        self._is_running = False
+        self.is_running = False
         self._fitted = Fitted()
         self._fingerprint: tuple[DataLoaders, Fingerprint] | None = None
 
@@ -71,10 +72,15 @@ class Trainer:
         See `LayerGroups.follow_model`. While a run goes on, it changes nothing: what callbacks do
         to the model then is not meant for the groups.
         """
-        if self._is_running:
+        if self.is_running:
             return
         change = self.setup.optimizer.follow_model()
         if not change.is_empty:
+            if is_sharded(self.setup.model):
+                raise ValueError(
+                    "layers of the model were added or replaced after it was sharded, and these "
+                    "would not be; change the model before the learner is made"
+                )
             self.setup.runtime.place(self.setup.model)
             self.origin.follow(change)
             self.average.follow_change(change)
@@ -248,7 +254,7 @@ class Trainer:
         self._check_no_fit_runs()
         self.follow_model()
         self.origin.keep()
-        self._is_running = True
+        self.is_running = True
         try:
             with together("probe()"):
                 probe = run_probe(
@@ -259,7 +265,7 @@ class Trainer:
                     epoch_number=self._next_epoch,
                 )
         finally:
-            self._is_running = False
+            self.is_running = False
         self._give_up_run()
         self.follow_model()
         return probe
@@ -273,6 +279,11 @@ class Trainer:
         self._check_no_fit_runs()
         self.follow_model()
         setup = self.setup
+        if is_sharded(setup.model):
+            raise ValueError(
+                "a soup keeps several models as a whole, for which sharding='full' has no room; "
+                "save each learner, and make the soup of the files in one process"
+            )
         if setup.data.valid is None:
             raise ValueError("a soup is chosen by validation, and there is no validation data")
         for ingredient in ingredients:
@@ -287,7 +298,7 @@ class Trainer:
         return soup, row
 
     def _check_no_fit_runs(self) -> None:
-        if self._is_running:
+        if self.is_running:
             raise RuntimeError("weights can't be changed while a fit runs; stop it or let it end")
 
     def _give_up_run(self) -> None:
@@ -330,18 +341,18 @@ class Trainer:
         loop = Loop(
             self.setup,
             active_callbacks,
-            self.save,
+            self._save_together,
             checkpoint,
             prefixes,
             self.average,
             self.between,
         )
         self.run = run  # only now has it begun
-        self._is_running = True
+        self.is_running = True
         try:
             loop.run(run)
         finally:
-            self._is_running = False
+            self.is_running = False
             self._next_epoch = run.epochs_begun
             self._callbacks.end_fit()
 
@@ -349,7 +360,7 @@ class Trainer:
 
     def use_data(self, data: DataLoaders) -> None:
         """Goes on with other data of the same classes and task; see `Learner.data`."""
-        if self._is_running:
+        if self.is_running:
             raise RuntimeError("data can't be changed while a fit runs; stop it or let it end")
         before = self.setup.data
         if data.task.name != before.task.name:
@@ -396,9 +407,24 @@ class Trainer:
     # --- files
 
     def save(self, path: Path) -> None:
-        """Writes the state to a file; of several processes only the first one writes."""
-        if distributed.rank() == 0:
-            checkpoints.write(path, self.state_dict())
+        """Writes the state to a file, by the first of several processes.
+
+        It does so alone, and others that call this wait for it; with a sharded model all must.
+        """
+        if is_sharded(self.setup.model):
+            with together(_name_of_save(path)):
+                self._save_together(path)
+            return
+        by_first(_name_of_save(path), lambda: checkpoints.write(path, self.state_dict()))
+
+    def _save_together(self, path: Path) -> None:
+        """As `save`, called by all processes; an error in the first one is raised in all."""
+        content: dict[str, Any] = {}
+        if is_sharded(self.setup.model):
+            content = whole_content(self.state_dict())
+        elif distributed.rank() == 0:
+            content = self.state_dict()
+        distributed.of_first(lambda: checkpoints.write(path, content))
 
     @usual_modes()
     def load(self, path: Path) -> None:
@@ -452,7 +478,7 @@ class Trainer:
         self.setup = setup_state.load(self.setup, content)
         self.loss_state.load(content.get("loss", {}), content.get("loss_buffers", {}))
         self.average = Average.restored(content.get("average"), self.setup.model)
-        self.between = Between(content.get("between"))
+        self.between = Between.restored(content.get("between"), self.setup.optimizer.groups)
         self.run = None
         self._stored_run = content["run"]
         self._next_epoch = content["next_epoch"]
@@ -472,6 +498,10 @@ def _stored_content(checkpoint: Path | None) -> dict[str, Any] | None:
     return distributed.of_first(
         lambda: checkpoints.read(checkpoint) if checkpoint.exists() else None
     )
+
+
+def _name_of_save(path: Path) -> str:
+    return f"save({str(path)!r})"
 
 
 def _as_list(names: Sequence[str] | None) -> list[str] | None:

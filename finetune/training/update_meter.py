@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from finetune import distributed
+from finetune.distributed.sharding import local, norm
 from finetune.models.layer_group import LayerGroup
 from finetune.models.layer_groups import LayerGroups
 from finetune.training.events import Callback
@@ -15,10 +17,15 @@ class UpdateMeter:
     """Measures the steps that callbacks ask for with `updates_every`, and changes no number.
 
     Other steps cost nothing. A measured step needs memory for a copy of the weights that train.
+    measures_together: as all processes must where the model is sharded, whoever has the callbacks.
     """
 
-    def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
+    def __init__(
+        self, callbacks: Iterable[Callback] = (), *, measures_together: bool = False
+    ) -> None:
         self._intervals = {callback.updates_every for callback in callbacks} - {0}
+        if measures_together:
+            self._intervals = set().union(*distributed.gathered_objects(self._intervals))
         self._measured: Tensor | None = None
 
     def take(self) -> Tensor | None:
@@ -63,7 +70,8 @@ class UpdateMeter:
             for weights, old_weights in zip(weights_by_group, before, strict=True):
                 size = _norm(old_weights, unit)
                 if weights:
-                    torch._foreach_sub_(old_weights, weights)  # now they are the updates, negated
+                    # now they are the updates, negated
+                    torch._foreach_sub_([*map(local, old_weights)], [*map(local, weights)])
                 ratios.append(_norm(old_weights, unit) / size)
             self._measured = torch.stack(gradients + ratios).view(2, -1)
 
@@ -83,6 +91,4 @@ def _norm(tensors: list[Tensor], unit: Tensor) -> Tensor:
     """The norm over all tensors, in float32; NaN if there are none. unit: 1.0 on their device."""
     if not tensors:
         return unit * torch.nan
-    norms = [norm.to(unit) for norm in torch._foreach_norm(tensors)]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+    return norm(tensors).to(unit)

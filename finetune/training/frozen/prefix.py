@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+from finetune.distributed.sharding import forget_pass
 from finetune.training.runtime.modules import eval_mode, is_free
 
 WORTHWHILE = 0.1
@@ -128,6 +129,7 @@ class Suffix(nn.Module):
         try:
             self.model(images)
         except _Reached as reached:
+            forget_pass(self.model)
             return reached.features
         finally:
             self._stops_at_boundary = False

@@ -7,7 +7,7 @@ nor keeps it for the backward pass; these inputs are nearly half of what a netwo
 keeps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from finetune.distributed.sharding import is_sharded, local
 from finetune.randomness import isolated
 from finetune.training.runtime.modules import computes_again, eval_mode, is_free
 
@@ -239,9 +240,21 @@ def results_of(
         results = [output.detach()]
         if weights:
             loss = output.square().mean()
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            results += [gradient for gradient in gradients if gradient is not None]
+            results += _gradients_of(loss, weights)
     return results
+
+
+def _gradients_of(loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Of weights without a gradient so far; of sharded ones the part of this process."""
+    if not any(map(is_sharded, weights)):
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        return [gradient for gradient in gradients if gradient is not None]
+    # the pass goes to whole weights, which are here for its time only
+    loss.backward()  # type: ignore[no-untyped-call]
+    parts = [local(weight.grad) for weight in weights if weight.grad is not None]
+    for weight in weights:
+        weight.grad = None
+    return parts
 
 
 def same_results(expected: list[Tensor], results: list[Tensor]) -> bool:

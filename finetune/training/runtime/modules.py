@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from finetune.distributed.sharding import is_of_sharding
+
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
@@ -40,7 +42,9 @@ def is_free(module: nn.Module, our_hooks: int = 0) -> bool:
 
     our_hooks: how many forward hooks, and how many pre-hooks, are not to be counted.
     """
-    hook_count = max(len(module._forward_hooks), len(module._forward_pre_hooks))
+    hook_count = 0
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        hook_count = max(hook_count, sum(not is_of_sharding(hook) for hook in hooks.values()))
     if hook_count > our_hooks or module._backward_hooks or module._backward_pre_hooks:
         return False
     return "forward" not in vars(module)

@@ -8,12 +8,16 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
-from finetune import arguments, launch
+from finetune import arguments, distributed, launch
+from finetune.distributed.sharding import is_sharded, shard
+from finetune.distributed.together import together
+from finetune.models.units import sharding_units
 from finetune.training.runtime.convolutions import Convolutions
 from finetune.training.runtime.modules import computes_again
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Sharding: TypeAlias = Literal["full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,11 @@ class Runtime:
     the memory layout of convolutions. convolutions: on a CPU, our gradients of convolutions, see
     `Convolutions`. fold: norms in eval mode become part of the convolutions before them, see
     `FoldedNorms`. compile: through torch.compile, which is worth its minutes in long runs only, and
-    never chosen by the library. automatic: the library chose this runtime, so that a run that is
-    resumed on another machine may keep the one that it began with.
+    never chosen by the library. sharding: "full" for a model that is too large for one device:
+    under torchrun each process keeps a part of all weights, gradients and optimizer state, see
+    `finetune.distributed.sharding`; never chosen by the library either. automatic: the library
+    chose this runtime, so that a run that is resumed on another machine may keep the one that it
+    began with.
 
     >>> runtime = Runtime("cpu", "fp32")
     >>> runtime.device, runtime.precision
@@ -42,6 +49,7 @@ class Runtime:
     convolutions: bool = False
     fold: bool = False
     compile: bool = False
+    sharding: Sharding | None = None
     automatic: bool = False
 
     def __post_init__(self) -> None:
@@ -53,6 +61,11 @@ class Runtime:
             raise ValueError(f"convolutions=True is for CPUs, the device is {self.device}")
         if self.compile and (self.convolutions or self.fold):
             raise ValueError("compile=True goes without convolutions=True and fold=True")
+        if self.sharding is not None:
+            arguments.choice("sharding", self.sharding, get_args(Sharding))
+            for name in ("channels_last", "fold", "compile"):
+                if getattr(self, name):
+                    raise ValueError(f"sharding={self.sharding!r} goes without {name}=True")
 
     def suited_to(self, model: nn.Module) -> "Runtime":
         """This runtime without what the model has no use for or can't be run with."""
@@ -69,7 +82,17 @@ class Runtime:
         )
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Moves the model to the device and into the layout, in place; returns it."""
+        """Moves the model to the device and into the layout, in place; returns it.
+
+        With `sharding`, this process keeps its part of the weights, all of which place the model
+        together. A sharded model stays as it is.
+        """
+        if is_sharded(model):
+            return model
+        if self.sharding is not None and distributed.world_size() > 1:
+            with together("sharding of the model"):
+                shard(model, sharding_units(model), self.device)
+            return model
         model.to(self.device)
         if self.channels_last and _has_channels_last(model):
             return model.to(memory_format=torch.channels_last)
@@ -94,7 +117,9 @@ class Runtime:
     @contextmanager
     def _autocast_with(self, convolutions: AbstractContextManager[object]) -> Iterator[None]:
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype), convolutions:
+        # the cache would keep all weights of a sharded model in half precision at once
+        keeps_weights = self.sharding is None
+        with torch.autocast(self.device.type, dtype, cache_enabled=keeps_weights), convolutions:
             yield
 
     def gradient_scaler(self) -> torch.amp.GradScaler | None:
@@ -109,9 +134,12 @@ class Runtime:
     def updated(self, saved: Mapping[str, Any]) -> "Runtime":
         """This runtime with the choices that `to_dict` recorded, on its own device.
 
-        What an older version did not record stays as it is.
+        What an older version did not record stays as it is, and so does whether the model is
+        sharded, with what goes without that.
         """
-        names = ("precision", "channels_last", "convolutions", "fold", "compile")
+        names = ["precision", "convolutions"]
+        if self.sharding is None:
+            names += ["channels_last", "fold", "compile"]
         choices = {name: saved[name] for name in names if name in saved}
         return replace(self, **choices)
 
@@ -125,6 +153,8 @@ class Runtime:
             words.append("folded norms")
         if self.compile:
             words.append("compiled")
+        if self.sharding:
+            words.append("sharded")
         return ", ".join(words)
 
 
@@ -148,13 +178,16 @@ def _is_slow_in_channels_last(convolution: nn.Conv2d) -> bool:
 
 
 def choose_runtime(
-    device: str | torch.device | None = None, precision: PrecisionChoice = "auto"
+    device: str | torch.device | None = None,
+    precision: PrecisionChoice = "auto",
+    sharding: Sharding | None = None,
 ) -> Runtime:
     """The given device and precision, or else the best there are.
 
     device: None takes the first there is of cuda, mps and cpu. precision: "auto" takes bf16 where
-    the hardware computes in it, fp16 on older GPUs, and fp32 elsewhere. `Runtime.suited_to` fits
-    the answer to a model.
+    the hardware computes in it, fp16 on older GPUs, and fp32 elsewhere. sharding: "full" divides a
+    model that is too large for one device among the processes of torchrun, see `Runtime`.
+    `Runtime.suited_to` fits the answer to a model.
     """
     arguments.choice("precision", precision, get_args(PrecisionChoice))
     chosen_device = _best_device() if device is None else available_device(device)
@@ -166,9 +199,11 @@ def choose_runtime(
     return Runtime(
         chosen_device,
         chosen_precision,
-        channels_last=on_cpu or on_tensor_cores,
+        # torch shards what is contiguous, and brings weights together inside of a pass only
+        channels_last=(on_cpu or on_tensor_cores) and sharding is None,
         convolutions=on_cpu,
-        fold=on_cpu,
+        fold=on_cpu and sharding is None,
+        sharding=sharding,
         automatic=precision == "auto",
     )
 

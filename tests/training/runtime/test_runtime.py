@@ -218,3 +218,27 @@ def test_a_model_with_weights_of_five_dimensions_is_not_in_channels_last():
     assert not Runtime("cpu", channels_last=True).suited_to(model).channels_last
     Runtime("cpu", channels_last=True).place(model)
     assert model[0].weight.is_contiguous()
+
+
+def test_a_sharded_model_is_contiguous_and_keeps_its_norms():
+    runtime = choose_runtime("cpu", sharding="full")
+    assert (runtime.channels_last, runtime.fold, runtime.sharding) == (False, False, "full")
+    assert str(runtime).endswith("sharded")
+
+
+@pytest.mark.parametrize("option", ["channels_last", "fold", "compile"])
+def test_what_goes_without_sharding_is_an_error(option: str):
+    with pytest.raises(ValueError, match=f"sharding='full' goes without {option}=True"):
+        Runtime("cpu", sharding="full", **{option: True})
+
+
+def test_an_unknown_sharding_names_the_right_one():
+    with pytest.raises(ValueError, match="'full', got 'half'"):
+        choose_runtime("cpu", sharding="half")
+
+
+def test_a_run_that_goes_on_in_shards_leaves_out_what_does_not_go_with_them():
+    saved = Runtime("cpu", "bf16", channels_last=True, fold=True).to_dict()
+    updated = choose_runtime("cpu", sharding="full").updated(saved)
+    assert (updated.precision, updated.channels_last, updated.fold) == ("bf16", False, False)
+    assert updated.sharding == "full"
