@@ -1,6 +1,7 @@
 """Examples from Parquet files: those of the folder that was written into them, in any order."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,33 @@ def test_each_row_group_is_read_once_in_a_random_order(
     assert len(store.requests) == len(set(store.requests)) == 6
     inputs_of(data)
     assert len(store.requests) == 6
+
+
+def test_without_room_each_batch_reads_its_groups_and_it_is_said(
+    photos: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_images, "KEPT_BYTES", 1)
+    monkeypatch.setattr("finetune.data.memory.memory_bytes", lambda: 0)
+    usage = shutil.disk_usage(photos)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    write_folder_as_parquet(photos, store.folder, 1, rows_per_group=3)
+    address = f"{store.address}/train-000.parquet"
+    data = ImageDataLoaders.from_parquet(address, **{**OPTIONS, "num_workers": 1})
+    with pytest.warns(UserWarning, match="anew in every epoch, with all that is read together wi"):
+        first = inputs_of(data)
+    store.requests.clear()
+    assert torch.equal(inputs_of(data), first)
+    # a batch takes its images in the order of the rows, so that it reads no group twice
+    requests = len(store.requests)
+    assert 6 < requests == sum(groups_of_batches(data))
+
+
+def groups_of_batches(data: ImageDataLoaders) -> Iterator[int]:
+    """How many row groups of three rows each batch of the first epoch has images of."""
+    for batch in data.train.epoch(0, 1):
+        assert batch.indices is not None
+        items = [data.train_examples.items[number] for number in batch.indices.tolist()]
+        yield len({item.row // 3 for item in items})  # type: ignore[union-attr]
 
 
 def test_nothing_but_labels_and_names_is_read_before_an_image_is(
