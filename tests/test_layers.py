@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -44,12 +45,19 @@ def is_module(name: str) -> bool:
     return (PACKAGE.parent / f"{name.replace('.', '/')}.py").is_file()
 
 
+@cache
+def modules() -> dict[Path, ast.Module]:
+    """Each file of the package, parsed once for all tests."""
+    return {file: ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
+
+
+@cache
 def imports() -> list[tuple[str, str]]:
     """(importing module, imported module) inside the package."""
     found = []
-    for file in PACKAGE.rglob("*.py"):
+    for file, module in modules().items():
         importer = ".".join(["finetune", *file.relative_to(PACKAGE).with_suffix("").parts])
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(module):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("finetune"):
                 for name in node.names:
                     target = f"{node.module}.{name.name}"
@@ -101,7 +109,7 @@ def imports_matplotlib(tree: ast.AST) -> bool:
 
 
 def test_only_the_figures_import_matplotlib() -> None:
-    files = {f for f in PACKAGE.rglob("*.py") if imports_matplotlib(ast.parse(f.read_text()))}
+    files = {file for file, module in modules().items() if imports_matplotlib(module)}
     assert files
     assert {file.parent.name for file in files} == {"interpret"}
 
