@@ -10,6 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from PIL import Image
+
 from finetune.files.replacing import write_bytes
 from finetune.interpret.figure import as_png
 from finetune.tables import Table
@@ -59,13 +61,22 @@ class Drawing:
     @classmethod
     def of(cls, figure: Figure, alt: str, file: Path | None = None) -> Drawing:
         """Renders a figure. alt: what it shows, in words. file: a PNG file for it, on white."""
-        if file is not None:
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", dpi=_SAVED_DPI)
-            write_bytes(file, stream.getvalue())
         png = as_png(figure, _SAVED_DPI)
+        if file is not None:
+            write_bytes(file, _on_white(png))
         width = round(float(figure.get_figwidth()) * _SHOWN_DPI)
         return cls(base64.b64encode(png).decode("ascii"), width, alt, wide=width > _WIDE)
+
+
+def _on_white(png: bytes) -> bytes:
+    """The image of a PNG file on white, as a PNG file: to draw the figure again takes longer."""
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    stream = io.BytesIO()
+    Image.alpha_composite(white, image).convert("RGB").save(
+        stream, "png", dpi=(_SAVED_DPI, _SAVED_DPI)
+    )
+    return stream.getvalue()
 
 
 Part: TypeAlias = Table | Facts | Text | Drawing

@@ -2,8 +2,12 @@
 
 import base64
 from html.parser import HTMLParser
+from pathlib import Path
 
-from finetune.interpret.figure import new_figure
+import numpy as np
+from PIL import Image
+
+from finetune.interpret.figure import new_axes, new_figure
 from finetune.interpret.page import Drawing, Facts, Page, Section, Text, render
 from finetune.tables import Table
 
@@ -63,3 +67,14 @@ def test_names_are_text_not_html() -> None:
 
 def test_small_figures_shrink_and_wide_ones_scroll_on_a_phone() -> None:
     assert [Drawing.of(new_figure(width, 1), "").wide for width in (3, 9)] == [False, True]
+
+
+def test_the_file_of_a_figure_is_the_figure_on_white(tmp_path: Path) -> None:
+    figure, (axes,) = new_axes(1.0, width=3)
+    axes.plot([0, 1], [0, 1], alpha=0.5)
+    Drawing.of(figure, "a line", tmp_path / "line.png")
+    figure.savefig(tmp_path / "expected.png", dpi=150)
+    image, expected = Image.open(tmp_path / "line.png"), Image.open(tmp_path / "expected.png")
+    assert image.info["dpi"] == expected.info["dpi"]
+    difference = np.asarray(image.convert("RGB"), int) - np.asarray(expected.convert("RGB"), int)
+    assert np.abs(difference).max() <= 2
