@@ -127,11 +127,14 @@ def test_what_is_taken_for_channels_is_said(tmp_path: Path) -> None:
 
 
 def test_a_page_stays_the_present_one_of_an_image_of_the_caller(tmp_path: Path) -> None:
-    pages = [Image.new("L", (8, 6), level) for level in (10, 20)]
+    pages = [Image.new("L", (8, 6), level) for level in (10, 20, 60)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with Image.open(tmp_path / "a.tif") as image:
         image.seek(1)
-        assert bands_in(image, 2).mean() == 15
+        assert bands_in(image, 3).mean() == 30
+        assert image.tell() == 1
+        assert wide_values(image, channels=3) is None
+        assert wide_values(image, channels=4) is None
         assert image.tell() == 1
         assert np.asarray(image).mean() == 20
 
