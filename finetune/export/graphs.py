@@ -30,17 +30,15 @@ class GraphFormat(ExportFormat):
         file = folder / self.file
         with isolated(), quiet():
             with explained("a graph"):
-                program = exported.program
+                _ = exported.program
             with explained(self.name):
-                self.save(program, file, exported.onnx_opset)
+                self.save(exported, file)
                 input_shape = exported.description.preprocessing.input_shape
                 _check(exported.served, input_shape, self.load(file))
 
     @abstractmethod
-    def save(
-        self, program: torch.export.ExportedProgram, file: Path, onnx_opset: int | None
-    ) -> None:
-        """Writes the graph to a file. onnx_opset: None is the exporter's own; for ONNX alone."""
+    def save(self, exported: ModelToExport, file: Path) -> None:
+        """Writes the graph to a file."""
 
     @abstractmethod
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from finetune import arguments
 from finetune.export.description import ModelDescription
 from finetune.export.graphs import GraphFormat
+from finetune.export.served import ModelToExport
 
 LARGEST_FILE = 1_900_000_000
 """Bytes of weights in a model.onnx; more go to a file beside it, as protobuf ends at 2 GB."""
@@ -55,25 +56,9 @@ class Onnx(GraphFormat):
                 "run pip install 'finetune-vision[onnx]'"
             ) from None
 
-    def save(
-        self, program: torch.export.ExportedProgram, file: Path, onnx_opset: int | None
-    ) -> None:
-        converted = torch.onnx.export(
-            program,
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-            opset_version=onnx_opset,
-        )
-        assert converted is not None
-        written_opset = converted.model.opset_imports[""]
-        # where it can't convert a graph, the exporter leaves it as it was
-        if onnx_opset is not None and written_opset != onnx_opset:
-            raise ValueError(f"it is of opset {written_opset}, and can't become {onnx_opset}")
-        size = sum(tensor.nbytes for tensor in program.state_dict.values())
-        converted.save(file, external_data=size > LARGEST_FILE)
+    def save(self, exported: ModelToExport, file: Path) -> None:
+        size = sum(tensor.nbytes for tensor in exported.program.state_dict.values())
+        exported.onnx_program.save(file, external_data=size > LARGEST_FILE)
 
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:
         import onnxruntime

@@ -78,6 +78,28 @@ class ModelToExport:
         batch = torch.export.Dim("batch")
         return torch.export.export(self.served, example, dynamic_shapes=({0: batch},))
 
+    @cached_property
+    def onnx_program(self) -> torch.onnx.ONNXProgram:
+        """The same graph in ONNX's operators, from which several formats are made.
+
+        Raises ValueError where they can't be those of the opset.
+        """
+        converted = torch.onnx.export(
+            self.program,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+            opset_version=self.onnx_opset,
+        )
+        assert converted is not None
+        written_opset = converted.model.opset_imports[""]
+        # where it can't convert a graph, the exporter leaves it as it was
+        if self.onnx_opset is not None and written_opset != self.onnx_opset:
+            raise ValueError(f"it is of opset {written_opset}, and can't become {self.onnx_opset}")
+        return converted
+
     def labelled_batches(self) -> Batches:
         """Pairs of validation images, float32 [B, 3, H, W] in [0, 1], and their targets."""
         assert self.images is not None

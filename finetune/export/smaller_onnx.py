@@ -53,7 +53,7 @@ class SmallerOnnx(Onnx):
             with explained(self.name):
                 self._check_size(program)
                 exact = Path(temporary) / "model.onnx"
-                self.save(program, exact, exported.onnx_opset)
+                self.save(exported, exact)
                 self.convert(exact, file, exported)
                 self._check_answers(file, exported)
             comparison: Comparison | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from finetune.export.description import ModelDescription
 from finetune.export.graphs import GraphFormat
+from finetune.export.served import ModelToExport
 
 _USAGE = """\
 import torch
@@ -23,10 +24,8 @@ class TorchExport(GraphFormat):
     name: ClassVar[str] = "torch_export"
     file: ClassVar[str] = "model.pt2"
 
-    def save(
-        self, program: torch.export.ExportedProgram, file: Path, onnx_opset: int | None
-    ) -> None:
-        torch.export.save(program, file)
+    def save(self, exported: ModelToExport, file: Path) -> None:
+        torch.export.save(exported.program, file)
 
     def load(self, file: Path) -> Callable[[Tensor], Tensor]:
         return torch.export.load(file).module()
