@@ -30,7 +30,7 @@ from finetune.forks import ForkSafeLock
 from finetune.image_size import ImageSize, height_and_width
 from finetune.wording import warn
 
-STORE_VERSION = 3
+STORE_VERSION = 4
 """To be increased with every change of decoding that changes a pixel."""
 
 IMAGES, IDENTITIES, UNFINISHED = ".images", ".identities", ".new"
