@@ -81,7 +81,8 @@ class TiffImage:
                     f"it has {channels} channels that are no red, green and blue; pass "
                     f"channels={channels}"
                 )
-            has_alpha = channels > 3 and page.extrasamples[0] in _ALPHA
+            # a file need not say what its fourth channel is
+            has_alpha = bool(page.extrasamples) and page.extrasamples[0] in _ALPHA
             return values[:, :, : 4 if has_alpha else 3]
 
     @contextmanager

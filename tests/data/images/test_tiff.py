@@ -91,6 +91,17 @@ def test_a_band_beside_the_colours_is_kept_or_left_out(tmp_path: Path, dtype: st
     assert np.array_equal(colours, np.asarray(read_image(values[..., :3], value_range=window)))
 
 
+def test_a_fourth_channel_of_which_nothing_is_said_is_left_out(tmp_path: Path) -> None:
+    values = values_of(4, largest=60_000)
+    file = write(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["unassalpha"])
+    with tifffile.TiffFile(file) as opened:
+        tag = opened.pages[0].tags["ExtraSamples"]
+    content = bytearray(file.read_bytes())
+    content[tag.offset : tag.offset + 2] = struct.pack("<H", 65_000)
+    expected = np.asarray(read_image(values[..., :3]))
+    assert np.array_equal(np.asarray(read_image(bytes(content))), expected)
+
+
 def test_smaller_copies_and_masks_are_no_channels(tmp_path: Path) -> None:
     values, eight_bits = values_of(5), values_of(4, "uint8", 250)
     for name, full, options in (
