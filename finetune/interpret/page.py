@@ -19,7 +19,8 @@ from finetune.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SAVED_DPI = 150  # more than are shown, for sharp screens
+SAVED_DPI = 150
+"""Pixels per inch of a figure in a page and of its file, more than are shown: for sharp screens."""
 _SHOWN_DPI = 96  # CSS pixels per inch
 _WIDE = 500  # CSS pixels
 
@@ -61,7 +62,7 @@ class Drawing:
     @classmethod
     def of(cls, figure: Figure, alt: str, file: Path | None = None) -> Drawing:
         """Renders a figure. alt: what it shows, in words. file: a PNG file for it, on white."""
-        png = as_png(figure, _SAVED_DPI)
+        png = as_png(figure, SAVED_DPI)
         if file is not None:
             write_bytes(file, _on_white(png))
         width = round(float(figure.get_figwidth()) * _SHOWN_DPI)
@@ -74,7 +75,7 @@ def _on_white(png: bytes) -> bytes:
     white = Image.new("RGBA", image.size, "white")
     stream = io.BytesIO()
     Image.alpha_composite(white, image).convert("RGB").save(
-        stream, "png", dpi=(_SAVED_DPI, _SAVED_DPI)
+        stream, "png", dpi=(SAVED_DPI, SAVED_DPI)
     )
     return stream.getvalue()
 

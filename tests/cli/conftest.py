@@ -1,10 +1,12 @@
 """Runs that the tests of the command share; do not change them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from finetune.cli import main
+from finetune.interpret import page
 
 SMALL = [
     "--model", "test_efficientnet", "--weights", "null", "--image_size", "32", "--batch_size", "8",
@@ -14,6 +16,14 @@ SMALL = [
 def train(output: Path, *words: object) -> Path:
     assert main(["train", *map(str, words), *SMALL, "--output", str(output)]) == 0
     return output
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_figures() -> Iterator[None]:
+    """Each run draws five figures, a fifth of whose time would be that of their pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "SAVED_DPI", 30)
+        yield
 
 
 @pytest.fixture(scope="session")
