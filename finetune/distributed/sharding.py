@@ -96,9 +96,12 @@ def _received(name: str, tensor: Tensor, device: torch.device) -> Tensor:
 
 def is_sharded(thing: nn.Module | Tensor) -> bool:
     """Whether a tensor is sharded, or a model's parameters are."""
-    if isinstance(thing, nn.Module):
-        return any(isinstance(parameter, DTensor) for parameter in thing.parameters())
-    return isinstance(thing, DTensor)
+    if isinstance(thing, Tensor):
+        return isinstance(thing, DTensor)
+    # asked before every pass, and mostly where there is one process
+    if not dist.is_initialized():
+        return False
+    return any(isinstance(parameter, DTensor) for parameter in thing.parameters())
 
 
 def forget_pass(model: nn.Module) -> None:
