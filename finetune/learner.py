@@ -930,7 +930,7 @@ class Learner:
                 f"the weights saved to {target} are NaN or infinite in {broken_in_words(broken)}: "
                 "the training diverged; load an earlier file"
             )
-        self.trainer.save(target)
+        self.trainer.save_by_first(target)
 
     def load(self, path: str | Path) -> None:
         """Takes back what `save` wrote; an error leaves the learner as it was.

@@ -341,7 +341,7 @@ class Trainer:
         loop = Loop(
             self.setup,
             active_callbacks,
-            self._save_together,
+            self.save,
             checkpoint,
             prefixes,
             self.average,
@@ -407,24 +407,25 @@ class Trainer:
     # --- files
 
     def save(self, path: Path) -> None:
-        """Writes the state to a file, by the first of several processes.
+        """Writes the state to a file; called by all processes, whose first one writes.
 
-        It does so alone, and others that call this wait for it; with a sharded model all must.
+        The others wait until the file is there, and an error of the first one is raised in all.
         """
-        if is_sharded(self.setup.model):
-            with together(_name_of_save(path)):
-                self._save_together(path)
-            return
-        by_first(_name_of_save(path), lambda: checkpoints.write(path, self.state_dict()))
-
-    def _save_together(self, path: Path) -> None:
-        """As `save`, called by all processes; an error in the first one is raised in all."""
         content: dict[str, Any] = {}
         if is_sharded(self.setup.model):
             content = whole_content(self.state_dict())
         elif distributed.rank() == 0:
             content = self.state_dict()
         distributed.of_first(lambda: checkpoints.write(path, content))
+
+    def save_by_first(self, path: Path) -> None:
+        """As `save`, but the first process may call it alone; with a sharded model all must."""
+        name = f"save({str(path)!r})"
+        if is_sharded(self.setup.model):
+            with together(name):
+                self.save(path)
+            return
+        by_first(name, lambda: checkpoints.write(path, self.state_dict()))
 
     @usual_modes()
     def load(self, path: Path) -> None:
@@ -498,10 +499,6 @@ def _stored_content(checkpoint: Path | None) -> dict[str, Any] | None:
     return distributed.of_first(
         lambda: checkpoints.read(checkpoint) if checkpoint.exists() else None
     )
-
-
-def _name_of_save(path: Path) -> str:
-    return f"save({str(path)!r})"
 
 
 def _as_list(names: Sequence[str] | None) -> list[str] | None:

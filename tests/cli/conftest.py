@@ -1,6 +1,5 @@
 """Runs that the tests of the command share; do not change them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,11 @@ SMALL = [
 
 
 def train(output: Path, *words: object) -> Path:
-    assert main(["train", *map(str, words), *SMALL, "--output", str(output)]) == 0
-    return output
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _small_figures() -> Iterator[None]:
-    """Each run draws five figures, a fifth of whose time would be that of their pixels."""
     with pytest.MonkeyPatch.context() as patch:
+        # each run draws five figures, a fifth of whose time would be that of their pixels
         patch.setattr(page, "SAVED_DPI", 30)
-        yield
+        assert main(["train", *map(str, words), *SMALL, "--output", str(output)]) == 0
+    return output
 
 
 @pytest.fixture(scope="session")
