@@ -597,7 +597,7 @@ class Learner:
         if self.trainer.is_running and is_sharded(setup.model):
             raise RuntimeError(
                 "a sharded model has no copy that could answer while it trains; ask between two "
-                "fits, or in a callback for the validation results of its event"
+                "fits; an event of the end of an epoch has the results of its validation"
             )
         loaders = [setup.data.train]
         if setup.data.valid is not None:

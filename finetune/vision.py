@@ -25,6 +25,7 @@ from finetune.models.backbones import checkpoint_activations as checkpoint_backb
 from finetune.models.backbones import normalisation_of
 from finetune.models.classifier import Architecture, ImageClassifier
 from finetune.models.heads import HeadKind, TargetScale
+from finetune.models.listing import without_weights
 from finetune.models.splitting import Split
 from finetune.modes import usual_modes
 from finetune.options import takes_options
@@ -123,7 +124,7 @@ def vision_learner(
     with turns.alone(), isolated():
         seed_everything(data.seed, "head")
         if settings.is_sharded and not distributed.is_first():
-            model = without_weights(architecture)
+            model = made_without_weights(architecture)
         else:
             model = architecture.build(weights)
     scale = scale_of(model)
@@ -146,15 +147,15 @@ def vision_learner(
     )
 
 
-def without_weights(architecture: Architecture) -> ImageClassifier:
+def made_without_weights(architecture: Architecture) -> ImageClassifier:
     """The classifier on the meta device, in no memory, for a process that will get its shards.
 
     Where a backbone can't be made there, its weights are random ones on the CPU until then.
     """
     try:
-        with torch.device("meta"):
+        with without_weights():
             return architecture.build()
-    except (NotImplementedError, RuntimeError):
+    except (RuntimeError, NotImplementedError):  # it computes with its weights while it is built
         return architecture.build()
 
 

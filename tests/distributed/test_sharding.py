@@ -10,7 +10,7 @@ from processes import run_python, run_together
 from finetune import load_learner
 from finetune.models.classifier import Architecture
 from finetune.training import checkpoint
-from finetune.vision import without_weights
+from finetune.vision import made_without_weights
 
 LEARNER = """
 import sys
@@ -222,7 +222,7 @@ def test_one_process_shards_nothing(tmp_path: Path) -> None:
 
 
 def test_processes_but_the_first_begin_without_weights() -> None:
-    model = without_weights(Architecture.create("test_vit", classes=3))
+    model = made_without_weights(Architecture.create("test_vit", classes=3))
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
@@ -234,7 +234,7 @@ from finetune.distributed.sharding import shard, whole
 from finetune.models.backbones import input_size_of
 from finetune.models.classifier import Architecture
 from finetune.models.units import sharding_units
-from finetune.vision import without_weights
+from finetune.vision import made_without_weights
 
 torch.set_num_threads(1)
 device = torch.device("cpu")
@@ -245,7 +245,7 @@ for name in sys.argv[1:]:
     torch.manual_seed(0)
     model = architecture.build().eval()
     torch.manual_seed(0)
-    sharded = without_weights(architecture) if distributed.rank() else architecture.build()
+    sharded = made_without_weights(architecture) if distributed.rank() else architecture.build()
     shard(sharded.eval(), sharding_units(sharded), device)
     assert repr(sharded) == repr(model)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ from torch import nn
 
 from finetune.models.classifier import Architecture
 from finetune.models.units import sharding_units
-from finetune.vision import without_weights
+from finetune.vision import made_without_weights
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from finetune.vision import without_weights
     [("vit_base_patch16_224", 12), ("swin_tiny_patch4_window7_224", 12), ("vgg11", 0)],
 )
 def test_the_units_are_the_blocks(name: str, blocks: int) -> None:
-    model = without_weights(Architecture.create(name, classes=3))
+    model = made_without_weights(Architecture.create(name, classes=3))
     units = sharding_units(model)
     assert len(units) == blocks
     inside = sum(parameter.numel() for unit in units for parameter in unit.parameters())
@@ -22,9 +22,9 @@ def test_the_units_are_the_blocks(name: str, blocks: int) -> None:
 
 
 def test_of_several_backbones_each_has_its_units():
-    model = without_weights(Architecture.create(["test_vit", "test_resnet"], classes=3))
+    model = made_without_weights(Architecture.create(["test_vit", "test_resnet"], classes=3))
     counts = [
-        len(sharding_units(without_weights(Architecture.create(name, classes=3))))
+        len(sharding_units(made_without_weights(Architecture.create(name, classes=3))))
         for name in ("test_vit", "test_resnet")
     ]
     assert len(sharding_units(model)) == sum(counts)
